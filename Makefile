@@ -1,0 +1,55 @@
+# gankd: `make demo` shows it, `make test` checks it. Everything is installed into .venv.
+#
+#   make PYTHON=/path/to/python3.11   another interpreter
+#   make TORCH_INDEX=<package index>  another build of torch, see CONTRIBUTING.md
+
+PYTHON ?=
+TORCH_INDEX ?=
+export PYTHON TORCH_INDEX
+
+BIN := .venv/bin
+WITH_GANKD := .venv/.with-gankd
+WITH_DEV := .venv/.with-dev
+INSTALL := requirements/install.sh
+INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
+# Two workers with one thread each: more threads than cores are many times slower.
+ONE_THREAD := OMP_NUM_THREADS=1
+
+.PHONY: help demo evidence bench test lint format clean
+.NOTPARALLEL:
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(WITH_GANKD)  ## distil through generated samples, for classes and for angles; ends with a report
+	$(BIN)/gankd demo
+
+evidence: $(WITH_GANKD)  ## the demo with more seeds; writes docs/evidence.md and docs/evidence.json
+	$(BIN)/gankd evidence
+
+bench: $(WITH_GANKD)  ## measure speed, see benchmarks/
+	set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script; done
+
+test: $(WITH_DEV)  ## all tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
+
+lint: $(WITH_DEV)  ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(WITH_DEV)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove .venv and caches; runs/ stays
+	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache src/gankd.egg-info
+	find src tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(WITH_GANKD): $(INSTALL_INPUTS)
+	@$(INSTALL)
+	@touch $@
+
+$(WITH_DEV): $(INSTALL_INPUTS)
+	@$(INSTALL) dev
+	@touch $(WITH_GANKD) $@

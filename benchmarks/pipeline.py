@@ -1,0 +1,198 @@
+"""Speed of every part of the pipeline, as ratios of two things run in turn in one process.
+
+    python benchmarks/pipeline.py        # or: make bench
+
+Each figure is the median of several rounds; in a round both sides run one after the other, so that a noisy machine
+slows both alike. Writes benchmarks/results/pipeline.json and .md.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from gankd.data.images import LabelledImages
+from gankd.engine import Engine
+from gankd.losses.vicinal import Vicinity
+from gankd.models import build_net
+from gankd.models.contract import ImageModel, predict
+from gankd.recipes import turntable
+from gankd.report.gather import machine_facts
+from gankd.seeds import BLOCK, rng
+from gankd.subsampling.rejection import accept, budgeted_acceptance, running_max_acceptance
+from gankd.tasks import Regression
+from gankd.training.distill import DistillConfig, Fakes, distill
+from gankd.training.gan import GanTrainer
+from gankd.training.ratio import RatioConfig, train_ratio
+
+ROUNDS = 7
+RESULTS = Path(__file__).parent / "results"
+
+
+def medians(first: Callable[[], object], second: Callable[[], object], rounds: int = ROUNDS) -> tuple[float, float]:
+    """Median seconds of each, run in turn; the first round warms up and is not counted."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds + 1):
+        for work, seconds in zip((first, second), times, strict=True):
+            start = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(times[0][1:]), statistics.median(times[1][1:])
+
+
+def toy(size: int, count: int = 512) -> LabelledImages:
+    """Noise images with an angle: speed does not depend on what they show."""
+    random = rng(0, "benchmark", size)
+    task = Regression(low=0.0, high=90.0, unit="degrees")
+    images = torch.randint(0, 256, (count, 3, size, size), generator=random, dtype=torch.uint8)
+    return LabelledImages(images, 90 * torch.rand(count, generator=random), task)
+
+
+def gan_and_sampling(rows: list[dict[str, object]]) -> None:
+    """bf16 + channels_last against float32, at 32 pixels."""
+    data = toy(32)
+    fast, plain = (Engine(torch.device("cpu"), bf16, bf16) for bf16 in (True, False))
+    trainers = [GanTrainer(data, turntable().gan, engine, 0, None) for engine in (fast, plain)]
+    batch = turntable().gan.batch_size
+
+    def train(trainer: GanTrainer) -> None:
+        for step in range(3):
+            trainer.discriminator_step(step)
+            trainer.generator_step(step)
+
+    def sample(trainer: GanTrainer) -> None:
+        with trainer.engine.autocast():
+            trainer.generator.sample(data.labels[:BLOCK], generator=rng(0, "benchmark sample"))
+
+    for name, work, images in (("GAN step, 32 px", train, 3 * batch), ("sampling, 32 px", sample, BLOCK)):
+        a, b = medians(lambda w=work: w(trainers[0]), lambda w=work: w(trainers[1]))  # type: ignore[misc]
+        rows.append(row(name, "bf16 + channels_last", "float32", images / a, images / b, "images/s"))
+
+
+def students(rows: list[dict[str, object]]) -> None:
+    """A student step with half the batch generated, and the same with the teacher's outputs computed in step."""
+    data = toy(32)
+    engine = Engine.pick(32, "cpu")
+    nets = {
+        name: ImageModel.for_data(build_net(name, in_channels=3, image_size=32, num_outputs=1, seed=0), data)
+        for name in ("cnn16", "resnet20")
+    }
+    fakes = Fakes(data.images, data.labels, predict(engine.place(nets["resnet20"]), data.images, engine).cpu())
+    few = data.subset(torch.arange(2))
+    config = DistillConfig(updates=10)
+
+    def run(config: DistillConfig, teacher: ImageModel | None) -> None:
+        distill(nets["cnn16"], data, few, config, engine, 0, fakes=fakes, teacher=teacher)
+
+    a, b = medians(
+        lambda: run(config, nets["resnet20"]), lambda: run(replace(config, augment=("shift",)), nets["resnet20"])
+    )
+    images = config.updates * config.batch_size
+    rows.append(
+        row("student step + KD, 32 px", "stored outputs", "teacher in step", images / a, images / b, "images/s")
+    )
+
+
+def ratio(rows: list[dict[str, object]]) -> None:
+    """The ratio network on stored features against features computed anew in every step."""
+    data = toy(32)
+    engine = Engine.pick(32, "cpu")
+    teacher = engine.place(
+        ImageModel.for_data(build_net("resnet20", in_channels=3, image_size=32, num_outputs=1, seed=0), data)
+    )
+    features = torch.randn(len(data), 64, generator=rng(0, "benchmark features"))
+    config = RatioConfig(epochs=3)
+    steps = config.epochs * max(1, len(data) // config.batch_size)
+
+    def train() -> None:
+        train_ratio(features, data.labels, features + 0.1, data.labels, data.task, config, 0)
+
+    def recompute() -> None:
+        for _ in range(steps):
+            predict(teacher, data.images[: config.batch_size], engine)
+            predict(teacher, data.images[: config.batch_size], engine)
+
+    a, b = medians(train, recompute, rounds=3)
+    images = steps * config.batch_size
+    rows.append(row("ratio step", "stored features", "features alone, in step", images / a, images / b, "images/s"))
+
+
+def rejection(rows: list[dict[str, object]]) -> None:
+    """All labels in one vectorised pass against a loop over labels; generator passes per kept image."""
+    count, groups = 100_000, 100
+    random = rng(0, "benchmark rejection")
+    log_ratio = torch.randn(count, generator=random)
+    labels = torch.randint(groups, (count,), generator=random)
+
+    def together() -> None:
+        accept(budgeted_acceptance(log_ratio, labels, 0.5), 0)
+
+    def one_by_one() -> None:
+        for group in range(groups):
+            chosen = log_ratio[labels == group]
+            accept(budgeted_acceptance(chosen, torch.zeros(len(chosen), dtype=torch.int64), 0.5), 0)
+
+    a, b = medians(together, one_by_one)
+    rows.append(row("rejection, 100 labels", "one pass", "label by label", count / a, count / b, "images/s"))
+    budget = count / accept(budgeted_acceptance(log_ratio, labels, 0.5), 0).sum().item()
+    running = count / accept(running_max_acceptance(log_ratio, labels, 500), 0).sum().item()
+    rows.append(
+        row("generator passes per kept image", "budget 1/2", "running maximum", budget, running, "passes", more=False)
+    )
+
+
+def vicinity(rows: list[dict[str, object]]) -> None:
+    """Window search over 12,000 labels for a batch of 256 against a scan per target."""
+    labels = torch.rand(12_000, generator=rng(0, "benchmark labels"), dtype=torch.float64)
+    windows = Vicinity.fit(labels, "hard", kappa=0.01)
+    targets = labels[:256].clone()
+
+    def search() -> None:
+        for _ in range(100):
+            windows.window(targets)
+
+    def scan() -> None:
+        for target in targets:
+            ((labels - target).abs() <= windows.radius).nonzero()
+
+    a, b = medians(search, scan)
+    rows.append(row("vicinity, N=12,000, batch 256", "sorted search", "scan", 1e3 * a / 100, 1e3 * b, "ms", more=False))
+
+
+def row(part: str, ours: str, other: str, a: float, b: float, unit: str, *, more: bool = True) -> dict[str, object]:
+    """One line of the table; the ratio is above 1 where ours is better."""
+    return {
+        "part": part, "ours": ours, "other": other, "value": a, "other_value": b, "unit": unit,
+        "ratio": a / b if more else b / a,
+    }  # fmt: skip
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows: list[dict[str, object]] = []
+    for measure in (vicinity, rejection, ratio, students, gan_and_sampling):
+        measure(rows)
+    lines = [f"{'part':<33} {'ours':>22} {'against':>26} {'ratio':>7}"]
+    for line in rows:
+        ours, other = (f"{line[key]:,.3g} {line['unit']}" for key in ("value", "other_value"))
+        lines.append(
+            f"{line['part']:<33} {ours:>22} {other:>26} {line['ratio']:>7.2f}   {line['ours']} / {line['other']}"
+        )
+    text = "\n".join(lines)
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "pipeline.json").write_text(
+        json.dumps({"machine": machine_facts(), "threads": 1, "rows": rows}, indent=2)
+    )
+    (RESULTS / "pipeline.md").write_text(
+        f"# Speed\n\nWritten by `make bench` on {', '.join(f'{k} {v}' for k, v in machine_facts().items())}; one thread, "
+        f"medians of {ROUNDS} rounds.\n\n```text\n{text}\n```\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

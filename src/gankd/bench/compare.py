@@ -1,0 +1,189 @@
+"""Train every arm with every seed, side by side on the cores at hand, and tabulate them."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from gankd.bench.results import ArmResult, with_intervals
+from gankd.config import from_dict, require, suggest, to_dict
+from gankd.errors import RunError
+from gankd.models.contract import ImageModel, check_model, evaluate
+from gankd.recipes.arms import ARMS, METHODS
+from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.config import Recipe
+from gankd.run import Run
+
+Cell = tuple[str, int]
+"""One student: (arm, seed)."""
+
+
+def cells(recipe: Recipe, arms: Iterable[str] = tuple(ARMS)) -> list[Cell]:
+    """All students of a recipe.
+
+    Raises:
+        ConfigError: an arm of unknown name.
+    """
+    names = list(dict.fromkeys(arms))
+    for name in names:
+        require(name in ARMS, f"no arm {name!r}; {suggest(name, ARMS)}")
+    return [(name, seed) for seed in range(recipe.seeds) for name in names]
+
+
+def train_students(method: CganKd, wanted: list[Cell], workers: int) -> None:
+    """Train the students that are not there yet, `workers` at a time with one thread each.
+
+    Raises:
+        GankdError: what the first failing student raised.
+    """
+    console = method.run.console
+    missing = [cell for cell in wanted if not method.student_stage(*cell).done]
+    if not missing:
+        return
+    # A student that does not fit is refused now, not after hours of training teacher and generator.
+    model = method.recipe.student.model
+    check_model(ImageModel.for_data(method.net(model, 0), method.splits.train), method.splits.train, f"student {model}")
+    # Workers read these from the run folder, so they must be there first.
+    if any(ARMS[name].fakes is not None for name, _ in missing):
+        _ = method.synthetic
+    if any(ARMS[name].kd for name, _ in missing):
+        _ = method.teacher
+    waves = [missing]
+    if method.recipe.student.init == "finetune":  # the others start from these
+        base = [("real", seed) for seed in sorted({seed for _, seed in missing})]
+        waves = [[cell for cell in base if not method.student_stage(*cell).done]]
+        waves.append([cell for cell in missing if cell not in base])
+    start, done = time.monotonic(), 0
+    total = sum(map(len, waves))
+    console.say(f"students           {total} to train, {min(workers, total)} at a time")
+    for wave in waves:
+        for _ in _train_wave(method, wave, min(workers, len(wave))):
+            done += 1
+            elapsed = time.monotonic() - start
+            images = done * method.recipe.student.updates * method.recipe.student.batch_size
+            if console.due() or done == total:
+                left = elapsed / done * (total - done)
+                console.progress("students", done, total, images / elapsed, left, {})
+    console.say(f"students           {total} trained in {time.monotonic() - start:.0f}s")
+
+
+def _train_wave(method: CganKd, wave: list[Cell], workers: int) -> Iterator[Cell]:
+    if workers <= 1 or method.engine.device.type != "cpu":
+        for cell in wave:
+            method.student(*cell)
+            yield cell
+        return
+    job = (to_dict(method.recipe), str(method.run.folder))
+    context = multiprocessing.get_context("spawn")  # forking a process whose torch has threads can hang
+    with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        given = None
+        if method.given_splits is not None:
+            given = f"{scratch}/splits"
+            Path(given).write_bytes(pickle.dumps(method.given_splits))
+        with _for_children():
+            futures = {pool.submit(_train_one, *job, given, cell): cell for cell in wave}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BaseException as error:
+            for process in list((getattr(pool, "_processes", None) or {}).values()):
+                process.terminate()  # Ctrl-C or a failure: do not wait for students under way
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise RunError(
+                    "a process that trained students died, perhaps for want of memory; what is done is kept; "
+                    "go on with fewer --workers"
+                ) from None
+            raise
+
+
+@contextmanager
+def _for_children() -> Iterator[None]:
+    """Children that start now take over the environment and the blocked signals of this process.
+
+    One thread each: more threads than cores are many times slower. Ctrl-C reaches this process alone, which ends its
+    children: they would print tracebacks.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)  # the parent was killed: leave at once, the checkpoints are on disk
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_methods: dict[str, CganKd] = {}
+"""A worker keeps data, pool and teacher from one student to the next."""
+
+
+def _train_one(recipe: dict[str, Any], folder: str, given: str | None, cell: Cell) -> None:
+    if folder not in _methods:
+        splits = None if given is None else pickle.loads(Path(given).read_bytes())
+        _methods[folder] = CganKd(from_dict(Recipe, recipe), Run(Path(folder)), splits)
+    _methods[folder].student(*cell)
+
+
+def compare(method: CganKd, wanted: list[Cell], split: Literal["val", "test"] = "test") -> tuple[ArmResult, ...]:
+    """Metric, updates and time of finished students on one split, with intervals against the controls.
+
+    Raises:
+        GankdError: a student's files are damaged.
+    """
+    data = method.splits.test if split == "test" else method.splits.val
+    results = []
+    for name in dict.fromkeys(name for name, _ in wanted):
+        seeds = tuple(seed for arm, seed in wanted if arm == name and method.student_stage(arm, seed).done)
+        if not seeds:
+            continue
+        values = tuple(evaluate(method.student(name, seed), data, method.engine)[data.task.metric] for seed in seeds)
+        results.append(
+            ArmResult(
+                arm=name,
+                title=ARMS[name].title,
+                seeds=seeds,
+                values=values,
+                updates=method.student_config(ARMS[name]).updates,
+                seconds=sum(method.student_stage(name, seed).seconds for seed in seeds) / len(seeds),
+            )
+        )
+    return with_intervals(results, data.task)
+
+
+def chosen_by_validation(method: CganKd, wanted: list[Cell]) -> str | None:
+    """The arm of the whole method whose students do best on validation images."""
+    sign = 1 if method.splits.task.higher_is_better else -1
+    means = {
+        arm.arm: sign * sum(arm.values) / len(arm.values)
+        for arm in compare(method, wanted, "val")
+        if arm.arm in METHODS
+    }
+    return max(means, key=lambda name: means[name]) if means else None

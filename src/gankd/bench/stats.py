@@ -1,0 +1,75 @@
+"""Means, standard errors and paired intervals over seeds."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from gankd.config import require
+
+Verdict = Literal["better", "worse", "no difference found", "no interval"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A paired difference over seeds with its confidence bounds; positive is better, whatever the metric."""
+
+    diff: float
+    low: float
+    """nan where one seed leaves the interval undefined."""
+    high: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """In words: `better` or `worse` only where the interval excludes zero."""
+        if math.isnan(self.low) or math.isnan(self.high):
+            return "no interval"
+        if self.low > 0:
+            return "better"
+        return "worse" if self.high < 0 else "no difference found"
+
+
+def mean_stderr(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error s / sqrt(n), s with n - 1 degrees of freedom; nan for one value.
+
+    Raises:
+        ConfigError: no values.
+    """
+    count = len(values)
+    require(count >= 1, "a mean over seeds needs at least one value, got none")
+    mean = math.fsum(values) / count
+    if count == 1:
+        return mean, math.nan
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    return mean, math.sqrt(variance / count)
+
+
+def paired_interval(
+    values: Sequence[float],
+    control_values: Sequence[float],
+    *,
+    higher_is_better: bool,
+    level: float = 0.95,
+) -> Interval:
+    """Student's t interval of the mean paired difference; `values[i]` and `control_values[i]` share a seed.
+
+    Pairing removes what the seed does to both (split, initialisation, data order). One seed gives nan bounds;
+    equal differences give an interval of no width.
+
+    Raises:
+        ConfigError: lengths differ, no values, or a level outside (0, 1).
+    """
+    require(
+        len(values) == len(control_values),
+        f"a paired interval needs one control value per seed, got {len(values)} and {len(control_values)}",
+    )
+    require(0 < level < 1, f"level must lie in (0, 1), got {level}")
+    sign = 1.0 if higher_is_better else -1.0
+    differences = [sign * (value - control) for value, control in zip(values, control_values, strict=True)]
+    diff, error = mean_stderr(differences)
+    if len(differences) == 1:
+        return Interval(diff, math.nan, math.nan)
+    from scipy.stats import t  # half a second to import
+
+    half = float(t.ppf(0.5 + level / 2, len(differences) - 1)) * error
+    return Interval(diff, diff - half, diff + half)

@@ -1,0 +1,33 @@
+"""The commands as Python functions: `from gankd.commands import run, teach, gan, ratio, synth, student, ...`."""
+
+from gankd.commands.plan import plan
+from gankd.commands.sample import sample
+from gankd.commands.stages import (
+    RunResult,
+    evaluate,
+    find_recipe,
+    gan,
+    ratio,
+    report,
+    resume,
+    run,
+    student,
+    synth,
+    teach,
+)
+
+__all__ = [
+    "RunResult",
+    "evaluate",
+    "find_recipe",
+    "gan",
+    "plan",
+    "ratio",
+    "report",
+    "resume",
+    "run",
+    "sample",
+    "student",
+    "synth",
+    "teach",
+]

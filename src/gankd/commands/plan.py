@@ -1,0 +1,129 @@
+"""What a run would do: which stages are reused, which will run, and what they cost here, from a few timed steps."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from gankd.bench.compare import cells
+from gankd.console import duration
+from gankd.generators.networks import ConditionalGenerator
+from gankd.models.contract import ImageModel, predict_with_features
+from gankd.recipes.arms import ARMS
+from gankd.recipes.cgan_kd import CganKd, sample_images
+from gankd.recipes.config import Recipe
+from gankd.run import Run, Stage
+from gankd.seeds import BLOCK
+from gankd.training.distill import distill
+from gankd.training.gan import GanTrainer
+from gankd.training.supervised import train_supervised
+
+Status = Literal["reuse", "resume", "run"]
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One stage of a plan."""
+
+    stage: str
+    status: Status
+    count: int
+    """Stages of this kind that would run."""
+    seconds: float
+    """Estimated wall time; 0 where all is reused."""
+    megabytes: float
+    """Estimated disk space that it adds."""
+
+
+def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, workers: int = 1) -> list[PlanRow]:
+    """Estimate a run without training anything or writing to its folder.
+
+    Raises:
+        GankdError: whatever the run itself would refuse at its start.
+    """
+    method = CganKd(recipe, Run(folder))
+    wanted = cells(recipe, arms or ARMS)
+    train, engine = method.splits.train, method.engine
+    teacher = engine.place(ImageModel.for_data(method.net(recipe.teacher.model, 0), train))
+    student = engine.place(ImageModel.for_data(method.net(recipe.student.model, 0), train))
+    trainer = GanTrainer(train, recipe.gan, engine, 0, None)
+
+    def teacher_steps(updates: int) -> None:
+        config = replace(recipe.teacher, updates=updates)
+        train_supervised(teacher, train, train.subset(torch.arange(2)), config, engine, 0)
+
+    def gan_steps(steps: int) -> None:
+        for step in range(steps):
+            for number in range(recipe.gan.d_steps):
+                trainer.discriminator_step(step * recipe.gan.d_steps + number)
+            trainer.generator_step(step)
+
+    def student_steps(updates: int) -> None:
+        config = replace(recipe.student, updates=updates)
+        distill(student, train, train.subset(torch.arange(2)), config, engine, 0)
+
+    def sampling(blocks: int) -> None:
+        generator: ConditionalGenerator = trainer.generator
+        labels = train.labels[:1].cpu().repeat(blocks * BLOCK)
+        predict_with_features(teacher, sample_images(generator, labels, 0, "plan"), engine)
+
+    needs_fakes = any(ARMS[name].fakes for name, _ in wanted)
+    rows = [_row(method.teacher_stage, recipe.teacher.updates * recipe.teacher.members, teacher_steps, _size(teacher))]
+    if needs_fakes:
+        rows.append(_row(method.gan_stage, recipe.gan.steps, gan_steps, _size(trainer.generator)))
+        rows.append(_row(method.ratio_stage, max(2 * len(train), 2048) // BLOCK + 1, sampling, 1.0))
+        megabytes = recipe.synth.pool * method.bytes_per_fake / 1e6
+        rows.append(_row(method.synth_stage, recipe.synth.pool // BLOCK + 1, sampling, megabytes))
+    left = [cell for cell in wanted if not method.student_stage(*cell).done]
+    updates = sum(method.student_config(ARMS[name]).updates for name, _ in left)
+    one = _seconds(student_steps) if left else 0.0
+    parallel = max(1, min(workers, len(left)))
+    rows.append(
+        PlanRow(
+            f"students ({len(wanted)})",
+            "run" if left else "reuse",
+            len(left),
+            one * updates / parallel,
+            len(left) * _size(student),
+        )
+    )
+    return rows
+
+
+def _row(stage: Stage, steps: int, work: Callable[[int], None], megabytes: float) -> PlanRow:
+    if stage.done:
+        return PlanRow(stage.name, "reuse", 0, 0.0, 0.0)
+    status: Status = "run"
+    if stage.folder is not None and any(stage.folder.rglob("checkpoint.safetensors")):
+        status = "resume"
+    return PlanRow(stage.name, status, 1, steps * _seconds(work), megabytes)
+
+
+def _seconds(work: Callable[[int], None], few: int = 1, many: int = 5) -> float:
+    """Seconds per step: the difference between many and few, so that set-up does not count."""
+    work(few)
+    start = time.perf_counter()
+    work(few)
+    middle = time.perf_counter()
+    work(many)
+    end = time.perf_counter()
+    return max((end - middle) - (middle - start), 1e-6) / (many - few)
+
+
+def _size(module: torch.nn.Module) -> float:
+    return sum(value.numel() * value.element_size() for value in module.state_dict().values()) / 1e6
+
+
+def plan_table(rows: Sequence[PlanRow], folder: Path) -> str:
+    """The plan as people read it."""
+    lines = [f"{'stage':<16} {'status':<8} {'time':>8} {'disk':>9}"]
+    for row in rows:
+        time_ = duration(row.seconds) if row.status != "reuse" else "-"
+        disk = f"{row.megabytes:.1f} MB" if row.status != "reuse" else "-"
+        lines.append(f"{row.stage:<16} {row.status:<8} {time_:>8} {disk:>9}")
+    total, space = sum(row.seconds for row in rows), sum(row.megabytes for row in rows)
+    lines.append(f"{'total':<16} {'':<8} {duration(total):>8} {f'{space:.1f} MB':>9}   in {folder}")
+    return "\n".join(lines)

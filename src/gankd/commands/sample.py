@@ -1,0 +1,86 @@
+"""Images from a trained generator, from its checkpoint alone."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gankd.config import require, suggest
+from gankd.errors import CheckpointError, ConfigError
+from gankd.recipes.cgan_kd import load_generator, sample_images
+from gankd.report.grids import image_grid
+from gankd.storage import atomic
+from gankd.tasks import Classification, Task
+
+
+def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0) -> Path:
+    """Write `count` images per label: one grid (a row per label) where `out` ends in .png, else a folder of files.
+
+    Args:
+        source: generator.safetensors, the folder of a gan stage, or a run folder (its newest generator).
+        labels: "0,1,2" or class names; values "10,20.5" or a range "0:90:10", both ends included.
+
+    Raises:
+        CheckpointError: no generator there. ConfigError: labels that the generator does not know.
+    """
+    require(1 <= count <= 10_000, f"--count must lie in 1..10000, got {count}")
+    generator = load_generator(_find(source))
+    task = generator.task
+    wanted = parse_labels(labels, task)
+    images = sample_images(generator, wanted.repeat_interleave(count), seed, "sample")
+    if out.suffix.lower() == ".png":
+        grid = image_grid(images, columns=count, scale=max(1, 64 // images.shape[-1]))
+        with atomic(out) as temporary:
+            grid.save(temporary, format="png")
+        return out
+    for number, image in enumerate(images):
+        label = task.label_name(wanted[number // count])
+        path = out / label / f"{number % count:05d}.png"
+        with atomic(path) as temporary:
+            image_grid(image[None], columns=1, padding=0).save(temporary, format="png")
+    return out
+
+
+def _find(source: Path) -> Path:
+    if source.is_file():
+        return source
+    found = [*source.glob("generator.safetensors"), *source.glob("gan-*/generator.safetensors")]
+    if not found:
+        raise CheckpointError(f"no generator.safetensors in {source}; train one with: gankd gan RECIPE")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def parse_labels(text: str, task: Task) -> Tensor:
+    """Labels as typed by a person, in the task's type.
+
+    Raises:
+        ConfigError: not labels of this task.
+    """
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    require(bool(parts), "--labels needs at least one label, got none")
+    if isinstance(task, Classification):
+        names = {task.group_name(number): number for number in range(task.num_classes)}
+        numbers = []
+        for part in parts:
+            if part not in names and not (part.isdecimal() and int(part) < task.num_classes):
+                raise ConfigError(f"--labels: no class {part!r}; {suggest(part, names)}")
+            numbers.append(names[part] if part in names else int(part))
+        return torch.tensor(numbers)
+    values: list[float] = []
+    for part in parts:
+        try:
+            ends = [float(piece) for piece in part.split(":")]
+        except ValueError:
+            raise ConfigError(f"--labels: {part!r} is not a number or a range start:stop:step") from None
+        if len(ends) == 3 and ends[2] > 0:
+            steps = int((ends[1] - ends[0]) / ends[2] + 1e-9)
+            values += [ends[0] + ends[2] * step for step in range(steps + 1)]
+        else:
+            require(len(ends) == 1, f"--labels: a range is start:stop:step with a positive step, got {part!r}")
+            values += ends
+    for value in values:
+        require(
+            task.low <= value <= task.high,
+            f"--labels: {value:g} is outside [{task.low:g}, {task.high:g}] {task.unit}, the labels trained on",
+        )
+    return torch.tensor(values)

@@ -1,0 +1,94 @@
+"""Labelled images in memory, and the three splits that every recipe starts from."""
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankd.errors import DataError
+from gankd.tasks import Task
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """uint8 images (N, C, H, W) with labels (N,) in user units, on one device.
+
+    Raises:
+        DataError: wrong type or shape, no images, or labels outside the task's range.
+    """
+
+    images: Tensor
+    labels: Tensor
+    task: Task
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise DataError(f"images must be uint8 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
+        if len(self.images) == 0:
+            raise DataError("a data set needs at least one image, got none")
+        if self.labels.shape != (len(self.images),) or self.labels.dtype != self.task.label_dtype:
+            raise DataError(
+                f"labels must be {self.task.label_dtype} ({len(self.images)},), "
+                f"got {self.labels.dtype} {tuple(self.labels.shape)}"
+            )
+        self.task.check_labels(self.labels)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    def subset(self, index: Tensor) -> "LabelledImages":
+        """The images at `index` (indices or a mask)."""
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def to(self, device: torch.device | str) -> "LabelledImages":
+        """The same images on another device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def fingerprint(self) -> str:
+        """Hash of pixels, labels and task: equal for equal data, whatever they are called."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(repr((self.task, tuple(self.images.shape))).encode())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        digest.update(self.labels.cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def concat(*parts: LabelledImages) -> LabelledImages:
+    """Join data sets of one task and one image shape."""
+    return LabelledImages(
+        torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts]), parts[0].task
+    )
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train, validation (settings are chosen here) and test (read once, at the end)."""
+
+    train: LabelledImages
+    val: LabelledImages
+    test: LabelledImages
+    name: str
+    card: dict[str, Any] = field(default_factory=dict)
+    """Facts for the report: origin, licence, how it was split."""
+
+    @property
+    def task(self) -> Task:
+        """The task of all three splits."""
+        return self.train.task
+
+    def to(self, device: torch.device | str) -> "Splits":
+        """All three splits on another device."""
+        return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
+
+    def fingerprint(self) -> str:
+        """Hash of all three splits."""
+        parts = (self.train, self.val, self.test)
+        return hashlib.blake2b("".join(p.fingerprint() for p in parts).encode(), digest_size=16).hexdigest()

@@ -1,0 +1,101 @@
+"""Scarce and gappy settings: fewer training images, and labels that are partly wrong."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gankd.config import require
+from gankd.data.images import LabelledImages
+from gankd.seeds import rng
+from gankd.tasks import Classification
+
+
+def scarce(
+    train: LabelledImages,
+    *,
+    num_train: int | None = None,
+    per_label: int | None = None,
+    label_noise: float = 0.0,
+    seed: int = 0,
+) -> LabelledImages:
+    """Fewer images and noisier labels of a training split; validation and test splits stay as they are.
+
+    Nested: with all else equal, a smaller `num_train` or `per_label` keeps a subset of what a larger one
+    keeps, and an image's noise is drawn once, so a learning curve adds images and changes little else.
+
+    Args:
+        train: the training split.
+        num_train: images kept in total, stratified over `task.groups`: one of each group first, then every
+            group in proportion to its size.
+        per_label: images kept, at most, of each class or value; of each of `task.groups` where values hardly
+            repeat (fewer than two images per value on average). Applied before `num_train`.
+        label_noise: for classes the share of kept labels, to the nearest image, that become another class,
+            all others equally likely; for a regression the standard deviation of Gaussian noise as a share of
+            high - low, clipped to [low, high].
+        seed: draws images and noise.
+
+    Returns:
+        The kept images in their old order, pixels untouched.
+
+    Raises:
+        ConfigError: more is asked for than there is, or a setting is out of range.
+    """
+    require(num_train is None or num_train >= 1, f"num_train must be at least 1, got {num_train}")
+    require(per_label is None or per_label >= 1, f"per_label must be at least 1, got {per_label}")
+    require(0 <= label_noise <= 1, f"label_noise must lie in [0, 1], got {label_noise}")
+
+    labels = train.labels.cpu()
+    shuffled = torch.randperm(len(labels), generator=rng(seed, "scarce", "order"))
+    if per_label is not None:
+        units = _units(train, labels)
+        most = int(units.bincount().max())
+        require(per_label <= most, f"per_label is {per_label}, but no label has more than {most} training images")
+        shuffled = shuffled[_rank(units[shuffled]) < per_label]
+
+    groups = train.task.groups(labels)[shuffled]
+    share = _rank(groups).double() / groups.bincount()[groups]
+    order = shuffled[share.sort(stable=True).indices]  # its first n images are stratified, for any n
+    if num_train is not None:
+        require(
+            num_train <= len(order),
+            f"num_train is {num_train}, but there are {len(order)} training images"
+            + ("" if per_label is None else f" with per_label {per_label}"),
+        )
+        order = order[:num_train]
+
+    kept = order.sort().values
+    noisy = _add_noise(train, labels, kept, label_noise, seed)
+    device = train.labels.device
+    return LabelledImages(train.images[kept.to(device)], noisy.to(device), train.task)
+
+
+def _units(train: LabelledImages, labels: Tensor) -> Tensor:
+    """Number (N,) of what `per_label` counts: the label, or its group where labels hardly repeat."""
+    values, units = labels.unique(return_inverse=True)
+    return units if len(labels) >= 2 * len(values) else train.task.groups(labels)
+
+
+def _rank(groups: Tensor) -> Tensor:
+    """For each entry (N,), how many of its group stand before it."""
+    order = groups.sort(stable=True).indices
+    counts = groups.bincount()
+    rank = torch.empty_like(groups)
+    rank[order] = torch.arange(len(groups)) - (counts.cumsum(0) - counts)[groups[order]]
+    return rank
+
+
+def _add_noise(train: LabelledImages, labels: Tensor, kept: Tensor, amount: float, seed: int) -> Tensor:
+    """Labels of the `kept` images with noise, which is drawn for all images, so that each has its own."""
+    generator = rng(seed, "scarce", "noise")
+    task = train.task
+    if isinstance(task, Classification):
+        shift = torch.randint(1, task.num_classes, labels.shape, generator=generator)
+        turn = torch.randperm(len(labels), generator=generator)
+        hit = kept[turn[kept].sort().indices[: math.floor(amount * len(kept) + 0.5)]]
+        labels = labels.clone()
+        labels[hit] = (labels[hit] + shift[hit]) % task.num_classes
+    elif amount > 0:
+        noise = amount * task.span * torch.randn(labels.shape, generator=generator)
+        labels = (labels + noise).clamp(task.low, task.high)
+    return labels[kept]

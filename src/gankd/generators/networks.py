@@ -1,0 +1,201 @@
+"""Conditional generator and discriminator for 8 to 128 pixels: residual convolutions, conditional batch normalisation
+in the one, label projection (Miyato and Koyama, ICLR 2018) in the other.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from gankd.config import require
+from gankd.generators.label_embedding import LabelInput, LabelToEmbedding, make_embedding
+from gankd.tasks import Task
+
+
+def start_side(size: int) -> int:
+    """Side of the coarsest feature map: halve `size` until it is 4 to 7.
+
+    Raises:
+        ConfigError: `size` cannot be halved that far.
+    """
+    side = size
+    while side > 7 and side % 2 == 0:
+        side //= 2
+    require(
+        4 <= side <= 7 and size <= 128,
+        f"images must be 8 to 128 pixels wide, in powers of two times 4 to 7 (8, 16, 28, 32, 64 ...), got {size}",
+    )
+    return side
+
+
+def _scales(size: int) -> int:
+    return int(math.log2(size // start_side(size)))
+
+
+class ConditionalNorm(nn.Module):
+    """norm(x) (1 + gamma(e)) + beta(e) per channel; without batch normalisation, norm is the identity."""
+
+    def __init__(self, channels: int, embedding_width: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False) if batch_norm else nn.Identity()
+        self.affine = nn.Linear(embedding_width, 2 * channels)
+        nn.init.normal_(self.affine.weight, std=0.02)
+        nn.init.zeros_(self.affine.bias)
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        gamma, beta = self.affine(embedded)[:, :, None, None].chunk(2, 1)
+        return self.norm(x) * (1 + gamma) + beta
+
+
+class UpBlock(nn.Module):
+    """norm-ReLU-upsample-conv, norm-ReLU-conv, and an upsampled 1x1 shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, embedding_width: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.norm1 = ConditionalNorm(in_channels, embedding_width, batch_norm)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.norm2 = ConditionalNorm(channels, embedding_width, batch_norm)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(in_channels, channels, 1)
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        out = F.interpolate(F.relu(self.norm1(x, embedded)), scale_factor=2, mode="nearest")
+        out = self.conv2(F.relu(self.norm2(self.conv1(out), embedded)))
+        # A 1x1 convolution and nearest upsampling commute; this order is four times cheaper.
+        return out + F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest")
+
+
+class ConditionalGenerator(nn.Module):
+    """(z, labels) to images in [-1, 1].
+
+    Args:
+        task: owns the labels.
+        shape: (C, H, W) of the images.
+        width: channels at full resolution; doubled towards the coarse end, up to four times.
+        z_dim: size of the latent.
+        label_input, embedding_width, ili: see `label_embedding`.
+        batch_norm: conditional batch normalisation, or conditional scale and shift alone.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        shape: tuple[int, int, int],
+        *,
+        width: int,
+        z_dim: int,
+        label_input: LabelInput,
+        embedding_width: int,
+        batch_norm: bool,
+        ili: LabelToEmbedding | None = None,
+    ) -> None:
+        super().__init__()
+        channels, size, _ = shape
+        self.task, self.z_dim, self.start = task, z_dim, start_side(size)
+        self.embedding = make_embedding(task, label_input, embedding_width, ili)
+        embedded = self.embedding.width + z_dim
+        widths = [width * min(2**n, 4) for n in reversed(range(_scales(size) + 1))]
+        self.input = nn.Linear(z_dim, widths[0] * self.start**2)
+        self.blocks = nn.ModuleList(UpBlock(a, b, embedded, batch_norm) for a, b in pairwise(widths))
+        self.norm = nn.BatchNorm2d(widths[-1]) if batch_norm else nn.Identity()
+        self.output = nn.Conv2d(widths[-1], channels, 3, padding=1)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        # The latent joins the label at every scale, so that detail is not left to the first layer alone.
+        embedded = torch.cat([self.embedding(labels), z], 1)
+        x = self.input(z).view(len(z), -1, self.start, self.start)
+        for block in self.blocks:
+            x = block(x, embedded)
+        return torch.tanh(self.output(F.relu(self.norm(x))))
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+        """uint8 images (N, C, H, W) for labels (N,), mixed at will; rounded, not truncated.
+
+        `generator` lives on the CPU, so that the latents are the same on every device.
+        """
+        device = self.output.weight.device
+        z = torch.randn(len(labels), self.z_dim, generator=generator).to(device)
+        was_training = self.training
+        images = self.eval()(z, labels.to(device))
+        self.train(was_training)
+        return to_uint8(images)
+
+    @torch.no_grad()
+    def sweep(self, labels: Tensor, rows: int, *, generator: torch.Generator) -> Tensor:
+        """uint8 images (rows, N, C, H, W): one latent per row, labels (N,) along it."""
+        device = self.output.weight.device
+        z = torch.randn(rows, self.z_dim, generator=generator).to(device).repeat_interleave(len(labels), 0)
+        images = to_uint8(self.eval()(z, labels.to(device).repeat(rows)))
+        return images.view(rows, len(labels), *images.shape[1:])
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] to 0..255, to the nearest level."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """0..255 to [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+class DownBlock(nn.Module):
+    """Two 3x3 convolutions after ReLUs, mean-pooled, with a 1x1 shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, *, down: bool, first: bool, spectral: bool) -> None:
+        super().__init__()
+        wrap = spectral_norm if spectral else _plain
+        self.down, self.first = down, first
+        self.conv1 = wrap(nn.Conv2d(in_channels, channels, 3, padding=1))
+        self.conv2 = wrap(nn.Conv2d(channels, channels, 3, padding=1))
+        self.shortcut = wrap(nn.Conv2d(in_channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv2(F.leaky_relu(self.conv1(x if self.first else F.leaky_relu(x, 0.2)), 0.2))
+        if self.down:
+            out, x = F.avg_pool2d(out, 2), F.avg_pool2d(x, 2)
+        return out + self.shortcut(x)
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    return module
+
+
+class ProjectionDiscriminator(nn.Module):
+    """(images in [-1, 1], labels) to scores (N,): psi(h) + <h, e(label)>, h summed over the coarsest map."""
+
+    def __init__(
+        self,
+        task: Task,
+        shape: tuple[int, int, int],
+        *,
+        width: int,
+        label_input: LabelInput,
+        embedding_width: int,
+        spectral: bool,
+        ili: LabelToEmbedding | None = None,
+    ) -> None:
+        super().__init__()
+        channels, size, _ = shape
+        wrap = spectral_norm if spectral else _plain
+        self.embedding = make_embedding(task, label_input, embedding_width, ili)
+        scales = _scales(size)
+        blocks: list[nn.Module] = []
+        for number in range(scales + 1):
+            out = width * min(2**number, 4)
+            blocks.append(DownBlock(channels, out, down=number < scales, first=number == 0, spectral=spectral))
+            channels = out
+        self.blocks = nn.Sequential(*blocks)
+        self.score = wrap(nn.Linear(channels, 1))
+        self.project = wrap(nn.Linear(self.embedding.width, channels, bias=False))
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        features = F.leaky_relu(self.blocks(images), 0.2).sum((2, 3)).float()
+        projected = self.project(self.embedding(labels)).float()
+        # The sum over 16 or more places is scaled back, or scores start far outside the hinge's margins.
+        features = features / features.shape[1] ** 0.5
+        return self.score(features)[:, 0] + (features * projected).sum(1)

@@ -1,0 +1,133 @@
+"""GAN losses on discriminator scores, and gradient penalties. Scores are raw (no sigmoid), losses float32.
+
+Per-sample weights are those of the vicinal losses (`gankd.losses.vicinal`); for classes there are none.
+"""
+
+from collections.abc import Callable
+from typing import Literal, assert_never
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GanLoss = Literal["hinge", "logistic", "relativistic"]
+
+
+def discriminator_loss(
+    kind: GanLoss,
+    real_scores: Tensor,
+    fake_scores: Tensor,
+    real_weights: Tensor | None = None,
+    fake_weights: Tensor | None = None,
+) -> Tensor:
+    """What the discriminator minimises, a scalar.
+
+        hinge         mean w_r relu(1 - s_r) + mean w_f relu(1 + s_f)     [1]
+        logistic      mean w_r softplus(-s_r) + mean w_f softplus(s_f)    [2]
+        relativistic  mean w_r w_f softplus(-(s_r - s_f)), pair by pair   [3]
+
+    The logistic one is least at s = log p_real / p_fake. Weighted terms are averaged over the batch, not
+    divided by the sum of the weights, as in CcGAN's code [4]. A relativistic term is about a pair, so it
+    carries the product: the weight of drawing that pair.
+
+    Args:
+        kind: which loss.
+        real_scores: (N,) scores of real images.
+        fake_scores: (M,) scores of generated images; M = N for relativistic, which pairs i with i.
+        real_weights: (N,) weights >= 0; ones if not given.
+        fake_weights: (M,) weights >= 0; ones if not given.
+
+    [1] Lim, Ye. Geometric GAN (2017).
+    [2] Goodfellow et al. Generative adversarial nets. NeurIPS 2014.
+    [3] Jolicoeur-Martineau. The relativistic discriminator. ICLR 2019; in this form: Huang et al. The GAN is
+        dead; long live the GAN! A modern GAN baseline (R3GAN). NeurIPS 2024.
+    [4] Ding et al. CcGAN: continuous conditional generative adversarial networks. ICLR 2021.
+    """
+    real, fake = real_scores.float(), fake_scores.float()
+    match kind:
+        case "hinge":
+            real_terms, fake_terms = F.relu(1 - real), F.relu(1 + fake)
+        case "logistic":
+            real_terms, fake_terms = F.softplus(-real), F.softplus(fake)
+        case "relativistic":
+            assert real.shape == fake.shape, f"pairs need as many real as fake: {real.shape}, {fake.shape}"
+            return _weighted(_weighted(F.softplus(fake - real), real_weights), fake_weights).mean()
+        case _:
+            assert_never(kind)
+    return _weighted(real_terms, real_weights).mean() + _weighted(fake_terms, fake_weights).mean()
+
+
+def generator_loss(kind: GanLoss, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
+    """What the generator minimises, a scalar; sources as in `discriminator_loss`.
+
+        hinge         -mean s_f
+        logistic      mean softplus(-s_f)            the non-saturating form
+        relativistic  mean softplus(-(s_f - s_r)), pair by pair
+
+    Args:
+        kind: which loss.
+        fake_scores: (N,) scores of generated images.
+        real_scores: (N,) scores of real images under the same conditions, for the relativistic loss alone.
+    """
+    fake = fake_scores.float()
+    match kind:
+        case "hinge":
+            return -fake.mean()
+        case "logistic":
+            return F.softplus(-fake).mean()
+        case "relativistic":
+            assert real_scores is not None, "the relativistic generator loss compares with real scores"
+            assert fake.shape == real_scores.shape, f"pairs: {fake.shape} fake, {real_scores.shape} real"
+            return F.softplus(real_scores.float() - fake).mean()
+        case _:
+            assert_never(kind)
+
+
+def gradient_penalty(scores: Tensor, images: Tensor) -> Tensor:
+    """Exact zero-centred penalty, mean |dD/dx|^2 / 2, a scalar: R1 on real images, R2 on generated ones [1].
+
+    Differentiable, through a second backward pass (which torch.compile does not support). Each score must
+    depend on its own image alone: with batch statistics in D the gradients mix.
+
+    Args:
+        scores: (N,) scores of `images`, computed outside autocast.
+        images: (N, ...) with requires_grad, from before the forward pass.
+
+    [1] Mescheder, Geiger, Nowozin. Which training methods for GANs do actually converge? ICML 2018.
+    """
+    (gradient,) = torch.autograd.grad(scores.float().sum(), images, create_graph=True)
+    return gradient.float().flatten(1).square().sum(1).mean() / 2
+
+
+def finite_difference_penalty(
+    discriminator: Callable[[Tensor], Tensor],
+    images: Tensor,
+    scores: Tensor,
+    *,
+    generator: torch.Generator,
+    step: float = 0.05,
+) -> Tensor:
+    """Approximate `gradient_penalty` with one more forward and no second backward [1], a scalar.
+
+        mean ((D(x + s e) - D(x)) / s)^2 / 2,    e ~ N(0, I)
+
+    For a linear D its expectation is the exact penalty; curvature adds a term in s^2. The difference is small
+    against the scores, so bfloat16 scores would leave mostly rounding: run D in float32 here.
+
+    Args:
+        discriminator: (N, ...) images -> (N,) scores, with the conditions of `scores` filled in.
+        images: (N, ...).
+        scores: (N,) D(images), already computed; gradients flow through it as well.
+        generator: source of e.
+        step: s, in units of the images.
+
+    [1] Lin et al. Diffusion adversarial post-training for one-step video generation (Seaweed-APT).
+        arXiv 2501.08316 (2025).
+    """
+    noise = torch.randn(images.shape, generator=generator, device=generator.device).to(images)
+    slope = (discriminator(images + step * noise).float() - scores.float()) / step
+    return slope.square().mean() / 2
+
+
+def _weighted(terms: Tensor, weights: Tensor | None) -> Tensor:
+    return terms if weights is None else terms * weights.float()

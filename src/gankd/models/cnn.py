@@ -1,0 +1,45 @@
+"""Plain convolutional networks for 8 to 32 pixels: the smallest students worth having."""
+
+from torch import Tensor, nn
+
+
+class Cnn(nn.Module):
+    """Conv3-BN-ReLU layers of growing width, halving the side down to about 4, global mean, linear head."""
+
+    def __init__(self, in_channels: int, image_size: int, num_outputs: int, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        side, channels = image_size, in_channels
+        for stage in range(8):
+            out = width * 2 ** min(stage, 2)
+            layers += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            channels = out
+            if side <= 4:
+                break
+            layers.append(nn.MaxPool2d(2))
+            side //= 2
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
+def cnn4(in_channels: int, image_size: int, num_outputs: int) -> Cnn:
+    """Widths 4, 8, 16."""
+    return Cnn(in_channels, image_size, num_outputs, width=4)
+
+
+def cnn8(in_channels: int, image_size: int, num_outputs: int) -> Cnn:
+    """Widths 8, 16, 32."""
+    return Cnn(in_channels, image_size, num_outputs, width=8)
+
+
+def cnn16(in_channels: int, image_size: int, num_outputs: int) -> Cnn:
+    """Widths 16, 32, 64."""
+    return Cnn(in_channels, image_size, num_outputs, width=16)
+
+
+def cnn32(in_channels: int, image_size: int, num_outputs: int) -> Cnn:
+    """Widths 32, 64, 128."""
+    return Cnn(in_channels, image_size, num_outputs, width=32)

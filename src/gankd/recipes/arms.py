@@ -1,0 +1,50 @@
+"""The ways to train a student that every report compares."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gankd.synthetic import SelectConfig
+
+Processing = Literal["raw", "subsampled", "filtered", "adjusted"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of the table: which generated images, if any, and whether the teacher's outputs are learned too."""
+
+    name: str
+    title: str
+    fakes: Processing | None = None
+    kd: bool = False
+    matched: bool = True
+    """As many updates as every other matched arm; the rest passes over real images as often as arms with fakes do."""
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm("real", "real only", matched=False),
+        Arm("real_matched", "real, equal updates"),
+        Arm("kd_matched", "KD, equal updates", kd=True),
+        Arm("raw", "+ raw fakes", "raw"),
+        Arm("subsampled", "+ subsampled", "subsampled"),
+        Arm("filtered", "+ filtered", "filtered"),
+        Arm("adjusted", "+ adjusted: cGAN-KD", "adjusted"),
+        Arm("adjusted_kd", "cGAN-KD + KD", "adjusted", kd=True),
+    )
+}
+CONTROLS = ("real_matched", "kd_matched")
+"""What a gain must be shown against: the same number of updates without generated images."""
+METHODS = ("adjusted", "adjusted_kd")
+"""The whole method; validation says which of the two the headline speaks of."""
+
+
+def selection_of(arm: Arm, config: SelectConfig) -> SelectConfig | None:
+    """How this arm selects from the pool: `config` up to the arm's processing step."""
+    if arm.fakes is None:
+        return None
+    if arm.fakes == "raw":
+        config = replace(config, subsample="none")
+    if arm.fakes in ("raw", "subsampled"):
+        config = replace(config, filter="none")
+    return config if arm.fakes == "adjusted" else replace(config, adjust="none")

@@ -1,0 +1,440 @@
+"""cGAN-KD in one run folder: teacher, generator, density ratio, synthetic set, students.
+
+Ding, Wang, Xu, Wang, Welch. Distilling and transferring knowledge via cGAN-generated samples for image classification
+and regression. Expert Systems with Applications 213 (2023) 119060.
+"""
+
+import hashlib
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gankd.config import from_dict, to_dict
+from gankd.data.images import LabelledImages, Splits
+from gankd.engine import Engine
+from gankd.errors import CheckpointError, ModelError
+from gankd.generators.networks import ConditionalGenerator
+from gankd.models import build_net
+from gankd.models.autoencoder import SparseAutoencoder
+from gankd.models.contract import (
+    Ensemble,
+    ImageModel,
+    check_model,
+    evaluate,
+    predict,
+    predict_with_features,
+)
+from gankd.recipes.arms import ARMS, Arm, selection_of
+from gankd.recipes.config import Recipe, StudentConfig
+from gankd.recipes.data import load_splits
+from gankd.run import Run, Stage, fingerprint
+from gankd.seeds import BLOCK, derive_seed, rng
+from gankd.storage import FORMAT, load_state, load_weights, save_state
+from gankd.subsampling.ratio_net import DensityRatio
+from gankd.synthetic import SelectConfig, Selection, SyntheticSet, check_space, generate
+from gankd.tasks import task_from_dict, task_to_dict
+from gankd.training.autoencoder import train_autoencoder
+from gankd.training.distill import Fakes, distill
+from gankd.training.gan import GanConfig, build_generator, train_gan
+from gankd.training.ratio import train_ratio
+from gankd.training.supervised import train_supervised
+
+
+class CganKd:
+    """The method on one data set: each part is made when first asked for, and reused when it is there already.
+
+        with Run(Path("runs/digits")) as run:
+            method = CganKd(digits(), run)
+            method.teacher, method.generator, method.synthetic      # uint8 images, labels, scores
+            student = method.student("adjusted_kd", seed=0)
+
+    Pass `splits` to work on images in memory in place of the recipe's data.
+    """
+
+    def __init__(self, recipe: Recipe, run: Run, splits: Splits | None = None) -> None:
+        self.recipe, self.run, self.given_splits = recipe, run, splits
+        self._selections: dict[SelectConfig, Selection] = {}
+
+    # --- data -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Train, validation and test images."""
+        return self.given_splits or load_splits(self.recipe.data)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Device and precision of every stage."""
+        return Engine.pick(self.splits.train.shape[1], self.recipe.device, self.recipe.precision)
+
+    def _stage(self, name: str, config: Any, **inputs: str) -> Stage:
+        settings = {**to_dict(config), "seed": self.recipe.seed, "bf16": self.engine.bf16}
+        return self.run.stage(name, settings, {"data": self._data_fingerprint, **inputs})
+
+    @cached_property
+    def _data_fingerprint(self) -> str:
+        return self.splits.fingerprint()
+
+    def net(self, name: str, seed: int) -> nn.Module:
+        channels, size, _ = self.splits.train.shape
+        return build_net(
+            name,
+            in_channels=channels,
+            image_size=size,
+            num_outputs=self.splits.task.head_size,
+            seed=seed,
+        )
+
+    # --- teacher --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def teacher_stage(self) -> Stage:
+        """Identity and state of the teacher."""
+        config = self.recipe.teacher
+        inputs = {"net": describe(self.net(config.model, 0))}
+        if config.weights is not None:
+            inputs["weights"] = fingerprint(sorted(hash_state(load_weights(Path(config.weights))).items()))
+        return self._stage("teacher", config, **inputs)
+
+    @cached_property
+    def teacher(self) -> ImageModel:
+        """The teacher in eval mode.
+
+        Raises:
+            ModelError: it does not fit the task, or does no better than chance on validation images.
+        """
+        config, stage, seed = self.recipe.teacher, self.teacher_stage, self.recipe.seed
+        train, val = self.splits.train, self.splits.val
+        nets = [self.net(config.model, derive_seed(seed, "teacher", n)) for n in range(config.members)]
+        if config.weights is not None:
+            _fill(nets[0], load_weights(Path(config.weights)), f"{config.weights} does not fit {config.model}")
+            teacher = self._contract(nets[0])
+        else:
+            teacher = ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), train)
+        self.engine.place(teacher).eval()
+        if stage.done:
+            return restore(teacher, stage.path("model.safetensors"))
+        self.run.console.say(f"teacher            {config.model}{f' x {config.members}' * (config.members > 1)}")
+        check_model(teacher, train.to(self.engine.device), f"teacher {config.model}")
+        if config.weights is None:
+            for number, net in enumerate(nets):
+                part = stage if config.members == 1 else stage.part(f"member-{number}")
+                member = ImageModel.for_data(net, train)
+                train_supervised(member, train, val, config, self.engine, derive_seed(seed, "member", number), part)
+        metrics = evaluate(teacher, val, self.engine)
+        refuse_chance_level(metrics[val.task.metric], val, f"teacher {config.model}")
+        save_state(stage.path("model.safetensors"), teacher.state_dict())
+        stage.finish(val=metrics)
+        return teacher
+
+    def _contract(self, net: nn.Module) -> ImageModel:
+        """The user's trained network: its own normalisation, and outputs in label units."""
+        config, train = self.recipe.teacher, self.splits.train
+        own = ImageModel.for_data(net, train)
+        mean = own.mean if config.mean is None else torch.tensor(config.mean)
+        std = own.std if config.std is None else torch.tensor(config.std)
+        return ImageModel(net, size=config.input_size or train.shape[1], mean=mean.flatten(), std=std.flatten())
+
+    # --- generator ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def gan_stage(self) -> Stage:
+        """Identity and state of the generator."""
+        return self._stage("gan", self.recipe.gan, teacher=self.teacher_stage.fingerprint)
+
+    @cached_property
+    def generator(self) -> ConditionalGenerator:
+        """The averaged generator in eval mode.
+
+        Raises:
+            TrainingError: the generator collapsed or diverged.
+        """
+        stage, train = self.gan_stage, self.splits.train
+        if stage.done:
+            return self.engine.place(load_generator(stage.path("generator.safetensors")))
+        generator = train_gan(
+            train, self.splits.val, self.teacher, self.recipe.gan, self.engine, self.recipe.seed, stage
+        )
+        save_generator(stage.path("generator.safetensors"), generator, train, self.recipe.gan)
+        stage.finish(health=stage.history[-1])
+        return generator
+
+    # --- density ratio --------------------------------------------------------------------------------------
+
+    @cached_property
+    def ratio_stage(self) -> Stage:
+        """Identity and state of the density ratio."""
+        return self._stage("ratio", self.recipe.ratio, gan=self.gan_stage.fingerprint)
+
+    @cached_property
+    def _ratio_features(self) -> ImageModel | SparseAutoencoder:
+        """The network in whose features real and generated images are compared."""
+        recipe, train, val = self.recipe, self.splits.train, self.splits.val
+        if recipe.ratio.features == "teacher":
+            return self.teacher
+        stage = self.ratio_stage.part(recipe.ratio.features)
+        path = stage.path("model.safetensors")
+        seed = derive_seed(recipe.seed, "ratio features")
+        network: ImageModel | SparseAutoencoder
+        if recipe.ratio.features == "classifier":
+            network = self.engine.place(ImageModel.for_data(self.net("resnet20", seed), train))
+        else:
+            network = self.engine.place(SparseAutoencoder(train.task, train.shape, seed))
+        if path.is_file():
+            return restore(network, path)
+        if isinstance(network, ImageModel):
+            train_supervised(network, train, val, recipe.teacher, self.engine, seed, stage)
+        else:
+            train_autoencoder(network, train, recipe.teacher.updates, self.engine, seed, stage)
+        save_state(path, network.state_dict())
+        return network.eval()
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features (N, F) in which the density ratio compares images."""
+        network = self._ratio_features
+        if isinstance(network, ImageModel):
+            return predict_with_features(network, images, self.engine)[1]
+        return network.encode_in_batches(images, self.engine)
+
+    @cached_property
+    def density_ratio(self) -> DensityRatio:
+        """log p_real / p_fake in eval mode, and its facts."""
+        stage, train, recipe = self.ratio_stage, self.splits.train, self.recipe
+        width = self.features(train.images[:2]).shape[1]
+        if stage.done:
+            ratio = DensityRatio(train.task, width, recipe.ratio.hidden, recipe.ratio.output)
+            ratio.facts = stage.result or {}
+            return restore(ratio, stage.path("ratio.safetensors")).to(self.engine.device)
+        count = max(2 * len(train), 2048)
+        labels = train.task.sample_labels(count, train.labels.cpu(), "empirical", rng(recipe.seed, "ratio labels"))
+        fakes = sample_images(self.generator, labels, recipe.seed, "ratio")
+        ratio = train_ratio(
+            self.features(train.images),
+            train.labels,
+            self.features(fakes),
+            labels,
+            train.task,
+            recipe.ratio,
+            recipe.seed,
+            stage,
+        )
+        save_state(stage.path("ratio.safetensors"), ratio.state_dict())
+        stage.finish(**ratio.facts)
+        if ratio.facts.get("advice"):
+            self.run.console.say(f"ratio              {ratio.facts['advice']}")
+        return ratio
+
+    # --- synthetic set --------------------------------------------------------------------------------------
+
+    @cached_property
+    def synth_stage(self) -> Stage:
+        """Identity and state of the pool; selections from it are not part of it."""
+        return self._stage("synth", self.recipe.synth, ratio=self.ratio_stage.fingerprint)
+
+    @property
+    def bytes_per_fake(self) -> int:
+        """Disk space of a generated image with its label, teacher output and ratio, at most."""
+        channels, height, width = self.splits.train.shape
+        return channels * height * width + 4 * (self.splits.task.head_size + 3)
+
+    @cached_property
+    def synthetic(self) -> SyntheticSet:
+        """The pool of generated images with their scores."""
+        stage, recipe, train = self.synth_stage, self.recipe, self.splits.train
+        if stage.done:
+            return SyntheticSet(stage.path("pool"))
+        if not stage.path("pool").exists():  # refused now, not after hours of training
+            check_space(self.run.folder, recipe.synth.pool * self.bytes_per_fake)
+        generator, ratio = self.generator, self.density_ratio
+        stage.begin()
+        labels = train.task.sample_labels(
+            recipe.synth.pool, train.labels.cpu(), recipe.synth.labels, rng(recipe.seed, "pool labels")
+        )
+
+        def score(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            # With teacher features, one pass of the teacher serves ratio, filter and soft labels.
+            if recipe.ratio.features == "teacher":
+                outputs, features = predict_with_features(self.teacher, images, self.engine)
+            else:
+                outputs, features = predict(self.teacher, images, self.engine), self.features(images)
+            return outputs, ratio.log_ratio(features, labels.to(features.device))
+
+        pool = generate(
+            stage.path("pool"),
+            generator.sample,
+            score,
+            train.task,
+            labels,
+            recipe.seed,
+            provenance={"gan": self.gan_stage.fingerprint, "ratio": self.ratio_stage.fingerprint},
+            progress=stage.progress,
+        )
+        stage.finish(count=len(pool))
+        return pool
+
+    @cached_property
+    def real_scores(self) -> tuple[Tensor, Tensor]:
+        """The teacher's disagreement on validation images and their label groups: calibrates the filter."""
+        val = self.splits.val
+        outputs = predict(self.teacher, val.images, self.engine).cpu()
+        return val.task.disagreement(outputs, val.labels), val.task.groups(val.labels)
+
+    def selection(self, arm: Arm) -> Selection | None:
+        """The generated images that an arm learns from; None for arms without."""
+        config = selection_of(arm, self.recipe.select)
+        if config is None:
+            return None
+        if config not in self._selections:
+            self._selections[config] = self.synthetic.select(config, self.recipe.seed, *self.real_scores)
+        return self._selections[config]
+
+    # --- students -------------------------------------------------------------------------------------------
+
+    def student_config(self, arm: Arm) -> StudentConfig:
+        """Settings of one arm: unmatched arms get as many passes over real images as the others see."""
+        config = self.recipe.student
+        if arm.matched:
+            return config
+        return replace(config, updates=max(1, round(config.updates * (1 - config.fake_share))))
+
+    def student_stage(self, name: str, seed: int) -> Stage:
+        """Identity and state of one student."""
+        arm = ARMS[name]
+        config = self.student_config(arm)
+        inputs = {"net": describe(self.net(config.model, 0))}
+        if arm.fakes is not None:
+            inputs["synth"] = self.synth_stage.fingerprint
+            inputs["select"] = fingerprint(to_dict(selection_of(arm, self.recipe.select)))
+        if arm.kd:
+            inputs["teacher"] = self.teacher_stage.fingerprint
+        if config.init == "finetune" and name != "real":
+            inputs["init"] = self.student_stage("real", seed).fingerprint
+        settings = {**to_dict(config), "seed": seed, "kd": arm.kd, "bf16": self.engine.bf16}
+        inputs["data"] = self._data_fingerprint
+        return self.run.stage(f"student-{name}-{seed}", settings, inputs)
+
+    def student(self, name: str, seed: int) -> ImageModel:
+        """The student of one arm and seed, in eval mode.
+
+        Raises:
+            ModelError: the network does not fit the task. TrainingError: the loss is not finite.
+        """
+        arm, stage, train = ARMS[name], self.student_stage(name, seed), self.splits.train
+        config = self.student_config(arm)
+        net = self.net(config.model, derive_seed(seed, "student"))
+        student = self.engine.place(ImageModel.for_data(net, train))
+        if stage.done:
+            return restore(student, stage.path("model.safetensors"))
+        if config.init == "finetune" and name != "real":
+            student.load_state_dict(self.student("real", seed).state_dict())
+        selection = self.selection(arm)
+        distill(
+            student,
+            train,
+            self.splits.val,
+            config,
+            self.engine,
+            seed,
+            fakes=None if selection is None else self._fakes(selection),
+            teacher=self.teacher if arm.kd else None,
+            stage=stage,
+        )
+        save_state(stage.path("model.safetensors"), student.state_dict())
+        stage.finish(val=evaluate(student, self.splits.val, self.engine), updates=config.updates)
+        return student
+
+    def _fakes(self, selection: Selection) -> Fakes:
+        return Fakes(selection.images(), selection.labels, selection.teacher_outputs)
+
+
+# --- helpers ------------------------------------------------------------------------------------------------
+
+
+def describe(net: nn.Module) -> str:
+    """Hash of a network's structure: it changes when the user edits their own network's code."""
+    shapes = [[name, list(value.shape)] for name, value in net.state_dict().items()]
+    return fingerprint(repr(net), shapes)
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def restore(module: N, path: Path) -> N:
+    """Give `module` the weights that a stage stored, and put it in eval mode.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another network.
+    """
+    _fill(module, load_state(path), f"{path} does not fit; delete {path.parent} and run again")
+    return module.eval()
+
+
+def _fill(module: nn.Module, state: Any, problem: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{problem}: {' '.join(str(error).split())[:300]}") from None
+
+
+def hash_state(state: dict[str, Tensor]) -> dict[str, str]:
+    """Hash of every tensor of a state."""
+    return {
+        name: hashlib.blake2b(value.contiguous().cpu().numpy().tobytes(), digest_size=16).hexdigest()
+        for name, value in state.items()
+    }
+
+
+def refuse_chance_level(value: float, data: LabelledImages, what: str) -> None:
+    """Raise ModelError unless `value` of the task's metric is clearly better than a constant guess on `data`."""
+    task, chance = data.task, data.task.chance(data.labels)
+    better = value > 1.2 * chance if task.higher_is_better else value < 0.9 * chance
+    if not better:
+        raise ModelError(
+            f"{what} is at chance level: {task.metric} {value:.4g} {task.metric_unit} on {len(data)} validation "
+            f"images, a constant guess has {chance:.4g}; train it longer (teacher.updates), choose another teacher.model, or "
+            "check the labels"
+        )
+
+
+def sample_images(generator: ConditionalGenerator, labels: Tensor, seed: int, purpose: str) -> Tensor:
+    """uint8 images for labels, in blocks with random numbers of their own."""
+    return torch.cat(
+        [
+            generator.sample(chunk, generator=rng(seed, purpose, block)).cpu()
+            for block, chunk in enumerate(labels.split(BLOCK))
+        ]
+    )
+
+
+def save_generator(path: Path, generator: ConditionalGenerator, train: LabelledImages, config: GanConfig) -> None:
+    """Write a generator with all that is needed to sample from it."""
+    save_state(
+        path,
+        {
+            "format": FORMAT,
+            "task": task_to_dict(train.task),
+            "shape": train.shape,
+            "labels": train.labels.cpu(),
+            "config": to_dict(config),
+            "state": generator.state_dict(),
+        },
+    )
+
+
+def load_generator(path: Path) -> ConditionalGenerator:
+    """Read a generator from its file alone, in eval mode.
+
+    Raises:
+        CheckpointError: missing, damaged, or not a generator.
+    """
+    stored = load_state(path)
+    if not isinstance(stored, dict) or "task" not in stored or "state" not in stored:
+        raise CheckpointError(f"{path} holds no generator; it is written by the gan stage as generator.safetensors")
+    config = from_dict(GanConfig, stored["config"], str(path))
+    generator = build_generator(task_from_dict(stored["task"]), tuple(stored["shape"]), config, seed=0)
+    _fill(generator, stored["state"], f"{path} is no whole generator")
+    return generator.eval()

@@ -1,0 +1,160 @@
+"""All settings of a run in one frozen dataclass, and the ready-made recipes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from gankd.config import require
+from gankd.engine import Precision
+from gankd.synthetic import SelectConfig
+from gankd.tasks import LabelSampling
+from gankd.training.distill import DistillConfig
+from gankd.training.gan import GanConfig
+from gankd.training.ratio import RatioConfig
+from gankd.training.supervised import SupervisedConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, and how scarce they are made. Only the training split is ever thinned or made noisy."""
+
+    name: Literal["digits", "rotated-digits", "turntable", "folder"] = "digits"
+    root: str | None = None
+    """Folder of the user's own images (name=folder)."""
+    task: Literal["auto", "classification", "regression"] = "auto"
+    """Task of the user's own images."""
+    size: int | None = None
+    """Side in pixels: 32 or 64 for turntable; the user's own images are cropped and resized to it."""
+    channels: Literal["auto", "grey", "rgb"] = "auto"
+    num_train: int | None = None
+    """Keep this many training images."""
+    per_label: int | None = None
+    """Keep at most this many per label; turntable: images per angle (RC-49's protocol: 25, 15 or 5)."""
+    label_noise: float = 0.0
+    """Share of training labels replaced (classes), or noise in units of the label range (regression)."""
+    seed: int = 0
+    """Which images are kept and which labels are disturbed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(SupervisedConfig):
+    """The large network."""
+
+    model: str = "resnet20"
+    """A zoo name or module:name."""
+    members: int = 1
+    """Networks whose mean output is the teacher."""
+    weights: str | None = None
+    """File of trained weights (.safetensors, or .pt without pickled code): the teacher is then not trained, and a
+    regressor's outputs are taken to be in label units."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """Normalisation per channel, on the [0, 1] scale, that `weights` were trained with; none: that of the data."""
+    input_size: int | None = None
+    """Side in pixels that `weights` were trained with; none: that of the data."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.members >= 1, f"teacher.members must be at least 1, got {self.members}")
+        require(
+            self.weights is None or self.members == 1,
+            f"teacher.weights is one network, so teacher.members must be 1, got {self.members}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig(DistillConfig):
+    """The small network."""
+
+    model: str = "cnn8"
+    """A zoo name or module:name."""
+    init: Literal["scratch", "finetune"] = "scratch"
+    """finetune starts every arm but `real` from the student of arm `real`, as the paper does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthConfig:
+    """The pool of generated images from which all selections are made."""
+
+    pool: int = 20_000
+    """Number of generated images."""
+    labels: LabelSampling = "balanced"
+    """balanced: distinct training labels equally often; empirical: as often as in training; uniform: any label."""
+
+    def __post_init__(self) -> None:
+        require(self.pool >= 2, f"synth.pool must be at least 2, got {self.pool}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run of cGAN-KD from data to report."""
+
+    name: str = "digits"
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    gan: GanConfig = field(default_factory=GanConfig)
+    ratio: RatioConfig = field(default_factory=RatioConfig)
+    synth: SynthConfig = field(default_factory=SynthConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    seeds: int = 3
+    """Students per arm, each with its own weights, order of batches and choice of generated images."""
+    seed: int = 0
+    """Of teacher, generator, ratio and pool."""
+    device: str = "auto"
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        require(1 <= self.seeds <= 1000, f"seeds must lie in 1..1000, got {self.seeds}")
+
+
+def digits() -> Recipe:
+    """Ten classes at 8x8 with 300 training images."""
+    return Recipe(
+        name="digits",
+        data=DataConfig(name="digits", num_train=300),
+        teacher=TeacherConfig(model="resnet8x2", updates=1000, augment=("shift", "rotate", "scale")),
+        gan=GanConfig(steps=1500),
+        synth=SynthConfig(pool=12_000),
+        select=SelectConfig(count=5000),
+        student=StudentConfig(model="cnn16", updates=2000, lr=3e-3, temperature=2.0),
+    )
+
+
+def rotated_digits() -> Recipe:
+    """The angle of a digit at 16x16 with 300 training images: regression."""
+    return Recipe(
+        name="rotated-digits",
+        data=DataConfig(name="rotated-digits", num_train=300),
+        teacher=TeacherConfig(model="resnet8x2", members=3, updates=800, augment=("shift", "scale")),
+        gan=GanConfig(steps=2000, width_g=24, width_d=24),
+        synth=SynthConfig(pool=16_000, labels="uniform"),
+        select=SelectConfig(count=5000),
+        student=StudentConfig(model="cnn16", updates=1500, lr=3e-3),
+    )
+
+
+def turntable() -> Recipe:
+    """The yaw of rendered solids at 32x32, few images per angle: regression, the stand-in for RC-49."""
+    return Recipe(
+        name="turntable",
+        data=DataConfig(name="turntable", per_label=5),
+        teacher=TeacherConfig(model="resnet8x2", updates=2000, augment=("shift", "colour")),
+        gan=GanConfig(steps=4000, lr_g=4e-4, lr_d=8e-4, z_dim=64, embedding_width=64, width_g=24, width_d=24),
+        synth=SynthConfig(pool=16_000, labels="uniform"),
+        select=SelectConfig(count=5000),
+        student=StudentConfig(model="cnn8", updates=2000, lr=3e-3),
+    )
+
+
+def folder() -> Recipe:
+    """The user's own images: class folders, or labels.csv."""
+    return replace(digits(), name="folder", data=DataConfig(name="folder"))
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "digits": digits,
+    "rotated-digits": rotated_digits,
+    "turntable": turntable,
+    "folder": folder,
+}

@@ -1,0 +1,326 @@
+"""Figures as HTML: a key and an SVG that takes colours and font from the page, so that dark mode works."""
+
+import html
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike, NDArray
+
+# Blue and orange stay apart under every common colour blindness; marks and dashes differ as well.
+LIGHT = {
+    "paper": "#fbfbf9",
+    "panel": "#ffffff",
+    "ink": "#17202b",
+    "muted": "#57636f",
+    "rule": "#dde1e4",
+    "blue": "#1c69b0",
+    "orange": "#c9580a",
+    "green": "#0b7a5b",
+    "red": "#b3323a",
+    "purple": "#7d4ea3",
+    "faint": "#9aa5af",
+}
+DARK = {
+    "paper": "#11161c",
+    "panel": "#181f27",
+    "ink": "#e9edf0",
+    "muted": "#a3afba",
+    "rule": "#303a45",
+    "blue": "#6cb2f2",
+    "orange": "#f59a4c",
+    "green": "#4cc7a0",
+    "red": "#f08389",
+    "purple": "#c39be6",
+    "faint": "#6c7884",
+}
+INK, MUTED, RULE = LIGHT["ink"], LIGHT["muted"], LIGHT["rule"]
+REAL, FAKE = LIGHT["blue"], LIGHT["orange"]
+SERIES = [LIGHT["blue"], LIGHT["orange"], LIGHT["green"], LIGHT["purple"], LIGHT["red"], LIGHT["faint"]]
+MARKERS = ["o", "s", "^", "D"]
+_SHAPES = {
+    "o": '<circle cx="11" cy="6" r="4.5"/>',
+    "s": '<rect x="7" y="2" width="8" height="8"/>',
+    "^": '<path d="M11 1.5l5 9h-10z"/>',
+    "D": '<path d="M11 .5l5.5 5.5-5.5 5.5-5.5-5.5z"/>',
+}
+DASHES: list[tuple[float, ...]] = [(), (5, 2), (1, 1.4), (6, 2, 1, 2), (3, 1.5), ()]
+"""Lengths of strokes and gaps, in line widths; () is solid."""
+
+WIDTH = 350
+"""Natural width in pixels: that of a phone, and of one of three columns on a desk."""
+HEIGHT = 215
+MAX_NAMED_GROUPS = 16
+MAX_CUTOFF_LINES = 3
+_HISTOGRAM_KEY: list[tuple[str, str, tuple[float, ...], str]] = [
+    ("real", REAL, (), ""),
+    ("generated", FAKE, (5, 1.5), ""),
+]
+_ROUND = [1, 2, 5, 10]
+MAX_POINTS = 160
+"""Points of a curve; more would weigh on the page and not show."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of `line_chart`."""
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+    color: str
+    dash: tuple[float, ...] = ()
+    width: float = 2.0
+
+
+def ratio_histogram(real: ArrayLike, fake: ArrayLike) -> str:
+    """Densities of log p_real / p_fake on real and generated images."""
+    real_values, fake_values = _finite(real), _finite(fake)
+    low, high = np.percentile(np.concatenate([real_values, fake_values]), [0.5, 99.5])
+    edges = np.linspace(low, max(high, low + 1e-6), 36)
+    with _figure(HEIGHT) as (axes, svg):
+        _histogram(axes, edges, real_values, fake_values)
+        axes.axvline(0, color=MUTED, linewidth=1, linestyle=_style((2, 2)))
+        axes.set_xlabel("log density ratio, real : generated")
+        _density_axis(axes)
+    picture = svg("ratio", "Histogram of the log density ratio of real and of generated images")
+    return _key(_HISTOGRAM_KEY) + picture
+
+
+def disagreement_histogram(real: ArrayLike, fake: ArrayLike, cutoffs: Sequence[float], label: str) -> str:
+    """Densities of the teacher's disagreement on real and generated images, with the filter's cut-offs.
+
+    Up to three cut-offs are lines; more (one per class or bin) are a band with a line at the median.
+    """
+    real_values, fake_values = _finite(real), _finite(fake)
+    both = np.concatenate([real_values, fake_values])
+    high = max(float(np.percentile(both, 99)), 1e-6)
+    logarithmic = high > 30 * max(float(np.median(both)), 1e-12)
+    if logarithmic:
+        edges = np.geomspace(max(float(np.percentile(both, 1)), high * 1e-6), float(both.max()) or high, 36)
+    else:
+        edges = np.linspace(0, max([high, *(1.05 * cut for cut in cutoffs)]), 36)
+    with _figure(HEIGHT) as (axes, svg):
+        if logarithmic:
+            axes.set_xscale("log")
+            _plain_decades(axes.xaxis, edges)
+        _histogram(axes, edges, real_values, fake_values)
+        cuts = np.clip(_finite(cutoffs), edges[0], edges[-1])
+        if len(cuts) > MAX_CUTOFF_LINES:
+            axes.axvspan(cuts.min(), cuts.max(), color=INK, alpha=0.10, linewidth=0)
+            cuts = np.median(cuts)[None]
+        for cut in cuts:
+            axes.axvline(cut, color=INK, linewidth=1.6)
+        axes.set_xlabel(label)
+        _density_axis(axes)
+    picture = svg("disagreement", f"Histogram of {label} on real and on generated images, with the cut-off")
+    return _key(_HISTOGRAM_KEY) + picture
+
+
+def group_chart(name: str, groups: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> str:
+    """Counts per label group: bars for one series, marks for several.
+
+    Up to 16 groups are rows with their names; more are a curve over the groups in order.
+    """
+    values = {key: np.asarray(item, dtype=float) for key, item in series.items()}
+    named = len(groups) <= MAX_NAMED_GROUPS
+    top = 1.06 * max([float(item.max(initial=0)) for item in values.values()] + [1e-9])
+    key = []
+    with _figure(50 + 25 * len(groups) if named else HEIGHT) as (axes, svg):
+        rows = np.arange(len(groups))
+        for index, (title, item) in enumerate(values.items()):
+            color = SERIES[index % len(SERIES)]
+            if not named:
+                dash = DASHES[index % len(DASHES)]
+                axes.step(rows, item, where="mid", color=color, linestyle=_style(dash))
+                key.append((title, color, dash, ""))
+            elif len(values) == 1:
+                axes.barh(rows, item, height=0.66, color=color, alpha=0.85, linewidth=0)
+            else:
+                marker = MARKERS[index % len(MARKERS)]
+                axes.plot(item, rows, marker, color=color, markersize=7 - 0.6 * index, alpha=0.9)
+                key.append((title, color, (), marker))
+        if named:
+            axes.set_yticks(rows, [_shorten(group) for group in groups])
+            axes.set_ylim(len(groups) - 0.4, -0.6)
+            axes.set_xlim(0, top)
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=_ROUND))
+            axes.grid(axis="x", color=RULE, linewidth=1)
+            axes.grid(axis="y", visible=False)
+            axes.set_xlabel(label)
+        else:
+            shown = np.linspace(0, len(groups) - 1, 3).round().astype(int)
+            axes.set_xticks(shown, [_shorten(groups[index]) for index in shown])
+            axes.set_ylim(0, top)
+            axes.set_ylabel(label)
+    return _key(key) + svg(name, f"{label.capitalize()} per label group: {', '.join(values)}")
+
+
+def line_chart(
+    name: str,
+    lines: Sequence[Line],
+    label: str,
+    *,
+    reference: float | None = None,
+    logarithmic: bool = False,
+) -> str:
+    """Curves over training steps; `reference` draws the value that is hoped for."""
+    with _figure(HEIGHT) as (axes, svg):
+        for line in lines:
+            every = max(1, len(line.steps) // MAX_POINTS)
+            axes.plot(
+                line.steps[::every],
+                line.values[::every],
+                color=line.color,
+                linestyle=_style(line.dash),
+                linewidth=line.width,
+                marker="o" if len(line.steps) < 3 else None,
+            )
+        if reference is not None:
+            axes.axhline(reference, color=MUTED, linewidth=1, linestyle=_style((2, 2)))
+        if logarithmic:
+            axes.set_yscale("log")
+            _plain_decades(axes.yaxis, [value for line in lines for value in line.values])
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(5, steps=_ROUND))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=_ROUND))
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda step, _: f"{step / 1000:g}k" if step >= 1000 else f"{step:g}")
+        )
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+    key = dict.fromkeys((line.name, line.color, line.dash, "") for line in lines)
+    picture = svg(name, f"{label.capitalize()} over training steps: {', '.join(title for title, *_ in key)}")
+    return _key(list(key)) + picture
+
+
+@contextmanager
+def _figure(height: float) -> Iterator[tuple[Axes, Callable[[str, str], str]]]:
+    """Axes in the page's style, and a function (name, alternative text) -> SVG."""
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
+        "text.parse_math": False,  # a class may be called "$"
+        "font.size": 16,
+        "axes.labelsize": 16,
+        "xtick.labelsize": 16,
+        "ytick.labelsize": 16,
+        "text.color": INK,
+        "axes.labelcolor": MUTED,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "axes.edgecolor": RULE,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.unicode_minus": True,
+        "grid.color": RULE,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "ytick.minor.size": 0,
+        "xtick.minor.size": 0,
+        "lines.solid_capstyle": "round",
+        "path.simplify_threshold": 0.5,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained", facecolor="none")
+        FigureCanvasSVG(figure)
+        axes = figure.add_subplot(facecolor="none")
+
+        def svg(name: str, alternative: str) -> str:
+            with matplotlib.rc_context(style | {"svg.hashsalt": name}), warnings.catch_warnings():
+                # The page's font draws the text; matplotlib only measures it and may lack a letter.
+                warnings.filterwarnings("ignore", message="Glyph .* missing from")
+                buffer = io.StringIO()
+                figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            return _embed(buffer.getvalue(), name, alternative)
+
+        yield axes, svg
+
+
+def _histogram(axes: Axes, edges: NDArray[Any], real: NDArray[Any], fake: NDArray[Any]) -> None:
+    # Shares per bin, not densities: with logarithmic bins a density would hide where the images are.
+    for values, (_, color, dash, _) in zip((real, fake), _HISTOGRAM_KEY, strict=True):
+        counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+        share = counts / max(len(values), 1)
+        axes.stairs(share, edges, color=color, fill=True, alpha=0.18)
+        axes.stairs(share, edges, color=color, linewidth=1.8, linestyle=_style(dash))
+
+
+def _density_axis(axes: Axes) -> None:
+    axes.set_ylim(bottom=0)
+    axes.set_yticks([])
+    axes.set_ylabel("share of images")
+
+
+def _plain_decades(axis: Axis, values: ArrayLike) -> None:
+    """`0.01` instead of mathematical text, which would not follow the page's font."""
+    array = np.asarray(values)
+    narrow = array.max() < 100 * array.min()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if narrow else (1.0,), numticks=5))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _style(dash: tuple[float, ...]) -> Any:
+    return (0, dash) if dash else "-"
+
+
+def _key(items: Sequence[tuple[str, str, tuple[float, ...], str]]) -> str:
+    """What the colours stand for: (title, colour, dash, marker) each; as HTML, so that long titles wrap."""
+    if len(items) < 2:
+        return ""
+    entries = []
+    for title, color, dash, marker in items:
+        dashes = " ".join(f"{2.5 * length:g}" for length in dash)
+        stroke = f'<line x1="0" y1="6" x2="22" y2="6" stroke-dasharray="{dashes}"/>'
+        shape = _SHAPES.get(marker, stroke)
+        swatch = f'<svg class="swatch" width="22" height="12" aria-hidden="true">{shape}</svg>'
+        variable = next(name for name, value in LIGHT.items() if value == color)
+        entries.append(f'<li style="--c: var(--{variable})">{swatch}{html.escape(title)}</li>')
+    return f'<ul class="legend">{"".join(entries)}</ul>'
+
+
+def _finite(values: ArrayLike) -> NDArray[Any]:
+    array: NDArray[Any] = np.asarray(values, dtype=float).ravel()
+    finite: NDArray[Any] = array[np.isfinite(array)]
+    return finite
+
+
+def _shorten(text: str, limit: int = 14) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _embed(document: str, name: str, alternative: str) -> str:
+    """Make matplotlib's SVG file part of a page: no header, no foreign ids, CSS variables for colours."""
+    head = document.index("<svg")
+    svg = document[document.index(">", head) + 1 :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->|<style.*?</style>", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg))
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
+    # "font-family: a, b" in new versions of matplotlib, "font: 14px a, b" in older ones.
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", re.sub(r" font-family: [^;\"]+;", "", svg))
+    svg = re.sub(r"<[^>]+>", _tidy_tag, re.sub(r"\s*\n\s*", " ", svg)).replace("> <", "><")
+    view = re.search(r'viewBox="[^"]+"', document)
+    assert view is not None
+    return f'<svg role="img" aria-label="{html.escape(alternative)}" {view[0]} class="chart">{svg.strip()}'
+
+
+def _tidy_tag(tag: re.Match[str]) -> str:
+    text = re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.1f}", tag[0])  # a tenth of a pixel is enough
+    for key, color in LIGHT.items():
+        text = text.replace(color, f"var(--{key})")
+    return text

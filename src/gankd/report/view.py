@@ -1,0 +1,481 @@
+"""What the pages print, worked out from a report's data: numbers as text, positions, charts."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from matplotlib.ticker import MaxNLocator
+
+from gankd.bench.results import ArmResult, paired_values
+from gankd.bench.stats import Interval, mean_stderr
+from gankd.recipes.arms import CONTROLS
+from gankd.report import plots, tables
+from gankd.report.grids import thumbnail_uri
+from gankd.report.page import (
+    IMAGES_PER_GROUP,
+    MAX_GROUPS,
+    SCORED_IMAGES,
+    SWEEP_COLUMNS,
+    SWEEP_ROWS,
+    Curve,
+    LabelFacts,
+    LabelSweep,
+    ModelFacts,
+    RatioFacts,
+    ReportData,
+    ScoredImages,
+)
+from gankd.report.tables import headline
+from gankd.tasks import Task
+
+
+def report_html(data: ReportData) -> str:
+    """The page of one run."""
+    return _template("report.html").render(_context(data))
+
+
+def index_html(reports: Sequence[tuple[ReportData, str]]) -> str:
+    """The page that leads to several runs: (run, address of its report) each."""
+    return _template("index.html").render(
+        runs=[_context(data) | {"href": href} for data, href in reports],
+        title="gankd: distilled through generated images",
+        seconds=sum(data.seconds for data, _ in reports),
+        version=reports[0][0].version if reports else "",
+        created=max((data.created for data, _ in reports), default=""),
+        light=plots.LIGHT,
+        dark=plots.DARK,
+    )
+
+
+@cache
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader("gankd.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "duration": duration,
+        "thumbnail": thumbnail_uri,
+        "minus": lambda text: re.sub(r"(?<!\w)-(?=\d)", "−", str(text)),
+        "thousands": lambda value: f"{value:,}",
+    }
+    return environment.get_template(name)
+
+
+def _context(data: ReportData) -> dict[str, Any]:
+    """Everything the template prints, by name."""
+    places = tables.decimals(data.arms, data.task)
+    return {
+        "data": data,
+        "task": data.task,
+        "title": f"{data.recipe}: gankd report",
+        "light": plots.LIGHT,
+        "dark": plots.DARK,
+        "metric_words": tables.METRIC_WORDS.get(data.task.metric, data.task.metric),
+        "difference_unit": tables.difference_unit(data.task),
+        "headline": headline(data.arms, data.task, data.headline_arm) if data.arms else None,
+        "tiles": _tiles(data, places),
+        "controls": tables.control_names(data.arms),
+        "rows": _arm_rows(data, places),
+        "forest": _forest(data, places),
+        "matched": _matched(data.arms),
+        "seeds": max((len(arm.seeds) for arm in data.arms), default=0),
+        "groups": _spread(data.groups, MAX_GROUPS),
+        "images_per_group": IMAGES_PER_GROUP,
+        "sweep": _sweep(data.sweep),
+        "scored": [
+            (name, text, _scored(images))
+            for name, text, images in (
+                ("kept", "Kept", data.kept),
+                ("dropped", "Dropped", data.dropped),
+            )
+            if images is not None and len(images.images)
+        ],
+        "pixelated": _small_images(data),
+        "selection_charts": _selection_charts(data),
+        "training_charts": _generator_charts(data) + _network_charts(data),
+        "models": [_model(model, data.task) for model in data.models],
+        "data_chart": _data_chart(data),
+        "config": json.dumps(data.config, indent=2, default=str),
+    }
+
+
+# --- result -------------------------------------------------------------------------------------------------
+
+
+def _tiles(data: ReportData, places: int) -> list[dict[str, str]]:
+    """The few numbers that people look for first."""
+    tiles = []
+    unit = data.task.metric_unit
+    by_name = {arm.arm: arm for arm in data.arms}
+    chosen = by_name.get(data.headline_arm or "")
+    if chosen:
+        tiles.append({"name": "Student, generated", "value": _metric(chosen.values, places), "unit": unit})
+    for name, words in (("real_matched", "Student, real only"), ("kd_matched", "Student, classic KD")):
+        if name in by_name and name != data.headline_arm:
+            tiles.append({"name": words, "value": _metric(by_name[name].values, places), "unit": unit})
+    costs = {model.role: model for model in data.models}
+    teacher, student = costs.get("teacher"), costs.get("student")
+    if teacher and data.task.metric in teacher.metrics.get("test", {}):
+        value = teacher.metrics["test"][data.task.metric]
+        tiles.append({"name": "Teacher", "value": f"{value:.{places}f}", "unit": unit})
+    if teacher and student and student.card.get("parameters"):
+        times = teacher.card["parameters"] / student.card["parameters"]
+        tiles.append({"name": "Fewer parameters", "value": f"{times:.3g}", "unit": "times"})
+    if data.seconds:
+        tiles.append({"name": "Time for everything", **_clock(data.seconds)})
+    return tiles
+
+
+def _clock(seconds: float) -> dict[str, str]:
+    whole = round(seconds)
+    if whole < 60:
+        return {"value": str(whole), "unit": "s"}
+    if whole < 3600:
+        return {"value": f"{whole // 60}:{whole % 60:02d}", "unit": "min"}
+    return {"value": f"{whole // 3600}:{whole % 3600 // 60:02d}", "unit": "h"}
+
+
+def _metric(values: Sequence[float], places: int) -> str:
+    return f"{mean_stderr(values)[0]:.{places}f}"
+
+
+def _arm_rows(data: ReportData, places: int) -> list[dict[str, Any]]:
+    values = [value for arm in data.arms for value in arm.values if math.isfinite(value)]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    rows = []
+    for arm in data.arms:
+        mean, error = mean_stderr(arm.values)
+        rows.append(
+            {
+                "arm": arm,
+                "role": _role(arm, data),
+                "mean": f"{mean:.{places}f}",
+                "error": "" if math.isnan(error) else f"{error:.{places}f}",
+                "points": [_percent(value, low, high) for value in arm.values if math.isfinite(value)],
+                "mean_at": _percent(mean, low, high) if math.isfinite(mean) else None,
+                "each": ", ".join(
+                    f"seed {seed}: {value:.{places}f}" for seed, value in zip(arm.seeds, arm.values, strict=True)
+                ),
+                "vs": {
+                    name: {"text": tables.difference_text(interval, places), "verdict": interval.verdict}
+                    for name, interval in arm.vs.items()
+                },
+            }
+        )
+    return rows
+
+
+def _role(arm: ArmResult, data: ReportData) -> str:
+    if arm.arm == data.headline_arm:
+        return "chosen"
+    return "control" if arm.arm in CONTROLS else ""
+
+
+def _matched(arms: Sequence[ArmResult]) -> bool:
+    """Do all arms with generated images get as many updates as each control?"""
+    controls = {arm.updates for arm in arms if arm.arm in CONTROLS}
+    others = {arm.updates for arm in arms if arm.arm not in (*CONTROLS, "real")}
+    return len(controls | others) == 1
+
+
+def _forest(data: ReportData, places: int) -> dict[str, Any] | None:
+    """Positions in per cent on one shared axis: intervals, and the paired difference of each seed."""
+    by_name = {arm.arm: arm for arm in data.arms}
+    sign = 1 if data.task.higher_is_better else -1
+    rows = []
+    for arm in data.arms:
+        if arm.arm in CONTROLS or not arm.vs:
+            continue
+        bars = []
+        for name in tables.control_names(data.arms):
+            if name in arm.vs:
+                pairs = paired_values(arm, by_name[name]) if name in by_name else []
+                bars.append((name, arm.vs[name], [sign * (value - other) for value, other in pairs]))
+        rows.append((arm, bars))
+    numbers = [0.0]
+    for _, bars in rows:
+        for _, interval, points in bars:
+            numbers += [*points, interval.diff, interval.low, interval.high]
+    numbers = [number for number in numbers if math.isfinite(number)]
+    if not rows or max(numbers) == min(numbers):
+        return None
+    # One wild interval (two seeds) must not flatten the others: the axis ends at 3 times the points' reach.
+    reach = 3 * max(abs(p) for _, bars in rows for _, i, points in bars for p in [*points, i.diff])
+    low, high = max(min(numbers), -reach), min(max(numbers), reach)
+    margin = 0.04 * (high - low)
+    low, high = low - margin, high + margin
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
+    ticks = [float(tick) for tick in ticks if low <= tick <= high]
+    return {
+        "zero": _percent(0.0, low, high),
+        "ticks": [(_percent(tick, low, high), tables.signed(tick, _tick_places(ticks))) for tick in ticks],
+        "rows": [
+            {
+                "title": arm.title,
+                "role": _role(arm, data),
+                "bars": [_bar(name, interval, points, low, high, places) for name, interval, points in bars],
+            }
+            for arm, bars in rows
+        ],
+    }
+
+
+def _bar(
+    name: str, interval: Interval, points: Sequence[float], low: float, high: float, places: int
+) -> dict[str, Any]:
+    bounded = interval.verdict != "no interval"
+    return {
+        "control": name,
+        "verdict": interval.verdict,
+        "text": tables.difference_text(interval, places),
+        "at": _percent(interval.diff, low, high),
+        "from": _percent(interval.low, low, high) if bounded else None,
+        "to": _percent(interval.high, low, high) if bounded else None,
+        "points": [_percent(point, low, high) for point in points if math.isfinite(point)],
+    }
+
+
+def _percent(value: float, low: float, high: float) -> float:
+    share = (value - low) / (high - low) if high > low else 0.5
+    return round(100 * min(max(share, 0.0), 1.0), 2)
+
+
+def _tick_places(ticks: Sequence[float]) -> int:
+    step = min((b - a for a, b in pairwise(ticks)), default=1.0)
+    return max(0, -math.floor(math.log10(step) + 1e-9))
+
+
+# --- images -------------------------------------------------------------------------------------------------
+
+
+def _spread(items: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` items, evenly spread, first and last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def _sweep(sweep: LabelSweep | None) -> dict[str, Any] | None:
+    if sweep is None or sweep.images.numel() == 0:
+        return None
+    columns = _spread(range(sweep.images.shape[1]), SWEEP_COLUMNS)
+    return {
+        "labels": [sweep.labels[column] for column in columns],
+        "rows": [[row[column] for column in columns] for row in sweep.images[:SWEEP_ROWS]],
+    }
+
+
+def _scored(scored: ScoredImages) -> list[dict[str, Any]]:
+    items = []
+    for index, image in enumerate(scored.images[:SCORED_IMAGES]):
+        scores = []
+        if len(scored.log_ratio):
+            scores.append(("log r", tables.signed(float(scored.log_ratio[index]), 2)))
+        if len(scored.disagreement):
+            scores.append(("Δ", f"{float(scored.disagreement[index]):.2f}"))
+        items.append({"image": image, "label": scored.labels[index], "scores": scores})
+    return items
+
+
+def _small_images(data: ReportData) -> bool:
+    shape = data.data.shape if data.data else next((group.real.shape for group in data.groups), (64,))
+    return max(shape[-2:]) <= 32
+
+
+# --- charts -------------------------------------------------------------------------------------------------
+
+
+def _chart(title: str, svg: str, text: str = "") -> dict[str, str]:
+    return {"title": title, "svg": svg, "text": text}
+
+
+def _selection_charts(data: ReportData) -> list[dict[str, str]]:
+    charts = []
+    if data.ratio:
+        svg = plots.ratio_histogram(data.ratio.log_ratio_real, data.ratio.log_ratio_fake)
+        charts.append(_chart("Density ratio", svg, _ratio_text(data.ratio)))
+    if data.disagreement:
+        cutoffs = data.disagreement.cutoffs
+        unit = getattr(data.task, "unit", "")
+        label = data.task.disagreement_name + (f", {unit}" if unit else "")
+        svg = plots.disagreement_histogram(data.disagreement.real, data.disagreement.fake, cutoffs, label)
+        text = "The filter drops what lies right of its cut-off."
+        if len(cutoffs) > plots.MAX_CUTOFF_LINES:
+            text += " Band: from the smallest to the largest cut-off of a label group; line: their median."
+        charts.append(_chart("Teacher's disagreement", svg, text if len(cutoffs) else ""))
+    if data.labels and data.labels.counts:
+        svg = plots.group_chart("labels", data.labels.groups, data.labels.counts, "generated images")
+        charts.append(_chart("Labels along the way", svg, _acceptance_text(data.labels)))
+    return charts
+
+
+def _ratio_text(facts: RatioFacts) -> str:
+    sentences = []
+    if facts.auc is not None:
+        sentences.append(f"Held-out AUC {facts.auc:.3f} (0.5: cannot be told apart).")
+    if facts.mean_ratio_fake is not None:
+        sentences.append(f"Mean ratio on generated images {facts.mean_ratio_fake:.3g} (should be 1).")
+    if facts.mean_ratio_real is not None:
+        sentences.append(f"On real images {facts.mean_ratio_real:.3g}.")
+    if facts.advice:
+        sentences.append(f"{facts.advice[0].upper()}{facts.advice[1:].rstrip('.')}.")
+    return " ".join(sentences)
+
+
+def _acceptance_text(labels: LabelFacts) -> str:
+    if not len(labels.acceptance):
+        return ""
+    shares = np.asarray(labels.acceptance, dtype=float)
+    least, most = int(shares.argmin()), int(shares.argmax())
+    return (
+        f"Subsampling accepted {shares.mean():.0%} of the pool: least for {labels.groups[least]} "
+        f"({shares[least]:.0%}), most for {labels.groups[most]} ({shares[most]:.0%})."
+    ).replace("%", " %")
+
+
+def _generator_charts(data: ReportData) -> list[dict[str, str]]:
+    history, unit = data.generator_history, data.task.metric_unit
+    health = {"teacher", "real_teacher", "variance_ratio", "frechet"}
+    names = dict.fromkeys(name for line in history for name, value in line.items() if _is_number(value))
+    lines = []
+    for index, name in enumerate([name for name in names if name not in {*health, "step"}][: len(plots.SERIES)]):
+        steps, values = _series(history, name)
+        color, dash = plots.SERIES[index], plots.DASHES[index]
+        lines.append(plots.Line(name.replace("_", " "), steps, values, color, dash))
+    charts = []
+    if lines:
+        charts.append(_chart("Generator: losses", plots.line_chart("gan", lines, "loss")))
+
+    def health_chart(name: str, title: str, label: str, text: str, reference: float | None, logarithmic: bool) -> None:
+        steps, values = _series(history, name)
+        if values:
+            svg = plots.line_chart(
+                name,
+                [plots.Line(title, steps, values, plots.FAKE)],
+                label,
+                reference=reference,
+                logarithmic=logarithmic and min(values) > 0,
+            )
+            charts.append(_chart(title, svg, text))
+
+    on_real = next((line["real_teacher"] for line in reversed(history) if "real_teacher" in line), None)
+    text = "The teacher's metric on generated images, their labels taken as true"
+    text += f"; dashed: on real images ({on_real:.3g})." if on_real is not None else "."
+    label = f"{data.task.metric}{f', {unit}' if unit else ''}"
+    health_chart("teacher", "Generator: label fidelity", label, text, on_real, False)
+    text = "Variance within a label, generated : real; 1 is as varied as the data."
+    health_chart("variance_ratio", "Generator: diversity", "variance ratio", text, 1.0, False)
+    text = "In the teacher's features; smaller is closer."
+    health_chart("frechet", "Generator: distance to real images", "Fréchet distance", text, None, True)
+    return charts
+
+
+def _network_charts(data: ReportData) -> list[dict[str, str]]:
+    """Loss and validation metric of teacher and students; controls and the chosen arm stand out."""
+    charts = []
+    unit = f", {data.task.metric_unit}" if data.task.metric_unit else ""
+    panels = (("loss", "training loss"), (f"val_{data.task.metric}", f"validation {data.task.metric}{unit}"))
+    for role, words in (("teacher", "Teacher"), ("student", "Students")):
+        for key, label in panels:
+            lines = []
+            for curve in (curve for curve in data.curves if curve.role == role):
+                steps, values = _series(curve.history, key)
+                if len(values) >= 2:
+                    color, dash, width = _curve_style(curve, data)
+                    title = curve.title if color != plots.LIGHT["faint"] else "other arms"
+                    lines.append(plots.Line(title, steps, values, color, dash, width))
+            if lines:
+                lines.sort(key=lambda line: line.width)  # thick ones last, on top of the many thin ones
+                svg = plots.line_chart(f"{role}-{key}", lines, label, logarithmic=_spans_decades(lines))
+                charts.append(_chart(f"{words}: {label.partition(',')[0]}", svg))
+    return charts
+
+
+def _curve_style(curve: Curve, data: ReportData) -> tuple[str, tuple[float, ...], float]:
+    if curve.role == "teacher":
+        index = [other for other in data.curves if other.role == "teacher"].index(curve)
+        return plots.SERIES[index % len(plots.SERIES)], plots.DASHES[index % len(plots.DASHES)], 1.8
+    if curve.arm == data.headline_arm:
+        return plots.LIGHT["green"], (), 2.4
+    styles = {
+        "real_matched": (plots.LIGHT["blue"], plots.DASHES[1], 2.0),
+        "kd_matched": (plots.LIGHT["orange"], plots.DASHES[2], 2.2),
+    }
+    return styles.get(curve.arm, (plots.LIGHT["faint"], (), 1.2))
+
+
+def _spans_decades(lines: Sequence[plots.Line]) -> bool:
+    values = [value for line in lines for value in line.values]
+    return min(values) > 0 and max(values) / min(values) > 50
+
+
+def _series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    lines = [line for line in history if _is_number(line.get(name)) and _is_number(line.get("step"))]
+    return [float(line["step"]) for line in lines], [float(line[name]) for line in lines]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _data_chart(data: ReportData) -> str:
+    facts = data.data
+    if facts is None or not len(facts.groups):
+        return ""
+    return plots.group_chart("train-labels", facts.groups, {"train": facts.train_counts}, "training images")
+
+
+def _model(model: ModelFacts, task: Task) -> dict[str, Any]:
+    card = model.card
+    rows = [("Architecture", str(card.get("name", "")))]
+    for key, words, show in (
+        ("parameters", "Parameters", compact),
+        ("macs", "Multiply-accumulates per image", compact),
+        ("size_kib", "Weights as stored", storage_size),
+        ("latency_ms", "Latency, one image, one CPU thread", lambda value: f"{value:.3g} ms"),
+    ):
+        if card.get(key) is not None:
+            rows.append((words, show(card[key])))
+    for split, metrics in model.metrics.items():
+        for name, value in metrics.items():
+            unit = "nats" if name == "nll" else task.metric_unit
+            rows.append((f"{name}, {split}", f"{value:.4g} {unit}".rstrip()))
+    return {"role": model.role, "rows": rows}
+
+
+# --- numbers as text ----------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """`0.8 s`, `42 s`, `4 min 12 s`, `2 h 5 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def compact(value: float) -> str:
+    """`812`, `41.3 k`, `1.24 M`."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= 0.9995 * size:  # 999,600 is 1 M, not 1000 k
+            return f"{value / size:.3g}{unit}"
+    return f"{value:g}"
+
+
+def storage_size(kib: float) -> str:
+    """`41 KiB`, `1.2 MiB`."""
+    return f"{kib:.3g} KiB" if kib < 1000 else f"{kib / 1024:.3g} MiB"

@@ -1,0 +1,278 @@
+"""A run is a folder of stages; a stage is one step with frozen settings, reused only when all it rests on is equal."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from gankd.config import to_dict
+from gankd.console import Console
+from gankd.errors import CheckpointError, RunError, TrainingError
+from gankd.storage import FORMAT, load_state, read_json, restore_optimizer, save_state, write_json
+
+CHECKPOINT_SECONDS = 15.0
+"""How much work a kill may cost at most."""
+LOG_STEPS = 50
+"""Steps between two lines of metrics.jsonl."""
+
+
+def fingerprint(*parts: Any) -> str:
+    """Hash of plain data: settings, versions and the fingerprints of inputs."""
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+@dataclass
+class Stage:
+    """One step of a run. Its folder holds config.json, metrics.jsonl, checkpoint.safetensors and done.json.
+
+    `Stage("teacher")` without a folder works in memory only: nothing is written, nothing is resumed.
+    """
+
+    name: str
+    folder: Path | None = None
+    fingerprint: str = ""
+    console: Console = field(default_factory=lambda: Console("quiet"))
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    description: dict[str, Any] = field(default_factory=dict)
+    """What config.json says, once the stage begins."""
+    result: dict[str, Any] | None = None
+    """What `finish` stored: None while the stage is not done."""
+
+    def __post_init__(self) -> None:
+        self.history: list[dict[str, Any]] = []
+        """The lines of metrics.jsonl."""
+        self.seconds = 0.0
+        """Time spent training, over all sittings."""
+        self._sitting = time.monotonic()
+        self._reset_rate()
+        if self.folder is not None and (self.folder / "done.json").is_file():
+            done = read_json(self.folder / "done.json")
+            if not isinstance(done, dict) or not {"result", "seconds"} <= done.keys():
+                raise CheckpointError(f"{self.folder / 'done.json'} is damaged; delete {self.folder} and run again")
+            self.result, self.seconds = done["result"], done["seconds"]
+            self.history = self.stored_history()
+
+    @property
+    def done(self) -> bool:
+        """Has this stage been finished with these very settings and inputs?"""
+        return self.result is not None
+
+    def path(self, name: str) -> Path:
+        """A file of this stage."""
+        if self.folder is None:
+            raise RunError(f"stage {self.name} has no folder to keep {name} in; give the run a folder")
+        return self.folder / name
+
+    def begin(self) -> None:
+        """Start the clock; make the folder and write config.json, at the first sitting."""
+        self._sitting = time.monotonic()
+        self._reset_rate()
+        if self.folder is not None and not (self.folder / "config.json").is_file():
+            write_json(self.folder / "config.json", self.description)
+
+    def part(self, name: str) -> "Stage":
+        """A sub-step with a folder of its own inside this stage's."""
+        return Stage(
+            f"{self.name} {name}",
+            self.folder / name if self.folder else None,
+            fingerprint(self.fingerprint, name),
+            self.console,
+            self.checkpoint_seconds,
+            {"part": name, "of": self.fingerprint},
+        )
+
+    # --- the loop -------------------------------------------------------------------------------------------
+
+    def steps(self, total: int, **state: Any) -> Iterator[int]:
+        """Count steps 0 .. total - 1, from the last checkpoint on, and write one every few seconds.
+
+        `state` names whatever has state_dict() and load_state_dict(): modules, optimisers, schedules. Random
+        numbers need no entry: they depend on the step alone (`seeds`).
+
+        Raises:
+            TrainingError: a weight is not finite when a checkpoint is due (the last good one is kept).
+        """
+        self.begin()
+        start = self._restore(state)
+        self._step, self._total = start, total
+        self._reset_rate()
+        saved = time.monotonic()
+        for step in range(start, total):
+            self._step = step
+            yield step
+            if self.folder is not None and time.monotonic() - saved >= self.checkpoint_seconds:
+                self._save(step + 1, state)
+                saved = time.monotonic()
+        if self.folder is not None and total > start:
+            self._save(total, state)
+
+    def report(self, images: int, **terms: Tensor) -> None:
+        """Account for one step: `images` seen, and terms of the loss still on the device.
+
+        The terms are read only when a line is due, so that the loop never waits for the device.
+
+        Raises:
+            TrainingError: a term is not finite (the last good checkpoint is kept).
+        """
+        self._images += images
+        last = self._step + 1 == self._total
+        logs = (self._step + 1) % LOG_STEPS == 0 or last
+        if not (logs or self.console.due()):
+            return
+        values = {name: float(value) for name, value in terms.items()}
+        for name, value in values.items():
+            if value != value or abs(value) == float("inf"):
+                raise self._diverged(f"{name} became {value}")
+        if logs:
+            self.log(step=self._step + 1, **values)
+        if self.console.due() or last:
+            elapsed = time.monotonic() - self._rate_start
+            done = self._step + 1 - self._rate_step
+            left = elapsed / max(done, 1) * (self._total - self._step - 1)
+            rate = self._images / max(elapsed, 1e-9)
+            self.console.progress(self.name, self._step + 1, self._total, rate, left, values)
+
+    def progress(self, done: int, total: int) -> None:
+        """Show progress of work without training steps; `done` and `total` count images."""
+        if self.console.due() or done == total:
+            elapsed = max(time.monotonic() - self._rate_start, 1e-9)
+            self.console.progress(self.name, done, total, done / elapsed, elapsed / done * (total - done), {})
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{self.name}: {what} at step {self._step + 1}; the last good checkpoint is kept; "
+            "lower the learning rate or use precision=fp32"
+        )
+
+    def log(self, **values: Any) -> None:
+        """Append a line to metrics.jsonl."""
+        self.history.append(values)
+        if self.folder is not None:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(values) + "\n")
+
+    def finish(self, **result: Any) -> None:
+        """Mark the stage as done; `result` is plain data for later stages and the report."""
+        self.result = result
+        self.seconds += time.monotonic() - self._sitting
+        if self.folder is not None:
+            self.begin()
+            write_json(self.folder / "done.json", {"result": result, "seconds": self.seconds})
+            (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def _reset_rate(self) -> None:
+        self._step = getattr(self, "_step", 0)
+        self._total = getattr(self, "_total", 0)
+        self._images, self._rate_start, self._rate_step = 0, time.monotonic(), self._step
+
+    def _save(self, step: int, state: Mapping[str, Any]) -> None:
+        assert self.folder is not None
+        # `report` reads a loss only now and then: a diverged state must not take the place of the last good one.
+        for name, item in state.items():
+            if isinstance(item, torch.nn.Module) and not all(p.isfinite().all() for p in item.parameters()):
+                raise self._diverged(f"weights of {name} became nan or inf")
+        now = time.monotonic()
+        self.seconds, self._sitting = self.seconds + now - self._sitting, now
+        states = {name: item.state_dict() for name, item in state.items()}
+        save_state(
+            self.folder / "checkpoint.safetensors",
+            {"step": step, "lines": len(self.history), "seconds": self.seconds, "state": states},
+        )
+
+    def _restore(self, state: Mapping[str, Any]) -> int:
+        if self.folder is None or not (self.folder / "checkpoint.safetensors").is_file():
+            self._rewrite_history([])
+            return 0
+        stored = load_state(self.folder / "checkpoint.safetensors")
+        for name, item in state.items():
+            if isinstance(item, torch.optim.Optimizer):
+                restore_optimizer(item, stored["state"][name])
+            else:
+                item.load_state_dict(stored["state"][name])
+        self.seconds = stored["seconds"]
+        # Lines logged after the checkpoint belong to steps that are about to be repeated.
+        self._rewrite_history(self.stored_history()[: stored["lines"]])
+        return int(stored["step"])
+
+    def stored_history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl as they are on disk."""
+        path = self.path("metrics.jsonl")
+        lines = path.read_text().splitlines() if path.is_file() else []
+        history = []
+        for line in lines:
+            try:
+                history.append(json.loads(line))
+            except ValueError:  # the line that a kill cut short
+                break
+        return history
+
+    def _rewrite_history(self, history: list[dict[str, Any]]) -> None:
+        self.history = history
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+
+
+class Run:
+    """A folder of stages, held by one process at a time.
+
+        with Run(Path("runs/digits")) as run:
+            stage = run.stage("teacher", config, {"data": data.fingerprint()})
+
+    Raises:
+        RunError: the folder cannot be written, or another process works in it.
+    """
+
+    def __init__(self, folder: Path, console: Console | None = None) -> None:
+        self.folder = folder
+        self.console = console or Console("quiet")
+        self._lock = FileLock(folder / ".lock")
+
+    def __enter__(self) -> "Run":
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+            (self.folder / ".lock").write_text(str(os.getpid()))
+        except Timeout:
+            holder = (self.folder / ".lock").read_text().strip()
+            raise RunError(
+                f"run folder {self.folder} is in use by process {holder or 'unknown'}; "
+                "wait for it, stop it, or choose another --out"
+            ) from None
+        except OSError as error:
+            self._lock.release()
+            raise RunError(
+                f"run folder {self.folder} cannot be written: {error.strerror}; choose another --out"
+            ) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def stage(self, name: str, config: Any, inputs: Mapping[str, str]) -> Stage:
+        """The stage of this name, settings and inputs: done, half done or new, told from its fingerprint.
+
+        Its folder carries the fingerprint, so changed settings start a new folder and lose nothing.
+
+        Raises:
+            CheckpointError: the folder holds something else than its name says.
+        """
+        settings = config if isinstance(config, dict) else to_dict(config)
+        key = fingerprint(FORMAT, name, settings, dict(inputs))
+        folder = self.folder / f"{name}-{key[:8]}"
+        description = {"format": FORMAT, "fingerprint": key, "inputs": dict(inputs), "config": settings}
+        if (folder / "config.json").is_file() or (folder / "done.json").is_file():
+            stored = read_json(folder / "config.json")
+            if not isinstance(stored, dict) or stored.get("fingerprint") != key:
+                raise CheckpointError(
+                    f"{folder / 'config.json'} does not describe this stage; delete {folder} and run again"
+                )
+        return Stage(name, folder, key, self.console, description=description)

@@ -1,0 +1,48 @@
+"""Random numbers by name: each use gets its own generator, seeded from (seed, what it is for, which step or block).
+
+Nothing is carried from step to step, so a resumed run draws what the uninterrupted one would have drawn, and
+samples do not depend on batch size or on the number of processes.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+BLOCK = 256
+"""Samples per block of random numbers."""
+
+
+def derive_seed(seed: int, *purpose: str | int) -> int:
+    """A 63-bit seed for one purpose, unrelated to those of other purposes."""
+    text = "/".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def rng(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A fresh generator for one purpose."""
+    return torch.Generator(device).manual_seed(derive_seed(seed, *purpose))
+
+
+class Batches:
+    """Endless shuffled passes over `size` items: the indices of step k depend on (seed, k) alone.
+
+    Batches run across the end of a pass, so each batch is full, also where it is larger than the data.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, *purpose: str | int) -> None:
+        self.size, self.batch_size = size, batch_size
+        self._seed, self._purpose = seed, purpose
+        self._passes: dict[int, Tensor] = {}
+
+    def __call__(self, step: int) -> Tensor:
+        """(batch_size,) int64 indices on the CPU."""
+        start = step * self.batch_size
+        first, last = start // self.size, (start + self.batch_size - 1) // self.size
+        self._passes = {n: self._passes[n] if n in self._passes else self._shuffle(n) for n in range(first, last + 1)}
+        order = torch.cat([self._passes[n] for n in range(first, last + 1)])
+        offset = start - first * self.size
+        return order[offset : offset + self.batch_size]
+
+    def _shuffle(self, number: int) -> Tensor:
+        return torch.randperm(self.size, generator=rng(self._seed, *self._purpose, "pass", number))

@@ -1,0 +1,185 @@
+"""Files that survive a kill and run no code: nested state in one safetensors file, plain data in JSON."""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankd.errors import CheckpointError
+
+FORMAT = 1
+"""Version of every file and folder that gankd writes; a stage of another version is not reused."""
+
+
+_ANEW = "if it belongs to a stage, delete that stage's folder and run again"
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; it takes the name `path` only when whole and on disk."""
+    temporary = path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # not the temporary file, or none as after a failed write
+        raise
+    finally:
+        if temporary != path:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain data atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read plain data.
+
+    Raises:
+        CheckpointError: no such file, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"no file {path}") from None
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}); {_ANEW}") from None
+
+
+def save_state(path: Path, state: Any) -> None:
+    """Write nested dicts, lists and tuples of tensors and plain values to one safetensors file, atomically."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    tree = _pack(state, tensors)
+    # Copies: safetensors refuses tensors that share memory or are not laid out in plain order.
+    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    with atomic(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata={"gankd": str(FORMAT), "tree": json.dumps(tree)})
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))
+            if code is None:
+                raise
+            # safetensors hides what the operating system said: a full disk, mostly.
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+
+
+def load_state(path: Path) -> Any:
+    """Inverse of `save_state`; tensors come back on the CPU.
+
+    Raises:
+        CheckpointError: missing, truncated, of another version, or not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint {path}; {_ANEW}")
+    with path.open("rb") as file:
+        head = file.read(9)
+    # A safetensors file starts with its header's length, which may look like the start of a pickle (640 does),
+    # and then, in its ninth byte, the header's brace.
+    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and head[8:] != b"{":
+        raise CheckpointError(
+            f"{path} is a pickle or zip archive, which can run code when read and is never loaded; "
+            "convert it to safetensors"
+        )
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is truncated or damaged ({error}); {_ANEW}") from None
+    if "tree" not in metadata:
+        raise CheckpointError(f"{path} was not written by gankd: it has weights but no description of them")
+    if metadata.get("gankd") != str(FORMAT):
+        raise CheckpointError(
+            f"{path} has format {metadata.get('gankd')}, this version reads {FORMAT}; "
+            "use the gankd that wrote it, or train the stage anew"
+        )
+    try:
+        return _unpack(json.loads(metadata["tree"]), tensors)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__} {error}); {_ANEW}") from None
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """A user's trained weights: a safetensors file, or a .pt/.pth state dict read without running pickled code.
+
+    Raises:
+        CheckpointError: missing, damaged, or a file that would run code when read.
+    """
+    import pickle
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise CheckpointError(f"no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} holds pickled code, which is never run; save only the state_dict, "
+            "best as safetensors (safetensors.torch.save_file)"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = f"{type(error).__name__} {error}".splitlines()[0]
+        raise CheckpointError(f"{path} is truncated or not a weights file ({reason})") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} is not a state_dict (names to tensors); save model.state_dict()")
+    return state
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        key = f"{len(tensors):05d}"
+        tensors[key] = value
+        return {"tensor": key}
+    if isinstance(value, dict):  # pairs, because the keys of optimiser states are integers
+        return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_pack(item, tensors) for item in value]}
+    return {"value": value}
+
+
+def _unpack(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unpack(item, tensors) for key, item in content}
+    if kind in ("list", "tuple"):
+        items = [_unpack(item, tensors) for item in content]
+        return tuple(items) if kind == "tuple" else items
+    return content
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimiser's state with each moment laid out in memory as its parameter is (fused steps need it)."""
+    optimizer.load_state_dict(state)
+    for parameter, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

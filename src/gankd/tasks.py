@@ -1,0 +1,284 @@
+"""What differs between classification and scalar regression. Code elsewhere never asks which of the two it has."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gankd.config import from_dict, require, to_dict
+from gankd.errors import DataError, ModelError
+from gankd.losses.kd import kd_loss, regression_kd_loss
+
+Adjust = Literal["none", "argmax", "soft", "prediction"]
+LabelSampling = Literal["balanced", "empirical", "uniform"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """Labels are int64 class numbers 0 .. num_classes - 1; a model gives (N, num_classes) logits."""
+
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "classification"
+    metric: ClassVar[str] = "top1"
+    metric_unit: ClassVar[str] = "%"
+    higher_is_better: ClassVar[bool] = True
+    disagreement_name: ClassVar[str] = "cross-entropy of the teacher"
+    output_dtype: ClassVar[torch.dtype] = torch.float16
+    """Type of stored teacher outputs: logits stand the rounding."""
+    filter_per_group: ClassVar[bool] = True
+    """The published filter has a threshold per class."""
+    filter_share: ClassVar[float] = 0.9
+    """Published rho: share of fakes that the filter keeps."""
+    default_adjust: ClassVar[Adjust] = "none"
+    """What `auto` adjusts labels to: the assigned class stays, the teacher's soft output is stored beside it."""
+
+    def __post_init__(self) -> None:
+        require(self.num_classes >= 2, f"a classification needs at least 2 classes, got {self.num_classes}")
+
+    @property
+    def head_size(self) -> int:
+        """Width of a model's last layer."""
+        return self.num_classes
+
+    @property
+    def output_scale(self) -> tuple[float, float]:
+        """(offset, factor) from a network's raw output to what the task reads."""
+        return 0.0, 1.0
+
+    @property
+    def label_dtype(self) -> torch.dtype:
+        """Type of stored labels."""
+        return torch.int64
+
+    @property
+    def num_groups(self) -> int:
+        """Number of label groups for budgets and per-label statistics: the classes."""
+        return self.num_classes
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise DataError unless every label is a class number."""
+        wrong = (labels < 0) | (labels >= self.num_classes)
+        if wrong.any():
+            raise DataError(
+                f"class label {labels[wrong][0].item()} is outside 0..{self.num_classes - 1} "
+                f"({int(wrong.sum())} of {len(labels)} labels)"
+            )
+
+    def check_outputs(self, outputs: Tensor, count: int, what: str) -> None:
+        """Raise ModelError unless `outputs` is (count, num_classes)."""
+        if tuple(outputs.shape) != (count, self.num_classes):
+            raise ModelError(
+                f"{what} gives outputs of shape {tuple(outputs.shape)} for {count} images; "
+                f"classification into {self.num_classes} classes needs ({count}, {self.num_classes}) logits"
+            )
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy (N,) of logits (N, K) to classes (N,) or to probabilities (N, K)."""
+        return F.cross_entropy(outputs.float(), labels, reduction="none")
+
+    def distill_loss(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
+        """Classic KD (N,): T^2 KL of softened teacher and student (Hinton et al. 2015)."""
+        return kd_loss(outputs, teacher_outputs, temperature)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Most likely class (N,)."""
+        return outputs.argmax(1)
+
+    def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """Top-1 accuracy in per cent and negative log-likelihood in nats."""
+        return {
+            "top1": 100.0 * (self.predict(outputs) == labels).double().mean().item(),
+            "nll": self.loss(outputs, labels).double().mean().item(),
+        }
+
+    def chance(self, labels: Tensor) -> float:
+        """Top-1 of always guessing the most frequent class of `labels`."""
+        return 100.0 * labels.bincount(minlength=self.num_classes).max().item() / len(labels)
+
+    def disagreement(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Teacher's cross-entropy (N,) to the assigned class (filter score of Ding et al. 2023, section 1.2)."""
+        return self.loss(outputs, labels)
+
+    def adjust(self, outputs: Tensor, labels: Tensor, how: Adjust) -> Tensor:
+        """Labels (N,) after adjustment by teacher logits; `soft` gives (N, K) probabilities."""
+        if how == "argmax" or how == "prediction":
+            return self.predict(outputs)
+        return outputs.float().softmax(1) if how == "soft" else labels
+
+    def groups(self, labels: Tensor) -> Tensor:
+        """Group number (N,) of each label: its class."""
+        return labels
+
+    def group_name(self, group: int) -> str:
+        """What people call this group."""
+        return self.class_names[group] if self.class_names else str(group)
+
+    def label_name(self, label: Tensor) -> str:
+        """What people call this label: its class."""
+        return self.group_name(int(label))
+
+    def sample_labels(self, count: int, real: Tensor, how: LabelSampling, generator: torch.Generator) -> Tensor:
+        """(count,) labels: every class equally often (`balanced`, `uniform`) or as often as in `real`."""
+        if how == "empirical":
+            return real[torch.randint(len(real), (count,), generator=generator)]
+        order = torch.randperm(count, generator=generator)
+        return order % self.num_classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression:
+    """Labels are float32 in user units within [low, high]; a model gives (N,) values in the same units."""
+
+    low: float
+    high: float
+    unit: str = ""
+
+    kind: ClassVar[str] = "regression"
+    metric: ClassVar[str] = "mae"
+    higher_is_better: ClassVar[bool] = False
+    disagreement_name: ClassVar[str] = "|teacher - label|"
+    output_dtype: ClassVar[torch.dtype] = torch.float32
+    """Type of stored teacher outputs: they become labels."""
+    filter_per_group: ClassVar[bool] = False
+    """The published filter has one threshold for all labels."""
+    filter_share: ClassVar[float] = 0.7
+    """Published rho: share of fakes that the filter keeps."""
+    default_adjust: ClassVar[Adjust] = "prediction"
+    """What `auto` adjusts labels to: the teacher's prediction."""
+    num_groups: ClassVar[int] = 12
+    """Equal bins of [low, high], for budgets and per-label statistics."""
+
+    def __post_init__(self) -> None:
+        require(self.high > self.low, f"a regression needs low < high, got [{self.low}, {self.high}]")
+
+    @property
+    def metric_unit(self) -> str:
+        """Unit of the metric: that of the labels."""
+        return self.unit
+
+    @property
+    def span(self) -> float:
+        """Length of the label range."""
+        return self.high - self.low
+
+    @property
+    def head_size(self) -> int:
+        """Width of a model's last layer."""
+        return 1
+
+    @property
+    def output_scale(self) -> tuple[float, float]:
+        """(offset, factor) from a network's raw output, near [0, 1], to user units."""
+        return self.low, self.span
+
+    @property
+    def label_dtype(self) -> torch.dtype:
+        """Type of stored labels; never an integer, so that 34.9 years stay 34.9."""
+        return torch.float32
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise DataError unless every label is a number within [low, high]."""
+        if not labels.isfinite().all():
+            raise DataError(f"{int((~labels.isfinite()).sum())} of {len(labels)} labels are not finite numbers")
+        slack = 1e-5 * self.span
+        wrong = (labels < self.low - slack) | (labels > self.high + slack)
+        if wrong.any():
+            raise DataError(
+                f"label {labels[wrong][0].item():g} is outside [{self.low:g}, {self.high:g}] {self.unit} "
+                f"({int(wrong.sum())} of {len(labels)} labels)"
+            )
+
+    def check_outputs(self, outputs: Tensor, count: int, what: str) -> None:
+        """Raise ModelError unless `outputs` is (count,)."""
+        if tuple(outputs.shape) != (count,):
+            raise ModelError(
+                f"{what} gives outputs of shape {tuple(outputs.shape)} for {count} images; "
+                f"regression needs ({count},) or ({count}, 1) values"
+            )
+
+    def normalise(self, labels: Tensor) -> Tensor:
+        """User units to [0, 1]."""
+        return (labels - self.low) / self.span
+
+    def denormalise(self, labels01: Tensor) -> Tensor:
+        """[0, 1] to user units."""
+        return self.low + self.span * labels01
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Squared error (N,) on the [0, 1] label scale (Ding et al. 2023)."""
+        return ((outputs.float() - labels) / self.span) ** 2
+
+    def distill_loss(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
+        """Squared distance (N,) to the teacher's prediction on the [0, 1] label scale; `temperature` has no part."""
+        return regression_kd_loss(outputs, teacher_outputs, self.span)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The value itself."""
+        return outputs
+
+    def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """Mean absolute and root mean squared error in user units."""
+        error = outputs.double() - labels.double()
+        return {"mae": error.abs().mean().item(), "rmse": error.square().mean().sqrt().item()}
+
+    def chance(self, labels: Tensor) -> float:
+        """Mean absolute error of always guessing the median of `labels`."""
+        return (labels - labels.median()).abs().double().mean().item()
+
+    def disagreement(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """|f_t(x) - y| (N,) in user units (filter score of Ding et al. 2023)."""
+        return (outputs.float() - labels).abs()
+
+    def adjust(self, outputs: Tensor, labels: Tensor, how: Adjust) -> Tensor:
+        """Labels (N,) after adjustment: the assigned ones, or the teacher's predictions in float."""
+        return labels if how == "none" else outputs.float()
+
+    def groups(self, labels: Tensor) -> Tensor:
+        """Bin number (N,) of each label."""
+        return (self.normalise(labels) * self.num_groups).long().clamp(0, self.num_groups - 1)
+
+    def group_name(self, group: int) -> str:
+        """The bin's range in user units."""
+        edge = self.span / self.num_groups
+        return f"{self.low + group * edge:.3g} to {self.low + (group + 1) * edge:.3g}"
+
+    def label_name(self, label: Tensor) -> str:
+        """What people call this label: its value."""
+        return f"{label.item():.4g}"
+
+    def sample_labels(self, count: int, real: Tensor, how: LabelSampling, generator: torch.Generator) -> Tensor:
+        """(count,) labels: uniform over the distinct real labels (`balanced`), as often as in `real`, or
+        uniform over [low, high], unseen values included.
+        """
+        if how == "uniform":
+            return self.denormalise(torch.rand(count, generator=generator))
+        pool = real.unique() if how == "balanced" else real
+        return pool[torch.randint(len(pool), (count,), generator=generator)]
+
+
+Task = Classification | Regression
+
+
+def task_to_dict(task: Task) -> dict[str, Any]:
+    """Plain data of a task, with its kind."""
+    return {"kind": task.kind, **to_dict(task)}
+
+
+def task_from_dict(values: dict[str, Any]) -> Task:
+    """Inverse of `task_to_dict`.
+
+    Raises:
+        ConfigError: unknown kind or values out of range.
+    """
+    kinds: dict[str, type[Classification] | type[Regression]] = {
+        "classification": Classification,
+        "regression": Regression,
+    }
+    kind = values.get("kind")
+    require(kind in kinds, f"task kind must be classification or regression, got {kind!r}")
+    rest = {name: value for name, value in values.items() if name != "kind"}
+    return from_dict(kinds[str(kind)], rest, "task")

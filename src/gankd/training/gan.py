@@ -1,0 +1,434 @@
+"""Train a conditional GAN: by class (cGAN) or by a continuous label (CcGAN). One loop; they differ in how a batch is
+drawn and in the label input of the networks.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim.swa_utils import AveragedModel
+
+from gankd.config import require
+from gankd.data.images import LabelledImages
+from gankd.engine import Engine
+from gankd.errors import TrainingError
+from gankd.generators.diff_augment import Augmentation, diff_augment
+from gankd.generators.health import PrincipalAxes, frechet_distance, variance_ratio
+from gankd.generators.label_embedding import LabelInput, LabelToEmbedding
+from gankd.generators.networks import ConditionalGenerator, ProjectionDiscriminator, to_float
+from gankd.losses.adversarial import GanLoss, discriminator_loss, generator_loss, gradient_penalty
+from gankd.losses.vicinal import Vicinity, VicinityKind
+from gankd.models.contract import ImageModel, predict_with_features
+from gankd.run import Stage
+from gankd.seeds import BLOCK, Batches, rng
+from gankd.tasks import Classification, Regression, Task
+from gankd.training.label_embedding import train_label_embedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class GanConfig:
+    """How the generator is built and trained."""
+
+    steps: int = 3000
+    """Generator updates."""
+    batch_size: int = 64
+    loss: GanLoss = "hinge"
+    d_steps: int = 1
+    """Discriminator updates per generator update."""
+    lr_g: float = 1e-3
+    lr_d: float = 2e-3
+    betas: tuple[float, float] = (0.0, 0.9)
+    width_g: int = 32
+    width_d: int = 32
+    """Channels at full resolution."""
+    z_dim: int = 32
+    embedding_width: int = 32
+    label_input: LabelInput = "learned"
+    """Continuous labels only: learned (Fourier features), nli or ili."""
+    ili_updates: int = 1000
+    """Updates of each of the two networks of ILI."""
+    vicinity: VicinityKind = "soft"
+    """Continuous labels only: soft is SVDL, hard is HVDL."""
+    vicinity_m: float = 2.0
+    """Vicinity's radius in units of the largest gap between labels."""
+    sigma: float | None = None
+    """Standard deviation of label noise on the [0, 1] scale; none: 1.06 std N^(-1/5)."""
+    kappa: float | None = None
+    """Radius of the vicinity on the [0, 1] scale; none: vicinity_m times the largest gap."""
+    spectral_norm: bool = True
+    """On every layer of the discriminator."""
+    batch_norm: bool = True
+    """In the generator."""
+    penalty: Literal["none", "r1", "r1r2"] = "none"
+    """Gradient penalty: r1 with the logistic loss, r1r2 with the relativistic loss, in general."""
+    penalty_weight: float = 1.0
+    penalty_every: int = 1
+    """Apply the penalty every n-th discriminator update, n times as strong."""
+    diff_augment: tuple[Augmentation, ...] = ()
+    """Random changes of all images that the discriminator sees; leaks into samples below 16 pixels."""
+    flip: bool = False
+    """Mirror every second real image."""
+    ema_half_life: float = 0.05
+    """Half-life of the averaged generator, as a share of the run; ramped up from the start."""
+    health_checks: int = 8
+    """How often in a run the generator is judged by the teacher."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "d_steps", "width_g", "width_d", "z_dim", "embedding_width", "penalty_every"):
+            require(getattr(self, name) >= 1, f"gan.{name} must be at least 1, got {getattr(self, name)}")
+        require(self.batch_size >= 4, f"gan.batch_size must be at least 4, got {self.batch_size}")
+        for name in ("lr_g", "lr_d"):
+            require(0 < getattr(self, name) <= 1, f"gan.{name} must lie in (0, 1], got {getattr(self, name)}")
+        require(0 < self.ema_half_life <= 1, f"gan.ema_half_life must lie in (0, 1], got {self.ema_half_life}")
+        require(self.penalty_weight >= 0, f"gan.penalty_weight must be >= 0, got {self.penalty_weight}")
+        require(self.vicinity_m > 0, f"gan.vicinity_m must be positive, got {self.vicinity_m}")
+
+
+def relativistic(config: GanConfig) -> GanConfig:
+    """The same run with the relativistic loss and R1 + R2 instead of normalisation (Huang et al., NeurIPS 2024)."""
+    return replace(
+        config,
+        loss="relativistic",
+        penalty="r1r2",
+        spectral_norm=False,
+        batch_norm=False,
+        betas=(0.0, 0.99),
+        lr_d=config.lr_g,
+    )
+
+
+def logistic(config: GanConfig) -> GanConfig:
+    """The same run with the non-saturating loss and lazy R1 (Mescheder et al., ICML 2018)."""
+    return replace(
+        config,
+        loss="logistic",
+        penalty="r1",
+        penalty_weight=0.1,
+        penalty_every=8,
+        spectral_norm=False,
+        betas=(0.0, 0.99),
+        lr_d=config.lr_g,
+    )
+
+
+class Draw(NamedTuple):
+    """One discriminator batch: real images by index, labels of fakes, and the label both are judged by."""
+
+    real_index: Tensor
+    fake_labels: Tensor
+    target: Tensor
+    real_weight: Tensor | None
+    fake_weight: Tensor | None
+
+
+class ClassBatches:
+    """Real images in shuffled order, and as many fakes of the same classes."""
+
+    def __init__(self, train: LabelledImages, batch_size: int, seed: int) -> None:
+        self.labels = train.labels.cpu()
+        self._order = Batches(len(train), batch_size, seed, "gan real")
+
+    def draw(self, draw: int, generator: torch.Generator) -> Draw:
+        """The `draw`-th discriminator batch."""
+        index = self._order(draw)
+        labels = self.labels[index]
+        return Draw(index, labels, labels, None, None)
+
+    def targets(self, count: int, generator: torch.Generator) -> Tensor:
+        """Labels for a generator step, as often as they occur."""
+        return self.labels[torch.randint(len(self.labels), (count,), generator=generator)]
+
+
+class VicinalBatches:
+    """Real images from the vicinity of noisy target labels (HVDL and SVDL of CcGAN)."""
+
+    def __init__(self, train: LabelledImages, config: GanConfig) -> None:
+        assert isinstance(train.task, Regression)
+        self.task, self.batch_size = train.task, config.batch_size
+        self.vicinity = Vicinity.fit(
+            train.task.normalise(train.labels).cpu(),
+            config.vicinity,
+            config.sigma,
+            config.kappa,
+            config.vicinity_m,
+        )
+
+    def draw(self, draw: int, generator: torch.Generator) -> Draw:
+        """The `draw`-th discriminator batch."""
+        batch = self.vicinity.draw(self.batch_size, generator)
+        return Draw(
+            batch.real_index,
+            self.task.denormalise(batch.fake_label),
+            self.task.denormalise(batch.target),
+            batch.real_weight,
+            batch.fake_weight,
+        )
+
+    def targets(self, count: int, generator: torch.Generator) -> Tensor:
+        """Labels for a generator step: distinct labels, plus noise."""
+        return self.task.denormalise(self.vicinity.draw_targets(count, generator))
+
+
+def build_generator(
+    task: Task, shape: tuple[int, int, int], config: GanConfig, seed: int, ili: LabelToEmbedding | None = None
+) -> ConditionalGenerator:
+    """A generator with freshly drawn weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ConditionalGenerator(
+            task,
+            shape,
+            width=config.width_g,
+            z_dim=config.z_dim,
+            label_input=config.label_input,
+            embedding_width=config.embedding_width,
+            batch_norm=config.batch_norm,
+            ili=ili,
+        )
+
+
+def build_discriminator(
+    task: Task, shape: tuple[int, int, int], config: GanConfig, seed: int, ili: LabelToEmbedding | None = None
+) -> ProjectionDiscriminator:
+    """A discriminator with freshly drawn weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        return ProjectionDiscriminator(
+            task,
+            shape,
+            width=config.width_d,
+            label_input=config.label_input,
+            embedding_width=config.embedding_width,
+            spectral=config.spectral_norm,
+            ili=ili,
+        )
+
+
+class GanTrainer:
+    """The two networks, their optimisers and the two kinds of update."""
+
+    def __init__(
+        self, train: LabelledImages, config: GanConfig, engine: Engine, seed: int, ili: LabelToEmbedding | None
+    ) -> None:
+        self.config, self.engine, self.seed = config, engine, seed
+        self.train_set = train.to(engine.device)
+        self.batches = (
+            ClassBatches(train, config.batch_size, seed)
+            if isinstance(train.task, Classification)
+            else VicinalBatches(train, config)
+        )
+        self.generator = engine.place(build_generator(train.task, train.shape, config, seed, ili))
+        self.discriminator = engine.place(build_discriminator(train.task, train.shape, config, seed, ili))
+        self.optimizer_g = torch.optim.Adam(self.generator.parameters(), config.lr_g, betas=config.betas, fused=True)
+        self.optimizer_d = torch.optim.Adam(
+            self.discriminator.parameters(), config.lr_d, betas=config.betas, fused=True
+        )
+        self._keep = 0.0
+        self.ema = AveragedModel(
+            self.generator,
+            multi_avg_fn=lambda averaged, current, _: torch._foreach_lerp_(averaged, current, 1 - self._keep),
+        )
+
+    def set_learning_rate(self, step: int) -> None:
+        """Constant for the first half of the run, then linear to a tenth: settles the samples."""
+        factor = min(1.0, 1.9 - 1.8 * step / self.config.steps)
+        for optimizer, lr in ((self.optimizer_g, self.config.lr_g), (self.optimizer_d, self.config.lr_d)):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * factor
+
+    def _latent(self, count: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(count, self.config.z_dim, generator=generator).to(self.engine.device)
+
+    def _real(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        images = to_float(self.train_set.images[index.to(self.engine.device)])
+        if self.config.flip:
+            mirror = (torch.rand(len(images), generator=generator) < 0.5).to(self.engine.device)
+            images = torch.where(mirror[:, None, None, None], images.flip(3), images)
+        return images
+
+    def _score(self, images: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
+        if self.engine.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return self.discriminator(diff_augment(images, self.config.diff_augment, random), labels)
+
+    def discriminator_step(self, draw: int) -> Tensor:
+        """One update of the discriminator on its `draw`-th batch; returns its loss."""
+        config, device = self.config, self.engine.device
+        random = rng(self.seed, "gan d", draw)
+        batch = self.batches.draw(draw, random)
+        target = batch.target.to(device)
+        real = self._real(batch.real_index, random)
+        with torch.no_grad(), self.engine.autocast():
+            fake = self.generator(self._latent(len(target), random), batch.fake_labels.to(device)).float()
+        penalised = config.penalty != "none" and draw % config.penalty_every == 0
+        both = torch.cat([real, fake]).requires_grad_(penalised)
+        with float32_spectral_norm(self.discriminator):
+            # Second derivatives in bfloat16 are mostly rounding, so penalised updates run in float32.
+            with torch.autocast(device.type, enabled=False) if penalised else self.engine.autocast():
+                # Real and fake go through in one call: one update of the spectral norms, half the launches.
+                scores = self._score(both, torch.cat([target, target]), random)
+            real_scores, fake_scores = scores.float().chunk(2)
+            weights = [w if w is None else w.to(device) for w in (batch.real_weight, batch.fake_weight)]
+            loss = discriminator_loss(config.loss, real_scores, fake_scores, *weights)
+            total = loss
+            if penalised:
+                wanted = real_scores.sum() + fake_scores.sum() * (config.penalty == "r1r2")
+                # Both penalties are means over their own half; over `both` they would come out halved.
+                strength = 2 * config.penalty_weight * config.penalty_every
+                total = loss + strength * gradient_penalty(wanted[None], both)
+            self.optimizer_d.zero_grad(set_to_none=True)
+            total.backward()
+        self.optimizer_d.step()
+        return loss.detach()
+
+    def generator_step(self, step: int) -> Tensor:
+        """One update of the generator and of its average; returns its loss."""
+        config, device = self.config, self.engine.device
+        random = rng(self.seed, "gan g", step)
+        real_scores = None
+        # The discriminator only passes gradients on; frozen, it need not compute its own.
+        trainable = [parameter for parameter in self.discriminator.parameters() if parameter.requires_grad]
+        self.discriminator.requires_grad_(False)
+        with float32_spectral_norm(self.discriminator), self.engine.autocast():
+            if config.loss == "relativistic":
+                batch = self.batches.draw(self.config.steps * config.d_steps + step, random)
+                target = batch.target.to(device)
+                real_scores = self._score(self._real(batch.real_index, random), target, random)
+            else:
+                target = self.batches.targets(config.batch_size, random).to(device)
+            fake = self.generator(self._latent(len(target), random), target).float()
+            loss = generator_loss(config.loss, self._score(fake, target, random), real_scores)
+        self.optimizer_g.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer_g.step()
+        for parameter in trainable:  # not the frozen label input of ILI
+            parameter.requires_grad_(True)
+        target_keep = 0.5 ** (1 / max(config.ema_half_life * config.steps, 1))
+        self._keep = min(target_keep, (1 + step) / (10 + step))
+        self.ema.update_parameters(self.generator)
+        return loss.detach()
+
+    def averaged(self) -> ConditionalGenerator:
+        """The averaged generator in eval mode, its batch normalisation measured anew on 4,096 samples."""
+        generator: ConditionalGenerator = self.ema.module  # type: ignore[assignment]
+        norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
+        if norms:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a plain mean over all batches
+            generator.train()
+            with torch.no_grad(), self.engine.autocast():
+                for number in range(4096 // BLOCK):
+                    random = rng(self.seed, "gan statistics", number)
+                    labels = self.batches.targets(BLOCK, random).to(self.engine.device)
+                    generator(self._latent(BLOCK, random), labels)
+        return generator.eval()
+
+
+@contextmanager
+def float32_spectral_norm(module: nn.Module) -> Iterator[None]:
+    """Compute every spectrally normalised weight once, in float32, before autocast can touch it."""
+    with parametrize.cached():
+        for part in module.modules():
+            if parametrize.is_parametrized(part):
+                _ = part.weight
+        yield
+
+
+class HealthCheck:
+    """What the teacher says of a generator, against real images of the same labels."""
+
+    def __init__(self, teacher: ImageModel, real: LabelledImages, engine: Engine, seed: int, count: int = 1024) -> None:
+        self.teacher, self.engine, self.seed, self.task = teacher, engine, seed, real.task
+        self.real_labels = real.labels.cpu()
+        outputs, features = predict_with_features(teacher, real.images, engine)
+        self.axes = PrincipalAxes(features)
+        self.real_features = self.axes(features).cpu()
+        self.real_score = self.task.metrics(outputs.cpu(), self.real_labels)[self.task.metric]
+        labels = self.task.sample_labels(count, self.real_labels, "empirical", rng(seed, "health labels"))
+        self.labels = labels
+
+    def __call__(self, generator: ConditionalGenerator) -> dict[str, float]:
+        """teacher: top-1 (%) or mean |teacher - label| on fakes; variance_ratio; frechet."""
+        images = torch.cat(
+            [
+                generator.sample(chunk, generator=rng(self.seed, "health", block))
+                for block, chunk in enumerate(self.labels.split(BLOCK))
+            ]
+        )
+        outputs, features = predict_with_features(self.teacher, images, self.engine)
+        features = self.axes(features).cpu()
+        groups, real_groups = self.task.groups(self.labels), self.task.groups(self.real_labels)
+        return {
+            "teacher": self.task.metrics(outputs.cpu(), self.labels)[self.task.metric],
+            "variance_ratio": variance_ratio(features, groups, self.real_features, real_groups),
+            "frechet": frechet_distance(features, self.real_features),
+        }
+
+
+COLLAPSED = 0.1
+"""A generator whose features vary less than this share of the real ones within a label makes copies."""
+
+
+def train_gan(
+    train: LabelledImages,
+    val: LabelledImages,
+    teacher: ImageModel,
+    config: GanConfig,
+    engine: Engine,
+    seed: int,
+    stage: Stage | None = None,
+) -> ConditionalGenerator:
+    """Train a conditional GAN on `train`; return the averaged generator in eval mode.
+
+    `teacher` judges the samples now and then; it never trains the generator. `val` serves ILI's first network.
+
+    Raises:
+        TrainingError: a loss is not finite, or the generator collapsed (two checks in a row, past a fifth of the run).
+        DataError: continuous labels that are all equal.
+    """
+    stage = stage or Stage("gan")
+    ili = None
+    if isinstance(train.task, Regression) and config.label_input == "ili":
+        ili = train_label_embedding(train, val, config.ili_updates, engine, seed, stage)
+    trainer = GanTrainer(train, config, engine, seed, ili)
+    health = HealthCheck(engine.place(teacher), train, engine, seed)
+    every = max(config.steps // config.health_checks, 1) if config.health_checks else config.steps + 1
+    state = {
+        "generator": trainer.generator,
+        "discriminator": trainer.discriminator,
+        "optimizer_g": trainer.optimizer_g,
+        "optimizer_d": trainer.optimizer_d,
+        "ema": trainer.ema,
+    }
+    for step in stage.steps(config.steps, **state):
+        trainer.generator.train()
+        trainer.discriminator.train()
+        trainer.set_learning_rate(step)
+        for number in range(config.d_steps):
+            d_loss = trainer.discriminator_step(step * config.d_steps + number)
+        g_loss = trainer.generator_step(step)
+        stage.report(config.batch_size, d_loss=d_loss, g_loss=g_loss)
+        if (step + 1) % every == 0 and step + 1 < config.steps:
+            found = health(trainer.averaged())
+            stage.log(step=step + 1, **found)
+            _refuse_collapse(stage, (step + 1) / config.steps)
+    generator = trainer.averaged()
+    stage.log(step=config.steps, **health(generator), real_teacher=health.real_score)
+    _refuse_collapse(stage, 1.0)
+    return generator
+
+
+def _refuse_collapse(stage: Stage, done: float) -> None:
+    ratios = [line["variance_ratio"] for line in stage.history if "variance_ratio" in line]
+    recent = ratios[-2:]
+    if done > 0.2 and len(recent) == 2 and all(ratio < COLLAPSED for ratio in recent):
+        raise TrainingError(
+            f"gan: the generator collapsed: within a label its images vary {recent[-1]:.2f} times as much as real ones "
+            f"(two checks below {COLLAPSED}); the last good checkpoint is kept; lower gan.lr_d, or try "
+            "gan.loss=relativistic with gan.penalty=r1r2, or gan.diff_augment"
+        )

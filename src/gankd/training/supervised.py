@@ -1,0 +1,99 @@
+"""Train one network on labelled images: the teacher, and each member of a teacher ensemble."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from gankd.config import require
+from gankd.data.augment import Augmentation, augment
+from gankd.data.images import LabelledImages
+from gankd.engine import Engine
+from gankd.models.contract import ImageModel, check_model, evaluate
+from gankd.run import Stage
+from gankd.seeds import Batches, rng
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig:
+    """How a network learns from labels."""
+
+    updates: int = 2000
+    """Number of optimiser steps."""
+    batch_size: int = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 2e-3
+    """Highest learning rate; linear warm-up over 5 % of the updates, then cosine to 0."""
+    weight_decay: float = 1e-2
+    augment: tuple[Augmentation, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.updates >= 1, f"updates must be at least 1, got {self.updates}")
+        require(self.batch_size >= 2, f"batch_size must be at least 2, got {self.batch_size}")
+        require(0 < self.lr <= 10, f"lr must lie in (0, 10], got {self.lr}")
+        require(0 <= self.weight_decay < 1, f"weight_decay must lie in [0, 1), got {self.weight_decay}")
+
+
+def make_optimizer(
+    model: torch.nn.Module, config: SupervisedConfig
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """Optimiser and schedule of `config`: warm-up, then cosine to 0."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
+    else:
+        optimizer = torch.optim.SGD(
+            parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True
+        )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        config.lr,
+        total_steps=config.updates + 1,
+        pct_start=max(0.05, 2 / (config.updates + 1)),  # a warm-up of no step would divide by zero
+        anneal_strategy="cos",
+        cycle_momentum=False,
+        div_factor=10,
+        final_div_factor=1e4,
+    )
+    return optimizer, schedule
+
+
+def train_supervised(
+    model: ImageModel,
+    train: LabelledImages,
+    val: LabelledImages,
+    config: SupervisedConfig,
+    engine: Engine,
+    seed: int,
+    stage: Stage | None = None,
+) -> ImageModel:
+    """Train `model` in place on `train`; return it in eval mode, as it is after the last update.
+
+    Raises:
+        ModelError: outputs do not fit the task. TrainingError: the loss is not finite.
+    """
+    stage = stage or Stage("supervised")
+    engine.place(model)
+    train = train.to(engine.device)
+    check_model(model, train, stage.name)
+    optimizer, schedule = make_optimizer(model, config)
+    batches = Batches(len(train), config.batch_size, seed, "supervised")
+
+    for step in stage.steps(config.updates, model=model, optimizer=optimizer, schedule=schedule):
+        model.train()
+        index = batches(step).to(engine.device)
+        images, labels = train.images[index], train.labels[index]
+        if config.augment:
+            images = augment(images, config.augment, rng(seed, "augment", step, device=engine.device))
+        with engine.autocast():
+            outputs = model(images)
+        loss = train.task.loss(outputs, labels).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        stage.report(len(images), loss=loss.detach())
+
+    stage.log(step=config.updates, **{f"val_{name}": value for name, value in evaluate(model, val, engine).items()})
+    return model.eval()

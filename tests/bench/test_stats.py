@@ -1,0 +1,97 @@
+import math
+
+import pytest
+from scipy.stats import ttest_rel
+
+from gankd.bench.stats import Interval, mean_stderr, paired_interval
+from gankd.errors import ConfigError
+
+ARM = [95.1, 94.8, 95.9, 95.3, 94.6]
+CONTROL = [94.0, 94.1, 94.3, 94.9, 93.6]
+
+
+def test_mean_and_standard_error_by_hand() -> None:
+    mean, error = mean_stderr([2.0, 4.0, 6.0])  # deviations -2 0 2, s^2 = 8 / 2
+    assert mean == 4.0
+    assert error == pytest.approx(math.sqrt(4 / 3))
+
+
+def test_one_value_has_a_mean_and_no_error() -> None:
+    mean, error = mean_stderr([3.0])
+    assert mean == 3.0
+    assert math.isnan(error)
+
+
+def test_paired_interval_by_hand() -> None:
+    interval = paired_interval([3.0, 5.0, 7.0], [2.0, 3.0, 4.0], higher_is_better=True)
+    half = 4.302652729911275 / math.sqrt(3)  # differences 1 2 3: s = 1; t(0.975, 2 degrees of freedom)
+    assert interval.diff == pytest.approx(2.0)
+    assert (interval.low, interval.high) == pytest.approx((2 - half, 2 + half))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.99])
+def test_agrees_with_scipy(level: float) -> None:
+    interval = paired_interval(ARM, CONTROL, higher_is_better=True, level=level)
+    expected = ttest_rel(ARM, CONTROL).confidence_interval(level)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_positive_is_better_whatever_the_direction() -> None:
+    """An error that falls by as much as an accuracy rises is as good."""
+    up = paired_interval(ARM, CONTROL, higher_is_better=True)
+    down = paired_interval([-v for v in ARM], [-v for v in CONTROL], higher_is_better=False)
+    assert up == down
+    assert up.diff > 0
+
+
+def test_swapping_the_two_mirrors_the_interval() -> None:
+    a = paired_interval(ARM, CONTROL, higher_is_better=False)
+    b = paired_interval(CONTROL, ARM, higher_is_better=False)
+    assert (a.diff, a.low, a.high) == pytest.approx((-b.diff, -b.high, -b.low))
+
+
+def test_pairing_removes_what_the_seed_does_to_both() -> None:
+    seed_effect = [0.0, 10.0, -7.0, 30.0, 4.0]
+    shifted = paired_interval(
+        [a + s for a, s in zip(ARM, seed_effect, strict=True)],
+        [c + s for c, s in zip(CONTROL, seed_effect, strict=True)],
+        higher_is_better=True,
+    )
+    plain = paired_interval(ARM, CONTROL, higher_is_better=True)
+    assert (shifted.low, shifted.high) == pytest.approx((plain.low, plain.high))
+
+
+def test_one_seed_has_no_interval() -> None:
+    interval = paired_interval([2.0], [1.0], higher_is_better=True)
+    assert interval.diff == 1.0
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+    assert interval.verdict == "no interval"
+
+
+def test_equal_differences_have_no_width() -> None:
+    assert paired_interval([3.0, 4.0], [1.0, 2.0], higher_is_better=True) == Interval(2.0, 2.0, 2.0)
+    assert paired_interval([1.0, 1.0], [1.0, 1.0], higher_is_better=True).verdict == "no difference found"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.1, 0.3, "better"),
+        (-0.3, -0.1, "worse"),
+        (-0.1, 0.3, "no difference found"),
+        (0.0, 0.3, "no difference found"),
+        (-0.3, 0.0, "no difference found"),
+    ],
+)
+def test_words_need_an_interval_that_excludes_zero(low: float, high: float, words: str) -> None:
+    assert Interval((low + high) / 2, low, high).verdict == words
+
+
+def test_refuses_what_cannot_be_paired() -> None:
+    with pytest.raises(ConfigError, match="3 and 2"):
+        paired_interval([1.0, 2.0, 3.0], [1.0, 2.0], higher_is_better=True)
+    with pytest.raises(ConfigError, match="at least one value"):
+        paired_interval([], [], higher_is_better=True)
+    with pytest.raises(ConfigError, match="level"):
+        paired_interval([1.0], [1.0], higher_is_better=True, level=95)

@@ -1,0 +1,145 @@
+"""The zoo and the user's own networks: sizes, weights drawn from the seed, and errors that name the remedy."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from gankd.errors import ModelError
+from gankd.models import ZOO, build_net
+from gankd.models.resnet import BasicBlock
+from gankd.seeds import rng
+
+
+def build(name: str, seed: int = 0, channels: int = 3, size: int = 8, outputs: int = 5) -> nn.Module:
+    return build_net(name, in_channels=channels, image_size=size, num_outputs=outputs, seed=seed)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_zoo(name: str) -> None:
+    for channels, size, outputs in ((1, 8, 1), (3, 16, 10), (1, 28, 10), (3, 32, 7)):
+        net = build(name, channels=channels, size=size, outputs=outputs)
+        images = torch.rand((2, channels, size, size), generator=rng(0, "x")).requires_grad_()
+        found = net(images)
+        assert found.shape == (2, outputs)
+        found.sum().backward()
+        assert images.grad is not None
+        assert (images.grad.abs().amax((1, 2, 3)) > 0).all()
+        assert all(parameter.grad is not None for parameter in net.parameters())  # none is left out
+
+
+def size_of(name: str) -> int:
+    return sum(parameter.numel() for parameter in build(name, size=32, outputs=10).parameters())
+
+
+def test_sizes_of_the_zoo() -> None:
+    # CIFAR ResNet-20 has 0.27 M parameters (He et al. 2016, table 6); ours adds 2.7 k of projection shortcuts
+    projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    assert size_of("resnet20") == 269_722 + projections
+    for small, large in (("cnn4", "cnn8"), ("cnn8", "cnn16"), ("cnn16", "cnn32"), ("resnet8", "resnet14")):
+        assert size_of(small) < size_of(large)
+    for narrow, wide in (("resnet8", "resnet8x2"), ("resnet8x2", "resnet8x4"), ("resnet20", "resnet20x2")):
+        assert size_of(wide) / size_of(narrow) == pytest.approx(4, rel=0.05)
+
+
+def test_a_residual_block_whose_convolutions_are_zero_is_its_shortcut() -> None:
+    block = BasicBlock(4, 4, stride=1).eval()
+    nn.init.zeros_(block.bn2.weight)
+    x = torch.randn((2, 4, 8, 8), generator=rng(0, "x"))
+    assert torch.equal(block(x), x.relu())
+
+
+def test_weights_come_from_the_seed_alone() -> None:
+    before = torch.get_rng_state()
+    one, again, other = build("cnn4", seed=3), build("cnn4", seed=3), build("cnn4", seed=4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+def test_a_misspelt_name_gets_a_suggestion() -> None:
+    with pytest.raises(ModelError) as error:
+        build("restnet20")
+    assert str(error.value).startswith("no model 'restnet20'; did you mean resnet20")
+    assert str(error.value).endswith("; for your own network write module:name")
+    with pytest.raises(ModelError, match="known: cnn16, .*resnet8x4; for your own"):
+        build("?")
+
+
+MINE = """
+import torch
+from torch import nn
+
+WIDTH = 3
+
+class Plain(nn.Module):
+    def __init__(self, num_outputs, in_channels):
+        super().__init__()
+        self.head = nn.Linear(in_channels, num_outputs)
+    def forward(self, x):
+        return self.head(x.mean((2, 3)))
+
+def everything(**sizes):
+    net = Plain(sizes["num_outputs"], sizes["in_channels"])
+    net.sizes = sizes
+    return net
+
+def fixed():
+    return nn.Flatten()
+
+def needs_more(num_outputs, depth):
+    return nn.Flatten()
+
+def broken(image_size):
+    raise KeyError("no weights for " + str(image_size))
+
+def other():
+    return "net"
+"""
+
+
+@pytest.fixture
+def my_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [item for item in sys.path if item])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "nets_of_mine.py").write_text(MINE)
+    (tmp_path / "nets_with_a_slip.py").write_text("def net(:\n    pass\n")
+    (tmp_path / "nets_that_fail.py").write_text("1 / 0\n")
+    yield "nets_of_mine"
+    for name in ("nets_of_mine", "nets_with_a_slip", "nets_that_fail"):
+        sys.modules.pop(name, None)
+
+
+def test_a_users_own_network_gets_the_sizes_that_it_names(my_nets: str) -> None:
+    plain = build(f"{my_nets}:Plain", channels=3, outputs=5)
+    assert plain(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
+    sizes = {"in_channels": 3, "image_size": 8, "num_outputs": 5}
+    assert build(f"{my_nets}:everything").sizes == sizes
+    assert isinstance(build(f"{my_nets}:fixed"), nn.Flatten)
+    again = build(f"{my_nets}:Plain", seed=0)
+    assert torch.equal(plain.head.weight, again.head.weight)  # type: ignore[union-attr, arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nets_of_mine:Plan", "no 'Plan' in module nets_of_mine; did you mean Plain?"),
+        ("nets_of_mine:WIDTH", "nets_of_mine:WIDTH is a int, expected a class or function"),
+        ("nets_of_mine:needs_more", r"model nets_of_mine:needs_more cannot be built with .*'depth'"),
+        ("nets_of_mine:broken", r"cannot be built with {'image_size': 8}: 'no weights for 8'"),
+        ("nets_of_mine:other", "model nets_of_mine:other gave a str, expected a torch.nn.Module"),
+        ("nets_of_yours:Plain", "cannot import 'nets_of_yours' for model nets_of_yours:Plain: No module named"),
+        ("nets_with_a_slip:net", "cannot import 'nets_with_a_slip' .*: invalid syntax"),
+        ("nets_that_fail:net", "cannot import 'nets_that_fail' .*: division by zero"),
+        (":Plain", "cannot import '' "),
+    ],
+)
+@pytest.mark.usefixtures("my_nets")
+def test_what_can_be_wrong_with_a_users_network(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as error:
+        build(name)
+    assert "\n" not in str(error.value)

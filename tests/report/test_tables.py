@@ -1,0 +1,170 @@
+import json
+import math
+
+import pytest
+
+from gankd.bench.results import ArmResult, with_intervals
+from gankd.bench.stats import Interval, paired_interval
+from gankd.errors import ConfigError
+from gankd.report.tables import (
+    decimals,
+    evidence_rows,
+    headline,
+    markdown_table,
+    results_table,
+    signed,
+)
+from gankd.tasks import Classification, Regression, Task
+
+CLASSES = Classification(num_classes=10)
+DEGREES = Regression(low=-60, high=60, unit="degrees")
+SEEDS = (0, 1, 2)
+
+
+def arm(name: str, values: tuple[float, ...], seeds: tuple[int, ...] = SEEDS, updates: int = 2400) -> ArmResult:
+    title = f"student {name}"
+    return ArmResult(arm=name, title=title, seeds=seeds, values=values, updates=updates, seconds=12.34)
+
+
+def compared(chosen: tuple[float, ...], task: Task = CLASSES) -> tuple[ArmResult, ...]:
+    arms = [
+        arm("real", (90.0, 91.0, 92.0), updates=600),
+        arm("real_matched", (91.0, 92.1, 92.9)),
+        arm("kd_matched", (92.0, 93.0, 94.1)),
+        arm("adjusted", chosen),
+    ]
+    return with_intervals(arms, task)
+
+
+def test_every_arm_is_paired_by_seed_with_every_other_control() -> None:
+    arms = {a.arm: a for a in compared((95.0, 96.1, 97.0))}
+    assert {name: list(a.vs) for name, a in arms.items()} == {
+        "real": ["real_matched", "kd_matched"],
+        "real_matched": ["kd_matched"],
+        "kd_matched": ["real_matched"],
+        "adjusted": ["real_matched", "kd_matched"],
+    }
+    expected = paired_interval((95.0, 96.1, 97.0), (92.0, 93.0, 94.1), higher_is_better=True)
+    assert arms["adjusted"].vs["kd_matched"] == expected
+
+
+def test_the_order_of_seeds_does_not_matter_and_lonely_seeds_are_left_out() -> None:
+    control = arm("real_matched", (1.0, 2.0, 3.0), (0, 1, 2))
+    other = arm("raw", (33.0, 22.5, 99.0), (2, 1, 7))
+    (_, found) = with_intervals([control, other], CLASSES)
+    expected = paired_interval((33.0, 22.5), (3.0, 2.0), higher_is_better=True)
+    assert found.vs["real_matched"] == expected
+    row = next(row for row in evidence_rows([control, found], CLASSES, "r") if row["arm"] == "raw")
+    assert row["seeds"] == [2, 1]
+    assert row["mean"] - row["control_mean"] == pytest.approx(row["diff"])
+
+
+def test_headline_names_the_control_that_it_beats_least() -> None:
+    result = headline(compared((95.0, 96.1, 97.0)), CLASSES, "adjusted")
+    assert result.verdict == "better"
+    assert (
+        "96.03 % top-1 accuracy, better by 3.00 [2.75, 3.25] points than on real images with classic KD" in result.text
+    )
+    assert "at equal updates (3 seeds)" in result.text
+
+
+def test_headline_is_only_as_good_as_the_worst_comparison() -> None:
+    arms = compared((92.1, 93.4, 93.9))  # better than real only, level with classic KD
+    assert next(a for a in arms if a.arm == "adjusted").vs["real_matched"].verdict == "better"
+    result = headline(arms, CLASSES, "adjusted")
+    assert result.verdict == "no difference found"
+    assert result.text.startswith("No difference found")
+    assert "classic KD" in result.text
+
+
+def test_headline_says_worse() -> None:
+    result = headline(compared((95.0, 96.1, 97.0), DEGREES), DEGREES, "adjusted")  # a larger error
+    assert result.verdict == "worse"
+    assert "worse by 4.03 [3.89, 4.18] degrees than on real images only" in result.text
+    assert "degrees mean absolute error" in result.text
+
+
+def test_headline_makes_no_claim_without_evidence() -> None:
+    one_seed = with_intervals([arm("real_matched", (90.0,), (0,)), arm("raw", (95.0,), (0,))], CLASSES)
+    assert headline(one_seed, CLASSES, "raw").verdict == "no interval"
+    assert "1 seed without an interval" in headline(one_seed, CLASSES, "raw").text
+    assert headline(one_seed, CLASSES, None).verdict == "no interval"
+    assert headline([arm("raw", (95.0, 96.0, 97.0))], CLASSES, "raw").verdict == "no interval"
+    assert "did not pay" in headline(compared((95.0, 96.1, 97.0)), CLASSES, "kd_matched").text
+
+
+def test_headline_owns_up_to_unequal_updates() -> None:
+    arms = with_intervals([arm("real_matched", (1.0, 2.0, 3.1)), arm("raw", (4.0, 5.1, 6.0), updates=9)], CLASSES)
+    text = headline(arms, CLASSES, "raw").text
+    assert "equal updates" not in text
+    assert "at 2400 updates, not 9" in text
+
+
+def test_headline_of_an_unknown_arm_is_refused() -> None:
+    with pytest.raises(ConfigError, match="adjusted"):
+        headline(compared((95.0, 96.1, 97.0)), CLASSES, "adjustd")
+
+
+def test_terminal_table_fits_and_says_no_difference() -> None:
+    table = results_table(compared((92.1, 93.4, 93.9)), CLASSES)
+    assert max(map(len, table.splitlines())) <= 100
+    row = next(line for line in table.splitlines() if line.startswith("student adjusted"))
+    assert "93.13 ± 0.54" in row
+    assert row.count(">") == 1
+    assert row.count("=") == 1
+    assert "= no difference found" in table
+
+
+def test_terminal_table_wraps_long_titles() -> None:
+    long = ArmResult(arm="raw", title="word " * 30, seeds=(0,), values=(1.0,), updates=1_000_000, seconds=1e5)
+    table = results_table(with_intervals([arm("real_matched", (0.123,), (0,)), long], DEGREES), DEGREES)
+    assert max(map(len, table.splitlines())) <= 100
+    assert table.count("word") == 30
+
+
+def test_markdown_table_uses_words() -> None:
+    lines = markdown_table(compared((92.1, 93.4, 93.9)), CLASSES).splitlines()
+    assert len(lines) == 2 + 4
+    assert len({line.count("|") for line in lines}) == 1
+    assert "(no difference found)" in lines[-1]
+    assert "(better)" in lines[-1]
+
+
+def test_evidence_has_exactly_the_agreed_keys_and_is_json() -> None:
+    rows = evidence_rows(compared((95.0, 96.1, 97.0)), CLASSES, "digits")
+    assert [(row["arm"], row["control"]) for row in rows if row["arm"] == "adjusted"] == [
+        ("adjusted", "real_matched"),
+        ("adjusted", "kd_matched"),
+    ]
+    keys = "recipe task arm control metric higher_is_better seeds mean control_mean diff ci_low ci_high updates seconds"
+    assert all(list(row) == keys.split() for row in rows)
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    one_seed = with_intervals([arm("real_matched", (90.0,), (0,)), arm("raw", (95.0,), (0,))], CLASSES)
+    assert evidence_rows(one_seed, CLASSES, "digits")[-1]["ci_low"] is None
+
+
+def test_a_smaller_error_counts_as_positive() -> None:
+    arms = with_intervals([arm("kd_matched", (3.0, 3.1, 3.2)), arm("raw", (2.0, 2.2, 2.1))], DEGREES)
+    row = evidence_rows(arms, DEGREES, "rotated-digits")[-1]
+    assert row["mean"] < row["control_mean"]
+    assert row["diff"] > 0
+    assert row["higher_is_better"] is False
+
+
+def test_what_rounds_to_zero_has_no_sign() -> None:
+    assert signed(-0.001, 2) == "0.00"
+    assert signed(0.126, 2) == "+0.13"
+    assert signed(math.nan, 2) == "-"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0346, "0.0346"), (0.346, "0.346"), (3.07, "3.07"), (30.7, "30.70"), (1234.5, "1234")]
+)
+def test_decimals_follow_the_size_of_the_metric(value: float, shown: str) -> None:
+    assert f"{value:.{decimals([arm('raw', (value,), (0,))], DEGREES)}f}" == shown
+
+
+def test_arms_need_a_value_per_seed() -> None:
+    with pytest.raises(ConfigError, match="one value per seed, got 2 for 3 seeds"):
+        arm("raw", (1.0, 2.0))
+    assert Interval(0.0, 0.0, 0.0).verdict == "no difference found"

@@ -1,0 +1,86 @@
+"""What is shown in each mode, and when it is time to show it."""
+
+import json
+import sys
+
+import pytest
+
+from gankd.console import Console, Mode, duration, number
+
+
+def test_numbers_and_durations() -> None:
+    assert [number(x) for x in (0.123456, 12345.6, 3.0, float("nan"))] == ["0.1235", "1.235e+04", "3", "nan"]
+    spans = {0: "0s", 41.6: "42s", 59.7: "1m00s", 190: "3m10s", 3599.7: "1h00m", 7500: "2h05m", 90000: "25h00m"}
+    assert {seconds: duration(seconds) for seconds in spans} == spans
+
+
+def test_auto_is_live_on_a_terminal_and_plain_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal, mode in ((True, "live"), (False, "plain")):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal, raising=False)
+        assert Console("auto").mode == mode
+
+
+@pytest.mark.parametrize(("mode", "wait"), [("live", 0.3), ("plain", 10.0), ("json", 5.0)])
+def test_it_is_due_again_after_a_while(mode: Mode, wait: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    console = Console(mode)
+    assert console.due()
+    console.progress("gan", 1, 10, 0.0, 1.0, {})
+    clock[0] += wait * 0.9
+    assert not console.due()
+    clock[0] += wait * 0.2
+    assert console.due()
+
+
+def show(console: Console) -> None:
+    console.progress("gan", 1, 4, 1234.5, 190.0, {"d_loss": 0.123456})
+    console.progress("gan", 4, 4, 1234.5, 0.0, {})
+    console.say("done: report.html", path="report.html")
+
+
+def test_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    show(Console("plain"))
+    out, err = capsys.readouterr()
+    lines = err.splitlines()
+    assert out == ""
+    assert lines[0].split() == ["gan", "25%", "1,234", "img/s", "3m10s", "left", "d_loss", "0.1235"]
+    assert lines[1].split()[:2] == ["gan", "100%"]
+    assert lines[2] == "done: report.html"
+
+
+def test_live_writes_over_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show(Console("live"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    _, first, second, last = err.split("\r")
+    assert len(second) == len(first)  # padded, so that nothing of the longer line remains
+    assert last.rstrip() == "done: report.html"
+    assert len(last.rstrip("\n")) >= len(second.rstrip())
+
+
+def test_json_has_one_object_per_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show(Console("json"))
+    out, err = capsys.readouterr()
+    assert err == ""
+    first, _, last = (json.loads(line) for line in out.splitlines())
+    assert first == {
+        "event": "progress",
+        "stage": "gan",
+        "done": 1,
+        "total": 4,
+        "images_per_second": 1234.5,
+        "seconds_left": 190.0,
+        "d_loss": 0.123456,
+    }
+    assert last == {"event": "message", "text": "done: report.html", "path": "report.html"}
+
+
+def test_quiet_says_nothing_and_is_never_due(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console("quiet")
+    show(console)
+    console.event({"a": 1})
+    assert capsys.readouterr() == ("", "")
+    assert not console.due()

@@ -1,0 +1,176 @@
+"""The two tasks: losses and scores by hand, laws of label sampling, edges of groups, and what is refused."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gankd.errors import ConfigError, DataError, ModelError
+from gankd.seeds import rng
+from gankd.tasks import Classification, Regression, Task, task_from_dict, task_to_dict
+
+CLASSES = Classification(num_classes=3, class_names=("cat", "dog", "owl"))
+AGES = Regression(low=20.0, high=60.0, unit="years")
+
+# softmax of the rows: (1/2, 1/4, 1/4) and (1/10, 1/10, 8/10)
+LOGITS = torch.tensor([[2.0, 1.0, 1.0], [1.0, 1.0, 8.0]]).log()
+PROBS = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]])
+
+
+def test_classification_scores_by_hand() -> None:
+    labels = torch.tensor([0, 1])
+    expected = torch.tensor([math.log(2), math.log(10)])
+    torch.testing.assert_close(CLASSES.loss(LOGITS, labels), expected)
+    torch.testing.assert_close(CLASSES.disagreement(LOGITS, labels), expected)
+    assert CLASSES.predict(LOGITS).tolist() == [0, 2]
+    found = CLASSES.metrics(LOGITS, labels)
+    assert found == {"top1": 50.0, "nll": pytest.approx((math.log(2) + math.log(10)) / 2)}
+
+
+def test_soft_labels_weigh_the_classes() -> None:
+    soft = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.5]])
+    expected = torch.tensor([math.log(2), 0.5 * math.log(10) + 0.5 * math.log(1.25)])
+    torch.testing.assert_close(CLASSES.loss(LOGITS, soft), expected)
+
+
+def test_regression_scores_by_hand() -> None:
+    outputs, labels = torch.tensor([30.0, 50.0]), torch.tensor([34.0, 30.0])
+    torch.testing.assert_close(AGES.loss(outputs, labels), torch.tensor([0.01, 0.25]))  # (4/40)^2, (20/40)^2
+    assert AGES.disagreement(outputs, labels).tolist() == [4.0, 20.0]
+    assert torch.equal(AGES.predict(outputs), outputs)
+    found = AGES.metrics(outputs, labels)
+    assert found == {"mae": 12.0, "rmse": pytest.approx(math.sqrt((16 + 400) / 2))}
+
+
+def test_chance_is_the_best_constant_guess() -> None:
+    labels = torch.tensor([2, 2, 1, 2, 0])
+    assert CLASSES.chance(labels) == pytest.approx(60.0)
+    ages = torch.tensor([20.0, 21.0, 25.0, 60.0, 59.0])
+    guesses = torch.linspace(20, 60, 4001)
+    best = (ages - guesses[:, None]).abs().mean(1).min().item()
+    assert AGES.chance(ages) == pytest.approx(best, abs=1e-5)
+
+
+def test_distill_loss_is_least_at_the_teacher_and_by_hand() -> None:
+    assert CLASSES.distill_loss(LOGITS, LOGITS, 4.0).abs().max() < 1e-6
+    # T = 1: KL(teacher || student) of (1/2, 1/4, 1/4) against the uniform distribution is ln 3 - H
+    uniform = torch.zeros(1, 3)
+    entropy = 0.5 * math.log(2) + 0.5 * math.log(4)
+    kl = CLASSES.distill_loss(uniform, LOGITS[:1], 1.0)
+    torch.testing.assert_close(kl, torch.tensor([math.log(3) - entropy]))
+    # T = 2: the softened teacher is sqrt(p) normalised, and the loss is 4 times its KL
+    softened = PROBS[0].sqrt() / PROBS[0].sqrt().sum()
+    expected = 4 * (softened * (softened * 3).log()).sum()
+    torch.testing.assert_close(CLASSES.distill_loss(uniform, LOGITS[:1], 2.0)[0], expected)
+
+    ages = AGES.distill_loss(torch.tensor([30.0, 20.0]), torch.tensor([34.0, 20.0]), 4.0)
+    torch.testing.assert_close(ages, torch.tensor([0.01, 0.0]))
+    torch.testing.assert_close(ages, AGES.loss(torch.tensor([30.0, 20.0]), torch.tensor([34.0, 20.0])))
+
+
+def test_adjust() -> None:
+    labels = torch.tensor([1, 1])
+    assert torch.equal(CLASSES.adjust(LOGITS, labels, "none"), labels)
+    assert CLASSES.adjust(LOGITS, labels, "argmax").tolist() == [0, 2]
+    assert CLASSES.adjust(LOGITS, labels, "prediction").tolist() == [0, 2]
+    torch.testing.assert_close(CLASSES.adjust(LOGITS, labels, "soft"), PROBS)
+    outputs, ages = torch.tensor([34.9]), torch.tensor([20.0])
+    assert torch.equal(AGES.adjust(outputs, ages, "none"), ages)
+    assert torch.equal(AGES.adjust(outputs, ages, "prediction"), outputs)  # 34.9 years stay 34.9
+    assert CLASSES.default_adjust == "none"
+    assert AGES.default_adjust == "prediction"
+
+
+def test_normalise_and_back() -> None:
+    labels = torch.tensor([20.0, 30.0, 60.0, 70.0])
+    torch.testing.assert_close(AGES.normalise(labels), torch.tensor([0.0, 0.25, 1.0, 1.25]))
+    torch.testing.assert_close(AGES.denormalise(AGES.normalise(labels)), labels)
+    offset, factor = AGES.output_scale
+    torch.testing.assert_close(offset + factor * AGES.normalise(labels), labels)
+    assert CLASSES.output_scale == (0.0, 1.0)
+
+
+def test_groups_are_equal_bins_with_both_ends() -> None:
+    edge = 40.0 / 12
+    labels = torch.tensor([20.0, 20 + 0.99 * edge, 20 + 1.01 * edge, 39.99, 40.01, 60 - 0.01 * edge, 60.0])
+    assert AGES.groups(labels).tolist() == [0, 0, 1, 5, 6, 11, 11]
+    assert AGES.groups(torch.tensor([19.9999, 60.0001])).tolist() == [0, 11]  # within check_labels' slack
+    assert AGES.group_name(0) == "20 to 23.3"
+    assert AGES.group_name(11) == "56.7 to 60"
+    assert AGES.label_name(torch.tensor(34.9)) == "34.9"
+    assert torch.equal(CLASSES.groups(torch.tensor([2, 0])), torch.tensor([2, 0]))
+    assert CLASSES.num_groups == CLASSES.head_size == 3
+    assert CLASSES.label_name(torch.tensor(2)) == "owl"
+    assert Classification(num_classes=3).group_name(2) == "2"
+
+
+@pytest.mark.parametrize("how", ["balanced", "uniform"])
+def test_balanced_classes_come_equally_often(how: str) -> None:
+    real = torch.tensor([0] * 50 + [1])
+    labels = CLASSES.sample_labels(301, real, how, rng(0, "l"))  # type: ignore[arg-type]
+    counts = labels.bincount(minlength=3)
+    assert counts.sum() == 301
+    assert counts.max() - counts.min() <= 1
+    assert CLASSES.sample_labels(300, real, "balanced", rng(1, "l")).bincount().tolist() == [100, 100, 100]
+    assert not torch.equal(labels[:30], labels[:30].sort().values)  # any part of a pool is mixed
+
+
+def law(task: Task, real: Tensor, how: str, value: float) -> float:
+    labels = task.sample_labels(20_000, real, how, rng(2, "l"))  # type: ignore[arg-type]
+    assert labels.dtype == task.label_dtype
+    return (labels == value).double().mean().item()
+
+
+def test_laws_of_label_sampling() -> None:
+    classes = torch.tensor([0] * 7 + [1] * 2 + [2])
+    for label, share in enumerate((0.7, 0.2, 0.1)):
+        assert law(CLASSES, classes, "empirical", label) == pytest.approx(share, abs=0.02)
+    ages = torch.tensor([20.0] * 8 + [30.0, 55.5])
+    for age, share in ((20.0, 0.8), (30.0, 0.1), (55.5, 0.1)):
+        assert law(AGES, ages, "empirical", age) == pytest.approx(share, abs=0.02)
+        assert law(AGES, ages, "balanced", age) == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_uniform_scalar_labels_fill_the_range() -> None:
+    labels = AGES.sample_labels(20_000, torch.tensor([30.0]), "uniform", rng(3, "l"))
+    assert labels.min() >= 20
+    assert labels.max() <= 60
+    assert labels.mean().item() == pytest.approx(40.0, abs=0.5)
+    assert labels.std().item() == pytest.approx(40 / math.sqrt(12), abs=0.3)
+    assert len(labels.unique()) > 10_000
+
+
+def test_labels_outside_the_task_are_refused() -> None:
+    CLASSES.check_labels(torch.tensor([0, 2]))
+    with pytest.raises(DataError, match=r"class label 3 is outside 0\.\.2 \(2 of 4 labels\)"):
+        CLASSES.check_labels(torch.tensor([0, 3, -1, 2]))
+    AGES.check_labels(torch.tensor([20.0, 60.0]))
+    with pytest.raises(DataError, match=r"label 61 is outside \[20, 60\] years \(1 of 2 labels\)"):
+        AGES.check_labels(torch.tensor([61.0, 40.0]))
+    with pytest.raises(DataError, match="2 of 3 labels are not finite"):
+        AGES.check_labels(torch.tensor([math.nan, math.inf, 40.0]))
+
+
+def test_outputs_of_another_shape_are_refused() -> None:
+    CLASSES.check_outputs(torch.zeros(5, 3), 5, "net")
+    AGES.check_outputs(torch.zeros(5), 5, "net")
+    with pytest.raises(ModelError, match=r"net gives outputs of shape \(5, 4\) for 5 images; .* needs \(5, 3\)"):
+        CLASSES.check_outputs(torch.zeros(5, 4), 5, "net")
+    with pytest.raises(ModelError, match=r"net gives outputs of shape \(5, 2\) for 5 images; .*\(5,\)"):
+        AGES.check_outputs(torch.zeros(5, 2), 5, "net")
+
+
+@pytest.mark.parametrize("task", [CLASSES, AGES])
+def test_tasks_survive_json(task: Task) -> None:
+    assert task_from_dict(json.loads(json.dumps(task_to_dict(task)))) == task
+
+
+def test_tasks_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 2 classes, got 1"):
+        Classification(num_classes=1)
+    with pytest.raises(ConfigError, match=r"low < high, got \[3.0, 3.0\]"):
+        Regression(low=3.0, high=3.0)
+    with pytest.raises(ConfigError, match="classification or regression, got 'ranking'"):
+        task_from_dict({"kind": "ranking"})

@@ -188,9 +188,10 @@ def main() -> None:
     (RESULTS / "pipeline.json").write_text(
         json.dumps({"machine": machine_facts(), "threads": 1, "rows": rows}, indent=2)
     )
+    machine = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
     (RESULTS / "pipeline.md").write_text(
-        f"# Speed\n\nWritten by `make bench` on {', '.join(f'{k} {v}' for k, v in machine_facts().items())}; one thread, "
-        f"medians of {ROUNDS} rounds.\n\n```text\n{text}\n```\n"
+        f"# Speed\n\nWritten by `make bench` on {machine}; one thread, medians of {ROUNDS} rounds.\n\n"
+        f"```text\n{text}\n```\n"
     )
 
 

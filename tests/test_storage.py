@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gankd.storage import (
     load_state,
     load_weights,
     read_json,
+    remove_leftovers,
     restore_optimizer,
     save_state,
     write_json,
@@ -243,3 +245,17 @@ def test_a_restored_optimizer_continues_to_the_last_bit(tmp_path: Path, kind: st
     train(other, restored, range(4, 8))
     for a, b in zip(net.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    with suppress(StopIteration), atomic(tmp_path / "state.safetensors") as temporary:
+        (tmp_path / "copy").write_bytes(b"half")
+        leftover = tmp_path / "copy"
+        leftover = leftover.rename(tmp_path / f"{temporary.name[:-8]}0a_b1c2d")
+        raise StopIteration
+    for name in (".lock", ".nfs0000000000a1b2c3", "state.safetensors", "a.b.12345678"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".idea.original").mkdir()
+    remove_leftovers(tmp_path)
+    assert not leftover.exists()
+    assert len(list(tmp_path.iterdir())) == 5

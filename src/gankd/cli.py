@@ -1,20 +1,24 @@
 """The `gankd` command. Nothing heavy is imported until a command needs it, so that help is instant."""
 
 import argparse
-import errno
 import json
 import os
+import re
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from gankd.config import suggest
 from gankd.errors import ConfigError, GankdError, RunError
 from gankd.version import __version__
 
 if TYPE_CHECKING:
+    from gankd.commands.stages import RunResult
     from gankd.console import Console
     from gankd.recipes.config import Recipe
 
@@ -28,44 +32,101 @@ EXAMPLES = """examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as every other error: one line, exit code 2."""
+    """Reports a wrong command line as every other error: one line, exit code 2, a suggestion where there is one."""
+
+    def __init__(self, **options: Any) -> None:
+        # Abbreviations would read --seed, a word people try, as --seeds.
+        super().__init__(allow_abbrev=False, **options)
+        self._negative_number_matcher = re.compile(r"-[.\d]")  # so that -30,0,30 is a value and no option
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
 
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """Raise ConfigError for arguments that this command does not take."""
+        first, options = unknown[0].partition("=")[0], self._option_string_actions
+        if not first.startswith("-"):
+            self.error(f"unexpected {first!r} (settings are given as --set NAME=VALUE)")
+        if first in options:
+            self.error(f"write {first} after the command: {self.prog} ... {first}")
+        self.error(f"{self.prog} has no option {first}; {suggest(first, options)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            what = "/".join(action.option_strings) or "command"
+            self.error(f"no {what} {value!r}; {suggest(str(value), action.choices)}")
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0 done, 2 an error of the user's to fix, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    args = argparse.Namespace()
     signal.signal(signal.SIGTERM, _interrupt)
-    folder: list[Path] = []
     try:
-        args = parser().parse_args(arguments)
-        args.folder = folder
+        _, unknown = parser().parse_known_args(words, args)
+        if args.command is None:
+            raise ConfigError("no command; try: gankd run digits (all commands: gankd --help)")
+        if unknown:
+            args.parser.refuse(unknown)
         args.handler(args)
+        sys.stdout.flush()
     except GankdError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        hint = f"; go on with: gankd resume {folder[0]}" if folder else ""
-        print(f"\ngankd: interrupted{hint}", file=sys.stderr, flush=True)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C is one too many
+        _say(f"interrupted; go on with: {_again(args, words)}")
         # Threads of torch and of the worker pool must not hold the exit up.
         os._exit(130)
     except BrokenPipeError:
         os._exit(141)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            where = f" {error.filename}" if error.filename else ""
-            again = f"; then: gankd resume {folder[0]}" if folder else ""
-            _fail(f"cannot write{where}: {error.strerror}; free space or choose another --out{again}")
-        raise
+        if error.strerror is None:
+            raise
+        where = f"cannot use {error.filename}" if error.filename else "cannot read or write"
+        remedy = "check path, permissions and free space, or choose another --out"
+        _fail(f"{where}: {error.strerror}; {remedy}; then: {_again(args, words)}")
+    except (MemoryError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", reason):
+            raise
+        _fail(f"out of memory ({reason[:200]}); choose a smaller width, batch_size, data.size or fewer --workers")
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(message: str) -> NoReturn:
+def _again(args: argparse.Namespace, words: Sequence[str]) -> str:
+    """The command that goes on with the work of this one."""
+    folder = getattr(args, "folder", None)
+    if folder is not None and args.command in ("run", "resume") and (folder / "run.json").is_file():
+        words = ["resume", str(folder)]
+    return shlex.join(["gankd", *words])
+
+
+def _say(message: str) -> None:
+    """A last line on standard error, on a line of its own."""
+    from gankd.console import Console
+
+    Console.end_line()
     print(f"gankd: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+
+
+def _fail(message: str) -> NoReturn:
+    _say(message)
     sys.exit(2)
+
+
+def _print(text: Any) -> None:
+    """The result, on standard output."""
+    from gankd.console import Console
+
+    Console.end_line()
+    print(text, flush=True)
+
+
+def _print_json(**facts: Any) -> None:
+    print(json.dumps({"event": "result", **facts}), flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,11 +138,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     root.add_argument("--version", action="version", version=f"gankd {__version__}")
-    commands = root.add_subparsers(metavar="COMMAND", required=True)
+    commands = root.add_subparsers(metavar="COMMAND", dest="command")
 
     def command(name: str, handler: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
         sub: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(handler=handler)
+        sub.set_defaults(handler=handler, parser=sub)
         return sub
 
     stages = {
@@ -99,23 +160,23 @@ def parser() -> argparse.ArgumentParser:
     _target(student)
     _students(student)
     score = command("eval", _eval, "table of the finished students")
-    _target(score)
+    _folder(score)
     score.add_argument("--split", choices=["val", "test"], default="test", help="default: test")
-    report = command("report", _report, "write report.html from what a run folder holds")
-    _target(report)
+    _folder(command("report", _report, "write report.html from what a run folder holds"))
     plan = command("plan", _plan, "which stages are reused, which will run, estimated time and disk")
     _target(plan)
     _students(plan)
-    resume = command("resume", _run, "go on with an interrupted run")
-    _target(resume, recipes=False)
-    _students(resume)
+    resume = command("resume", _resume, "go on with an interrupted run, with the settings it was started with")
+    _folder(resume)
+    _workers(resume)
 
     sample = command("sample", _sample, "images from a trained generator's checkpoint, for given labels")
-    sample.add_argument("source", type=Path, help="run folder, gan stage folder, or generator.safetensors")
+    sample.add_argument("source", type=Path, help="run folder, recipe, or generator.safetensors")
     sample.add_argument("--labels", required=True, help="0,1,2 or cat,dog for classes; 10,20.5 or 0:90:10 for values")
     sample.add_argument("--count", type=int, default=8, help="images per label (default 8)")
     sample.add_argument("--out", type=Path, default=Path("samples.png"), help="a .png grid, or a folder of images")
-    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
+    _output(sample)
 
     demo = command("demo", _demo, "a class recipe and a regression recipe, 3 seeds each, one page")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -129,17 +190,21 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def _target(sub: argparse.ArgumentParser, *, recipes: bool = True) -> None:
-    what = "recipe (digits, rotated-digits, turntable, folder) or run folder" if recipes else "run folder"
-    sub.add_argument("target", help=what)
-    if recipes:
-        sub.add_argument("--out", type=Path, help="run folder (default runs/RECIPE)")
-        sub.add_argument("--data", help="folder of your own images, for the recipe folder")
-        sub.add_argument("--size", type=int, help="side in pixels to which images are brought")
-        sub.add_argument("--task", choices=["auto", "classification", "regression"], help="of your own images")
-        sub.add_argument("--channels", choices=["auto", "grey", "rgb"], help="of your own images")
+def _target(sub: argparse.ArgumentParser) -> None:
+    what = "recipe (digits, rotated-digits, turntable, folder ...) or run folder"
+    sub.add_argument("target", metavar="RECIPE", help=what)
+    sub.add_argument("--out", type=Path, help="run folder (default runs/RECIPE)")
+    sub.add_argument("--data", help="folder of your own images, for the recipe folder")
+    sub.add_argument("--size", type=int, help="side in pixels to which images are brought")
+    sub.add_argument("--task", choices=["auto", "classification", "regression"], help="of your own images")
+    sub.add_argument("--channels", choices=["auto", "grey", "rgb"], help="of your own images")
     sub.add_argument("--config", type=Path, help="TOML file of settings")
     sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="for example gan.steps=4000")
+    _output(sub)
+
+
+def _folder(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("target", metavar="FOLDER", help="run folder, or the recipe whose folder is runs/RECIPE")
     _output(sub)
 
 
@@ -170,17 +235,25 @@ def _run(args: argparse.Namespace) -> None:
     _print_result(args, result, time.monotonic() - start)
 
 
+def _resume(args: argparse.Namespace) -> None:
+    from gankd.commands.stages import find_run, resume
+
+    args.folder = find_run(args.target)
+    start = time.monotonic()
+    result = resume(args.folder, workers=_worker_count(args), console=_console(args))
+    _print_result(args, result, time.monotonic() - start)
+
+
 def _stage(name: str) -> Callable[[argparse.Namespace], None]:
     def handler(args: argparse.Namespace) -> None:
-        from gankd.commands import stages as api
+        from gankd.commands import stages
 
         recipe, folder, console = _prepare(args)
-        facts = getattr(api, name)(recipe, folder, console=console)
+        facts = getattr(stages, name)(recipe, folder, console=console)
         if args.json:
-            print(json.dumps(facts))
+            _print_json(stage=name, **facts)
         else:
-            text = "  ".join(f"{key} {_show(value)}" for key, value in facts.items())
-            print(f"{name}: {text}")
+            _print(f"{name}: " + "  ".join(f"{key} {_show(value)}" for key, value in facts.items()))
 
     return handler
 
@@ -194,18 +267,18 @@ def _student(args: argparse.Namespace) -> None:
 
 
 def _eval(args: argparse.Namespace) -> None:
-    from gankd.commands.stages import evaluate
+    from gankd.commands.stages import evaluate, find_run, stored_run
 
-    recipe, folder, _ = _prepare(args)
-    _print_result(args, evaluate(recipe, folder, split=args.split), None)
+    folder = find_run(args.target)
+    _print_result(args, evaluate(stored_run(folder)[0], folder, split=args.split), None)
 
 
 def _report(args: argparse.Namespace) -> None:
-    from gankd.commands.stages import report
+    from gankd.commands.stages import find_run, report, stored_run
 
-    recipe, folder, _ = _prepare(args)
-    path = report(recipe, folder)
-    print(json.dumps({"report": str(path)}) if args.json else path)
+    folder = find_run(args.target)
+    path = report(stored_run(folder)[0], folder)
+    _print_json(report=str(path)) if args.json else _print(path)
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -213,28 +286,30 @@ def _plan(args: argparse.Namespace) -> None:
 
     recipe, folder, _ = _prepare(args)
     rows = plan(recipe, folder, arms=_arms(args), workers=_worker_count(args))
-    print(json.dumps([vars(row) for row in rows]) if args.json else plan_table(rows, folder))
+    _print_json(stages=[vars(row) for row in rows]) if args.json else _print(plan_table(rows, folder))
 
 
 def _sample(args: argparse.Namespace) -> None:
     from gankd.commands.sample import sample
 
     written = sample(args.source, args.labels, count=args.count, out=args.out, seed=args.seed)
-    print(written)
+    _print_json(written=str(written)) if args.json else _print(written)
 
 
 def _demo(args: argparse.Namespace) -> None:
     from gankd.commands.showcase import demo
 
-    args.folder.append(args.out)
-    demo(args.out, seeds=args.seeds, workers=_worker_count(args), console=_console(args), as_json=args.json)
+    start = time.monotonic()
+    results, page = demo(args.out, seeds=args.seeds, workers=_worker_count(args), console=_console(args))
+    _print_runs(args, results, page, time.monotonic() - start)
 
 
 def _evidence(args: argparse.Namespace) -> None:
     from gankd.commands.showcase import evidence
 
-    args.folder.append(args.out)
-    evidence(args.out, args.docs, seeds=args.seeds, workers=_worker_count(args), console=_console(args))
+    start = time.monotonic()
+    results, page = evidence(args.out, args.docs, seeds=args.seeds, workers=_worker_count(args), console=_console(args))
+    _print_runs(args, results, page, time.monotonic() - start)
 
 
 # --- from arguments to settings -----------------------------------------------------------------------------
@@ -253,7 +328,12 @@ def _arms(args: argparse.Namespace) -> list[str] | None:
 def _worker_count(args: argparse.Namespace) -> int:
     if args.workers is not None and args.workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {args.workers}")
-    return int(args.workers or len(os.sched_getaffinity(0)))
+    return int(args.workers or _cores())
+
+
+def _cores() -> int:
+    """Cores that this process may use; not every system can tell them from all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare(args: argparse.Namespace) -> tuple["Recipe", Path, "Console"]:
@@ -261,21 +341,19 @@ def _prepare(args: argparse.Namespace) -> tuple["Recipe", Path, "Console"]:
     from gankd.commands.stages import find_recipe
     from gankd.config import override, override_from_file
 
-    recipe, folder = find_recipe(args.target, getattr(args, "out", None))
+    recipe, folder = find_recipe(args.target, args.out)
     if args.config is not None:
         recipe = override_from_file(recipe, args.config)
-    changes: dict[str, Any] = {
-        "data.root": getattr(args, "data", None),
-        "data.size": getattr(args, "size", None),
-        "data.task": getattr(args, "task", None),
-        "data.channels": getattr(args, "channels", None),
-        "seeds": getattr(args, "seeds", None),
-    }
-    given = [f"{name}={json.dumps(value)}" for name, value in changes.items() if value is not None]
-    recipe = override(recipe, [*given, *args.set])
+    changes = {name: getattr(args, name) for name in ("size", "task", "channels") if getattr(args, name) is not None}
+    if args.data is not None:
+        changes["root"] = os.path.abspath(args.data)  # `resume` may be called in another folder
+    recipe = replace(recipe, data=replace(recipe.data, **changes))
+    if getattr(args, "seeds", None) is not None:
+        recipe = replace(recipe, seeds=args.seeds)
+    recipe = override(recipe, args.set)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, expected a run folder; choose another --out")
-    args.folder.append(folder)
+    args.folder = folder
     return recipe, folder, _console(args)
 
 
@@ -283,19 +361,31 @@ def _show(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _print_result(args: argparse.Namespace, result: Any, seconds: float | None) -> None:
+def _print_result(args: argparse.Namespace, result: "RunResult", seconds: float | None) -> None:
     from gankd.console import duration
 
     if args.json:
-        print(json.dumps({"event": "result", **result.to_dict()}))
+        _print_json(**result.to_dict())
         return
-    print(result.table)
+    lines = [result.table]
     if result.headline:
-        print(f"\n{result.headline}")
+        lines += ["", result.headline]
     if result.report is not None:
-        print(f"\nreport: {result.report}")
+        lines += ["", f"report: {result.report}"]
     if seconds is not None:
-        print(f"time:   {duration(seconds)}")
+        lines.append(f"time:   {duration(seconds)}")
+    _print("\n".join(lines))
+
+
+def _print_runs(args: argparse.Namespace, results: "Sequence[RunResult]", page: Path, seconds: float) -> None:
+    from gankd.console import duration
+
+    if args.json:
+        _print_json(runs=[result.to_dict() for result in results], report=str(page))
+        return
+    for result in results:
+        _print(f"\n{result.recipe}\n{result.table}\n\n{result.headline}")
+    _print(f"\nreport: {page}\ntime:   {duration(seconds)}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,15 @@ from torch import Tensor
 from gankd.config import to_dict
 from gankd.console import Console
 from gankd.errors import CheckpointError, RunError, TrainingError
-from gankd.storage import FORMAT, load_state, read_json, restore_optimizer, save_state, write_json
+from gankd.storage import (
+    FORMAT,
+    load_state,
+    read_json,
+    remove_leftovers,
+    restore_optimizer,
+    save_state,
+    write_json,
+)
 
 CHECKPOINT_SECONDS = 15.0
 """How much work a kill may cost at most."""
@@ -75,7 +83,10 @@ class Stage:
         """Start the clock; make the folder and write config.json, at the first sitting."""
         self._sitting = time.monotonic()
         self._reset_rate()
-        if self.folder is not None and not (self.folder / "config.json").is_file():
+        if self.folder is None:
+            return
+        remove_leftovers(self.folder)
+        if not (self.folder / "config.json").is_file():
             write_json(self.folder / "config.json", self.description)
 
     def part(self, name: str) -> "Stage":

@@ -43,6 +43,13 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of `atomic` whose process was killed while it wrote."""
+    for path in folder.glob(".*.????????"):
+        if path.is_file():
+            path.unlink()
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write plain data atomically."""
     with atomic(path) as temporary:
@@ -89,24 +96,24 @@ def load_state(path: Path) -> Any:
     Raises:
         CheckpointError: missing, truncated, of another version, or not a safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}; {_ANEW}")
-    with path.open("rb") as file:
-        head = file.read(9)
+    # Not safe_open: a Ctrl-C while it makes tensors comes out as a ValueError, and would read as a damaged file.
+    content = path.read_bytes()
     # A safetensors file starts with its header's length, which may look like the start of a pickle (640 does),
     # and then, in its ninth byte, the header's brace.
-    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and head[8:] != b"{":
+    if content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and content[8:9] != b"{":
         raise CheckpointError(
             f"{path} is a pickle or zip archive, which can run code when read and is never loaded; "
             "convert it to safetensors"
         )
     try:
-        with safe_open(path, framework="pt") as stored:
-            metadata = stored.metadata() or {}
-            tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
+        tensors = load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}); {_ANEW}") from None
     if "tree" not in metadata:
         raise CheckpointError(f"{path} was not written by gankd: it has weights but no description of them")
@@ -130,13 +137,13 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     import pickle
 
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     if not path.is_file():
         raise CheckpointError(f"no weights file {path}")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load(path.read_bytes())  # as in load_state
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(

@@ -97,7 +97,7 @@ def test_scalar_labels_alone_tell_nothing() -> None:
     unlike = train_ratio(features(real_labels, 6), real_labels, shifted, fake_labels, ANGLES, FAST, seed=0)
     assert unlike.facts["auc"] == pytest.approx(0.785, abs=0.04)
     truth = -(shifted - torch.stack([fake_labels.sin(), fake_labels.cos()], 1)) @ SHIFT * 2
-    assert spearmanr(unlike.log_ratio(shifted, fake_labels), truth).statistic > 0.9
+    assert spearmanr(unlike.log_ratio(shifted, fake_labels), truth).statistic > 0.85
 
 
 def test_sets_apart_give_the_advice_that_ratios_are_unreliable() -> None:

@@ -103,8 +103,8 @@ def _train_wave(method: CganKd, wave: list[Cell], workers: int) -> Iterator[Cell
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(error, BrokenProcessPool):
                 raise RunError(
-                    "a process that trained students died, perhaps for want of memory; what is done is kept; "
-                    "go on with fewer --workers"
+                    "a process that trained students died: out of memory, or called from a script without "
+                    "if __name__ == '__main__'; what is done is kept; go on with fewer workers"
                 ) from None
             raise
 

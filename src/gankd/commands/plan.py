@@ -71,7 +71,8 @@ def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, wor
         predict_with_features(teacher, sample_images(generator, labels, 0, "plan"), engine)
 
     needs_fakes = any(ARMS[name].fakes for name, _ in wanted)
-    rows = [_row(method.teacher_stage, recipe.teacher.updates * recipe.teacher.members, teacher_steps, _size(teacher))]
+    updates = recipe.teacher.updates * recipe.teacher.members if recipe.teacher.weights is None else 0
+    rows = [_row(method.teacher_stage, updates, teacher_steps, recipe.teacher.members * _size(teacher))]
     if needs_fakes:
         rows.append(_row(method.gan_stage, recipe.gan.steps, gan_steps, _size(trainer.generator)))
         rows.append(_row(method.ratio_stage, max(2 * len(train), 2048) // BLOCK + 1, sampling, 1.0))

@@ -1,10 +1,12 @@
 """Images from a trained generator, from its checkpoint alone."""
 
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from gankd.commands.stages import RUNS
 from gankd.config import require, suggest
 from gankd.errors import CheckpointError, ConfigError
 from gankd.recipes.cgan_kd import load_generator, sample_images
@@ -12,21 +14,27 @@ from gankd.report.grids import image_grid
 from gankd.storage import atomic
 from gankd.tasks import Classification, Task
 
+MOST_IMAGES = 10_000
+"""Of one call: a grid of more would be no picture any more."""
+
 
 def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0) -> Path:
     """Write `count` images per label: one grid (a row per label) where `out` ends in .png, else a folder of files.
 
     Args:
-        source: generator.safetensors, the folder of a gan stage, or a run folder (its newest generator).
+        source: generator.safetensors, the folder of a gan stage, a run folder (its newest generator), or a recipe
+            (for runs/RECIPE).
         labels: "0,1,2" or class names; values "10,20.5" or a range "0:90:10", both ends included.
 
     Raises:
         CheckpointError: no generator there. ConfigError: labels that the generator does not know.
     """
-    require(1 <= count <= 10_000, f"--count must lie in 1..10000, got {count}")
+    require(count >= 1, f"--count must be at least 1, got {count}")
     generator = load_generator(_find(source))
     task = generator.task
     wanted = parse_labels(labels, task)
+    total = len(wanted) * count
+    require(total <= MOST_IMAGES, f"--count {count} for {len(wanted)} labels is more than {MOST_IMAGES:,} images")
     images = sample_images(generator, wanted.repeat_interleave(count), seed, "sample")
     if out.suffix.lower() == ".png":
         grid = image_grid(images, columns=count, scale=max(1, 64 // images.shape[-1]))
@@ -34,8 +42,11 @@ def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0) -
             grid.save(temporary, format="png")
         return out
     for number, image in enumerate(images):
-        label = task.label_name(wanted[number // count])
-        path = out / label / f"{number % count:05d}.png"
+        label = wanted[number // count]
+        name = task.label_name(label)
+        if name in ("", ".", "..") or "/" in name or "\\" in name:  # no path that leads elsewhere
+            name = f"label {label.item()}"
+        path = out / name / f"{number:05d}.png"
         with atomic(path) as temporary:
             image_grid(image[None], columns=1, padding=0).save(temporary, format="png")
     return out
@@ -44,7 +55,8 @@ def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0) -
 def _find(source: Path) -> Path:
     if source.is_file():
         return source
-    found = [*source.glob("generator.safetensors"), *source.glob("gan-*/generator.safetensors")]
+    folder = source if source.exists() else RUNS / source
+    found = [*folder.glob("generator.safetensors"), *folder.glob("gan-*/generator.safetensors")]
     if not found:
         raise CheckpointError(f"no generator.safetensors in {source}; train one with: gankd gan RECIPE")
     return max(found, key=lambda path: path.stat().st_mtime)
@@ -63,7 +75,8 @@ def parse_labels(text: str, task: Task) -> Tensor:
         numbers = []
         for part in parts:
             if part not in names and not (part.isdecimal() and int(part) < task.num_classes):
-                raise ConfigError(f"--labels: no class {part!r}; {suggest(part, names)}")
+                known = f"numbers go up to {task.num_classes - 1}" if part.isdecimal() else suggest(part, names)
+                raise ConfigError(f"--labels: no class {part!r}; {known}")
             numbers.append(names[part] if part in names else int(part))
         return torch.tensor(numbers)
     values: list[float] = []
@@ -71,9 +84,13 @@ def parse_labels(text: str, task: Task) -> Tensor:
         try:
             ends = [float(piece) for piece in part.split(":")]
         except ValueError:
-            raise ConfigError(f"--labels: {part!r} is not a number or a range start:stop:step") from None
+            ends = [math.nan]
+        require(
+            all(map(math.isfinite, ends)), f"--labels: {part!r} is not a number or a range start:stop:step of numbers"
+        )
         if len(ends) == 3 and ends[2] > 0:
             steps = int((ends[1] - ends[0]) / ends[2] + 1e-9)
+            require(steps < MOST_IMAGES, f"--labels: {part!r} is more than {MOST_IMAGES:,} labels")
             values += [ends[0] + ends[2] * step for step in range(steps + 1)]
         else:
             require(len(ends) == 1, f"--labels: a range is start:stop:step with a positive step, got {part!r}")

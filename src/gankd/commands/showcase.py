@@ -1,11 +1,11 @@
 """The demonstration and the evidence: a class recipe and a regression recipe, one page, honest numbers."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gankd.bench.stats import mean_stderr
 from gankd.commands.stages import RunResult, opened, run
 from gankd.console import Console, duration
 from gankd.recipes.arms import CONTROLS, METHODS
@@ -16,34 +16,61 @@ from gankd.report.tables import markdown_table
 from gankd.storage import atomic, write_json
 
 DEMO = ("digits", "rotated-digits")
-EVIDENCE = ("digits", "rotated-digits", "turntable")
+EVIDENCE = ("digits", "digits-all", "rotated-digits", "turntable")
 
 
-def demo(out: Path, *, seeds: int | None, workers: int, console: Console, as_json: bool) -> None:
-    """Run both recipes, print their tables, the time taken and the path of the page."""
+def demo(out: Path, *, seeds: int | None, workers: int, console: Console) -> tuple[list[RunResult], Path]:
+    """Run both recipes; returns their results and the path of one page on both."""
+    results = _run_all(DEMO, out, 3 if seeds is None else seeds, workers, console)
+    return results, _index(results, out)
+
+
+def evidence(
+    out: Path, docs: Path, *, seeds: int | None, workers: int, console: Console
+) -> tuple[list[RunResult], Path]:
+    """Run all embedded recipes with five seeds or more; write docs/evidence.json and docs/evidence.md.
+
+    Returns:
+        The results and the path of evidence.md.
+    """
     start = time.monotonic()
-    results = _run_all(DEMO, out, seeds or 3, workers, console)
-    page = _index(results, out)
-    if as_json:
-        print(json.dumps({"event": "result", "runs": [result.to_dict() for result in results], "report": str(page)}))
-        return
-    for result in results:
-        print(f"\n{result.recipe}\n{result.table}\n\n{result.headline}")
-    print(f"\ntime:   {duration(time.monotonic() - start)}\nreport: {page}")
-
-
-def evidence(out: Path, docs: Path, *, seeds: int | None, workers: int, console: Console) -> None:
-    """Run all embedded recipes with five seeds or more; write docs/evidence.json and docs/evidence.md."""
-    start = time.monotonic()
-    results = _run_all(EVIDENCE, out, seeds or 5, workers, console)
+    results = _run_all(EVIDENCE, out, 5 if seeds is None else seeds, workers, console)
     _index(results, out)
-    rows = [row for result in results for row in result.rows]
-    write_json(docs / "evidence.json", rows)
-    with atomic(docs / "evidence.md") as temporary:
+    write_json(docs / "evidence.json", [row for result in results for row in result.rows])
+    page = docs / "evidence.md"
+    with atomic(page) as temporary:
         temporary.write_text(evidence_page(results, time.monotonic() - start))
+    readme = docs.parent / "README.md"
+    if readme.is_file():
+        text = readme.read_text()
+        with atomic(readme) as temporary:
+            temporary.write_text(with_summary(text, results))
+    return results, page
+
+
+OPENING, CLOSING = "<!-- evidence -->", "<!-- end of evidence -->"
+
+
+def with_summary(readme: str, results: Sequence[RunResult]) -> str:
+    """`readme` with a summary of the results between its two markers; unchanged where it has none."""
+    if OPENING not in readme or CLOSING not in readme:
+        return readme
+    lines = ["| recipe | student | real, equal updates | KD, equal updates | cGAN-KD | gain over the better control |"]
+    lines.append("|---|---|---:|---:|---:|---:|")
     for result in results:
-        print(f"\n{result.recipe}\n{result.table}\n\n{result.headline}")
-    print(f"\nwritten: {docs / 'evidence.md'}, {docs / 'evidence.json'}")
+        arms = {arm.arm: arm for arm in result.arms}
+        method = arms[result.headline_arm or METHODS[-1]]
+        controls = [arms[name] for name in CONTROLS]
+        closest = min((method.vs[name] for name in CONTROLS), key=lambda interval: interval.diff)
+        means = [mean_stderr(arm.values) for arm in (*controls, method)]
+        cells = " | ".join(f"{mean:.2f} ± {error:.2f}" for mean, error in means)
+        gain = f"{closest.diff:+.2f} [{closest.low:+.2f}, {closest.high:+.2f}] {closest.verdict}"
+        name = f"{result.recipe} ({result.task.metric} {result.task.metric_unit})"
+        lines.append(f"| {name} | {method.title} | {cells} | {gain} |")
+    seeds = len(results[0].arms[0].seeds)
+    lines += ["", f"Test images, mean ± standard error over {seeds} students, paired 95 % interval."]
+    before, after = readme.split(OPENING)[0], readme.split(CLOSING, 1)[1]
+    return "\n".join([before + OPENING, *lines, CLOSING + after])
 
 
 def evidence_page(results: Sequence[RunResult], seconds: float) -> str:
@@ -54,7 +81,7 @@ def evidence_page(results: Sequence[RunResult], seconds: float) -> str:
         "",
         "Written by `make evidence`; do not edit. Each student is measured at its last update on test images that no "
         "setting was chosen on. Differences are paired by seed, with Student's 95 % interval; positive is better. "
-        "Seeds vary the student (weights, order, augmentation), over one teacher, generator and synthetic set.",
+        "Seeds vary the student (weights and order of batches), over one teacher, generator and synthetic set.",
         "",
         f"Machine: {machine}. Time: {duration(seconds)}.",
     ]
@@ -74,10 +101,10 @@ def evidence_page(results: Sequence[RunResult], seconds: float) -> str:
 
 
 def _run_all(names: Sequence[str], out: Path, seeds: int, workers: int, console: Console) -> list[RunResult]:
+    recipes = {name: replace(RECIPES[name](), seeds=seeds) for name in names}
     results = []
-    for name in names:
+    for name, recipe in recipes.items():
         console.say(f"== {name}")
-        recipe = replace(RECIPES[name](), seeds=seeds)
         results.append(run(recipe, out / name, workers=workers, console=console))
     return results
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,15 +36,18 @@ class RunResult:
     headline_arm: str | None
     """Chosen on validation images."""
     report: Path | None = None
+    split: Literal["val", "test"] = "test"
 
     @property
     def table(self) -> str:
         """Plain text, at most 100 columns."""
-        return results_table(self.arms, self.task)
+        return results_table(self.arms, self.task, "validation" if self.split == "val" else self.split)
 
     @property
     def headline(self) -> str:
-        """The result in one sentence."""
+        """The result in one sentence; none on validation images, on which settings are chosen."""
+        if self.split == "val":
+            return ""
         return headline(self.arms, self.task, self.headline_arm).text
 
     @property
@@ -101,17 +104,21 @@ def stored_run(folder: Path) -> tuple[Recipe, list[str] | None]:
     """The settings that a run was last given, and its arms; None for all.
 
     Raises:
-        CheckpointError: its file is damaged. ConfigError: it has settings that this version does not know.
+        CheckpointError: its file is damaged. ConfigError: it has settings that this version does not know, or its
+            images were given in memory.
     """
     path = folder / RUN_FILE
     try:
         stored = read_json(path)
-        recipe, arms = dict(stored["recipe"]), stored["arms"]
+        recipe, arms = dict(stored["recipe"]), stored["arms"] and [str(name) for name in stored["arms"]]
+        in_memory = stored.get("in_memory")
     except (CheckpointError, KeyError, TypeError, ValueError):
         raise CheckpointError(
             f"{path} is damaged: it does not hold the settings of a run; give them anew with: "
             f"gankd run RECIPE --out {folder} (finished stages are reused)"
         ) from None
+    if in_memory:
+        raise ConfigError(f"{folder} was given its images in memory; go on in Python: run(recipe, folder, splits=...)")
     return from_dict(Recipe, recipe, str(path)), arms
 
 
@@ -133,9 +140,7 @@ def opened(
 
 
 @contextmanager
-def _started(
-    recipe: Recipe, folder: Path, console: Console | None, splits: Splits | None = None
-) -> Iterator[CganKd]:
+def _started(recipe: Recipe, folder: Path, console: Console | None, splits: Splits | None = None) -> Iterator[CganKd]:
     """`opened`, with the settings kept for `resume`; says so where they are not those of the last time."""
     with opened(recipe, folder, console, splits) as method:
         before, arms = recipe, None
@@ -147,12 +152,14 @@ def _started(
                 f"settings           changed since the last use of {folder}: {', '.join(changed)}; "
                 "name the folder in place of the recipe to keep them"
             )
-        _store_run(recipe, folder, arms)
+        _store_run(method, arms)
         yield method
 
 
-def _store_run(recipe: Recipe, folder: Path, arms: Sequence[str] | None) -> None:
-    write_json(folder / RUN_FILE, {"recipe": to_dict(recipe), "arms": list(arms) if arms else None})
+def _store_run(method: CganKd, arms: Sequence[str] | None) -> None:
+    in_memory = method.given_splits is not None
+    facts = {"recipe": to_dict(method.recipe), "arms": list(arms) if arms else None, "in_memory": in_memory}
+    write_json(method.run.folder / RUN_FILE, facts)
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -194,13 +201,13 @@ def run(
 
     wanted = cells(recipe, arms or ARMS)
     with _started(recipe, Path(folder), console, splits) as method:
-        _store_run(recipe, Path(folder), arms)
+        _store_run(method, arms)
         train_students(method, wanted, workers)
-        result = _result(method, wanted, "test")
-        path = method.run.folder / "report.html"
+        page = method.run.folder / "report.html"
+        result = replace(_result(method, wanted, "test"), report=page)
         write_json(method.run.folder / "results.json", result.to_dict())
-        write_report(gather(method, result.arms, result.headline_arm), path)
-    return RunResult(result.recipe, result.task, result.arms, result.headline_arm, path)
+        write_report(gather(method, result.arms, result.headline_arm), page)
+    return result
 
 
 def resume(folder: Path | str, *, workers: int = 1, console: Console | None = None) -> RunResult:
@@ -280,4 +287,4 @@ def _result(method: CganKd, wanted: list[tuple[str, int]], split: Literal["val",
     arms = compare(method, wanted, split)
     if not arms:
         raise ConfigError(f"no finished student in {method.run.folder}; run: gankd student {method.run.folder}")
-    return RunResult(method.recipe.name, method.splits.task, arms, chosen_by_validation(method, wanted))
+    return RunResult(method.recipe.name, method.splits.task, arms, chosen_by_validation(method, wanted), split=split)

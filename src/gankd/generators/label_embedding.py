@@ -42,7 +42,7 @@ class FourierEmbedding(LabelEmbedding):
         self.layer = nn.Linear(2 * octaves + 1, width)
 
     def forward(self, labels: Tensor) -> Tensor:
-        labels01 = self.task.normalise(labels)[:, None]
+        labels01 = self.task.normalise(labels.float())[:, None]
         phase = labels01 * self.frequencies
         return torch.relu(self.layer(torch.cat([2 * labels01 - 1, phase.sin(), phase.cos()], 1)))
 

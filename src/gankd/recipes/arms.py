@@ -40,11 +40,14 @@ METHODS = ("adjusted", "adjusted_kd")
 
 
 def selection_of(arm: Arm, config: SelectConfig) -> SelectConfig | None:
-    """How this arm selects from the pool: `config` up to the arm's processing step."""
-    if arm.fakes is None:
-        return None
+    """How this arm selects from the pool: `config` up to the arm's processing step.
+
+    Settings of later steps are left out, so that changing them does not train this arm's students again.
+    """
     if arm.fakes == "raw":
-        config = replace(config, subsample="none")
-    if arm.fakes in ("raw", "subsampled"):
-        config = replace(config, filter="none")
-    return config if arm.fakes == "adjusted" else replace(config, adjust="none")
+        return SelectConfig(subsample="none", filter="none", adjust="none", count=config.count)
+    if arm.fakes == "subsampled":
+        return replace(config, filter="none", rho=None, adjust="none")
+    if arm.fakes == "filtered":
+        return replace(config, adjust="none")
+    return config if arm.fakes == "adjusted" else None

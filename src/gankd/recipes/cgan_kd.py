@@ -395,8 +395,8 @@ def refuse_chance_level(value: float, data: LabelledImages, what: str) -> None:
     if not better:
         raise ModelError(
             f"{what} is at chance level: {task.metric} {value:.4g} {task.metric_unit} on {len(data)} validation "
-            f"images, a constant guess has {chance:.4g}; train it longer (teacher.updates), choose another teacher.model, or "
-            "check the labels"
+            f"images, a constant guess has {chance:.4g}; train it longer (teacher.updates), choose another "
+            "teacher.model, or check the labels"
         )
 
 

@@ -9,7 +9,7 @@ from gankd.engine import Precision
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
 from gankd.training.distill import DistillConfig
-from gankd.training.gan import GanConfig
+from gankd.training.gan import GanConfig, logistic
 from gankd.training.ratio import RatioConfig
 from gankd.training.supervised import SupervisedConfig
 
@@ -116,8 +116,8 @@ def digits() -> Recipe:
         teacher=TeacherConfig(model="resnet8x2", updates=1000, augment=("shift", "rotate", "scale")),
         gan=GanConfig(steps=1500),
         synth=SynthConfig(pool=12_000),
-        select=SelectConfig(count=5000),
-        student=StudentConfig(model="cnn16", updates=2000, lr=3e-3, temperature=2.0),
+        select=SelectConfig(count=5000, adjust="soft"),
+        student=StudentConfig(model="cnn16", updates=2000, lr=3e-3, kd_weight=0.8),
     )
 
 
@@ -126,12 +126,22 @@ def rotated_digits() -> Recipe:
     return Recipe(
         name="rotated-digits",
         data=DataConfig(name="rotated-digits", num_train=300),
-        teacher=TeacherConfig(model="resnet8x2", members=3, updates=800, augment=("shift", "scale")),
-        gan=GanConfig(steps=2000, width_g=24, width_d=24),
+        teacher=TeacherConfig(model="resnet8", members=3, updates=2000, lr=3e-3, augment=("shift", "scale")),
+        gan=logistic(GanConfig(steps=1800, width_g=16, width_d=16)),
         synth=SynthConfig(pool=16_000, labels="uniform"),
         select=SelectConfig(count=5000),
-        student=StudentConfig(model="cnn16", updates=1500, lr=3e-3),
+        student=StudentConfig(model="cnn16", updates=1200, lr=3e-3),
     )
+
+
+def digits_all() -> Recipe:
+    """All 898 training digits: with ample labels there is less to gain."""
+    return replace(digits(), name="digits-all", data=DataConfig(name="digits"))
+
+
+def rotated_digits_all() -> Recipe:
+    """All 898 rotated training digits."""
+    return replace(rotated_digits(), name="rotated-digits-all", data=DataConfig(name="rotated-digits"))
 
 
 def turntable() -> Recipe:
@@ -139,8 +149,8 @@ def turntable() -> Recipe:
     return Recipe(
         name="turntable",
         data=DataConfig(name="turntable", per_label=5),
-        teacher=TeacherConfig(model="resnet8x2", updates=2000, augment=("shift", "colour")),
-        gan=GanConfig(steps=4000, lr_g=4e-4, lr_d=8e-4, z_dim=64, embedding_width=64, width_g=24, width_d=24),
+        teacher=TeacherConfig(model="cnn32", updates=2500, lr=3e-3),
+        gan=logistic(GanConfig(steps=2500, z_dim=64, width_g=16, width_d=16)),
         synth=SynthConfig(pool=16_000, labels="uniform"),
         select=SelectConfig(count=5000),
         student=StudentConfig(model="cnn8", updates=2000, lr=3e-3),
@@ -149,12 +159,16 @@ def turntable() -> Recipe:
 
 def folder() -> Recipe:
     """The user's own images: class folders, or labels.csv."""
-    return replace(digits(), name="folder", data=DataConfig(name="folder"))
+    return Recipe(
+        name="folder",
+        data=DataConfig(name="folder"),
+        teacher=TeacherConfig(model="resnet20x2", updates=3000, augment=("shift", "scale", "colour")),
+        gan=logistic(GanConfig(steps=5000, z_dim=64)),
+        synth=SynthConfig(pool=20_000),
+        student=StudentConfig(model="cnn16", updates=4000),
+    )
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    "digits": digits,
-    "rotated-digits": rotated_digits,
-    "turntable": turntable,
-    "folder": folder,
+    make().name: make for make in (digits, digits_all, rotated_digits, rotated_digits_all, turntable, folder)
 }

@@ -95,7 +95,7 @@ def headline(arms: Sequence[ArmResult], task: Task, headline_arm: str | None) ->
     return Headline(text[0].upper() + text[1:], verdict)
 
 
-def results_table(arms: Sequence[ArmResult], task: Task) -> str:
+def results_table(arms: Sequence[ArmResult], task: Task, split: str = "test") -> str:
     """The control table as plain text, at most 100 columns wide."""
     head, *rows = _cells(arms, task, MARKS)
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
@@ -107,7 +107,7 @@ def results_table(arms: Sequence[ArmResult], task: Task) -> str:
         lines.append("  ".join([title.ljust(widths[0]), *cells])[:WIDTH].rstrip())
         lines += more
     rule = "-" * max(map(len, lines))
-    lines = [textwrap.fill(_caption(task), WIDTH), rule, lines[0], rule, *lines[1:], rule]
+    lines = [textwrap.fill(_caption(task, split), WIDTH), rule, lines[0], rule, *lines[1:], rule]
     if any(arm.vs for arm in arms):
         lines.append("difference [95 % paired interval over seeds], + is better:")
         lines.append("> better   < worse   = no difference found   ? one seed, no interval")
@@ -210,11 +210,11 @@ def _cells(arms: Sequence[ArmResult], task: Task, marks: Mapping[Verdict, str]) 
     return rows
 
 
-def _caption(task: Task) -> str:
+def _caption(task: Task, split: str) -> str:
     words = METRIC_WORDS.get(task.metric, task.metric)
     direction = "higher" if task.higher_is_better else "lower"
     unit = f" in {task.metric_unit}" if task.metric_unit else ""
-    return f"{words}{unit} on the test split ({direction} is better), mean ± standard error over seeds"
+    return f"{words}{unit} on the {split} split ({direction} is better), mean ± standard error over seeds"
 
 
 def _quantity(value: float, places: int, unit: str) -> str:

@@ -1,6 +1,5 @@
 """The density-ratio network: (image features, label) -> log p_real(x given y) / p_fake(x given y)."""
 
-import math
 from typing import Literal
 
 import torch
@@ -8,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.tasks import Classification, Regression, Task
+from gankd.generators.label_embedding import make_embedding
+from gankd.tasks import Task
 
 Head = Literal["log", "relu", "softplus"]
 LOG_LIMIT = 8.0
@@ -17,35 +17,6 @@ GROUPS = 8
 LABEL_WIDTH = 32
 ROWS = 8192
 """Samples scored at once."""
-
-
-class FourierLabels(nn.Module):
-    """Scalar labels (N,) in user units -> (N, width): a linear map of y and of sines and cosines of it.
-
-    Four octaves: enough to tell the label groups apart, too coarse to learn single labels by heart.
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, task: Regression, width: int) -> None:
-        super().__init__()
-        self.task = task
-        self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(4), persistent=False)
-        self.linear = nn.Linear(1 + 2 * 4, width)
-
-    def forward(self, labels: Tensor) -> Tensor:
-        """Embed (N,) labels."""
-        labels01 = self.task.normalise(labels.float())[:, None]
-        angles = labels01 * self.frequencies
-        waves: Tensor = self.linear(torch.cat([2 * labels01 - 1, angles.sin(), angles.cos()], 1))
-        return waves
-
-
-def embed_labels(task: Task, width: int) -> nn.Module:
-    """A module from labels (N,) in user units to (N, width)."""
-    if isinstance(task, Classification):
-        return nn.Embedding(task.num_classes, width)
-    return FourierLabels(task, width)
 
 
 class RatioNet(nn.Module):
@@ -78,7 +49,7 @@ class RatioNet(nn.Module):
         )
         require(0 <= dropout < 1, f"dropout must lie in [0, 1), got {dropout}")
         self.head, self.dropout = head, dropout
-        self.labels = embed_labels(task, LABEL_WIDTH)
+        self.labels = make_embedding(task, "learned", LABEL_WIDTH)
         widths = (num_features + LABEL_WIDTH, *hidden)
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, hidden, strict=False))
         self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, width) for width in hidden)

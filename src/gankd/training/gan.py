@@ -65,7 +65,8 @@ class GanConfig:
     """In the generator."""
     penalty: Literal["none", "r1", "r1r2"] = "none"
     """Gradient penalty: r1 with the logistic loss, r1r2 with the relativistic loss, in general."""
-    penalty_weight: float = 1.0
+    penalty_weight: float | None = None
+    """None: (side / 16)^2, that is 1 at 16 pixels; the gradient of a score adds up over pixels."""
     penalty_every: int = 1
     """Apply the penalty every n-th discriminator update, n times as strong."""
     diff_augment: tuple[Augmentation, ...] = ()
@@ -84,7 +85,10 @@ class GanConfig:
         for name in ("lr_g", "lr_d"):
             require(0 < getattr(self, name) <= 1, f"gan.{name} must lie in (0, 1], got {getattr(self, name)}")
         require(0 < self.ema_half_life <= 1, f"gan.ema_half_life must lie in (0, 1], got {self.ema_half_life}")
-        require(self.penalty_weight >= 0, f"gan.penalty_weight must be >= 0, got {self.penalty_weight}")
+        require(
+            self.penalty_weight is None or self.penalty_weight >= 0,
+            f"gan.penalty_weight must be >= 0, got {self.penalty_weight}",
+        )
         require(self.vicinity_m > 0, f"gan.vicinity_m must be positive, got {self.vicinity_m}")
 
 
@@ -107,7 +111,6 @@ def logistic(config: GanConfig) -> GanConfig:
         config,
         loss="logistic",
         penalty="r1",
-        penalty_weight=0.1,
         penalty_every=8,
         spectral_norm=False,
         betas=(0.0, 0.99),
@@ -221,6 +224,7 @@ class GanTrainer:
             if isinstance(train.task, Classification)
             else VicinalBatches(train, config)
         )
+        self.penalty_weight = (train.shape[1] / 16) ** 2 if config.penalty_weight is None else config.penalty_weight
         self.generator = engine.place(build_generator(train.task, train.shape, config, seed, ili))
         self.discriminator = engine.place(build_discriminator(train.task, train.shape, config, seed, ili))
         self.optimizer_g = torch.optim.Adam(self.generator.parameters(), config.lr_g, betas=config.betas, fused=True)
@@ -278,7 +282,7 @@ class GanTrainer:
             if penalised:
                 wanted = real_scores.sum() + fake_scores.sum() * (config.penalty == "r1r2")
                 # Both penalties are means over their own half; over `both` they would come out halved.
-                strength = 2 * config.penalty_weight * config.penalty_every
+                strength = 2 * self.penalty_weight * config.penalty_every
                 total = loss + strength * gradient_penalty(wanted[None], both)
             self.optimizer_d.zero_grad(set_to_none=True)
             total.backward()

@@ -1,0 +1,81 @@
+"""A plan says what would run, writes nothing, and refuses what the run would refuse."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from gankd.commands.plan import PlanRow, plan, plan_table
+from gankd.config import override
+from gankd.errors import GankdError
+from gankd.recipes import Recipe
+from gankd.recipes.cgan_kd import CganKd
+from gankd.run import Run
+
+SMALL = ("teacher.model=cnn4", "gan.batch_size=4", "teacher.batch_size=4", "student.batch_size=4")
+
+
+def statuses(rows: list[PlanRow]) -> dict[str, tuple[str, int]]:
+    return {row.stage.split()[0]: (row.status, row.count) for row in rows}
+
+
+def test_what_is_there_is_reused(digits_run: tuple[Recipe, Path]) -> None:
+    recipe, folder = digits_run
+    rows = plan(recipe, folder)
+    assert statuses(rows) == dict.fromkeys(("teacher", "gan", "ratio", "synth", "students"), ("reuse", 0))
+    assert sum(row.seconds + row.megabytes for row in rows) == 0
+    assert "16 MB" not in plan_table(rows, folder)
+
+
+def weights(recipe: Recipe, folder: Path, out: Path) -> Path:
+    torch.save(CganKd(recipe, Run(folder)).teacher.net.state_dict(), out / "net.pt")
+    return out / "net.pt"
+
+
+def test_what_rests_on_a_change_runs(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, folder = digits_run
+    rows = plan(override(recipe, ["gan.steps=600"]), folder)
+    assert statuses(rows) == {
+        "teacher": ("reuse", 0),
+        "gan": ("run", 1),
+        "ratio": ("run", 1),
+        "synth": ("run", 1),
+        "students": ("run", 10),  # five arms see fakes, with two seeds each
+    }
+    assert all(row.seconds > 0 and row.megabytes > 0 for row in rows[1:])
+    rows = plan(override(recipe, ["gan.steps=600"]), folder, arms=["real", "kd_matched"])
+    assert statuses(rows) == {"teacher": ("reuse", 0), "students": ("reuse", 0)}
+
+    rows = plan(override(recipe, [f"teacher.weights={weights(recipe, folder, tmp_path)}"]), folder)
+    assert rows[0].status == "run"
+    assert rows[0].seconds == 0  # nothing to train
+
+    part = Path(shutil.copytree(folder, tmp_path / "run"))
+    (teacher,) = part.glob("teacher-*")
+    (teacher / "done.json").rename(teacher / "checkpoint.safetensors")
+    assert plan(recipe, part)[0].status == "resume"
+
+
+def test_time_grows_with_the_work(tiny: tuple[str, ...], angles_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, _ = angles_run  # improved label input: its networks are not there yet
+    few, many = (plan(override(recipe, [*SMALL, f"gan.steps={steps}"]), tmp_path / "no") for steps in (10, 10_000))
+    assert many[1].seconds > 50 * few[1].seconds
+    assert not (tmp_path / "no").exists()
+    lines = plan_table(many, tmp_path).splitlines()
+    assert lines[0].split() == ["stage", "status", "time", "disk"]
+    assert lines[-1].startswith("total")
+
+
+@pytest.mark.parametrize(
+    "setting", ["teacher.model=resnet21", "student.model=nowhere:Net", "data.num_train=5000", "device=cuda:x"]
+)
+def test_what_a_run_would_refuse_is_refused(
+    setting: str, tmp_path: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refused("plan", "digits", "--set", setting) != ""
+    with pytest.raises(GankdError):
+        plan(override(Recipe(), [setting]), tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,29 @@
+from gankd.bench.results import ArmResult, with_intervals
+from gankd.commands.showcase import CLOSING, OPENING, with_summary
+from gankd.commands.stages import RunResult
+from gankd.tasks import Regression
+
+TASK = Regression(low=0.0, high=90.0, unit="degrees")
+
+
+def result() -> RunResult:
+    values = {"real_matched": (5.0, 6.0, 7.0), "kd_matched": (4.0, 5.0, 6.0), "adjusted": (3.0, 4.0, 5.5)}
+    arms = [
+        ArmResult(arm=name, title=name, seeds=(0, 1, 2), values=numbers, updates=10, seconds=1.0)
+        for name, numbers in values.items()
+    ]
+    return RunResult("angles", TASK, with_intervals(arms, TASK), "adjusted")
+
+
+def test_the_summary_names_the_control_that_is_beaten_least() -> None:
+    text = with_summary(f"before\n{OPENING}\nold numbers\n{CLOSING}\nafter\n", [result()])
+    row = next(line for line in text.splitlines() if line.startswith("| angles"))
+    # against KD: errors fall by 1, 1 and 0.5 degrees; mean 5/6, standard error 1/6, t(2) = 4.303
+    assert row.endswith("| 6.00 ± 0.58 | 5.00 ± 0.58 | 4.17 ± 0.73 | +0.83 [+0.12, +1.55] better |")
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old numbers" not in text
+
+
+def test_writing_the_summary_twice_changes_nothing() -> None:
+    once = with_summary(f"{OPENING}\n{CLOSING}\n", [result()])
+    assert with_summary(once, [result()]) == once
+    assert with_summary("no markers", [result()]) == "no markers"

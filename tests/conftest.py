@@ -1,0 +1,111 @@
+"""What several tests share: tiny settings, two finished tiny runs, and the command line in this process."""
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from gankd.cli import main
+from gankd.commands import run
+from gankd.config import override
+from gankd.recipes import RECIPES, Recipe
+
+torch.set_num_threads(1)  # as in workers: the same numbers everywhere, and no fight over the cores
+
+TINY = (
+    "seeds=2",
+    "data.num_train=80",
+    "teacher.model=cnn8",
+    "teacher.members=1",
+    "teacher.updates=60",
+    "teacher.lr=0.02",
+    "teacher.augment=[]",
+    "gan.steps=6",
+    "gan.batch_size=16",
+    "gan.width_g=4",
+    "gan.width_d=4",
+    "gan.z_dim=4",
+    "gan.embedding_width=8",
+    "gan.health_checks=1",
+    "gan.ili_updates=4",
+    "ratio.epochs=3",
+    "ratio.hidden=[32]",
+    "ratio.dropout=[0.2]",
+    "synth.pool=768",
+    "select.count=100",
+    "student.model=cnn4",
+    "student.updates=6",
+)
+"""Every stage in about three seconds."""
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    return TINY
+
+
+def finished(recipe: Recipe, name: str, factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """A finished run, made once and copied for each of the processes that pytest-xdist starts."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / f"{name}.lock"):
+        if not (shared / name / "report.html").is_file():
+            run(recipe, shared / name)
+    return recipe, Path(shutil.copytree(shared / name, factory.mktemp("finished") / name))
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """A finished run with classes; do not change its folder."""
+    return finished(override(RECIPES["digits"](), TINY), "digits", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def angles_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """A finished run with scalar labels, improved label input and an auto-encoder; do not change its folder."""
+    settings = (*TINY, "gan.label_input=ili", "ratio.features=autoencoder")
+    return finished(override(RECIPES["rotated-digits"](), settings), "angles", tmp_path_factory)
+
+
+Outcome = tuple[int, str, str]
+"""Exit code, standard output, standard error."""
+
+
+@pytest.fixture
+def gankd(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """The command line, in this process."""
+
+    def call(*words: object) -> Outcome:
+        handler = signal.getsignal(signal.SIGTERM)
+        capsys.readouterr()
+        code = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def refused(gankd: Callable[..., Outcome]) -> Callable[..., str]:
+    """The one line with which the command line refuses; fails if there is anything else."""
+
+    def call(*words: object) -> str:
+        code, out, err = gankd(*words)
+        assert (code, out) == (2, ""), (out, err)
+        assert err.startswith("gankd: ")
+        assert err.endswith("\n")
+        assert len(err.splitlines()) == 1, err
+        return err.removeprefix("gankd: ").rstrip("\n")
+
+    return call

@@ -1,0 +1,411 @@
+"""Whole recipes on tiny data: every stage, what is reused, what a changed setting touches."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import gankd.recipes.cgan_kd
+from gankd.bench.compare import cells
+from gankd.commands import run, student
+from gankd.commands.stages import stored_run
+from gankd.config import override
+from gankd.data.images import Splits
+from gankd.errors import CheckpointError, ModelError, RunError
+from gankd.recipes import RECIPES, Recipe
+from gankd.recipes.arms import ARMS, selection_of
+from gankd.recipes.cgan_kd import CganKd, load_generator, refuse_chance_level
+from gankd.run import Run
+from gankd.storage import load_state, read_json, save_state
+from gankd.synthetic import SelectConfig
+from gankd.training.distill import distill
+
+STAGES = ("teacher", "gan", "ratio", "synth")
+LOOPS = ("train_supervised", "train_gan", "train_autoencoder", "train_ratio", "generate", "distill")
+
+
+@pytest.fixture(params=["digits_run", "angles_run"])
+def whole(request: pytest.FixtureRequest) -> tuple[Recipe, Path]:
+    found: tuple[Recipe, Path] = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def copied(digits_run: tuple[Recipe, Path], tmp_path: Path) -> tuple[Recipe, Path]:
+    """A finished run to change at will."""
+    recipe, folder = digits_run
+    return recipe, Path(shutil.copytree(folder, tmp_path / "run"))
+
+
+@pytest.fixture
+def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make training loops fail."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("this should have been reused")
+
+    def call(*loops: str) -> None:
+        for name in loops:
+            monkeypatch.setattr(gankd.recipes.cgan_kd, name, fail)
+
+    return call
+
+
+def kinds(folder: Path) -> dict[str, list[Path]]:
+    """Stage folders by what they hold: teacher, gan, ..., student-raw-0, ..."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            found.setdefault(path.name.rpartition("-")[0], []).append(path)
+    return found
+
+
+def content(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of change and bytes of every file below."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_every_stage_and_every_arm_is_there(whole: tuple[Recipe, Path]) -> None:
+    recipe, folder = whole
+    found = kinds(folder)
+    assert sorted(found) == sorted([*STAGES, *(f"student-{arm}-{seed}" for arm, seed in cells(recipe))])
+    for (stage,) in found.values():
+        assert (stage / "done.json").is_file()
+        assert not (stage / "checkpoint.safetensors").exists()
+    page = (folder / "report.html").read_text()
+    assert "</html>" in page
+    assert all(ARMS[arm].title.split(":")[0] in page for arm in ARMS)
+    results = read_json(folder / "results.json")
+    assert [arm["arm"] for arm in results["arms"]] == list(ARMS)
+    assert all(arm["seeds"] == [0, 1] for arm in results["arms"])
+    assert {row["control"] for row in results["rows"]} == {"real_matched", "kd_matched"}
+    assert results["report"].endswith("report.html")
+    assert stored_run(folder) == (recipe, None)
+
+
+def test_results_are_those_of_the_stored_students(digits_run: tuple[Recipe, Path]) -> None:
+    recipe, folder = digits_run
+    results = {arm["arm"]: arm["values"] for arm in read_json(folder / "results.json")["arms"]}
+    with Run(folder) as held:
+        method = CganKd(recipe, held)
+        test = method.splits.test
+        for arm in ("real", "adjusted_kd"):
+            trained = method.student(arm, 1)
+            with torch.no_grad():
+                right = trained(test.images).argmax(1) == test.labels
+            assert results[arm][1] == pytest.approx(100 * right.double().mean().item())
+
+
+def test_a_second_run_trains_nothing_and_finds_the_same(
+    whole: tuple[Recipe, Path], forbid: Callable[..., None], tmp_path: Path
+) -> None:
+    recipe, folder = whole
+    folder = Path(shutil.copytree(folder, tmp_path / "run"))
+    before, results = content(folder), read_json(folder / "results.json")
+    forbid(*LOOPS)
+    again = run(recipe, folder)
+    after = content(folder)
+    assert {**again.to_dict(), "report": None} == {**results, "report": None}
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed <= {"run.json", "results.json", "report.html", ".lock"}
+
+
+def test_another_rho_reads_the_scores_again_and_generates_nothing(
+    copied: tuple[Recipe, Path], forbid: Callable[..., None]
+) -> None:
+    recipe, folder = copied
+    before = content(folder)
+    counts = selected(recipe, folder)
+    forbid("train_supervised", "train_gan", "train_ratio", "generate")
+    other = override(recipe, ["select.rho=0.5", "select.count=none"])
+    assert selected(other, folder)["consistent"] < counts["consistent"]
+    student(other, folder, arms=["raw", "filtered"])
+    after = content(folder)
+    assert {name: after[name] for name in before if name.startswith(STAGES)} == {
+        name: before[name] for name in before if name.startswith(STAGES)
+    }
+    found = kinds(folder)
+    assert all(len(found[stage]) == 1 for stage in STAGES)
+    assert len(found["student-filtered-0"]) == 2
+    assert len(found["student-subsampled-0"]) == 1  # not asked for
+
+
+def selected(recipe: Recipe, folder: Path) -> dict[str, int]:
+    with Run(folder) as held:
+        selection = CganKd(recipe, held).selection(ARMS["adjusted"])
+        assert selection is not None
+        counts: dict[str, int] = selection.report["counts"]
+        return counts
+
+
+def test_another_gan_makes_all_that_rests_on_it_anew_and_keeps_the_teacher(
+    copied: tuple[Recipe, Path], forbid: Callable[..., None]
+) -> None:
+    recipe, folder = copied
+    forbid("train_supervised")
+    student(override(recipe, ["gan.steps=5"]), folder, arms=["real", "kd_matched", "adjusted"])
+    found = kinds(folder)
+    assert len(found["teacher"]) == 1
+    assert [len(found[stage]) for stage in ("gan", "ratio", "synth", "student-adjusted-0")] == [2, 2, 2, 2]
+    assert len(found["student-real-0"]) == len(found["student-kd_matched-0"]) == 1  # they see no fakes
+
+
+FAKES = {"raw", "subsampled", "filtered", "adjusted", "adjusted_kd"}
+KD = {"kd_matched", "adjusted_kd"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "stages"),
+    [
+        ("teacher.lr=0.01", {"teacher", "gan", "ratio", "synth"} | FAKES | KD),
+        ("gan.lr_g=0.01", {"gan", "ratio", "synth"} | FAKES),
+        ("ratio.lr=0.01", {"ratio", "synth"} | FAKES),
+        ("synth.pool=500", {"synth"} | FAKES),
+        ("select.subsample=none", FAKES - {"raw"}),
+        ("select.accept_share=0.3", FAKES - {"raw"}),
+        ("select.rho=0.5", {"filtered", "adjusted", "adjusted_kd"}),
+        ("select.adjust=argmax", {"adjusted", "adjusted_kd"}),
+        ("student.lr=0.01", set(ARMS)),
+        ("student.model=cnn8", set(ARMS)),
+        ("seed=1", {"teacher", "gan", "ratio", "synth"} | FAKES | KD),
+        ("data.label_noise=0.1", {"teacher", "gan", "ratio", "synth"} | set(ARMS)),
+        ("seeds=7", set()),
+        ("name=other", set()),
+    ],
+)
+def test_a_setting_touches_its_stage_and_all_that_rest_on_it(
+    setting: str, stages: set[str], digits_run: tuple[Recipe, Path]
+) -> None:
+    recipe, folder = digits_run
+
+    def prints(recipe: Recipe) -> dict[str, str]:
+        method = CganKd(recipe, Run(folder))
+        own = {name: getattr(method, f"{name}_stage").fingerprint for name in STAGES}
+        return own | {name: method.student_stage(name, 0).fingerprint for name in ARMS}
+
+    before, after = prints(recipe), prints(override(recipe, [setting]))
+    assert {name for name in before if before[name] != after[name]} == stages
+
+
+VARIANTS = {
+    "relativistic": ("gan.loss=relativistic", "gan.penalty=r1r2", "gan.spectral_norm=false", "gan.batch_norm=false"),
+    "logistic": ("gan.loss=logistic", "gan.penalty=r1", "gan.penalty_every=2"),
+    "classifier features": ("ratio.features=classifier", "ratio.loss=ulsif"),
+    "published": ("ratio.loss=softplus", "select.subsample=running_max", "select.burn_in=10", "select.adjust=argmax"),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants(variant: str, copied: tuple[Recipe, Path]) -> None:
+    recipe, folder = copied
+    result = student(override(recipe, ["seeds=1", *VARIANTS[variant]]), folder, arms=["adjusted_kd"])
+    assert [arm.arm for arm in result.arms] == ["adjusted_kd"]
+    assert len(kinds(folder)["teacher"]) == 1
+    if variant == "classifier features":
+        ratio = next(path for path in kinds(folder)["ratio"] if (path / "classifier").is_dir())
+        assert (ratio / "classifier" / "model.safetensors").is_file()
+
+
+def test_finetuning_starts_from_the_student_of_real_images(
+    copied: tuple[Recipe, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder = copied
+    recipe = override(recipe, ["student.init=finetune", "seeds=1"])
+    starts: list[torch.Tensor] = []
+
+    def spy(model: Any, *args: Any, **options: Any) -> Any:
+        starts.append(torch.cat([value.flatten() for value in model.net.parameters()]).detach().clone())
+        return distill(model, *args, **options)
+
+    monkeypatch.setattr(gankd.recipes.cgan_kd, "distill", spy)
+    student(recipe, folder, arms=["adjusted"])  # trains `real` first, though not asked to show it
+    with Run(folder) as held:
+        real = CganKd(recipe, held).student("real", 0)
+    fresh, tuned = starts
+    weights = torch.cat([value.flatten() for value in real.net.parameters()])
+    assert torch.equal(tuned, weights)
+    assert not torch.equal(fresh, weights)
+
+
+def test_an_ensemble_as_teacher(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, _ = digits_run
+    with Run(tmp_path) as held:
+        method = CganKd(override(recipe, ["teacher.members=2"]), held)
+        outputs = method.teacher(method.splits.val.images)
+        members = [method.teacher_stage.part(f"member-{number}").stored_history()[-1] for number in (0, 1)]
+        assert members[0] != members[1]
+        again = CganKd(method.recipe, held)
+        assert again.teacher_stage.done
+        assert torch.equal(again.teacher(method.splits.val.images), outputs)
+
+
+def test_a_users_trained_weights_as_teacher(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, folder = digits_run
+    method = CganKd(recipe, Run(folder))
+    trained, val = method.teacher, method.splits.val
+    mean, std = trained.mean.flatten().tolist(), trained.std.flatten().tolist()
+    torch.save(trained.net.state_dict(), tmp_path / "net.pt")
+    given = override(recipe, [f"teacher.weights={tmp_path / 'net.pt'}", f"teacher.mean={mean}", f"teacher.std={std}"])
+    with Run(tmp_path / "run") as held:
+        other = CganKd(given, held)
+        assert torch.equal(other.teacher(val.images), trained(val.images))
+        assert other.teacher_stage.result == method.teacher_stage.result
+        (folder,) = kinds(held.folder)["teacher"]
+        assert not (folder / "metrics.jsonl").exists()  # nothing was trained
+    with pytest.raises(CheckpointError, match="net.pt does not fit cnn4: .*size mismatch"):
+        _ = CganKd(override(given, ["teacher.model=cnn4"]), Run(tmp_path / "run")).teacher
+
+
+def test_images_in_memory_take_the_place_of_the_recipes(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, folder = digits_run
+    splits = CganKd(recipe, Run(folder)).splits
+    darker = replace(splits.train, images=splits.train.images // 2)
+    given = Splits(darker, splits.val, splits.test, "darker")
+    result = run(override(recipe, ["seeds=1"]), tmp_path / "run", arms=["real"], splits=given)
+    with Run(tmp_path / "run") as held:
+        own = CganKd(recipe, held, given).student_stage("real", 0)
+        other = CganKd(recipe, held).student_stage("real", 0)
+    assert own.done
+    assert not other.done
+    assert len(result.arms[0].values) == 1
+
+
+def test_time_of_the_pool_is_its_own(digits_run: tuple[Recipe, Path]) -> None:
+    _, folder = digits_run
+    seconds = {kind: read_json(paths[0] / "done.json")["seconds"] for kind, paths in kinds(folder).items()}
+    assert seconds["synth"] < sum(seconds[kind] for kind in ("teacher", "gan"))
+
+
+# --- arms ---------------------------------------------------------------------------------------------------
+
+
+def test_arms_take_the_selection_up_to_their_step() -> None:
+    config = SelectConfig(adjust="soft")
+    steps = {
+        name: None if chosen is None else (chosen.subsample, chosen.filter, chosen.adjust)
+        for name, chosen in ((name, selection_of(arm, config)) for name, arm in ARMS.items())
+    }
+    assert steps == {
+        "real": None,
+        "real_matched": None,
+        "kd_matched": None,
+        "raw": ("none", "none", "none"),
+        "subsampled": ("budget", "none", "none"),
+        "filtered": ("budget", "published", "none"),
+        "adjusted": ("budget", "published", "soft"),
+        "adjusted_kd": ("budget", "published", "soft"),
+    }
+
+
+def test_only_the_plain_baseline_has_fewer_updates(digits_run: tuple[Recipe, Path]) -> None:
+    recipe, folder = digits_run
+    method = CganKd(override(recipe, ["student.fake_share=0.75", "student.updates=100"]), Run(folder))
+    updates = {name: method.student_config(arm).updates for name, arm in ARMS.items()}
+    assert updates.pop("real") == 25  # as many passes over real images as arms with fakes make
+    assert set(updates.values()) == {100}
+
+
+# --- what cannot be used ------------------------------------------------------------------------------------
+
+
+def test_chance_level_in_both_directions(digits_run: tuple[Recipe, Path], angles_run: tuple[Recipe, Path]) -> None:
+    for (recipe, folder), good in ((digits_run, 1.3), (angles_run, 0.8)):
+        val = CganKd(recipe, Run(folder)).splits.val
+        chance = val.task.chance(val.labels)
+        refuse_chance_level(good * chance, val, "teacher")
+        with pytest.raises(ModelError, match="teacher is at chance level: (top1|mae) .* a constant guess has"):
+            refuse_chance_level(chance, val, "teacher")
+
+
+def damaged(folder: Path, pattern: str, change: Callable[[Path], None]) -> None:
+    (path,) = folder.glob(pattern)
+    change(path)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def exchange(path: Path) -> None:
+    """Another network's weights."""
+    save_state(path, {"net.weight": torch.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "change", "message"),
+    [
+        ("teacher-*/model.safetensors", cut, "truncated or damaged"),
+        ("teacher-*/model.safetensors", exchange, "does not fit; delete"),
+        ("teacher-*/model.safetensors", Path.unlink, "no checkpoint"),
+        ("gan-*/generator.safetensors", cut, "truncated or damaged"),
+        ("gan-*/generator.safetensors", exchange, "holds no generator"),
+        ("ratio-*/ratio.safetensors", exchange, "does not fit; delete"),
+        ("synth-*/pool/images-00000.npy", cut, "bytes instead of"),
+        ("student-raw-1-*/model.safetensors", cut, "truncated or damaged"),
+        ("teacher-*/config.json", cut, "not readable JSON"),
+        ("teacher-*/config.json", lambda path: path.write_text("{}"), "does not describe this stage; delete"),
+        ("teacher-*/config.json", Path.unlink, "no file .*config.json"),
+        ("student-raw-1-*/done.json", lambda path: path.write_text("[]"), "done.json is damaged; delete"),
+        ("student-raw-1-*/done.json", lambda path: path.write_text(""), "not readable JSON"),
+    ],
+)
+def test_damaged_files_are_named(
+    copied: tuple[Recipe, Path], pattern: str, change: Callable[[Path], None], message: str
+) -> None:
+    recipe, folder = copied
+    damaged(folder, pattern, change)
+    with pytest.raises(CheckpointError, match=message) as error, Run(folder) as held:
+        method = CganKd(recipe, held)
+        _ = (
+            method.teacher,
+            method.generator,
+            method.density_ratio,
+            method.selection(ARMS["raw"]),
+            method.student("raw", 1),
+        )
+    assert "\n" not in str(error.value)
+    assert Path(pattern).name in str(error.value) or "pool" in str(error.value)
+
+
+def test_the_remedy_of_a_damaged_stage_works(copied: tuple[Recipe, Path]) -> None:
+    recipe, folder = copied
+    results = read_json(folder / "results.json")["arms"]
+    damaged(folder, "student-raw-1-*/model.safetensors", cut)
+    damaged(folder, "student-raw-1-*", shutil.rmtree)
+    run(recipe, folder)
+    assert read_json(folder / "results.json")["arms"] == results
+
+
+def test_a_generator_is_whole_in_its_file(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, folder = digits_run
+    (path,) = folder.glob("gan-*/generator.safetensors")
+    alone = tmp_path / "anywhere"
+    shutil.copy(path, alone)
+    generator = load_generator(alone)
+    with Run(folder) as held:
+        original = CganKd(recipe, held).generator
+    assert generator.task == original.task
+    assert all(torch.equal(a, b) for a, b in zip(generator.parameters(), original.parameters(), strict=True))
+    stored = load_state(path)
+    del stored["state"][next(iter(stored["state"]))]
+    save_state(alone, stored)
+    with pytest.raises(CheckpointError, match="is no whole generator"):
+        load_generator(alone)
+
+
+def test_too_small_a_disk_is_refused_before_anything_is_trained(
+    tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forbid: Callable[..., None]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**4)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    forbid(*LOOPS)
+    with pytest.raises(RunError, match="the images need .* and the disk has .* free"):
+        run(override(RECIPES["digits"](), tiny), tmp_path / "run")

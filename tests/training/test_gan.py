@@ -151,6 +151,7 @@ def d_gradients(train: GanTrainer, draw: int) -> list[Tensor]:
             penalty = gradient_penalty(real_scores, real)
             if config.penalty == "r1r2":
                 penalty = penalty + gradient_penalty(fake_scores, fake)
+            assert config.penalty_weight is not None
             total = total + config.penalty_weight * config.penalty_every * penalty
         total.backward()
     return [p.grad if p.grad is not None else torch.zeros_like(p) for p in net.parameters()]
@@ -527,3 +528,12 @@ def test_presets() -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(SMALL, **settings)
+
+
+@pytest.mark.parametrize(("side", "weight"), [(8, 0.25), (16, 1.0), (32, 4.0)])
+def test_the_penalty_grows_with_the_number_of_pixels_unless_set(side: int, weight: float) -> None:
+    images = torch.zeros(4, 1, side, side, dtype=torch.uint8)
+    data = LabelledImages(images, torch.tensor([0, 1, 0, 1]), Classification(num_classes=2))
+    engine = Engine.pick(side, "cpu", "fp32")
+    assert GanTrainer(data, logistic(SMALL), engine, 0, None).penalty_weight == weight
+    assert GanTrainer(data, replace(logistic(SMALL), penalty_weight=3.0), engine, 0, None).penalty_weight == 3.0

@@ -52,7 +52,8 @@ def score_angles(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def labels_of(task: Task) -> Tensor:
-    return task.sample_labels(COUNT, torch.linspace(0, 90, 40), "balanced", torch.Generator().manual_seed(0))
+    real = torch.arange(4) if isinstance(task, Classification) else torch.linspace(0, 90, 40)
+    return task.sample_labels(COUNT, real, "balanced", torch.Generator().manual_seed(0))
 
 
 def make(folder: Path, painter: Painter | None = None, seed: int = 1, **more: Any) -> SyntheticSet:

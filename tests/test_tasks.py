@@ -108,12 +108,14 @@ def test_groups_are_equal_bins_with_both_ends() -> None:
 
 @pytest.mark.parametrize("how", ["balanced", "uniform"])
 def test_balanced_classes_come_equally_often(how: str) -> None:
-    real = torch.tensor([0] * 50 + [1])
+    real = torch.tensor([0] * 50 + [1, 2])
     labels = CLASSES.sample_labels(301, real, how, rng(0, "l"))  # type: ignore[arg-type]
     counts = labels.bincount(minlength=3)
     assert counts.sum() == 301
     assert counts.max() - counts.min() <= 1
     assert CLASSES.sample_labels(300, real, "balanced", rng(1, "l")).bincount().tolist() == [100, 100, 100]
+    # a class that training lacks is no label for a generator that never saw it
+    assert CLASSES.sample_labels(300, real[:-1], "balanced", rng(1, "l")).bincount().tolist() == [150, 150]
     assert not torch.equal(labels[:30], labels[:30].sort().values)  # any part of a pool is mixed
 
 

@@ -37,6 +37,9 @@ class Engine:
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device {device!r} asked for, but PyTorch finds no GPU here; use device=cpu")
         chosen = torch.device(name)
+        if chosen.type == "cuda":
+            torch.backends.cudnn.deterministic = True  # a resumed stage ends where the undisturbed one would
+            torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 is where the speed is
         if precision == "auto":
             bf16 = image_size >= 16 and cls._has_bf16(chosen)
         else:

@@ -118,7 +118,8 @@ class Stage:
         saved = time.monotonic()
         for step in range(start, total):
             self._step = step
-            yield step
+            with torch.random.fork_rng(devices=[]):  # a step may seed the global generator, the caller's stays as it is
+                yield step
             if self.folder is not None and time.monotonic() - saved >= self.checkpoint_seconds:
                 self._save(step + 1, state)
                 saved = time.monotonic()

@@ -122,11 +122,14 @@ class Classification:
         return self.group_name(int(label))
 
     def sample_labels(self, count: int, real: Tensor, how: LabelSampling, generator: torch.Generator) -> Tensor:
-        """(count,) labels: every class equally often (`balanced`, `uniform`) or as often as in `real`."""
+        """(count,) labels: the classes of `real` (`balanced`) or all (`uniform`) equally often, or as often as in
+        `real`.
+        """
         if how == "empirical":
             return real[torch.randint(len(real), (count,), generator=generator)]
+        classes = real.unique() if how == "balanced" else torch.arange(self.num_classes)
         order = torch.randperm(count, generator=generator)
-        return order % self.num_classes
+        return classes[order % len(classes)]
 
 
 @dataclass(frozen=True, kw_only=True)

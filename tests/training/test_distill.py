@@ -233,3 +233,31 @@ def test_a_student_learns_from_a_teacher_alone(task: Task) -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(CONFIG, **settings)
+
+
+class Forgetful(torch.nn.Module):
+    """A user's network that draws from the global generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.LazyLinear(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def test_dropout_of_the_users_own_network_repeats() -> None:
+    task = Classification(num_classes=3)
+    data = toy(task)
+    trained: list[ImageModel] = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        net = Forgetful()
+        net(data.images[:1].float())
+        torch.rand(len(trained))  # the process has drawn more or less before: it must not matter
+        before = torch.get_rng_state()
+        trained.append(
+            distill(ImageModel.for_data(net, data), data, data, DistillConfig(updates=5, batch_size=8), PLAIN, seed=3)
+        )
+        assert torch.equal(torch.get_rng_state(), before)  # nor does training touch what the caller draws next
+    assert equal(*trained)

@@ -81,7 +81,8 @@ def train_students(method: CganKd, wanted: list[Cell], workers: int) -> None:
 def _train_wave(method: CganKd, wave: list[Cell], workers: int) -> Iterator[Cell]:
     if workers <= 1 or method.engine.device.type != "cpu":
         for cell in wave:
-            method.student(*cell)
+            with _one_thread(method.engine.device):
+                method.student(*cell)
             yield cell
         return
     job = (to_dict(method.recipe), str(method.run.folder))
@@ -107,6 +108,20 @@ def _train_wave(method: CganKd, wave: list[Cell], workers: int) -> Iterator[Cell
                     "if __name__ == '__main__'; what is done is kept; go on with fewer workers"
                 ) from None
             raise
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On the CPU a student is always trained by one thread: sums in another order would give other weights, and a
+    resumed run may have one student left for this process where the undisturbed one gave it to a worker.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -68,7 +68,11 @@ def with_summary(readme: str, results: Sequence[RunResult]) -> str:
         name = f"{result.recipe} ({result.task.metric} {result.task.metric_unit})"
         lines.append(f"| {name} | {method.title} | {cells} | {gain} |")
     seeds = len(results[0].arms[0].seeds)
-    lines += ["", f"Test images, mean ± standard error over {seeds} students, paired 95 % interval."]
+    lines += [
+        "",
+        f"Test images, mean ± standard error over {seeds} students, paired 95 % interval; a recipe's students share "
+        "one teacher, one generator and one choice of training images.",
+    ]
     before, after = readme.split(OPENING)[0], readme.split(CLOSING, 1)[1]
     return "\n".join([before + OPENING, *lines, CLOSING + after])
 

@@ -46,7 +46,8 @@ class ConditionalNorm(nn.Module):
         nn.init.zeros_(self.affine.bias)
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
-        gamma, beta = self.affine(embedded)[:, :, None, None].chunk(2, 1)
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would round labels to 1 part in 256
+            gamma, beta = self.affine(embedded.float())[:, :, None, None].chunk(2, 1)
         return self.norm(x) * (1 + gamma) + beta
 
 
@@ -105,7 +106,8 @@ class ConditionalGenerator(nn.Module):
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         # The latent joins the label at every scale, so that detail is not left to the first layer alone.
-        embedded = torch.cat([self.embedding(labels), z], 1)
+        with torch.autocast(z.device.type, enabled=False):
+            embedded = torch.cat([self.embedding(labels), z], 1)
         x = self.input(z).view(len(z), -1, self.start, self.start)
         for block in self.blocks:
             x = block(x, embedded)
@@ -195,7 +197,8 @@ class ProjectionDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         features = F.leaky_relu(self.blocks(images), 0.2).sum((2, 3)).float()
-        projected = self.project(self.embedding(labels)).float()
+        with torch.autocast(images.device.type, enabled=False):
+            projected = self.project(self.embedding(labels))
         # The sum over 16 or more places is scaled back, or scores start far outside the hinge's margins.
         features = features / features.shape[1] ** 0.5
         return self.score(features)[:, 0] + (features * projected).sum(1)

@@ -39,6 +39,8 @@ def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int,
         raise ModelError(f"no model {name!r}; {suggest(name, ZOO)}; for your own network write module:name")
     accepted = inspect.signature(factory).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    if isinstance(factory, type) and factory.__init__ is nn.Module.__init__:  # type: ignore[misc]
+        takes_all = False  # a module without a constructor of its own
     chosen = {key: value for key, value in sizes.items() if takes_all or key in accepted}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

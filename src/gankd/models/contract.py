@@ -40,12 +40,20 @@ class ImageModel(nn.Module):
         self.size, self.offset, self.factor = size, offset, factor
         self.register_buffer("mean", mean.view(1, -1, 1, 1).float())
         self.register_buffer("std", std.view(1, -1, 1, 1).float())
+        for head in self._heads():
+            if _in_float32 not in head._forward_hooks.values():
+                head.register_forward_hook(_in_float32)
 
     @classmethod
     def for_data(cls, net: nn.Module, data: LabelledImages) -> "ImageModel":
         """Contract of a network that is about to be trained on `data`: its size, mean, spread and label range."""
-        pixels = data.images.float() / 255
-        mean, std = pixels.mean((0, 2, 3)).cpu(), pixels.std((0, 2, 3)).clamp_min(0.02).cpu()
+        # In parts: all pixels in float at once are four times the data.
+        total = torch.zeros(2, data.shape[0], dtype=torch.float64)
+        for part in data.images.split(4096):
+            pixels = part.float().div(255).flatten(2).double()
+            total += torch.stack([pixels.sum((0, 2)), pixels.square().sum((0, 2))]).cpu()
+        mean, square = total / (len(data) * data.shape[1] * data.shape[2])
+        std = (square - mean**2).clamp_min(0).sqrt().clamp_min(0.02)
         offset, factor = data.task.output_scale
         return cls(net, size=data.shape[1], mean=mean, std=std, offset=offset, factor=factor)
 
@@ -73,9 +81,13 @@ class ImageModel(nn.Module):
             ModelError: the network has no linear layer to read features from.
         """
         caught: list[Tensor] = []
+        heads = self._heads()
+        if len(heads) < (len(self.net.members) if isinstance(self.net, Ensemble) else 1):
+            raise ModelError(
+                f"{type(self.net).__name__} has no nn.Linear to read features from; end it in a linear layer"
+            )
         hooks = [
-            head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].flatten(1)))
-            for head in self._heads()
+            head.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0].flatten(1))) for head in heads
         ]
         try:
             outputs = self(images)
@@ -89,13 +101,15 @@ class ImageModel(nn.Module):
         heads = []
         for member in members:
             linear = [module for module in member.modules() if isinstance(module, nn.Linear)]
-            if not linear:
-                raise ModelError(
-                    f"{type(member).__name__} has no nn.Linear to read features from; "
-                    "set ratio.features=classifier or autoencoder"
-                )
-            heads.append(linear[-1])
+            heads += linear[-1:]
         return heads
+
+
+def _in_float32(head: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
+    """Read a last linear layer out in float32: bfloat16 has 8 bits, half a degree where angles range over 120."""
+    assert isinstance(head, nn.Linear)
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return F.linear(inputs[0].float(), head.weight, head.bias)
 
 
 class Ensemble(nn.Module):

@@ -5,6 +5,7 @@ and regression. Expert Systems with Applications 213 (2023) 119060.
 """
 
 import hashlib
+import inspect
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from gankd.config import from_dict, to_dict
 from gankd.data.images import LabelledImages, Splits
 from gankd.engine import Engine
-from gankd.errors import CheckpointError, ModelError
-from gankd.generators.networks import ConditionalGenerator
+from gankd.errors import CheckpointError, DataError, ModelError
+from gankd.generators.networks import ConditionalGenerator, start_side
 from gankd.models import build_net
 from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import (
@@ -33,7 +34,7 @@ from gankd.recipes.config import Recipe, StudentConfig
 from gankd.recipes.data import load_splits
 from gankd.run import Run, Stage, fingerprint
 from gankd.seeds import BLOCK, derive_seed, rng
-from gankd.storage import FORMAT, load_state, load_weights, save_state
+from gankd.storage import FORMAT, load_state, load_weights, save_state, write_json
 from gankd.subsampling.ratio_net import DensityRatio
 from gankd.synthetic import SelectConfig, Selection, SyntheticSet, check_space, generate
 from gankd.tasks import task_from_dict, task_to_dict
@@ -64,7 +65,14 @@ class CganKd:
     @cached_property
     def splits(self) -> Splits:
         """Train, validation and test images."""
-        return self.given_splits or load_splits(self.recipe.data)
+        splits = self.given_splits or load_splits(self.recipe.data)
+        _, height, width = splits.train.shape
+        if height != width:
+            raise DataError(
+                f"images must be square, got {height}x{width}; crop them, for example with --size {min(height, width)}"
+            )
+        start_side(width)  # refuse a size that no generator can make before anything is trained
+        return splits
 
     @cached_property
     def engine(self) -> Engine:
@@ -89,13 +97,23 @@ class CganKd:
             seed=seed,
         )
 
+    def describe(self, name: str) -> str:
+        """Hash of a network's structure, and of the file it comes from where that is the user's own."""
+        net = self.net(name, 0)
+        shapes = [[key, list(value.shape)] for key, value in net.state_dict().items()]
+        source = ""
+        if ":" in name:
+            path = inspect.getsourcefile(type(net)) or ""
+            source = Path(path).read_text() if Path(path).is_file() else ""
+        return fingerprint(repr(net), shapes, source)
+
     # --- teacher --------------------------------------------------------------------------------------------
 
     @cached_property
     def teacher_stage(self) -> Stage:
         """Identity and state of the teacher."""
         config = self.recipe.teacher
-        inputs = {"net": describe(self.net(config.model, 0))}
+        inputs = {"net": self.describe(config.model)}
         if config.weights is not None:
             inputs["weights"] = fingerprint(sorted(hash_state(load_weights(Path(config.weights))).items()))
         return self._stage("teacher", config, **inputs)
@@ -281,7 +299,8 @@ class CganKd:
         """The teacher's disagreement on validation images and their label groups: calibrates the filter."""
         val = self.splits.val
         outputs = predict(self.teacher, val.images, self.engine).cpu()
-        return val.task.disagreement(outputs, val.labels), val.task.groups(val.labels)
+        labels = val.labels.cpu()
+        return val.task.disagreement(outputs, labels), val.task.groups(labels)
 
     def selection(self, arm: Arm) -> Selection | None:
         """The generated images that an arm learns from; None for arms without."""
@@ -289,7 +308,12 @@ class CganKd:
         if config is None:
             return None
         if config not in self._selections:
-            self._selections[config] = self.synthetic.select(config, self.recipe.seed, *self.real_scores)
+            chosen = self.synthetic.select(config, self.recipe.seed, *self.real_scores)
+            self._selections[config] = chosen
+            # What was kept of every label, thresholds and histograms: the log of this selection.
+            log = self.synth_stage.path(f"selection-{fingerprint(to_dict(config))[:8]}.json")
+            if not log.is_file():
+                write_json(log, {"config": to_dict(config), **chosen.report})
         return self._selections[config]
 
     # --- students -------------------------------------------------------------------------------------------
@@ -297,6 +321,8 @@ class CganKd:
     def student_config(self, arm: Arm) -> StudentConfig:
         """Settings of one arm: unmatched arms get as many passes over real images as the others see."""
         config = self.recipe.student
+        if arm.kd and arm.fakes is None:
+            config = replace(config, kd_on="both")  # without generated images, real ones are all there is to learn on
         if arm.matched:
             return config
         return replace(config, updates=max(1, round(config.updates * (1 - config.fake_share))))
@@ -305,7 +331,7 @@ class CganKd:
         """Identity and state of one student."""
         arm = ARMS[name]
         config = self.student_config(arm)
-        inputs = {"net": describe(self.net(config.model, 0))}
+        inputs = {"net": self.describe(config.model)}
         if arm.fakes is not None:
             inputs["synth"] = self.synth_stage.fingerprint
             inputs["select"] = fingerprint(to_dict(selection_of(arm, self.recipe.select)))
@@ -352,12 +378,6 @@ class CganKd:
 
 
 # --- helpers ------------------------------------------------------------------------------------------------
-
-
-def describe(net: nn.Module) -> str:
-    """Hash of a network's structure: it changes when the user edits their own network's code."""
-    shapes = [[name, list(value.shape)] for name, value in net.state_dict().items()]
-    return fingerprint(repr(net), shapes)
 
 
 N = TypeVar("N", bound=nn.Module)

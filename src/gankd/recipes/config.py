@@ -26,6 +26,9 @@ class DataConfig:
     size: int | None = None
     """Side in pixels: 32 or 64 for turntable; the user's own images are cropped and resized to it."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
+    low: float | None = None
+    high: float | None = None
+    """Range of the user's own values; none: from the smallest to the largest label of all splits."""
     num_train: int | None = None
     """Keep this many training images."""
     per_label: int | None = None
@@ -55,6 +58,11 @@ class TeacherConfig(SupervisedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.std is None or min(self.std) > 0, f"teacher.std must be positive, got {self.std}")
+        require(
+            self.input_size is None or self.input_size >= 1,
+            f"teacher.input_size must be positive, got {self.input_size}",
+        )
         require(self.members >= 1, f"teacher.members must be at least 1, got {self.members}")
         require(
             self.weights is None or self.members == 1,
@@ -98,7 +106,7 @@ class Recipe:
     select: SelectConfig = field(default_factory=SelectConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     seeds: int = 3
-    """Students per arm, each with its own weights, order of batches and choice of generated images."""
+    """Students per arm, each with its own weights and order of batches."""
     seed: int = 0
     """Of teacher, generator, ratio and pool."""
     device: str = "auto"

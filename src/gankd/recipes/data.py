@@ -21,7 +21,14 @@ def load_splits(config: DataConfig) -> Splits:
     per_label = config.per_label
     if config.name == "folder":
         require(config.root is not None, "the recipe folder needs --data PATH, the folder of your images")
-        splits = load_folder(Path(str(config.root)), task=config.task, size=config.size, channels=config.channels)
+        splits = load_folder(
+            Path(str(config.root)),
+            task=config.task,
+            size=config.size,
+            channels=config.channels,
+            low=config.low,
+            high=config.high,
+        )
     else:
         require(config.root is None, f"--data is for the recipe folder; {config.name} is embedded")
         if config.name == "turntable":

@@ -90,14 +90,17 @@ def gather(method: CganKd, arms: Sequence[ArmResult], headline_arm: str | None) 
 
 def _commands(method: CganKd) -> list[str]:
     folder = method.run.folder
-    return [
-        f"gankd run {method.recipe.name} --out {folder} --seeds {method.recipe.seeds}",
-        f"gankd report {folder}",
-    ]
+    return [f"gankd run {folder} --out {folder}-again", f"gankd report {folder}"]
 
 
 def _notes(method: CganKd) -> list[str]:
     notes = []
+    teacher, student = method.recipe.teacher, method.recipe.student
+    if teacher.augment and not student.augment:
+        notes.append(
+            f"The teacher learned from augmented images ({', '.join(teacher.augment)}), all students from plain ones: "
+            "augmenting the students (student.augment) may give them a part of the same gain."
+        )
     advice = (method.ratio_stage.result or {}).get("advice")
     if advice:
         notes.append(f"Density ratio: {advice}.")

@@ -16,7 +16,7 @@ from gankd.engine import Engine
 from gankd.models.contract import ImageModel, check_model, evaluate, predict
 from gankd.run import Stage
 from gankd.seeds import Batches, rng
-from gankd.training.supervised import SupervisedConfig, make_optimizer
+from gankd.training.supervised import SupervisedConfig, make_optimizer, seed_own_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,7 @@ def distill(
 
     for step in stage.steps(config.updates, student=student, optimizer=optimizer, schedule=schedule):
         student.train()
+        seed_own_layers(seed, step)
         index = real_batches(step)[:num_real].to(engine.device)
         images, label_loss_inputs = real.images[index], [(slice(0, num_real), real.labels[index])]
         stored = [real_outputs[index]] if teacher is not None and not online and real_outputs is not None else []

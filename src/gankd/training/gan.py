@@ -60,7 +60,7 @@ class GanConfig:
     kappa: float | None = None
     """Radius of the vicinity on the [0, 1] scale; none: vicinity_m times the largest gap."""
     spectral_norm: bool = True
-    """On every layer of the discriminator."""
+    """On every layer of the discriminator but the label embedding."""
     batch_norm: bool = True
     """In the generator."""
     penalty: Literal["none", "r1", "r1r2"] = "none"
@@ -82,6 +82,11 @@ class GanConfig:
         for name in ("steps", "d_steps", "width_g", "width_d", "z_dim", "embedding_width", "penalty_every"):
             require(getattr(self, name) >= 1, f"gan.{name} must be at least 1, got {getattr(self, name)}")
         require(self.batch_size >= 4, f"gan.batch_size must be at least 4, got {self.batch_size}")
+        require(self.ili_updates >= 1, f"gan.ili_updates must be at least 1, got {self.ili_updates}")
+        require(self.health_checks >= 0, f"gan.health_checks must be >= 0, got {self.health_checks}")
+        require(all(0 <= beta < 1 for beta in self.betas), f"gan.betas must lie in [0, 1), got {list(self.betas)}")
+        require(self.sigma is None or 0 <= self.sigma <= 1, f"gan.sigma must lie in [0, 1], got {self.sigma}")
+        require(self.kappa is None or 0 < self.kappa <= 1, f"gan.kappa must lie in (0, 1], got {self.kappa}")
         for name in ("lr_g", "lr_d"):
             require(0 < getattr(self, name) <= 1, f"gan.{name} must lie in (0, 1], got {getattr(self, name)}")
         require(0 < self.ema_half_life <= 1, f"gan.ema_half_life must lie in (0, 1], got {self.ema_half_life}")

@@ -53,6 +53,10 @@ class RatioConfig:
 
     def __post_init__(self) -> None:
         require(self.penalty >= 0, f"penalty must be at least 0, got {self.penalty}")
+        require(
+            len(self.hidden) > 0 and all(width >= 32 and width % 8 == 0 for width in self.hidden),
+            f"ratio.hidden must be widths that are multiples of 8 and at least 32, got {list(self.hidden)}",
+        )
         require(len(self.dropout) > 0, "dropout needs at least one candidate, got none")
         for share in self.dropout:
             require(0 <= share < 1, f"dropout must lie in [0, 1), got {share}")

@@ -11,7 +11,7 @@ from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.run import Stage
-from gankd.seeds import Batches, rng
+from gankd.seeds import Batches, derive_seed, rng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,13 @@ def make_optimizer(
     return optimizer, schedule
 
 
+def seed_own_layers(seed: int, step: int) -> None:
+    """Seed the global generator, which the user's dropout and the like draw from, for one step: a resumed run and a
+    paired arm then draw the same.
+    """
+    torch.manual_seed(derive_seed(seed, "own layers", step))
+
+
 def train_supervised(
     model: ImageModel,
     train: LabelledImages,
@@ -82,6 +89,7 @@ def train_supervised(
 
     for step in stage.steps(config.updates, model=model, optimizer=optimizer, schedule=schedule):
         model.train()
+        seed_own_layers(seed, step)
         index = batches(step).to(engine.device)
         images, labels = train.images[index], train.labels[index]
         if config.augment:

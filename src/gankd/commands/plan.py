@@ -104,14 +104,20 @@ def _row(stage: Stage, steps: int, work: Callable[[int], None], megabytes: float
 
 
 def _seconds(work: Callable[[int], None], few: int = 1, many: int = 5) -> float:
-    """Seconds per step: the difference between many and few, so that set-up does not count."""
+    """Seconds per step: the difference between many and few, so that set-up does not count; the fastest of three each,
+    as other processes only ever slow a step down."""
+
+    def fastest(steps: int) -> float:
+        seconds = []
+        for _ in range(3):
+            start = time.perf_counter()
+            work(steps)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
     work(few)
-    start = time.perf_counter()
-    work(few)
-    middle = time.perf_counter()
-    work(many)
-    end = time.perf_counter()
-    return max((end - middle) - (middle - start), 1e-6) / (many - few)
+    some, all_ = fastest(few), fastest(many)
+    return (all_ - some) / (many - few) if all_ > some else all_ / many
 
 
 def _size(module: torch.nn.Module) -> float:

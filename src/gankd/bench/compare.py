@@ -2,9 +2,7 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,6 +16,7 @@ import torch
 
 from gankd.bench.results import ArmResult, with_intervals
 from gankd.config import from_dict, require, suggest, to_dict
+from gankd.data.images import Splits
 from gankd.errors import RunError
 from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.recipes.arms import ARMS, METHODS
@@ -87,13 +86,9 @@ def _train_wave(method: CganKd, wave: list[Cell], workers: int) -> Iterator[Cell
         return
     job = (to_dict(method.recipe), str(method.run.folder))
     context = multiprocessing.get_context("spawn")  # forking a process whose torch has threads can hang
-    with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor(workers, context, _start_worker) as pool:
-        given = None
-        if method.given_splits is not None:
-            given = f"{scratch}/splits"
-            Path(given).write_bytes(pickle.dumps(method.given_splits))
+    with ProcessPoolExecutor(workers, context, _start_worker, (*job, method.given_splits)) as pool:
         with _for_children():
-            futures = {pool.submit(_train_one, *job, given, cell): cell for cell in wave}
+            futures = {pool.submit(_train_one, cell): cell for cell in wave}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -144,7 +139,7 @@ def _for_children() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _start_worker() -> None:
+def _start_worker(recipe: dict[str, Any], folder: str, given: Splits | None) -> None:
     torch.set_num_threads(1)
 
     def watch() -> None:
@@ -154,17 +149,15 @@ def _start_worker() -> None:
         os._exit(1)  # the parent was killed: leave at once, the checkpoints are on disk
 
     threading.Thread(target=watch, daemon=True).start()
+    # Kept from one student to the next, with data, pool and teacher.
+    _worker.append(CganKd(from_dict(Recipe, recipe), Run(Path(folder)), given))
 
 
-_methods: dict[str, CganKd] = {}
-"""A worker keeps data, pool and teacher from one student to the next."""
+_worker: list[CganKd] = []
 
 
-def _train_one(recipe: dict[str, Any], folder: str, given: str | None, cell: Cell) -> None:
-    if folder not in _methods:
-        splits = None if given is None else pickle.loads(Path(given).read_bytes())
-        _methods[folder] = CganKd(from_dict(Recipe, recipe), Run(Path(folder)), splits)
-    _methods[folder].student(*cell)
+def _train_one(cell: Cell) -> None:
+    _worker[0].student(*cell)
 
 
 def compare(method: CganKd, wanted: list[Cell], split: Literal["val", "test"] = "test") -> tuple[ArmResult, ...]:

@@ -105,7 +105,8 @@ def _row(stage: Stage, steps: int, work: Callable[[int], None], megabytes: float
 
 def _seconds(work: Callable[[int], None], few: int = 1, many: int = 5) -> float:
     """Seconds per step: the difference between many and few, so that set-up does not count; the fastest of three each,
-    as other processes only ever slow a step down."""
+    as other processes only ever slow a step down.
+    """
 
     def fastest(steps: int) -> float:
         seconds = []

@@ -33,10 +33,10 @@ ROUNDS = 7
 RESULTS = Path(__file__).parent / "results"
 
 
-def medians(first: Callable[[], object], second: Callable[[], object], rounds: int = ROUNDS) -> tuple[float, float]:
+def medians(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
     """Median seconds of each, run in turn; the first round warms up and is not counted."""
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds + 1):
+    for _ in range(ROUNDS + 1):
         for work, seconds in zip((first, second), times, strict=True):
             start = time.perf_counter()
             work()
@@ -116,7 +116,7 @@ def ratio(rows: list[dict[str, object]]) -> None:
             predict(teacher, data.images[: config.batch_size], engine)
             predict(teacher, data.images[: config.batch_size], engine)
 
-    a, b = medians(train, recompute, rounds=3)
+    a, b = medians(train, recompute)
     images = steps * config.batch_size
     rows.append(row("ratio step", "stored features", "features alone, in step", images / a, images / b, "images/s"))
 

@@ -3,7 +3,6 @@
 Per-sample weights are those of the vicinal losses (`gankd.losses.vicinal`); for classes there are none.
 """
 
-from collections.abc import Callable
 from typing import Literal, assert_never
 
 import torch
@@ -97,36 +96,6 @@ def gradient_penalty(scores: Tensor, images: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(scores.float().sum(), images, create_graph=True)
     return gradient.float().flatten(1).square().sum(1).mean() / 2
-
-
-def finite_difference_penalty(
-    discriminator: Callable[[Tensor], Tensor],
-    images: Tensor,
-    scores: Tensor,
-    *,
-    generator: torch.Generator,
-    step: float = 0.05,
-) -> Tensor:
-    """Approximate `gradient_penalty` with one more forward and no second backward [1], a scalar.
-
-        mean ((D(x + s e) - D(x)) / s)^2 / 2,    e ~ N(0, I)
-
-    For a linear D its expectation is the exact penalty; curvature adds a term in s^2. The difference is small
-    against the scores, so bfloat16 scores would leave mostly rounding: run D in float32 here.
-
-    Args:
-        discriminator: (N, ...) images -> (N,) scores, with the conditions of `scores` filled in.
-        images: (N, ...).
-        scores: (N,) D(images), already computed; gradients flow through it as well.
-        generator: source of e.
-        step: s, in units of the images.
-
-    [1] Lin et al. Diffusion adversarial post-training for one-step video generation (Seaweed-APT).
-        arXiv 2501.08316 (2025).
-    """
-    noise = torch.randn(images.shape, generator=generator, device=generator.device).to(images)
-    slope = (discriminator(images + step * noise).float() - scores.float()) / step
-    return slope.square().mean() / 2
 
 
 def _weighted(terms: Tensor, weights: Tensor | None) -> Tensor:

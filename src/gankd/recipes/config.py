@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from gankd.config import require
 from gankd.engine import Precision
@@ -43,6 +43,8 @@ class DataConfig:
 class TeacherConfig(SupervisedConfig):
     """The large network."""
 
+    where: ClassVar[str] = "teacher."
+
     model: str = "resnet20"
     """A zoo name or module:name."""
     members: int = 1
@@ -73,6 +75,8 @@ class TeacherConfig(SupervisedConfig):
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(DistillConfig):
     """The small network."""
+
+    where: ClassVar[str] = "student."
 
     model: str = "cnn8"
     """A zoo name or module:name."""

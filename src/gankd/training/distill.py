@@ -34,13 +34,13 @@ class DistillConfig(SupervisedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.fake_share <= 1, f"fake_share must lie in (0, 1], got {self.fake_share}")
+        require(0 < self.fake_share <= 1, f"{self.where}fake_share must lie in (0, 1], got {self.fake_share}")
         require(
             round(self.fake_share * self.batch_size) >= 1,
             f"fake_share {self.fake_share} of batch_size {self.batch_size} is less than one image",
         )
-        require(0 <= self.kd_weight <= 1, f"kd_weight must lie in [0, 1], got {self.kd_weight}")
-        require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
+        require(0 <= self.kd_weight <= 1, f"{self.where}kd_weight must lie in [0, 1], got {self.kd_weight}")
+        require(self.temperature > 0, f"{self.where}temperature must be positive, got {self.temperature}")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Train one network on labelled images: the teacher, and each member of a teacher ensemble."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -18,6 +18,9 @@ from gankd.seeds import Batches, derive_seed, rng
 class SupervisedConfig:
     """How a network learns from labels."""
 
+    where: ClassVar[str] = ""
+    """Group of settings that an error speaks of."""
+
     updates: int = 2000
     """Number of optimiser steps."""
     batch_size: int = 64
@@ -28,10 +31,10 @@ class SupervisedConfig:
     augment: tuple[Augmentation, ...] = ()
 
     def __post_init__(self) -> None:
-        require(self.updates >= 1, f"updates must be at least 1, got {self.updates}")
-        require(self.batch_size >= 2, f"batch_size must be at least 2, got {self.batch_size}")
-        require(0 < self.lr <= 10, f"lr must lie in (0, 10], got {self.lr}")
-        require(0 <= self.weight_decay < 1, f"weight_decay must lie in [0, 1), got {self.weight_decay}")
+        require(self.updates >= 1, f"{self.where}updates must be at least 1, got {self.updates}")
+        require(self.batch_size >= 2, f"{self.where}batch_size must be at least 2, got {self.batch_size}")
+        require(0 < self.lr <= 10, f"{self.where}lr must lie in (0, 10], got {self.lr}")
+        require(0 <= self.weight_decay < 1, f"{self.where}weight_decay must lie in [0, 1), got {self.weight_decay}")
 
 
 def make_optimizer(

@@ -82,7 +82,7 @@ def test_every_command_explains_itself(command: str, gankd: Gankd) -> None:
     [
         ("", "no command; try: gankd run digits (all commands: gankd --help)"),
         ("rnu digits", "no command 'rnu'; did you mean run?; see gankd --help"),
-        ("digits", "no command 'digits'; known: demo, eval, evidence, gan, plan, ratio"),
+        ("digits", "no command 'digits'; known: compare, demo, eval, evidence, gan, inspect"),
         ("run", "the following arguments are required: RECIPE; see gankd run --help"),
         ("run digit", "no recipe and no run folder 'digit'; did you mean digits"),
         ("run digits --sedes 3", "gankd run has no option --sedes; did you mean --seeds"),
@@ -140,7 +140,7 @@ def test_wrong_words(line: str, said: str, refused: Refused, tmp_path: Path) -> 
         ("select.count=0", "count must be at least 1 or none, got 0"),
         ("student.batch_size=1", "student.batch_size must be at least 2, got 1"),
         ("student.fake_share=-1", "student.fake_share must lie in (0, 1], got -1.0"),
-        ("student.temperature=0", "student.temperature must be positive, got 0.0"),
+        ("student.loss=KD(T=0)", "KD: T must be positive, got 0"),
         ("seeds=5000", "seeds must lie in 1..1000, got 5000"),
         ("device=gpu", "device must be auto, cpu or cuda, got 'gpu'"),
         ("precision=fp16", "--set: precision: Input should be 'auto', 'fp32' or 'bf16', got 'fp16'"),

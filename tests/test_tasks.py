@@ -65,9 +65,13 @@ def test_distill_loss_is_least_at_the_teacher_and_by_hand() -> None:
     expected = 4 * (softened * (softened * 3).log()).sum()
     torch.testing.assert_close(CLASSES.distill_loss(uniform, LOGITS[:1], 2.0)[0], expected)
 
-    ages = AGES.distill_loss(torch.tensor([30.0, 20.0]), torch.tensor([34.0, 20.0]), 4.0)
+    # values on the [0, 1] scale: in years this is what the label loss would be with the teacher's values as labels
+    years, teacher = torch.tensor([30.0, 20.0]), torch.tensor([34.0, 20.0])
+    ages = AGES.distill_loss(AGES.on_unit_scale(years), AGES.on_unit_scale(teacher), 4.0)
     torch.testing.assert_close(ages, torch.tensor([0.01, 0.0]))
-    torch.testing.assert_close(ages, AGES.loss(torch.tensor([30.0, 20.0]), torch.tensor([34.0, 20.0])))
+    torch.testing.assert_close(ages, AGES.loss(years, teacher))
+    with pytest.raises(ConfigError, match="^KD: standardise is for logits, of which a regression has none"):
+        AGES.distill_loss(years, teacher, 4.0, standardise=True)
 
 
 def test_adjust() -> None:

@@ -28,6 +28,8 @@ EXAMPLES = """examples:
   gankd run folder --data photos --size 32           your own images
   gankd sample runs/digits --labels 3,5,8 --count 8  images from the trained generator
   gankd plan turntable                               what would run, how long, how much disk
+  gankd student digits --loss "KD(T=4) + 0.8*CRD"    distil by other losses; gankd list losses
+  gankd inspect resnet20 my_nets:Tiny --classes 10   which layers meet, which losses fit
 """
 
 
@@ -178,6 +180,28 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     _output(sample)
 
+    listing = command("list", _list, "losses, models or recipes, with what there is to know")
+    listing.add_argument("what", choices=["losses", "models", "recipes"])
+    _output(listing)
+    look = command("inspect", _inspect, "which layers of two networks meet, which adapters and losses fit them")
+    look.add_argument("teacher", metavar="TEACHER", help="zoo name or module:name")
+    look.add_argument("student", metavar="STUDENT", help="zoo name or module:name")
+    look.add_argument("--size", type=int, default=32, help="side of the images in pixels (default 32)")
+    look.add_argument("--channels", type=int, default=3, help="of the images (default 3)")
+    look.add_argument("--classes", type=int, help="number of classes; without it the label is a number")
+    look.add_argument("--teacher-taps", help="comma-separated dotted paths; default: found")
+    look.add_argument("--student-taps", help="comma-separated dotted paths; default: found")
+    _output(look)
+    against = command("compare", _compare, "several losses on one or more recipes, alone and with cGAN-KD; a table")
+    against.add_argument("recipes", metavar="RECIPE", nargs="+", help="recipes; finished stages are reused")
+    against.add_argument("--loss", action="append", metavar="LOSS", help="repeat for more; default: all that fit")
+    against.add_argument("--out", type=Path, default=Path("runs/compare"), help="default runs/compare")
+    against.add_argument("--page", type=Path, help="Markdown file for the table, with a .json beside it")
+    against.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="for all recipes")
+    against.add_argument("--seeds", type=int, default=3, help="students per cell (default 3)")
+    _workers(against)
+    _output(against)
+
     demo = command("demo", _demo, "a class recipe and a regression recipe, 3 seeds each, one page")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
     evidence = command("evidence", _evidence, "the same with more seeds; writes docs/evidence.md and .json")
@@ -216,6 +240,7 @@ def _output(sub: argparse.ArgumentParser) -> None:
 def _students(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--seeds", type=int, help="students per arm")
     sub.add_argument("--arms", help="comma-separated; default: all")
+    sub.add_argument("--loss", help='what students learn from the teacher, as in "KD(T=4) + 0.8*CRD"; see gankd list')
     _workers(sub)
 
 
@@ -296,6 +321,45 @@ def _sample(args: argparse.Namespace) -> None:
     _print_json(written=str(written)) if args.json else _print(written)
 
 
+def _list(args: argparse.Namespace) -> None:
+    from gankd.commands.listing import list_table, listing
+
+    rows = listing(args.what)
+    _print_json(**{args.what: rows}) if args.json else _print(list_table(rows, args.what))
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from gankd.commands.inspect import inspect_networks
+
+    found = inspect_networks(
+        args.teacher,
+        args.student,
+        size=args.size,
+        channels=args.channels,
+        classes=args.classes,
+        teacher_taps=_split(args.teacher_taps),
+        student_taps=_split(args.student_taps),
+    )
+    _print_json(**found.to_dict()) if args.json else _print(found.text)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from gankd.commands.compare import compare_losses
+
+    start = time.monotonic()
+    page = compare_losses(
+        args.recipes,
+        args.out,
+        losses=args.loss,
+        changes=args.set,
+        seeds=args.seeds,
+        workers=_worker_count(args),
+        console=_console(args),
+    )
+    written = page.write(args.page, time.monotonic() - start) if args.page is not None else None
+    _print_json(rows=page.rows, page=written and str(written)) if args.json else _print(page.text)
+
+
 def _demo(args: argparse.Namespace) -> None:
     from gankd.commands.showcase import demo
 
@@ -325,6 +389,10 @@ def _arms(args: argparse.Namespace) -> list[str] | None:
     return [name.strip() for name in args.arms.split(",")] if args.arms else None
 
 
+def _split(names: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",")) if names else ()
+
+
 def _worker_count(args: argparse.Namespace) -> int:
     if args.workers is not None and args.workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {args.workers}")
@@ -351,6 +419,8 @@ def _prepare(args: argparse.Namespace) -> tuple["Recipe", Path, "Console"]:
     if getattr(args, "seeds", None) is not None:
         recipe = replace(recipe, seeds=args.seeds)
     recipe = override(recipe, args.set)
+    if getattr(args, "loss", None) is not None:
+        recipe = replace(recipe, student=replace(recipe.student, loss=args.loss))
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, expected a run folder; choose another --out")
     args.folder = folder

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gankd.config import from_dict, require, to_dict
 from gankd.errors import DataError, ModelError
-from gankd.losses.kd import kd_loss, regression_kd_loss
+from gankd.losses.distillation.kd import kd_loss, regression_kd_loss
 
 Adjust = Literal["none", "argmax", "soft", "prediction"]
 LabelSampling = Literal["balanced", "empirical", "uniform"]
@@ -80,9 +80,23 @@ class Classification:
         """Cross-entropy (N,) of logits (N, K) to classes (N,) or to probabilities (N, K)."""
         return F.cross_entropy(outputs.float(), labels, reduction="none")
 
-    def distill_loss(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
-        """Classic KD (N,): T^2 KL of softened teacher and student (Hinton et al. 2015)."""
-        return kd_loss(outputs, teacher_outputs, temperature)
+    def distill_loss(
+        self, outputs: Tensor, teacher_outputs: Tensor, temperature: float, standardise: bool = False
+    ) -> Tensor:
+        """Classic KD (N,): T^2 KL of softened teacher and student (Hinton et al. 2015), of z-scores if asked."""
+        return kd_loss(outputs, teacher_outputs, temperature, standardise)
+
+    def on_unit_scale(self, outputs: Tensor) -> Tensor:
+        """Outputs as losses read them: logits as they are, in at least float32."""
+        return outputs.float() if outputs.dtype != torch.float64 else outputs
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Label probabilities (N, K) of classes (N,), or of what are probabilities already."""
+        return F.one_hot(labels, self.num_classes).float() if labels.ndim == 1 else labels.float()
+
+    def hard_labels(self, labels: Tensor) -> Tensor:
+        """Classes (N,) of classes, or the likeliest of probabilities (N, K)."""
+        return labels if labels.ndim == 1 else labels.argmax(1)
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Most likely class (N,)."""
@@ -215,9 +229,24 @@ class Regression:
         """Squared error (N,) on the [0, 1] label scale (Ding et al. 2023)."""
         return ((outputs.float() - labels) / self.span) ** 2
 
-    def distill_loss(self, outputs: Tensor, teacher_outputs: Tensor, temperature: float) -> Tensor:
-        """Squared distance (N,) to the teacher's prediction on the [0, 1] label scale; `temperature` has no part."""
-        return regression_kd_loss(outputs, teacher_outputs, self.span)
+    def distill_loss(
+        self, outputs: Tensor, teacher_outputs: Tensor, temperature: float, standardise: bool = False
+    ) -> Tensor:
+        """Squared distance (N,) to the teacher's values, both on the [0, 1] scale; `temperature` has no part."""
+        require(not standardise, "KD: standardise is for logits, of which a regression has none; leave it out")
+        return regression_kd_loss(outputs, teacher_outputs, 1.0)
+
+    def on_unit_scale(self, outputs: Tensor) -> Tensor:
+        """Outputs as losses read them: [low, high] becomes [0, 1], in at least float32."""
+        return self.normalise(outputs.float() if outputs.dtype != torch.float64 else outputs)
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Labels (N,) on the [0, 1] scale."""
+        return self.normalise(labels.float())
+
+    def hard_labels(self, labels: Tensor) -> Tensor:
+        """The same: values are values."""
+        return self.targets(labels)
 
     def predict(self, outputs: Tensor) -> Tensor:
         """The value itself."""

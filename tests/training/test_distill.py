@@ -20,6 +20,7 @@ from gankd.seeds import Batches, rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training import distill as module
 from gankd.training.distill import DistillConfig, Fakes, distill
+from gankd.training.objective import Objective, term
 from gankd.training.supervised import SupervisedConfig, train_supervised
 
 PLAIN = Engine(torch.device("cpu"), bf16=False, channels_last=False)
@@ -76,9 +77,11 @@ def first_loss(task: Task, config: DistillConfig, **inputs: Any) -> dict[str, fl
 @pytest.mark.parametrize("kd_on", ["both", "real", "fake"])
 @pytest.mark.parametrize("task", TASKS)
 def test_the_loss_by_formula(task: Task, kd_on: str) -> None:
-    config = replace(CONFIG, fake_share=0.4, kd_weight=0.3, temperature=2.0, kd_on=kd_on)  # type: ignore[arg-type]
+    config = replace(CONFIG, fake_share=0.4, kd_on=kd_on)  # type: ignore[arg-type]
     real, fakes, teacher = toy(task), fakes_of(task), teacher_of(task)
-    found = first_loss(task, config, fakes=fakes, teacher=teacher)
+    settings = "(T=2.0)" if task is CLASSES else ""
+    objective = Objective.parse(f"0.7*Label + 0.3*KD{settings}")
+    found = first_loss(task, config, fakes=fakes, teacher=teacher, objective=objective)
 
     real_index = Batches(40, 6, 7, "student real")(0)
     fake_index = Batches(30, 4, 7, "student fake")(0)
@@ -94,11 +97,10 @@ def test_the_loss_by_formula(task: Task, kd_on: str) -> None:
         soft = ((outputs - wanted) / 40) ** 2
     is_fake = torch.arange(10) >= 6
     taught = {"both": torch.ones(10).bool(), "real": ~is_fake, "fake": is_fake}[kd_on]
-    # where the teacher has no part, the label has all the weight
-    loss = torch.where(taught, 0.7 * label + 0.3 * soft, label).mean()
+    loss = 0.7 * label.mean() + 0.3 * soft[taught].mean()
     assert found["loss"] == pytest.approx(loss.item(), rel=1e-4)
-    assert found["label"] == pytest.approx(label.mean().item(), rel=1e-4)
-    assert found["teacher"] == pytest.approx(soft.mean().item(), rel=1e-4)
+    assert found["Label"] == pytest.approx(label.mean().item(), rel=1e-4)
+    assert found["KD"] == pytest.approx(soft[taught].mean().item(), rel=1e-4)
 
 
 MORE = replace(CONFIG, updates=5, optimizer="adamw", lr=0.01)
@@ -108,16 +110,17 @@ MORE = replace(CONFIG, updates=5, optimizer="adamw", lr=0.01)
 def test_without_weight_the_teacher_changes_nothing(task: Task) -> None:
     fakes, teacher = fakes_of(task), teacher_of(task)
     alone = train(task, MORE, fakes=fakes)
-    assert equal(alone, train(task, replace(MORE, kd_weight=0.0), fakes=fakes, teacher=teacher))
-    assert not equal(alone, train(task, replace(MORE, kd_weight=0.1), fakes=fakes, teacher=teacher))
+    assert equal(alone, train(task, MORE, fakes=fakes, teacher=teacher, objective=0 * term("KD")))
+    assert not equal(alone, train(task, MORE, fakes=fakes, teacher=teacher, objective=0.1 * term("KD")))
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_with_all_weight_the_labels_change_nothing(task: Task) -> None:
     other = LabelledImages(toy(task).images, toy(task).labels.flip(0), task)
-    config = replace(MORE, kd_weight=1.0)
+    objective = Objective.parse("0*Label + KD")
     students = [
-        distill(model(task), real, toy(task), config, PLAIN, 7, teacher=teacher_of(task)) for real in (toy(task), other)
+        distill(model(task), real, toy(task), MORE, PLAIN, 7, teacher=teacher_of(task), objective=objective)
+        for real in (toy(task), other)
     ]
     assert equal(*students)
 
@@ -151,7 +154,7 @@ def test_each_batch_has_the_share_of_fakes(share: float, num_fake: int, monkeypa
     student = model(CLASSES)
     student.register_forward_pre_hook(lambda net, args: seen.append(args[0]) if net.training else None)
     config = replace(CONFIG, fake_share=share, updates=4)
-    distill(student, real, real, config, PLAIN, 0, fakes=fakes, teacher=teacher_of(CLASSES))
+    distill(student, real, real, config, PLAIN, 0, fakes=fakes, teacher=teacher_of(CLASSES), objective=term("KD"))
     assert len(seen) == 4
     for images in seen:
         assert len(images) == 10
@@ -179,14 +182,16 @@ def test_a_student_sees_all_images_in_turn() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_stored_and_online_teachers_agree(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = fakes_of(task)
-    stored = train(task, MORE, fakes=fakes, teacher=teacher_of(task))
+    stored = train(task, MORE, fakes=fakes, teacher=teacher_of(task), objective=term("KD"))
 
     def unchanged(images: Tensor, kinds: tuple[Augmentation, ...], generator: torch.Generator) -> Tensor:
         return images.float() / 255
 
     monkeypatch.setattr(module, "augment", unchanged)
-    wrong = replace(fakes, teacher_outputs=torch.full_like(fakes.teacher_outputs, 50.0))  # must not be read
-    online = train(task, replace(MORE, augment=("flip",)), fakes=wrong, teacher=teacher_of(task))
+    given = torch.zeros(30) if isinstance(task, Regression) else torch.zeros(30, 3)
+    wrong = replace(fakes, teacher_outputs=given)  # must not be read
+    config = replace(MORE, augment=("flip",))
+    online = train(task, config, fakes=wrong, teacher=teacher_of(task), objective=term("KD"))
     for a, b in zip(stored.parameters(), online.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
@@ -198,10 +203,10 @@ def test_an_online_teacher_sees_the_augmented_view() -> None:
     student.register_forward_pre_hook(lambda net, args: seen.append(args[0]) if net.training else None)
     before = weights(teacher)
     config = replace(CONFIG, augment=("shift", "rotate"), updates=2)
-    distill(student, toy(CLASSES), toy(CLASSES), config, PLAIN, 0, teacher=teacher)
-    assert len(seen) == 4
-    assert torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[0], seen[2])
+    distill(student, toy(CLASSES), toy(CLASSES), config, PLAIN, 0, teacher=teacher, objective=term("KD"))
+    student_saw_then_teacher = seen[-4:]  # before them, the dry run
+    assert torch.equal(student_saw_then_teacher[0], student_saw_then_teacher[1])
+    assert not torch.equal(student_saw_then_teacher[0], student_saw_then_teacher[2])
     assert all(torch.equal(a, b) for a, b in zip(before, weights(teacher), strict=True))  # nor its statistics
 
 
@@ -211,8 +216,9 @@ def test_a_student_learns_from_a_teacher_alone(task: Task) -> None:
     settings = SupervisedConfig(updates=60, batch_size=32, lr=0.02)
     teacher = train_supervised(model(task, seed=9), data, data, settings, PLAIN, 0)
     shuffled = LabelledImages(data.images, data.labels[torch.randperm(40, generator=rng(0, "p"))], task)
-    config = DistillConfig(updates=60, batch_size=32, lr=0.02, kd_weight=1.0)
-    student = distill(model(task), shuffled, data, config, PLAIN, 0, teacher=teacher)
+    config = DistillConfig(updates=60, batch_size=32, lr=0.02)
+    objective = Objective.parse("0*Label + KD")
+    student = distill(model(task), shuffled, data, config, PLAIN, 0, teacher=teacher, objective=objective)
     found, chance = evaluate(student, data, PLAIN), task.chance(data.labels)
     if isinstance(task, Classification):
         assert found["top1"] > chance + 20
@@ -225,8 +231,8 @@ def test_a_student_learns_from_a_teacher_alone(task: Task) -> None:
     [
         ({"fake_share": 0.0}, r"fake_share must lie in \(0, 1\], got 0.0"),
         ({"fake_share": 0.01}, "fake_share 0.01 of batch_size 10 is less than one image"),
-        ({"kd_weight": 1.1}, r"kd_weight must lie in \[0, 1\], got 1.1"),
-        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+        ({"views": 0}, "views must be online or at least 1, got 0"),
+        ({"views": 3}, "views=3 needs an augmentation to draw; set augment"),
         ({"updates": 0}, "updates must be at least 1, got 0"),
     ],
 )

@@ -18,8 +18,8 @@ from gankd.bench.results import ArmResult, with_intervals
 from gankd.config import from_dict, require, suggest, to_dict
 from gankd.data.images import Splits
 from gankd.errors import RunError
-from gankd.models.contract import ImageModel, check_model, evaluate
-from gankd.recipes.arms import ARMS, METHODS
+from gankd.models.contract import evaluate
+from gankd.recipes.arms import ARMS, METHODS, arm_title
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
 from gankd.run import Run
@@ -50,14 +50,12 @@ def train_students(method: CganKd, wanted: list[Cell], workers: int) -> None:
     missing = [cell for cell in wanted if not method.student_stage(*cell).done]
     if not missing:
         return
-    # A student that does not fit is refused now, not after hours of training teacher and generator.
-    model = method.recipe.student.model
-    check_model(ImageModel.for_data(method.net(model, 0), method.splits.train), method.splits.train, f"student {model}")
+    method.check_students([ARMS[name] for name in dict.fromkeys(name for name, _ in missing)])
     # Workers read these from the run folder, so they must be there first.
     if any(ARMS[name].fakes is not None for name, _ in missing):
         _ = method.synthetic
-    if any(ARMS[name].kd for name, _ in missing):
-        _ = method.teacher
+    for name in dict.fromkeys(name for name, _ in missing):
+        method.prepare_lesson(ARMS[name])
     waves = [missing]
     if method.recipe.student.init == "finetune":  # the others start from these
         base = [("real", seed) for seed in sorted({seed for _, seed in missing})]
@@ -176,7 +174,7 @@ def compare(method: CganKd, wanted: list[Cell], split: Literal["val", "test"] = 
         results.append(
             ArmResult(
                 arm=name,
-                title=ARMS[name].title,
+                title=arm_title(ARMS[name], method.recipe.student.objective),
                 seeds=seeds,
                 values=values,
                 updates=method.student_config(ARMS[name]).updates,

@@ -1,5 +1,8 @@
 """The commands as Python functions: `from gankd.commands import run, teach, gan, ratio, synth, student, ...`."""
 
+from gankd.commands.compare import compare_losses
+from gankd.commands.inspect import inspect_networks
+from gankd.commands.listing import listing
 from gankd.commands.plan import plan
 from gankd.commands.sample import sample
 from gankd.commands.stages import (
@@ -18,9 +21,12 @@ from gankd.commands.stages import (
 
 __all__ = [
     "RunResult",
+    "compare_losses",
     "evaluate",
     "find_recipe",
     "gan",
+    "inspect_networks",
+    "listing",
     "plan",
     "ratio",
     "report",

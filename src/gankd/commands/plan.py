@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -61,9 +62,20 @@ def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, wor
                 trainer.discriminator_step(step * recipe.gan.d_steps + number)
             trainer.generator_step(step)
 
-    def student_steps(updates: int) -> None:
-        config = replace(recipe.student, updates=updates)
-        distill(student, train, train.subset(torch.arange(2)), config, engine, 0)
+    def student_steps(updates: int, taught: bool) -> None:
+        config = replace(recipe.student, updates=updates, assistants=())
+        objective = recipe.student.objective if taught else None
+        distill(
+            student,
+            train,
+            train.subset(torch.arange(2)),
+            config,
+            engine,
+            0,
+            objective=objective,
+            teacher=engine.place(method.untrained_teacher()),
+            new_student=method.new_student(recipe.student),
+        )
 
     def sampling(blocks: int) -> None:
         generator: ConditionalGenerator = trainer.generator
@@ -78,16 +90,22 @@ def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, wor
         rows.append(_row(method.ratio_stage, max(2 * len(train), 2048) // BLOCK + 1, sampling, 1.0))
         megabytes = recipe.synth.pool * method.bytes_per_fake / 1e6
         rows.append(_row(method.synth_stage, recipe.synth.pool // BLOCK + 1, sampling, megabytes))
+    for name in dict.fromkeys(name for name, _ in wanted):
+        for stage in method.assistant_stages(ARMS[name]):
+            rows.append(_row(stage, recipe.student.updates, partial(student_steps, taught=True), _size(student)))
     left = [cell for cell in wanted if not method.student_stage(*cell).done]
-    updates = sum(method.student_config(ARMS[name]).updates for name, _ in left)
-    one = _seconds(student_steps) if left else 0.0
+    seconds = 0.0
+    for taught in (False, True):
+        some = [ARMS[name] for name, _ in left if ARMS[name].kd == taught]
+        updates = sum(method.student_config(arm).updates for arm in some)
+        seconds += updates * _seconds(partial(student_steps, taught=taught)) if some else 0.0
     parallel = max(1, min(workers, len(left)))
     rows.append(
         PlanRow(
             f"students ({len(wanted)})",
             "run" if left else "reuse",
             len(left),
-            one * updates / parallel,
+            seconds / parallel,
             len(left) * _size(student),
         )
     )

@@ -1,9 +1,11 @@
 """The ways to train a student that every report compares."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from gankd.synthetic import SelectConfig
+from gankd.training.objective import Objective
 
 Processing = Literal["raw", "subsampled", "filtered", "adjusted"]
 
@@ -37,6 +39,12 @@ CONTROLS = ("real_matched", "kd_matched")
 """What a gain must be shown against: the same number of updates without generated images."""
 METHODS = ("adjusted", "adjusted_kd")
 """The whole method; validation says which of the two the headline speaks of."""
+
+
+def arm_title(arm: Arm, objective: Objective) -> str:
+    """What a table calls this arm: the names of its losses stand in for KD."""
+    names = "+".join(objective.distilling.labels) or "labels"
+    return re.sub(r"\bKD(?=, equal|$)", lambda _: names, arm.title) if arm.kd else arm.title
 
 
 def selection_of(arm: Arm, config: SelectConfig) -> SelectConfig | None:

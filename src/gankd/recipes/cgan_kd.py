@@ -6,6 +6,7 @@ and regression. Expert Systems with Applications 213 (2023) 119060.
 
 import hashlib
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+import gankd
 from gankd.config import from_dict, to_dict
 from gankd.data.images import LabelledImages, Splits
 from gankd.engine import Engine
@@ -39,6 +41,7 @@ from gankd.subsampling.ratio_net import DensityRatio
 from gankd.synthetic import SelectConfig, Selection, SyntheticSet, check_space, generate
 from gankd.tasks import task_from_dict, task_to_dict
 from gankd.training.autoencoder import train_autoencoder
+from gankd.training.criterion import NewStudent, connect
 from gankd.training.distill import Fakes, distill
 from gankd.training.gan import GanConfig, build_generator, train_gan
 from gankd.training.ratio import train_ratio
@@ -327,6 +330,51 @@ class CganKd:
             return config
         return replace(config, updates=max(1, round(config.updates * (1 - config.fake_share))))
 
+    def check_students(self, arms: Sequence[Arm]) -> None:
+        """Refuse a student or a loss that does not fit now, not after hours of training teacher and generator.
+
+        Raises:
+            ConfigError: a loss is for the other task. ModelError: networks do not fit the task, or each other.
+        """
+        config, train = self.recipe.student, self.splits.train.to(self.engine.device)
+        student = self.engine.place(ImageModel.for_data(self.net(config.model, 0), train))
+        check_model(student, train, f"student {config.model}")
+        if not any(arm.kd for arm in arms):
+            return
+        lessons = {f"teacher {self.recipe.teacher.model}": self.untrained_teacher()}
+        lessons |= {f"assistant {name}": ImageModel.for_data(self.net(name, 0), train) for name in config.assistants}
+        for what, lesson in lessons.items():
+            check_model(self.engine.place(lesson).eval(), train, what)
+            connect(
+                config.objective,
+                student,
+                lesson,
+                train.images,
+                train.labels,
+                train.task,
+                self.engine,
+                0,
+                student_taps=config.student_taps,
+                teacher_taps=config.teacher_taps,
+                new_student=self.new_student(config),
+            ).close()
+
+    def untrained_teacher(self) -> ImageModel:
+        """A network of the teacher's architecture and contract, to try things on."""
+        config = self.recipe.teacher
+        nets = [self.net(config.model, number) for number in range(config.members)]
+        if config.weights is not None:
+            return self._contract(nets[0])
+        return ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), self.splits.train)
+
+    def new_student(self, config: StudentConfig) -> NewStudent:
+        """How losses that train peers of the student get them."""
+
+        def new_student(name: str, seed: int) -> ImageModel:
+            return ImageModel.for_data(self.net(name or config.model, seed), self.splits.train)
+
+        return new_student
+
     def student_stage(self, name: str, seed: int) -> Stage:
         """Identity and state of one student."""
         arm = ARMS[name]
@@ -335,11 +383,13 @@ class CganKd:
         if arm.fakes is not None:
             inputs["synth"] = self.synth_stage.fingerprint
             inputs["select"] = fingerprint(to_dict(selection_of(arm, self.recipe.select)))
+        if arm.kd and config.objective.needs_teacher:
+            inputs["teacher"] = self._lesson_stage(arm).fingerprint
         if arm.kd:
-            inputs["teacher"] = self.teacher_stage.fingerprint
+            inputs |= self._own_code(config)
         if config.init == "finetune" and name != "real":
             inputs["init"] = self.student_stage("real", seed).fingerprint
-        settings = {**to_dict(config), "seed": seed, "kd": arm.kd, "bf16": self.engine.bf16}
+        settings = {**_settings(config, arm), "seed": seed, "bf16": self.engine.bf16}
         inputs["data"] = self._data_fingerprint
         return self.run.stage(f"student-{name}-{seed}", settings, inputs)
 
@@ -357,30 +407,97 @@ class CganKd:
             return restore(student, stage.path("model.safetensors"))
         if config.init == "finetune" and name != "real":
             student.load_state_dict(self.student("real", seed).state_dict())
-        selection = self.selection(arm)
+        self._distill(student, arm, config, seed, stage)
+        return student
+
+    def _distill(self, student: ImageModel, arm: Arm, config: StudentConfig, seed: int, stage: Stage) -> None:
+        """Train one student or assistant from the lesson of its arm, and finish its stage."""
+        splits, selection = self.splits, self.selection(arm)
+        teaches = arm.kd and config.objective.needs_teacher
         distill(
             student,
-            train,
-            self.splits.val,
+            splits.train,
+            splits.val,
             config,
             self.engine,
             seed,
-            fakes=None if selection is None else self._fakes(selection),
-            teacher=self.teacher if arm.kd else None,
+            objective=config.objective if arm.kd else None,
+            fakes=None if selection is None else self._fakes(selection, config),
+            teacher=self._lesson(arm, config.assistants) if teaches else None,
+            new_student=self.new_student(config),
             stage=stage,
+            folder=self.teacher_stage.folder if teaches else None,
         )
         save_state(stage.path("model.safetensors"), student.state_dict())
-        stage.finish(val=evaluate(student, self.splits.val, self.engine), updates=config.updates)
-        return student
+        stage.finish(val=evaluate(student, splits.val, self.engine), updates=config.updates)
 
-    def _fakes(self, selection: Selection) -> Fakes:
-        return Fakes(selection.images(), selection.labels, selection.teacher_outputs)
+    def _fakes(self, selection: Selection, config: StudentConfig) -> Fakes:
+        # What is stored with the pool is the teacher's; an assistant has its own view of these images.
+        outputs = None if config.assistants else selection.teacher_outputs
+        return Fakes(selection.images(), selection.labels, outputs, folder=self.synth_stage.path("pool"))
+
+    def _own_code(self, config: StudentConfig) -> dict[str, str]:
+        """Hash of every file that holds a loss of the user's own."""
+        files = {inspect.getsourcefile(term.loss.make) or "" for term in config.objective.terms}
+        own = sorted(name for name in files if not name.startswith(str(Path(gankd.__file__).parent)))
+        return {f"loss {Path(name).stem}": fingerprint(Path(name).read_text()) for name in own if Path(name).is_file()}
+
+    # --- assistants (TAKD) ----------------------------------------------------------------------------------
+
+    def prepare_lesson(self, arm: Arm) -> None:
+        """Train whom the students of this arm learn from, if anyone."""
+        if arm.kd and self.recipe.student.objective.needs_teacher:
+            _ = self._lesson(arm, self.recipe.student.assistants)
+
+    def assistant_stages(self, arm: Arm) -> list[Stage]:
+        """Identity and state of each assistant of an arm, large to small."""
+        student = self.recipe.student
+        if not (arm.kd and student.objective.needs_teacher):
+            return []
+        chain = student.assistants
+        return [self._assistant_stage(arm, chain[: place + 1]) for place in range(len(chain))]
+
+    def _lesson_stage(self, arm: Arm) -> Stage:
+        """Identity of whom the students of an arm learn from: the last assistant, or the teacher."""
+        assistants = self.recipe.student.assistants
+        return self._assistant_stage(arm, assistants) if assistants else self.teacher_stage
+
+    def _assistant_stage(self, arm: Arm, chain: tuple[str, ...]) -> Stage:
+        config = replace(self.student_config(arm), model=chain[-1], assistants=chain[:-1])
+        before = self._assistant_stage(arm, chain[:-1]) if chain[:-1] else self.teacher_stage
+        inputs = {"net": self.describe(chain[-1]), "teacher": before.fingerprint, **self._own_code(config)}
+        if arm.fakes is not None:
+            inputs["synth"] = self.synth_stage.fingerprint
+            inputs["select"] = fingerprint(to_dict(selection_of(arm, self.recipe.select)))
+        return self._stage(f"assistant-{len(chain)}-{arm.name}", config, **inputs)
+
+    def _lesson(self, arm: Arm, chain: tuple[str, ...]) -> ImageModel:
+        """The last assistant of a chain, each trained by the arm's loss from the one before; the teacher if none."""
+        if not chain:
+            return self.teacher
+        stage, seed = self._assistant_stage(arm, chain), derive_seed(self.recipe.seed, "assistant", *chain)
+        assistant = self.engine.place(ImageModel.for_data(self.net(chain[-1], seed), self.splits.train))
+        if stage.done:
+            return restore(assistant, stage.path("model.safetensors"))
+        config = replace(self.student_config(arm), model=chain[-1], assistants=chain[:-1])
+        self._distill(assistant, arm, config, seed, stage)
+        return assistant
 
 
 # --- helpers ------------------------------------------------------------------------------------------------
 
 
 N = TypeVar("N", bound=nn.Module)
+
+
+def _settings(config: StudentConfig, arm: Arm) -> dict[str, Any]:
+    """Settings that a student's weights depend on: arms without a teacher do not depend on the loss of the others."""
+    settings = to_dict(config)
+    if arm.kd:
+        return settings | {"loss": str(config.objective)}
+    for name in ("loss", "assistants", "kd_on", "store_features", "student_taps", "teacher_taps"):
+        del settings[name]
+    return settings
 
 
 def restore(module: N, path: Path) -> N:

@@ -10,6 +10,7 @@ from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
 from gankd.training.distill import DistillConfig
 from gankd.training.gan import GanConfig, logistic
+from gankd.training.objective import Objective
 from gankd.training.ratio import RatioConfig
 from gankd.training.supervised import SupervisedConfig
 
@@ -80,8 +81,22 @@ class StudentConfig(DistillConfig):
 
     model: str = "cnn8"
     """A zoo name or module:name."""
+    loss: str = "0.5*Label + 0.5*KD"
+    """What arms with a teacher minimise: a sum of losses, see `gankd list losses`; other arms learn from labels."""
+    assistants: tuple[str, ...] = ()
+    """Networks between teacher and student, large to small: each learns from the one before, the student from the
+    last (TAKD, Mirzadeh et al., AAAI 2020)."""
     init: Literal["scratch", "finetune"] = "scratch"
     """finetune starts every arm but `real` from the student of arm `real`, as the paper does."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.objective
+
+    @property
+    def objective(self) -> Objective:
+        """`loss`, read, with the label loss if it names none."""
+        return Objective.parse(self.loss).complete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +144,15 @@ def digits() -> Recipe:
         gan=GanConfig(steps=1500),
         synth=SynthConfig(pool=12_000),
         select=SelectConfig(count=5000, adjust="soft"),
-        student=StudentConfig(model="cnn16", updates=2000, lr=3e-3, kd_weight=0.8),
+        student=StudentConfig(model="cnn16", updates=2000, lr=3e-3, loss="0.2*Label + 0.8*KD"),
     )
+
+
+def digits_takd() -> Recipe:
+    """Ten classes at 8x8 through a teacher assistant."""
+    recipe = digits()
+    student = replace(recipe.student, assistants=("resnet8",), loss="0.5*Label + 0.5*KD(T=10)")
+    return replace(recipe, name="digits-takd", student=student)
 
 
 def rotated_digits() -> Recipe:
@@ -182,5 +204,6 @@ def folder() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    make().name: make for make in (digits, digits_all, rotated_digits, rotated_digits_all, turntable, folder)
+    make().name: make
+    for make in (digits, digits_all, digits_takd, rotated_digits, rotated_digits_all, turntable, folder)
 }

@@ -12,9 +12,6 @@ from gankd.config import require, suggest
 from gankd.recipes.arms import CONTROLS
 from gankd.tasks import Task
 
-CONTROL_NAMES = {"real_matched": "real only", "kd_matched": "classic KD"}
-"""Short names for the heads of columns."""
-
 METRIC_WORDS = {"top1": "top-1 accuracy", "mae": "mean absolute error"}
 
 MARKS: dict[Verdict, str] = {"better": ">", "worse": "<", "no difference found": "=", "no interval": "?"}
@@ -22,12 +19,10 @@ MARKS: dict[Verdict, str] = {"better": ">", "worse": "<", "no difference found":
 _PHRASES = {
     "real": "real images for one schedule",
     "real_matched": "real images only",
-    "kd_matched": "real images with classic KD",
     "raw": "real + generated images",
     "subsampled": "real + generated images (subsampled)",
     "filtered": "real + generated images (filtered)",
     "adjusted": "real + generated images (adjusted)",
-    "adjusted_kd": "real + generated images (adjusted + KD)",
 }
 WIDTH = 100
 """Columns of a terminal table."""
@@ -58,7 +53,7 @@ def headline(arms: Sequence[ArmResult], task: Task, headline_arm: str | None) ->
     mean, _ = mean_stderr(arm.values)
     places = decimals(arms, task)
     reaches = f"{_quantity(mean, places, task.metric_unit)} {METRIC_WORDS.get(task.metric, task.metric)}"
-    phrase = _PHRASES.get(arm.arm, arm.title)
+    phrase = _phrase(arm)
     if arm.arm in CONTROLS:
         text = f"Generated images did not pay on validation data, which chose {phrase}: {reaches} on test"
         return Headline(f"{text} ({_seeds(len(arm.seeds))}).", "no interval")
@@ -74,8 +69,9 @@ def headline(arms: Sequence[ArmResult], task: Task, headline_arm: str | None) ->
         ((name, interval) for name, interval in arm.vs.items() if interval.verdict == verdict),
         key=lambda item: item[1].diff,
     )
-    against, seeds = _PHRASES.get(control, control), _seeds(len(arm.seeds))
+    against, seeds = control, _seeds(len(arm.seeds))
     if control in by_name:
+        against = _phrase(by_name[control])
         seeds = _seeds(len(paired_values(arm, by_name[control])))
         same = arm.updates == by_name[control].updates
         against += " at equal updates" if same else f" at {by_name[control].updates} updates, not {arm.updates}"
@@ -189,10 +185,24 @@ def mean_text(values: Sequence[float], places: int) -> str:
 
 def control_names(arms: Sequence[ArmResult]) -> dict[str, str]:
     """Short names of the controls that some arm is compared with, in the order of `CONTROLS`."""
-    titles = {arm.arm: arm.title for arm in arms} | CONTROL_NAMES
+    titles = {arm.arm: short_title(arm) for arm in arms}
     used = dict.fromkeys(name for arm in arms for name in arm.vs)
     ordered = [name for name in CONTROLS if name in used] + [name for name in used if name not in CONTROLS]
     return {name: titles.get(name, name) for name in ordered}
+
+
+def short_title(arm: ArmResult) -> str:
+    """What heads a column on this control: without the words that all controls share."""
+    return arm.title.replace("real, equal updates", "real only").removesuffix(", equal updates")
+
+
+def _phrase(arm: ArmResult) -> str:
+    """What the student of this arm was trained on, within a sentence."""
+    if arm.arm == "kd_matched":
+        return f"real images with {short_title(arm)}"
+    if arm.arm == "adjusted_kd":
+        return f"real + generated images (adjusted) with {arm.title.removeprefix('cGAN-KD + ')}"
+    return _PHRASES.get(arm.arm, arm.title)
 
 
 def _cells(arms: Sequence[ArmResult], task: Task, marks: Mapping[Verdict, str]) -> list[list[str]]:

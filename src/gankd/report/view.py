@@ -31,7 +31,7 @@ from gankd.report.page import (
     ReportData,
     ScoredImages,
 )
-from gankd.report.tables import headline
+from gankd.report.tables import headline, short_title
 from gankd.tasks import Task
 
 
@@ -120,8 +120,9 @@ def _tiles(data: ReportData, places: int) -> list[dict[str, str]]:
     chosen = by_name.get(data.headline_arm or "")
     if chosen:
         tiles.append({"name": "Student, generated", "value": _metric(chosen.values, places), "unit": unit})
-    for name, words in (("real_matched", "Student, real only"), ("kd_matched", "Student, classic KD")):
+    for name in CONTROLS:
         if name in by_name and name != data.headline_arm:
+            words = f"Student, {short_title(by_name[name])}"
             tiles.append({"name": words, "value": _metric(by_name[name].values, places), "unit": unit})
     costs = {model.role: model for model in data.models}
     teacher, student = costs.get("teacher"), costs.get("student")

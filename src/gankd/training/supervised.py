@@ -38,9 +38,10 @@ class SupervisedConfig:
 
 
 def make_optimizer(
-    model: torch.nn.Module, config: SupervisedConfig
+    model: torch.nn.Module, config: SupervisedConfig, updates: int | None = None
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Optimiser and schedule of `config`: warm-up, then cosine to 0."""
+    """Optimiser and schedule of `config`: warm-up, then cosine to 0, over `updates` if not those of `config`."""
+    updates = updates or config.updates
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer: torch.optim.Optimizer
     if config.optimizer == "adamw":
@@ -52,8 +53,8 @@ def make_optimizer(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         config.lr,
-        total_steps=config.updates + 1,
-        pct_start=max(0.05, 2 / (config.updates + 1)),  # a warm-up of no step would divide by zero
+        total_steps=updates + 1,
+        pct_start=max(0.05, 2 / (updates + 1)),  # a warm-up of no step would divide by zero
         anneal_strategy="cos",
         cycle_momentum=False,
         div_factor=10,

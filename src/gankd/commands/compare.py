@@ -1,0 +1,174 @@
+"""`gankd compare`: several losses on the same recipes, each alone and with generated images, against one control."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gankd.bench.results import ArmResult, paired_values
+from gankd.bench.stats import Interval, mean_stderr, paired_interval
+from gankd.commands.stages import find_recipe, run_cells
+from gankd.config import override, require
+from gankd.console import Console, duration
+from gankd.losses.distillation import all_losses
+from gankd.recipes.config import Recipe
+from gankd.report.gather import machine_facts
+from gankd.storage import atomic, write_json
+from gankd.tasks import Task
+from gankd.training.objective import Objective, Term
+
+BASE = ("real_matched", "adjusted")
+"""Arms without a teacher's loss: plain student, and cGAN-KD alone; every loss is compared with these two."""
+TAUGHT = ("kd_matched", "adjusted_kd")
+"""The same arms with a loss."""
+
+
+@dataclass(frozen=True)
+class LossComparison:
+    """Every loss on every recipe: means and paired differences to the plain student with as many updates."""
+
+    rows: list[dict[str, Any]]
+    seeds: int
+
+    @property
+    def text(self) -> str:
+        """Plain text, one block per recipe."""
+        blocks = []
+        for recipe in dict.fromkeys(row["recipe"] for row in self.rows):
+            mine = [row for row in self.rows if row["recipe"] == recipe]
+            lines = [f"{recipe}: {mine[0]['metric']}", f"{'loss':<34} {'alone':>24} {'':>22} {'with cGAN-KD':>24}"]
+            lines += [
+                f"{row['loss'][:33]:<34} {row['alone']:>14} {row['alone_gain']:>26} {row['fakes']:>14} "
+                f"{row['fakes_gain']:>26}"
+                for row in mine
+            ]
+            blocks.append("\n".join(lines))
+        return "\n\n".join(blocks)
+
+    def markdown(self, seconds: float) -> str:
+        """The page that `docs/losses.md` is."""
+        machine = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
+        lines = [
+            "# Distillation losses, side by side",
+            "",
+            "Written by `make losses`; do not edit below the line. Every row adds one loss, at its published weight, "
+            "to the label loss of the same student. All cells have the same number of updates at the same batch size, "
+            f"the same teacher and the same generated images; test images, last update, {self.seeds} seeds. Gains are "
+            "paired by seed, with Student's 95 % interval, against the plain student (first row, left); positive is "
+            "better. No weight or setting was tuned.",
+            "",
+            f"Machine: {machine}. Time: {duration(seconds)}.",
+        ]
+        for recipe in dict.fromkeys(row["recipe"] for row in self.rows):
+            mine = [row for row in self.rows if row["recipe"] == recipe]
+            lines += [
+                "",
+                f"## {recipe}",
+                "",
+                f"| loss | alone, {mine[0]['metric']} | gain | with cGAN-KD | gain |",
+                "|---|---:|---:|---:|---:|",
+            ]
+            lines += [
+                f"| {row['loss']} | {row['alone']} | {row['alone_gain']} | {row['fakes']} | {row['fakes_gain']} |"
+                for row in mine
+            ]
+            worse = [row["loss"] for row in mine if row["alone_worse"] or row["fakes_worse"]]
+            lines += ["", f"Below the plain student by more than the interval: {', '.join(worse) or 'none'}."]
+        return "\n".join(lines) + "\n"
+
+    def write(self, page: Path, seconds: float) -> Path:
+        """Write the page and the rows as JSON beside it; what the page says after its last line of dashes stays.
+
+        Returns:
+            `page`.
+        """
+        notes = ""
+        if page.is_file() and NOTES in page.read_text():
+            notes = "\n" + NOTES + page.read_text().split(NOTES, 1)[1]
+        page.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(page) as temporary:
+            temporary.write_text(self.markdown(seconds) + notes)
+        write_json(page.with_suffix(".json"), self.rows)
+        return page
+
+
+NOTES = "<!-- notes -->"
+"""What follows it on the page is written by hand and kept."""
+
+
+def compare_losses(
+    recipes: Sequence[str],
+    out: Path,
+    *,
+    losses: Sequence[str] | None = None,
+    changes: Sequence[str] = (),
+    seeds: int = 3,
+    workers: int = 1,
+    console: Console | None = None,
+) -> LossComparison:
+    """Train every loss, alone and with generated images, on every recipe.
+
+    Args:
+        recipes: names.
+        out: folder for one run folder per recipe; finished students are reused.
+        losses: expressions; every loss of the package that is for the recipe's task, if not given.
+        changes: settings for all recipes, as NAME=VALUE.
+        seeds: students per cell.
+        workers: students trained side by side.
+        console: where progress is shown.
+
+    Raises:
+        GankdError: with one line that says what to do.
+    """
+    require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
+    console = console or Console("quiet")
+    given = [Objective.parse(expression).complete for expression in losses or ()]
+    rows = []
+    for name in recipes:
+        recipe = replace(override(find_recipe(name)[0], changes), seeds=seeds)
+        folder = out / name
+        console.say(f"== {name}: labels alone")
+        task, base = run_cells(recipe, folder, BASE, workers=workers, console=console)
+        rows.append(_row(recipe, "labels alone", base, base, task))
+        for objective in given or _all_for(task):
+            console.say(f"== {name}: {objective}")
+            own = replace(recipe, student=replace(recipe.student, loss=str(objective)))
+            _, taught = run_cells(own, folder, TAUGHT, workers=workers, console=console)
+            rows.append(_row(own, str(objective.distilling) or str(objective), taught, base, task))
+    return LossComparison(rows, seeds)
+
+
+def _all_for(task: Task) -> list[Objective]:
+    """Every loss of the package for this task, at its published weight; those that only repeat the label loss not."""
+    plain = {"classification": "CE", "regression": "MSE"}[task.kind]
+    return [
+        Objective((Term(found),)).complete
+        for found in all_losses().values()
+        if task.kind in found.tasks and found.name not in ("Label", plain)
+    ]
+
+
+def _row(recipe: Recipe, loss: str, arms: Sequence[ArmResult], base: Sequence[ArmResult], task: Task) -> dict[str, Any]:
+    control = base[0]
+    row: dict[str, Any] = {
+        "recipe": recipe.name,
+        "loss": loss,
+        "metric": f"{task.metric} {task.metric_unit}".strip(),
+        "updates": control.updates,
+    }
+    for name, arm in zip(("alone", "fakes"), arms, strict=True):
+        mean, error = mean_stderr(arm.values)
+        interval = None if arm is control else _gain(arm, control, task)
+        row |= {
+            name: f"{mean:.2f} ± {error:.2f}",
+            f"{name}_values": list(arm.values),
+            f"{name}_gain": f"{interval.diff:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else "",
+            f"{name}_worse": interval is not None and interval.high < 0,
+            f"{name}_seconds": arm.seconds,
+        }
+    return row
+
+
+def _gain(arm: ArmResult, control: ArmResult, task: Task) -> Interval:
+    own, other = zip(*paired_values(arm, control), strict=True)
+    return paired_interval(own, other, higher_is_better=task.higher_is_better)

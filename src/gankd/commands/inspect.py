@@ -1,0 +1,203 @@
+"""`gankd inspect`: which layers of two networks meet, what is built between them, and which losses fit."""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from gankd.config import require
+from gankd.data.images import LabelledImages
+from gankd.engine import Engine
+from gankd.errors import GankdError
+from gankd.losses.distillation import Loss, all_losses
+from gankd.models import build_net
+from gankd.models.contract import ImageModel, check_model
+from gankd.models.taps import find_taps
+from gankd.seeds import rng
+from gankd.tasks import Classification, Regression, Task
+from gankd.training.criterion import Wiring, connect
+from gankd.training.objective import Objective, Term
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether one loss applies to a pair of networks."""
+
+    name: str
+    applies: bool
+    reason: str = ""
+    """Why it does not."""
+    parameters: int = 0
+    """Of the adapters and other parts that train with the student and are not exported."""
+    adapters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `gankd inspect` prints."""
+
+    teacher: str
+    student: str
+    task: Task
+    parameters: dict[str, int]
+    taps: dict[str, list[tuple[str, tuple[int, int, int]]]]
+    """Per side: (path, shape (C, H, W)) of every map found."""
+    pairs: list[tuple[str, str]]
+    """(student path, teacher path) of the maps that meet."""
+    problem: str
+    """Why no maps meet."""
+    losses: list[Fit]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "parameters": self.parameters,
+            "taps": self.taps,
+            "pairs": self.pairs,
+            "problem": self.problem,
+            "losses": [vars(fit) for fit in self.losses],
+        }
+
+    @property
+    def text(self) -> str:
+        """As people read it."""
+        shapes = {side: dict(taps) for side, taps in self.taps.items()}
+        lines = [
+            f"teacher {self.teacher}: {self.parameters['teacher']:,} parameters",
+            f"student {self.student}: {self.parameters['student']:,} parameters "
+            f"(x{self.parameters['teacher'] / self.parameters['student']:.3g} smaller)",
+            "",
+            "feature maps that meet (name others with student.student_taps and student.teacher_taps)",
+        ]
+        for own, other in self.pairs:
+            lines.append(
+                f"  {own:<28} {_shape(shapes['student'][own]):<12} <- {other:<28} {_shape(shapes['teacher'][other])}"
+            )
+        if not self.pairs:
+            lines.append(f"  none: {self.problem}")
+        for side, names in (("student", {own for own, _ in self.pairs}), ("teacher", {o for _, o in self.pairs})):
+            left = [f"{path} {_shape(shape)}" for path, shape in shapes[side].items() if path not in names]
+            if left:
+                lines.append(f"  not used of the {side}: {', '.join(left)}")
+        lines += ["", f"losses for {self.task.kind}"]
+        for fit in self.losses:
+            if fit.applies:
+                extra = f"+ {fit.parameters:,} parameters: {', '.join(fit.adapters)}" if fit.parameters else ""
+                lines += textwrap.wrap(f"  {fit.name:<15} fits  {extra}", 118, subsequent_indent=" " * 24)
+        for fit in self.losses:
+            if not fit.applies:
+                lines += textwrap.wrap(f"  {fit.name:<15} no: {fit.reason}", 118, subsequent_indent=" " * 22)
+        return "\n".join(lines)
+
+
+def inspect_networks(
+    teacher: str,
+    student: str,
+    *,
+    size: int = 32,
+    channels: int = 3,
+    classes: int | None = None,
+    teacher_taps: Sequence[str] = (),
+    student_taps: Sequence[str] = (),
+) -> Inspection:
+    """Dry-run two networks, given by zoo name or module:name, against each other and against every loss.
+
+    Args:
+        teacher, student: the networks; weights do not matter here.
+        size, channels: of the images.
+        classes: number of classes; a regression without.
+        teacher_taps, student_taps: dotted paths whose maps are to meet; found if not given.
+
+    Raises:
+        ConfigError: sizes out of range. ModelError: a network cannot be built, or a path does not fit.
+    """
+    require(size >= 4, f"--size must be at least 4, got {size}")
+    require(channels >= 1, f"--channels must be at least 1, got {channels}")
+    task: Task = Regression(low=0.0, high=1.0) if classes is None else Classification(num_classes=classes)
+    images = torch.randint(256, (8, channels, size, size), dtype=torch.uint8, generator=rng(0, "inspect"))
+    labels = task.sample_labels(8, torch.arange(task.head_size), "uniform", rng(0, "inspect labels"))
+    data = LabelledImages(images, labels, task)
+    engine = Engine.pick(size, "cpu", "fp32")
+
+    def network(name: str, seed: int) -> ImageModel:
+        net = build_net(name or student, in_channels=channels, image_size=size, num_outputs=task.head_size, seed=seed)
+        return engine.place(ImageModel.for_data(net, data)).eval()
+
+    large, small = network(teacher, 0), network(student, 1)
+    check_model(large, data, f"teacher {teacher}")
+    check_model(small, data, f"student {student}")
+    problem = ""
+    try:
+        pairs = Wiring.find(small, large, images, student_taps, teacher_taps).pairs
+    except GankdError as error:
+        if teacher_taps or student_taps:
+            raise
+        pairs, problem = (), str(error)
+    fits = []
+    for found in all_losses().values():
+        try:
+            connection = connect(
+                Objective((Term(found),)).complete,
+                small,
+                large,
+                images,
+                labels,
+                task,
+                engine,
+                0,
+                student_taps=student_taps,
+                teacher_taps=teacher_taps,
+                new_student=network,
+            )
+        except GankdError as error:
+            fits.append(Fit(found.name, False, str(error)))
+            continue
+        connection.close()
+        fits.append(_fit(found, connection.criterion))
+    taps = {side: [(t.path, t.shape) for t in find_taps(net, images)] for side, net in _sides(small, large)}
+    for place, side in enumerate(("student", "teacher")):
+        known = {path for path, _ in taps[side]}
+        taps[side] += [(pair[place].path, pair[place].shape) for pair in pairs if pair[place].path not in known]
+    return Inspection(
+        teacher=teacher,
+        student=student,
+        task=task,
+        parameters={side: _count(net) for side, net in _sides(small, large)},
+        taps=taps,
+        pairs=[(own.path, other.path) for own, other in pairs],
+        problem=problem or "one of the networks has no feature maps",
+        losses=fits,
+    )
+
+
+def _sides(student: ImageModel, teacher: ImageModel) -> tuple[tuple[str, ImageModel], ...]:
+    return ("student", student), ("teacher", teacher)
+
+
+def _fit(found: Loss, criterion: nn.Module) -> Fit:
+    adapters = tuple(
+        _layer(module)
+        for module in criterion.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.requires_grad
+    )
+    shown = adapters if len(adapters) <= 6 else (*adapters[:5], f"{len(adapters) - 5} more")
+    trained = sum(parameter.numel() for parameter in criterion.parameters() if parameter.requires_grad)
+    return Fit(found.name, True, parameters=trained, adapters=shown)
+
+
+def _layer(module: nn.Conv2d | nn.Linear) -> str:
+    if isinstance(module, nn.Linear):
+        return f"linear {module.in_features}->{module.out_features}"
+    height, width = module.kernel_size
+    return f"{height}x{width} conv {module.in_channels}->{module.out_channels}"
+
+
+def _count(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))

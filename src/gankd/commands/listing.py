@@ -1,0 +1,137 @@
+"""`gankd list`: what there is, with what a user must know to choose."""
+
+import textwrap
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+
+from gankd.data.images import LabelledImages
+from gankd.engine import Engine
+from gankd.losses.distillation import Loss, all_losses
+from gankd.models import ZOO, build_net
+from gankd.models.contract import ImageModel
+from gankd.recipes.config import RECIPES
+from gankd.seeds import rng
+from gankd.tasks import Classification, Regression, Task
+from gankd.training.distill import DistillConfig, Learner
+from gankd.training.objective import Objective, Term
+
+What = Literal["losses", "models", "recipes"]
+Row = dict[str, Any]
+CLASSES, VALUES = Classification(num_classes=10), Regression(low=0.0, high=1.0)
+TEACHER, STUDENT, SIZE, BATCH = "resnet14", "cnn16", 16, 64
+"""On what the cost of a loss is measured."""
+
+
+def listing(what: What) -> list[Row]:
+    """One row per loss, model or recipe; the cost of losses is measured while you wait, in some seconds."""
+    if what == "models":
+        return [_model_row(name) for name in ZOO]
+    if what == "recipes":
+        return [_recipe_row(name) for name in RECIPES]
+    costs = measure_costs(list(all_losses().values()))
+    return [_loss_row(found, costs[name]) for name, found in all_losses().items()]
+
+
+def list_table(rows: list[Row], what: What) -> str:
+    """The list as people read it, at most 120 columns."""
+    if what == "models":
+        return "\n".join(f"{row['name']:<12} {row['parameters']:>9,} parameters at 10 classes" for row in rows)
+    if what == "recipes":
+        return "\n".join(f"{row['name']:<20} {row['summary']}" for row in rows)
+    lines = []
+    for row in rows:
+        tasks = {("classification",): "classes", ("regression",): "values"}.get(tuple(row["tasks"]), "both")
+        line = f"{row['name']:<15}{row['weight']:<8.4g}{tasks:<8}{row['cost']:>5.2f}  {row['summary']}"
+        lines += textwrap.wrap(line, 120, subsequent_indent=" " * 38)
+        settings = ", ".join(f"{name}={value!r}" for name, value in row["settings"].items())
+        facts = [row["paper"], f"reads {', '.join(row['inputs'])}", f"settings {settings}" if settings else ""]
+        lines += textwrap.wrap("; ".join(filter(None, facts)), 116, initial_indent=" " * 4, subsequent_indent=" " * 4)
+    head = f"{'loss':<15}{'weight':<8}{'labels':<8}{'cost':>5}  what it asks of the student"
+    foot = (
+        "All work on real and on generated images. Weight: published, in force where none is written. Cost: time of "
+        f"an update in units of the plain student's, {TEACHER} -> {STUDENT}, {SIZE} px, batch {BATCH}, teacher run in "
+        "step, measured just now on this machine."
+    )
+    return "\n".join([head, *lines, "", *textwrap.wrap(foot, 120)])
+
+
+def measure_costs(losses: list[Loss], rounds: int = 3) -> dict[str, float]:
+    """Time of an update with each loss, the label loss included, over that of the plain student: medians of rounds, in
+    each of which everything runs in turn.
+    """
+    steps = {found.name: _stepper(found, _task_of(found)) for found in losses}
+    plain = {task.kind: _stepper(None, task) for task in (CLASSES, VALUES)}
+    ratios: dict[str, list[float]] = {found.name: [] for found in losses}
+    for number in range(rounds + 1):
+        base = {kind: run() for kind, run in plain.items()}
+        for found in losses:
+            ratio = steps[found.name]() / base[_task_of(found).kind]
+            if number:  # the first round warms up
+                ratios[found.name].append(ratio)
+    return {name: sorted(values)[rounds // 2] for name, values in ratios.items()}
+
+
+def _task_of(found: Loss) -> Task:
+    return CLASSES if "classification" in found.tasks else VALUES
+
+
+def _loss_row(found: Loss, cost: float) -> Row:
+    return {
+        "name": found.name,
+        "summary": found.summary,
+        "paper": found.paper,
+        "weight": found.weight,
+        "inputs": list(found.inputs),
+        "tasks": list(found.tasks),
+        "generated": True,
+        "settings": found.settings,
+        "cost": cost,
+    }
+
+
+def _stepper(found: Loss | None, task: Task, updates: int = 2) -> Callable[[], float]:
+    """A function that trains for a few updates and gives the seconds of one."""
+    count = 4 * BATCH
+    images = torch.randint(256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=rng(0, "cost"))
+    labels = task.sample_labels(count, torch.arange(task.head_size), "uniform", rng(0, "cost labels"))
+    data = LabelledImages(images, labels, task)
+
+    def network(name: str, seed: int) -> ImageModel:
+        net = build_net(name or STUDENT, in_channels=3, image_size=SIZE, num_outputs=task.head_size, seed=seed)
+        return ImageModel.for_data(net, data)
+
+    # One thread and float32, as a student on the CPU is trained; the teacher runs in step, as for augmented images.
+    config = DistillConfig(updates=10_000, batch_size=BATCH, augment=("shift",))
+    learner = Learner(
+        network(STUDENT, 1),
+        data,
+        config,
+        Engine.pick(SIZE),
+        0,
+        objective=None if found is None else Objective((Term(found),)),
+        teacher=network(TEACHER, 0),
+        new_student=network,
+    )
+    learner.start()
+    step = config.updates // 2  # behind every warm-up and opening phase
+
+    def run() -> float:
+        start = time.perf_counter()
+        for number in range(updates):
+            learner.update(step + number)
+        return (time.perf_counter() - start) / updates
+
+    return run
+
+
+def _model_row(name: str) -> Row:
+    net = build_net(name, in_channels=3, image_size=32, num_outputs=10, seed=0)
+    return {"name": name, "parameters": sum(parameter.numel() for parameter in net.parameters())}
+
+
+def _recipe_row(name: str) -> Row:
+    make = RECIPES[name]
+    return {"name": name, "summary": (make.__doc__ or "").strip().rstrip(".")}

@@ -1,0 +1,8 @@
+"""Distillation losses, one file each: what the student learns from the teacher besides, or in place of, its outputs.
+
+`gankd list losses` prints them; `gankd.training.objective` adds them up.
+"""
+
+from gankd.losses.distillation.spec import Loss, all_losses, find_loss, loss
+
+__all__ = ["Loss", "all_losses", "find_loss", "loss"]

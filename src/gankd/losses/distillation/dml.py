@@ -1,0 +1,72 @@
+"""Deep mutual learning: students that teach one another, without a teacher."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gankd.config import require
+from gankd.losses.distillation.spec import loss
+
+
+@loss("DML", paper="Zhang et al., CVPR 2018")
+class DML(nn.Module):
+    """Learn together with peers of the student, which learn from labels and from one another.
+
+        student 0:   mean_{q > 0} D(q || 0)
+        peer p:      label loss of p + mean_{q != p} D(q || p)
+
+    summed over the student and its peers, D(q || p) a divergence of p's outputs from q's, through p alone. Classes:
+    the KL divergence of the softmax at temperature 1, and cross-entropy to the labels. Values: squared distances, for
+    which [1] has no formula. Peers live in this module and train with the student's optimiser, all in the same step,
+    where [1] updates one after another. The student's own label loss is another term. Needs no teacher.
+
+    Args:
+        student_outputs: (N, K) logits or (N,) values on the [0, 1] scale.
+        targets: (N, K) probabilities or (N,) values.
+        images: (N, C, H, W), which the peers read.
+        new_student: function of a seed, makes a peer like the student.
+        new_network: function of a name and a seed, makes one of another architecture.
+        peers: number of peers, >= 1.
+        network: architecture of the peers; empty for that of the student.
+
+    Returns:
+        (N,).
+
+    [1] Zhang, Xiang, Hospedales, Lu. Deep mutual learning. CVPR 2018, section 3.
+    """
+
+    def __init__(
+        self,
+        new_student: Callable[[int], nn.Module],
+        new_network: Callable[[str, int], nn.Module],
+        *,
+        peers: int = 1,
+        network: str = "",
+    ) -> None:
+        super().__init__()
+        require(peers >= 1, f"DML: peers must be at least 1, got {peers}")
+        seeds: list[int] = torch.randint(2**31, (peers,)).tolist()
+        self.peers = nn.ModuleList(new_network(network, seed) if network else new_student(seed) for seed in seeds)
+
+    def forward(self, student_outputs: Tensor, targets: Tensor, images: Tensor) -> Tensor:
+        outputs = [student_outputs, *(peer(images) for peer in self.peers)]
+        total = torch.stack([_label_loss(peer, targets) for peer in outputs[1:]]).sum(0)
+        for number, learner in enumerate(outputs):
+            others = [other.detach() for place, other in enumerate(outputs) if place != number]
+            total = total + torch.stack([_divergence(learner, other) for other in others]).mean(0)
+        return total
+
+
+def _label_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    if outputs.ndim == 1:
+        return (outputs - targets).square()
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def _divergence(learner: Tensor, other: Tensor) -> Tensor:
+    if learner.ndim == 1:
+        return (learner - other).square()
+    log_p, log_q = learner.log_softmax(1), other.log_softmax(1)
+    return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)

@@ -1,0 +1,99 @@
+"""Distillation from a teacher's outputs, one loss value per sample, in at least float32."""
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gankd.config import require
+from gankd.losses.distillation.spec import loss
+
+if TYPE_CHECKING:
+    from gankd.tasks import Task  # which imports this file
+
+
+def scaled(logits: Tensor, temperature: float | Tensor, standardise: bool = False) -> Tensor:
+    """Logits (N, K) divided by T, in at least float32; before that each row gets mean 0 and spread 1 if asked [1].
+
+    A spread well below 0.003 is left as small as it is: magnified, the noise of equal logits would be all there is.
+
+    [1] Sun, Ren, Li, Wang, Cao. Logit standardization in knowledge distillation. CVPR 2024, section 3. The spread is
+        that of the population, where the authors' code divides by K - 1: sqrt((K - 1) / K) of their temperature.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if standardise:
+        logits = F.layer_norm(logits, logits.shape[-1:])
+    return logits / temperature
+
+
+def kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)) (N,) in nats of scaled logits (N, K)."""
+    return F.kl_div(student.log_softmax(1), teacher.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+def kd_loss(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor, standardise: bool = False
+) -> Tensor:
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), (N,) in nats [1].
+
+    T^2 keeps the size of the gradient as T grows: it tends to (centred student - centred teacher logits) / K.
+
+    Args:
+        student_logits: (N, K).
+        teacher_logits: (N, K), without gradient.
+        temperature: T > 0; 1 compares the distributions as they are.
+        standardise: compare z-scores of the logits; T is then in units of their spread (LSKD).
+
+    [1] Hinton, Vinyals, Dean. Distilling the knowledge in a neural network (2015), section 2.
+    """
+    student = scaled(student_logits, temperature, standardise)
+    teacher = scaled(teacher_logits, temperature, standardise)
+    return temperature**2 * kl(teacher, student)
+
+
+def regression_kd_loss(student: Tensor, teacher: Tensor, span: float) -> Tensor:
+    """Squared difference (N,) from the teacher's prediction on the [0, 1] label scale.
+
+    The same scale as the task loss, so that one weight mixes both whatever the label unit is.
+
+    Args:
+        student: (N,) predictions.
+        teacher: (N,) predictions in the same unit, without gradient.
+        span: length of the label range in that unit, > 0; 1 on the [0, 1] scale.
+    """
+    difference = student - teacher
+    return ((difference if difference.dtype == torch.float64 else difference.float()) / span).square()
+
+
+@loss("KD", paper="Hinton, Vinyals, Dean, 2015")
+def kd(
+    student_outputs: Tensor, teacher_outputs: Tensor, task: "Task", *, T: float = 4.0, standardise: bool = False
+) -> Tensor:
+    """Soft targets: KL to the teacher's softened classes, or squared distance to its values.
+
+        T^2 KL(softmax(teacher / T) || softmax(student / T))     classes
+        (student - teacher)^2                                    values on the [0, 1] scale
+
+    Published next to 0.1 times the cross-entropy with 0.9 (and in "X + KD" with 1 next to 1): write 0.1*CE + 0.9*KD.
+    With `standardise` (LSKD) the weight is ten times that and T is 2: 0.1*CE + 9*KD(T=2, standardise=True).
+
+    Args:
+        student_outputs: (N, K) logits, or (N,) values on the [0, 1] scale.
+        teacher_outputs: the same of the teacher.
+        task: what they are.
+        T: temperature; a regression has no use for it.
+        standardise: compare z-scores of the logits, which asks of the student the teacher's order and relative
+            distances but not their size.
+
+    Returns:
+        (N,).
+
+    Raises:
+        ConfigError: T is not positive, or `standardise` for a regression.
+
+    [1] Hinton, Vinyals, Dean. Distilling the knowledge in a neural network (2015), section 2.
+    [2] Sun, Ren, Li, Wang, Cao. Logit standardization in knowledge distillation. CVPR 2024.
+    """
+    require(T > 0, f"KD: T must be positive, got {T}")
+    return task.distill_loss(student_outputs, teacher_outputs, T, standardise)

@@ -1,0 +1,69 @@
+"""Matching a teacher's values, and labels as far as the teacher gets them right; all on the [0, 1] label scale."""
+
+import torch
+from torch import Tensor
+
+from gankd.config import require
+from gankd.losses.distillation.spec import loss
+
+
+@loss("L1")
+def absolute_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
+    """Absolute distance to the teacher's values, which forgives its outliers.
+
+        |student - teacher|
+
+    Args:
+        student_values: (N,).
+        teacher_values: (N,).
+
+    Returns:
+        (N,).
+    """
+    return (student_values - teacher_values).abs()
+
+
+@loss("L2")
+def squared_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
+    """Squared distance to the teacher's values: what KD is for a regression.
+
+        (student - teacher)^2
+
+    Args:
+        student_values: (N,).
+        teacher_values: (N,).
+
+    Returns:
+        (N,).
+    """
+    return (student_values - teacher_values).square()
+
+
+@loss("TeacherBounded", paper="Chen, Choi, Yu, Han, Chandraker, NeurIPS 2017", weight=0.5)
+def teacher_bounded(student_values: Tensor, teacher_values: Tensor, targets: Tensor, *, margin: float = 0.0) -> Tensor:
+    """Label error once more, where the student is no better than the teacher.
+
+        (student - target)^2   if (student - target)^2 + margin > (teacher - target)^2,   otherwise 0
+
+    The teacher is a bound to reach, not a value to copy: where it is wrong it teaches nothing wrong. With a margin the
+    student has to be better than the teacher by that much before it is left in peace. Published with the weight 0.5
+    next to the label loss; the paper gives no margin.
+
+    Args:
+        student_values: (N,).
+        teacher_values: (N,).
+        targets: (N,) labels.
+        margin: in squared label ranges, at least 0.
+
+    Returns:
+        (N,).
+
+    Raises:
+        ConfigError: margin below 0.
+
+    [1] Chen, Choi, Yu, Han, Chandraker. Learning efficient object detection models with knowledge distillation.
+        NeurIPS 2017, section 3.3.
+    """
+    require(margin >= 0, f"TeacherBounded: margin must be at least 0, got {margin}")
+    own, bound = (student_values - targets).square(), (teacher_values - targets).square()
+    return torch.where(own + margin > bound, own, 0)

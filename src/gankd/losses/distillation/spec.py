@@ -1,0 +1,194 @@
+"""What makes a function or a module a distillation loss: a name, and arguments that say what it wants to see."""
+
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any, TypeVar
+
+import gankd.losses.distillation as package
+from gankd.config import suggest
+from gankd.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NETWORK_INPUTS = {
+    "logits": "(N, K) logits; the loss is then for classification only",
+    "values": "(N,) values on the [0, 1] label scale; the loss is then for regression only",
+    "outputs": "either of the two",
+    "embedding": "(N, F) penultimate features: what the last linear layer reads",
+    "features": "list of L feature maps (N, C, H, W), shallow to deep, paired between teacher and student",
+    "preactivations": "the same maps before their ReLU, where they have one",
+}
+"""What a loss may ask of either network as student_NAME or teacher_NAME. With the prefix rotated_ it gets the outputs
+for the images turned by 90, 180 and 270 degrees, in this order: 3 N rows.
+"""
+OTHER_INPUTS = {
+    "labels": "(N,) int64 classes, or float32 values on the [0, 1] label scale",
+    "targets": "(N, K) label probabilities, or (N,) values on the [0, 1] label scale",
+    "label_loss": "(N,) the task's own loss of the student: cross-entropy, or squared error on the [0, 1] scale",
+    "images": "(N, C, H, W) in [0, 1], as the student sees them",
+    "index": "(N,) int64: which image of the training data it is, generated ones after the real ones",
+    "progress": "share of the updates done, a float in [0, 1)",
+    "generator": "torch.Generator on the device, seeded for this step and this loss",
+    "task": "gankd.tasks.Classification or Regression",
+}
+BUILD_INPUTS = {
+    "dataset_labels": "(M,) labels of all training images in the order of `index`, of the kind of `labels`",
+    "teacher_head": "nn.Linear from the teacher's embedding to its outputs (logits, or values on the [0, 1] scale)",
+    "new_student": "function (seed) -> a student with freshly drawn weights, from images to outputs",
+    "new_network": "function (name, seed) -> such a network of another architecture",
+}
+"""What only a constructor may ask for, besides examples of all of the above."""
+
+
+def network_inputs() -> dict[str, str]:
+    """Every argument that reads one of the two networks, with its meaning."""
+    return {
+        f"{prefix}{side}_{name}": text
+        for prefix in ("", "rotated_")
+        for side in ("student", "teacher")
+        for name, text in NETWORK_INPUTS.items()
+    }
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss under its name.
+
+    `make` is either a function of inputs, or an `nn.Module` class whose constructor gets examples of the inputs that
+    it names (a dry run of four images, so that it can build adapters) and whose `forward` gets the batch's.
+    Keyword-only arguments are its settings.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    paper: str
+    weight: float
+    """Published weight: that of a term written without a number."""
+    is_label_loss: bool
+    """It stands in for the task's own loss."""
+    classification_only: bool
+    """Also where no input says so."""
+
+    @property
+    def is_module(self) -> bool:
+        """Has it parameters or memory?"""
+        return isinstance(self.make, type)
+
+    @property
+    def summary(self) -> str:
+        """First line of its docstring."""
+        return (inspect.getdoc(self.make) or "").split("\n")[0].removesuffix(" [1]").rstrip(".:")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what it reads at every step."""
+        return _positional(self.make.forward if self.is_module else self.make)  # type: ignore[attr-defined]
+
+    @property
+    def build_inputs(self) -> tuple[str, ...]:
+        """Names of what its constructor reads."""
+        return _positional(self.make.__init__) if self.is_module else ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its settings with their defaults."""
+        parameters = inspect.signature(self.make).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Kinds of task that it is for."""
+        reads = {name.rpartition("_")[2] for name in (*self.inputs, *self.build_inputs)}
+        if "values" in reads:
+            return ("regression",)
+        if "logits" in reads or self.classification_only:
+            return ("classification",)
+        return ("classification", "regression")
+
+
+def loss(
+    name: str,
+    *,
+    paper: str = "",
+    weight: float = 1.0,
+    is_label_loss: bool = False,
+    classification_only: bool = False,
+) -> Callable[[F], F]:
+    """Make a function or an `nn.Module` class a distillation loss; it stays what it was otherwise.
+
+        @loss("Margin", weight=0.5)
+        def margin(student_logits, teacher_logits, *, margin=1.0):
+            return F.relu(margin - (student_logits - teacher_logits).abs()).mean(1)
+
+    Its arguments say what it reads (`NETWORK_INPUTS`, `OTHER_INPUTS`; a constructor also `BUILD_INPUTS`), keyword-only
+    ones are settings. It returns one value, or one per row (N,), of which the mean is taken.
+
+    Raises:
+        ConfigError: an argument of unknown name.
+    """
+
+    def mark(make: F) -> F:
+        made = Loss(name, make, paper, weight, is_label_loss, classification_only)
+        known = {**network_inputs(), **OTHER_INPUTS}
+        for argument in made.inputs:
+            if argument not in known:
+                raise ConfigError(f"loss {name} asks for {argument!r}, which is no input; {suggest(argument, known)}")
+        for argument in made.build_inputs:
+            if argument not in {**known, **BUILD_INPUTS}:
+                raise ConfigError(
+                    f"loss {name} is built from {argument!r}, which is no input; "
+                    f"{suggest(argument, {**known, **BUILD_INPUTS})}"
+                )
+        make.gankd_loss = made  # type: ignore[attr-defined]
+        return make
+
+    return mark
+
+
+@cache
+def all_losses() -> dict[str, Loss]:
+    """The losses of this package by name, in alphabetical order."""
+    found = {}
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        found.update(_losses_of(import_module(module.name)))
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def find_loss(name: str) -> Loss:
+    """A loss by name, or "module:name" of the user's own.
+
+    Raises:
+        ConfigError: no such loss (with suggestions), or that object is not marked by `loss`.
+    """
+    module_name, colon, attribute = name.rpartition(":")
+    if not colon:
+        if name in all_losses():
+            return all_losses()[name]
+        raise ConfigError(f"no loss {name!r}; {suggest(name, all_losses())}; for your own write module:name")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # the user's code may raise anything
+        raise ConfigError(f"cannot import {module_name!r} for loss {name}: {error}") from error
+    own = _losses_of(module)
+    found = getattr(getattr(module, attribute, None), "gankd_loss", None) or own.get(attribute)
+    if not isinstance(found, Loss):
+        remedy = suggest(attribute, own) if own else "mark the function with @gankd.losses.distillation.loss"
+        raise ConfigError(f"no loss {attribute!r} in {module_name}; {remedy}")
+    return found
+
+
+def _losses_of(module: Any) -> dict[str, Loss]:
+    marked = [getattr(item, "gankd_loss", None) for item in vars(module).values() if callable(item)]
+    return {item.name: item for item in marked if isinstance(item, Loss)}
+
+
+def _positional(function: Callable[..., Any]) -> tuple[str, ...]:
+    parameters = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self")

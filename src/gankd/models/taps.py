@@ -1,0 +1,540 @@
+"""Feature maps of any network, read from outside: which modules give them, which of two networks' maps meet, and a
+wrapper that returns them beside the outputs.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from gankd.config import suggest
+from gankd.errors import ModelError
+from gankd.models.contract import ImageModel, ReadOut
+from gankd.tasks import Task
+
+NUM_BLOCKS = 4
+"""Taps in a network that keeps one resolution throughout, such as a vision transformer."""
+ONE_RESOLUTION = 0.9
+"""Such a network has more than this share of its layers with weights at its last resolution."""
+SAME_LEVEL = 0.7
+"""Maps whose sides differ by less than this factor, as convolutions without padding make them, share a stage."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A module whose output is read as a feature map."""
+
+    path: str
+    """Dotted path of the module in the user's network (in each member of an ensemble)."""
+    shape: tuple[int, int, int]
+    """(C, H, W) of the map as it is read, all members of an ensemble together."""
+    image_size: int
+    """Side of the images that the network reads."""
+    overwritten: bool = False
+    """A later module works on the map in place, so that it has to be copied."""
+
+    @property
+    def relative_side(self) -> float:
+        """Side of the map over the side of the image."""
+        return math.sqrt(self.shape[1] * self.shape[2]) / self.image_size
+
+
+def as_map(output: Tensor) -> Tensor:
+    """What a module gave as a map (N, C, H, W), by its shape: images are square, hence so are maps.
+
+    (N, C, H, W) stays; (N, H, W, C) with H = W other than C is turned. A token sequence (N, T, C) becomes
+    (N, C, h, h) of its last h^2 tokens, h = isqrt(T): class and register tokens come first and are dropped.
+    """
+    if output.ndim == 4:
+        _, first, second, third = output.shape
+        return output.permute(0, 3, 1, 2) if first == second != third else output
+    num_rows, num_tokens, width = output.shape
+    side = math.isqrt(num_tokens)
+    return output[:, num_tokens - side * side :].transpose(1, 2).reshape(num_rows, width, side, side)
+
+
+def find_taps(model: ImageModel, images: Tensor) -> tuple[Tap, ...]:
+    """Stage boundaries, shallow to deep, from a dry run of `images` that leaves the model as it was.
+
+    A stage is what works at one resolution, its boundary the last map of that resolution; of several modules that hand
+    on the same map, the outermost is named that holds no earlier stage. These do not count:
+
+    - a resolution at which no layer has weights (what a pooling gives at the very end), or of one pixel;
+    - the layers with which a block that lowers the resolution begins at the old one (a bottleneck's first convolution),
+      and what a block does at another resolution in between (squeeze and excitation);
+    - a lone first convolution that shrinks the image, if three stages remain;
+    - modules that run more than once, and a convolution that gives the outputs.
+
+    A network that works at one resolution throughout, such as a vision transformer, is tapped after four blocks at
+    equal distances. There are no taps where there are no maps, as in an MLP.
+    """
+    calls = _dry_run(model, images)
+    return tuple(_tap(call, model) for call in _boundaries(calls))
+
+
+def check_taps(model: ImageModel, images: Tensor, paths: Sequence[str], what: str = "network") -> tuple[Tap, ...]:
+    """Taps at dotted paths that the user names, checked by a dry run of `images`.
+
+    Raises:
+        ModelError: an unknown path, one that is given twice, or out of the order in which they run; a module that
+            never runs, that runs more than once, or that gives no feature map.
+    """
+    net = model.members[0]
+    calls = _dry_run(model, images)
+    taps: list[Tap] = []
+    for path in paths:
+        runs = [call for call in calls if call.path == path]
+        fault = ""
+        if path in [tap.path for tap in taps]:
+            fault = "is given twice"
+        elif path not in [name for name, _ in net.named_modules() if name]:
+            fault = f"is no module of {type(net).__name__}; {_suggest(path, calls) or 'it has no feature maps at all'}"
+        elif not runs:
+            fault = "never runs in eval mode; name a module that does"
+        elif len(runs) > 1:
+            fault = f"runs {len(runs)} times for a batch, so that it has no one map; name the modules around its uses"
+        elif not runs[0].shape:
+            given = f"a {type(runs[0].output).__name__}"
+            if isinstance(runs[0].output, Tensor):
+                given = f"shape {tuple(runs[0].output.shape)}"
+            fault = f"gives {given}, but a feature map is (N, C, H, W) or tokens (N, T, C); name an earlier module"
+        if fault:
+            raise ModelError(f"tap {path!r} of the {what} {fault} (see gankd inspect TEACHER STUDENT)")
+        taps.append(_tap(runs[0], model))
+    order = [call.path for call in calls if call.path in paths]
+    if order != list(paths):
+        raise ModelError(
+            f"taps of the {what} must be given in the order in which they run, shallow to deep: {', '.join(order)} "
+            "(see gankd inspect TEACHER STUDENT)"
+        )
+    return tuple(taps)
+
+
+def pair_taps(student: Sequence[Tap], teacher: Sequence[Tap]) -> list[tuple[Tap, Tap]]:
+    """Which maps meet, shallow to deep: as many pairs as the network with fewer taps has, in order.
+
+    The deepest meet: they are what both networks decide from, whatever their sizes. The others are chosen so that the
+    maps resolve the image alike: least sum of |log2 (student's relative side / teacher's)|, deeper ones among equals.
+    """
+    if not student or not teacher:
+        return []
+
+    def distance(i: int, j: int) -> float:
+        return abs(math.log2(student[i].relative_side / teacher[j].relative_side))
+
+    # best[i, j]: cheapest way to pair all of the shorter of student[:i] and teacher[:j].
+    best: dict[tuple[int, int], tuple[float, list[tuple[int, int]]]] = {}
+    for i in range(len(student)):
+        for j in range(len(teacher)):
+            if i == 0 or j == 0:
+                best[i, j] = 0.0, []
+                continue
+            cost, pairs = best[i - 1, j - 1]
+            meeting = cost + distance(i - 1, j - 1), [*pairs, (i - 1, j - 1)]
+            skipping = best[i - 1, j] if i > j else best[i, j - 1]
+            best[i, j] = meeting if i == j or meeting[0] <= skipping[0] + 1e-9 else skipping
+    pairs = [*best[len(student) - 1, len(teacher) - 1][1], (len(student) - 1, len(teacher) - 1)]
+    return [(student[i], teacher[j]) for i, j in pairs]
+
+
+class Signals(NamedTuple):
+    """What a forward pass of `Tapped` gives, in the type in which the network computes."""
+
+    outputs: Tensor
+    """Those of the model, in user units."""
+    embedding: Tensor | None
+    """(N, F): what the last linear layer reads, of all members side by side; None where there is none."""
+    features: list[Tensor]
+    """Maps (N, C, H, W) at the taps, the members' side by side along C."""
+    preactivations: list[Tensor]
+    """The same maps before their ReLU; empty unless asked for."""
+
+
+class Tapped(nn.Module):
+    """A model whose feature maps and embedding are outputs too; gradients flow through all of them.
+
+    The model stays as it is, but for hooks, which do nothing outside of this module's forward pass and go with `close`
+    or at the end of a `with` block. They are set here, once, so that the whole can be compiled.
+
+    Args:
+        model: shares its parameters; its own `state_dict` is what to store.
+        taps: where to read maps; for a bare path the map is always copied.
+        preactivations: also read the maps before their ReLU (or ReLU6, or clamp at 0); a map that does not come
+            straight from one is read as it is.
+    """
+
+    def __init__(self, model: ImageModel, taps: Sequence[Tap | str], *, preactivations: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.preactivations = preactivations
+        self._paths = [tap if isinstance(tap, str) else tap.path for tap in taps]
+        self._caught: dict[tuple[str, int], tuple[Tensor, Tensor | None]] | None = None
+        self._relus: _Relus | None = None
+        self._read_out = ReadOut(model)
+        self._hooks = [
+            member.get_submodule(path).register_forward_hook(
+                self._catch((path, number), isinstance(tap, str) or tap.overwritten)
+            )
+            for path, tap in zip(self._paths, taps, strict=True)
+            for number, member in enumerate(model.members)
+        ]
+
+    @property
+    def why_not_compile(self) -> str:
+        """Why this must not be given to `torch.compile`; empty if it may be."""
+        if not self.preactivations:
+            return ""
+        return "maps before their ReLU are found by watching every call as it happens, which compiled code leaves out"
+
+    @property
+    def why_no_embedding(self) -> str:
+        """Why the embedding is None, where it is."""
+        return self._read_out.reason
+
+    def forward(self, images: Tensor) -> Signals:
+        caught = self._caught = {}
+        self._read_out.start()
+        if self.preactivations:
+            with _Relus() as self._relus:
+                outputs = self.model(images)
+            self._relus = None
+        else:
+            outputs = self.model(images)
+        self._caught = None
+        read = self._read_out.finish(outputs)
+        embedding = torch.cat([features for _, features in read], 1) if read else None
+        features, preactivations = [], []
+        for path in self._paths:
+            maps = [
+                caught[key] for key in ((path, number) for number in range(len(self.model.members))) if key in caught
+            ]
+            if len(maps) < len(self.model.members):
+                raise ModelError(f"tap {path!r} of {type(self.model.net).__name__} did not run this time; name another")
+            features.append(_side_by_side([after for after, _ in maps]))
+            if self.preactivations:
+                preactivations.append(_side_by_side([after if before is None else before for after, before in maps]))
+        return Signals(outputs, embedding, features, preactivations)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+        self._read_out.close()
+
+    def __enter__(self) -> "Tapped":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _catch(self, key: tuple[str, int], copy: bool) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
+            if self._caught is not None:
+                after = output.clone() if copy else output
+                before = None if self._relus is None else self._relus.input_of(output)
+                self._caught[key] = as_map(after), None if before is None else as_map(before)
+
+        return hook
+
+
+def teacher_head(model: ImageModel, images: Tensor, task: Task) -> nn.Linear:
+    """A frozen copy of the layer that turns the embedding into outputs: logits, or values on the [0, 1] label scale.
+
+    For an ensemble, the mean of the members' layers, which read their parts of the embedding.
+
+    Raises:
+        ModelError: there is no such layer, or it does not give the outputs by itself (something follows it).
+    """
+    with ReadOut(model) as read_out, _undisturbed(model, images):
+        read_out.start()
+        outputs = model(images)
+        read = read_out.finish(outputs)
+    if not read:
+        raise ModelError(read_out.reason)
+    layers = [layer for layer, _ in read]
+    embedding = torch.cat([features for _, features in read], 1).float()
+    offset, factor = task.output_scale
+    with torch.no_grad():
+        weight = torch.cat([layer.weight.flatten(1) for layer in layers], 1).float() / len(layers)
+        bias = torch.stack([_bias(layer) for layer in layers]).mean(0)
+        head = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], device=weight.device)
+        head.requires_grad_(False)
+        head.weight.copy_(weight * model.factor / factor)
+        head.bias.copy_((model.offset + model.factor * bias - offset) / factor)
+        fits = embedding.shape[1] == weight.shape[1] and len(weight) == (outputs.shape[1] if outputs.ndim == 2 else 1)
+        expected = (outputs.reshape(len(outputs), -1) - offset) / factor
+        if not fits or (head(embedding) - expected).abs().max() > 1e-3 * expected.abs().max().clamp_min(1e-3):
+            raise ModelError(
+                f"{type(model.net).__name__} changes what its last layer gives or joins several; losses that reuse the "
+                "teacher's head need a teacher that ends in one nn.Linear"
+            )
+    return head
+
+
+def _bias(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    return layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.float()
+
+
+def _side_by_side(maps: list[Tensor]) -> Tensor:
+    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+
+
+class _Relus(TorchFunctionMode):
+    """Remembers what every ReLU-like call reads, for as long as its result lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inputs = WeakIdKeyDictionary()
+
+    def input_of(self, output: Tensor) -> Tensor | None:
+        """What a ReLU made `output` from; None if it comes from another call, or was changed since."""
+        before, version = self._inputs.get(output, (None, None))
+        return before if version == output._version else None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not _is_relu(func, args, kwargs):
+            return func(*args, **kwargs)
+        before = args[0] if args else kwargs["input"]
+        if func.__name__.endswith("_") or kwargs.get("inplace", False):
+            before = before.clone()
+        output = func(*args, **kwargs)
+        self._inputs[output] = before, output._version
+        return output
+
+
+_RELUS = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu, F.relu6}
+_FLOORS = {
+    *(F.hardtanh, torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_),
+    *(Tensor.clamp, Tensor.clamp_, Tensor.clamp_min, Tensor.clamp_min_),
+}
+"""Calls that are a ReLU if their lower bound is 0."""
+
+
+def _is_relu(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    if func in _FLOORS:
+        low = args[1] if len(args) > 1 else kwargs.get("min", kwargs.get("min_val"))
+        return isinstance(low, int | float) and low == 0
+    return func in _RELUS
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """A module that ran, in the order in which they ended."""
+
+    path: str
+    shape: tuple[int, int, int] | None
+    """(C, H, W) of the map that it gave, if that is one."""
+    side_in: int
+    """Side of the map that it read; 0 if that is none, or not square."""
+    side: int
+    """Likewise of what it gave."""
+    has_weights: bool
+    """It mixes channels or pixels by weights of its own."""
+    kind: type[nn.Module]
+    is_leaf: bool
+    output: Any
+    version: int
+    """How often its output had been written to."""
+
+    @property
+    def channels(self) -> int:
+        """Of the map that it gave."""
+        return self.shape[0] if self.shape else 0
+
+
+def _dry_run(model: ImageModel, images: Tensor) -> list[_Call]:
+    """Every call of a module of the network (of an ensemble's first member) other than the network itself."""
+    images = images[torch.arange(2, device=images.device) % len(images)]
+    calls: list[_Call] = []
+
+    def watch(path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            shape = _shape(output, len(images))
+            given = next((_side(_shape(item, len(images))) for item in _flat([*args, *kwargs.values()])), 0)
+            calls.append(
+                _Call(
+                    *(path, shape, given, _side(shape)),
+                    has_weights=isinstance(module, nn.Conv2d | nn.Linear)
+                    or any(parameter.ndim > 1 for parameter in module.parameters(recurse=False)),
+                    kind=type(module),
+                    is_leaf=next(module.children(), None) is None,
+                    output=output,
+                    version=output._version if isinstance(output, Tensor) else 0,
+                )
+            )
+
+        return hook
+
+    modules = [(path, module) for path, module in model.members[0].named_modules() if path]
+    hooks = [
+        module.register_forward_hook(watch(path), with_kwargs=True)
+        for path, module in modules
+        if not isinstance(module, torch.jit.ScriptModule)  # which takes none
+    ]
+    try:
+        with ReadOut(model) as read_out, _undisturbed(model, images):
+            read_out.start()
+            read = read_out.finish(model(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if read and isinstance(read[0][0], nn.Conv2d):
+        head = next(path for path, module in modules if module is read[0][0])
+        calls = calls[: max(number for number, call in enumerate(calls) if call.path == head)]
+    return calls
+
+
+@contextmanager
+def _undisturbed(model: ImageModel, images: Tensor) -> Iterator[None]:
+    """Eval mode without gradients; afterwards modes and random numbers are as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.random.fork_rng([images.device] if images.is_cuda else []), torch.no_grad():
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among nested lists and tuples."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _flat(value)
+
+
+def _shape(output: Any, num_rows: int) -> tuple[int, int, int] | None:
+    """(C, H, W) of a map; None for anything else."""
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != num_rows or not output.numel():
+        return None
+    _, channels, height, width = as_map(output).shape
+    return channels, height, width
+
+
+def _side(shape: tuple[int, int, int] | None) -> int:
+    return shape[1] if shape and shape[1] == shape[2] else 0
+
+
+def _boundaries(calls: list[_Call]) -> list[_Call]:
+    """Of all calls, those that `find_taps` promises."""
+    calls = [call for call in calls if call.kind is not nn.Identity]
+    levels = _levels(side for call in calls for side in (call.side_in, call.side) if side)
+    ranks = _ranks(calls, levels)
+    counts = Counter(call.path for call in calls)
+    working = [call for call in calls if call.has_weights and call.side > 1 and ranks[call] < math.inf]
+    found: list[_Call] = []
+    stem = None
+    for level in sorted({levels[call.side] for call in working}):
+        least = min(ranks[call] for call in working if levels[call.side] == level)
+        stage = [call for call in calls if call.side > 1 and levels[call.side] == level and ranks[call] <= least]
+        layers = [call for call in stage if call.has_weights]
+        # A pooling to a fixed size may come back to this resolution later on.
+        coarser = (call for call in calls[calls.index(layers[-1]) :] if levels.get(call.side, -1) > level)
+        left = next((calls.index(call) for call in coarser if ranks[call] < math.inf), len(calls))
+        stage = [call for call in stage if calls.index(call) < left and counts[call.path] == 1 and call.channels > 1]
+        if stage:
+            found.append(_outermost(stage[-1], stage, found))
+            if len(found) == 1 and level > 0 and len(layers) == 1:
+                stem = found[0]
+    if stem is not None and len(found) > 3:
+        found.remove(stem)
+    if found:
+        last = [call for call in working if levels[call.side] == levels[found[-1].side]]
+        if len(last) > ONE_RESOLUTION * len(working):
+            found = _evenly_spaced_blocks([call for call in calls if counts[call.path] == 1]) or found
+    return sorted(found, key=calls.index)
+
+
+def _levels(sides: Iterable[int]) -> dict[int, int]:
+    """Number of the resolution that each side belongs to, from 0 for the finest."""
+    levels: dict[int, int] = {}
+    largest, level = math.inf, -1
+    for side in sorted(set(sides), reverse=True):
+        if side <= SAME_LEVEL * largest:
+            largest, level = side, level + 1
+        levels[side] = level
+    return levels
+
+
+def _ranks(calls: list[_Call], levels: dict[int, int]) -> dict[_Call, float]:
+    """How far each call is from the main line of its resolution: 0 is on it, infinity has no part in it.
+
+    Infinity: inside a block that goes on to a coarser resolution and works there too, or that works on another one and
+    returns. Plus 1: inside a block that only ends in a pooling; such layers make a stage where no others do.
+
+    Not a block: a plain nn.Sequential with weights at its first resolution, for what that runs is as good as run by the
+    network itself; and a module with weights at more than two resolutions, or with none before it, as a backbone is.
+    """
+    ranks = dict.fromkeys(calls, 0.0)
+    for block in calls:
+        before, after = levels.get(block.side_in), levels.get(block.side)
+        inside = [call for call in calls if call.side and call.path.startswith(block.path + ".")]
+        if not inside or before is None or after is None:
+            continue
+        works_at = {
+            levels[call.side] for call in inside if call.has_weights and call.side > 1 and ranks[call] < math.inf
+        }
+        is_main_line = block.kind is nn.Sequential and before in works_at
+        is_first = not any(call.has_weights for call in calls[: calls.index(inside[0])])
+        if before == after or (works_at <= {before, after} and not is_main_line and not is_first):
+            early = math.inf if after in works_at else 1.0
+            distances = {before: early, after: 0.0}
+            ranks.update({call: ranks[call] + distances.get(levels[call.side], math.inf) for call in inside})
+    return ranks
+
+
+def _outermost(call: _Call, stage: list[_Call], earlier: list[_Call]) -> _Call:
+    """Of the modules that hand on the same map: the one that made it, or the outermost around that one which holds no
+    earlier stage.
+    """
+    same = [other for other in stage if other.output is call.output and other.version == call.version]
+    outer = same[0]
+    for other in same[1:]:
+        inner = other.path + "."
+        if not outer.path.startswith(inner) or any(tap.path.startswith(inner) for tap in earlier):
+            break
+        outer = other
+    return outer
+
+
+def _evenly_spaced_blocks(calls: list[_Call]) -> list[_Call]:
+    """Of the largest family of like modules side by side, four at equal distances, the last among them."""
+    families: dict[tuple[Any, ...], list[_Call]] = {}
+    for call in calls:
+        if not call.is_leaf and call.side > 1:
+            families.setdefault((call.path.rpartition(".")[0], call.kind, call.shape), []).append(call)
+    blocks = max(families.values(), key=len, default=[])
+    count = min(NUM_BLOCKS, len(blocks))
+    return [blocks[math.ceil((number + 1) * len(blocks) / count) - 1] for number in range(count)] if count > 1 else []
+
+
+def _suggest(path: str, calls: list[_Call]) -> str:
+    """Modules of like names that give maps, else the stage boundaries."""
+    names = [call.path for call in calls if call.shape]
+    known = names if get_close_matches(path, names) else [call.path for call in _boundaries(calls)]
+    return suggest(path, known) if known else ""
+
+
+def _tap(call: _Call, model: ImageModel) -> Tap:
+    assert call.shape
+    channels, height, width = call.shape
+    shape = (channels * len(model.members), height, width)
+    return Tap(call.path, shape, model.size, call.output._version != call.version)

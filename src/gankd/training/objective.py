@@ -1,0 +1,196 @@
+"""What a student minimises: a weighted sum of named losses, written as text or added up in Python.
+
+    Objective.parse("KD(T=4) + 0.8*CRD")
+    term("KD", T=4) + 0.8 * term("CRD") + 0.5 * term(my_loss)
+
+The label loss is added where none is named; a name without a number carries its published weight.
+"""
+
+import ast
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gankd.config import require, suggest
+from gankd.errors import ConfigError
+from gankd.losses.distillation.spec import Loss, find_loss
+from gankd.tasks import Task
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss with its settings; `weight` None is the published one."""
+
+    loss: Loss
+    settings: tuple[tuple[str, Any], ...] = ()
+    weight: float | None = None
+
+    @property
+    def coefficient(self) -> float:
+        """The weight in force."""
+        return self.loss.weight if self.weight is None else self.weight
+
+    def __str__(self) -> str:
+        inside = ", ".join(f"{name}={value!r}" for name, value in self.settings)
+        factor = "" if self.coefficient == 1 else f"{self.coefficient:g}*"
+        return f"{factor}{self.loss.name}{f'({inside})' if inside else ''}"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A weighted sum of losses."""
+
+    terms: tuple[Term, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Objective":
+        """Read an expression of losses, `+`, `*`, numbers and brackets; nothing in it is executed.
+
+        A number in front of a loss replaces its published weight. Your own loss is `module:name`.
+
+        Raises:
+            ConfigError: not such an expression, an unknown loss or setting (with suggestions).
+        """
+        # Python's grammar has no a:b, its attributes a.b stand in for it; text in quotes stays as it is.
+        pattern = r"\"[^\"]*\"|'[^']*'|([A-Za-z_][\w.]*):([A-Za-z_]\w*)"
+        dotted = re.sub(pattern, lambda m: f"{m[1]}.{m[2]}" if m[1] else m[0], text)
+        try:
+            tree = ast.parse(dotted.strip(), mode="eval")
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            raise ConfigError(f"loss {text!r} cannot be read; {EXAMPLE}") from None
+        found = _read(tree.body, text)
+        if not isinstance(found, Objective):
+            raise ConfigError(f"loss {text!r} is a number, expected a sum of losses; {EXAMPLE}")
+        return found
+
+    def __add__(self, other: "Objective") -> "Objective":
+        return Objective(self.terms + other.terms)
+
+    def __mul__(self, factor: float) -> "Objective":
+        require(
+            isinstance(factor, int | float) and math.isfinite(factor) and factor >= 0,
+            f"the weight of a loss must be a number of at least 0, got {factor!r}",
+        )
+        return Objective(
+            tuple(replace(t, weight=float(factor) * (1.0 if t.weight is None else t.weight)) for t in self.terms)
+        )
+
+    __rmul__ = __mul__
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, self.terms))
+
+    @property
+    def complete(self) -> "Objective":
+        """With the task's label loss in front, where no term is one."""
+        if any(term.loss.is_label_loss for term in self.terms):
+            return self
+        return term("Label") + self
+
+    @property
+    def distilling(self) -> "Objective":
+        """Without label losses: what is learnt besides the labels."""
+        return Objective(tuple(term for term in self.terms if not term.loss.is_label_loss))
+
+    @property
+    def inputs(self) -> set[str]:
+        """Everything that one of the losses reads, at a step or when it is built."""
+        return {name for term in self.terms for name in (*term.loss.inputs, *term.loss.build_inputs)}
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Does any loss read the teacher?"""
+        return any("teacher_" in name for name in self.inputs)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each term, unique in this sum."""
+        names = [term.loss.name for term in self.terms]
+        return tuple(
+            name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
+            for place, name in enumerate(names)
+        )
+
+    def check(self, task: Task) -> None:
+        """Raise ConfigError unless every loss is for this kind of task."""
+        for item in self.terms:
+            if task.kind not in item.loss.tasks:
+                raise ConfigError(
+                    f"loss {item.loss.name} is for {item.loss.tasks[0]} and the labels are for {task.kind}; "
+                    "see: gankd list losses"
+                )
+
+
+EXAMPLE = 'write for example: "KD(T=4) + 0.8*CRD", "0.1*CE + 0.9*KD" or "FitNet + my_losses:margin"'
+
+
+def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
+    """One loss with its published weight: a name, "module:name", or a function marked by `@loss`.
+
+    Raises:
+        ConfigError: no such loss, or it has no such setting (with suggestions).
+    """
+    found = find_loss(what) if isinstance(what, str) else getattr(what, "gankd_loss", None)
+    if not isinstance(found, Loss):
+        raise ConfigError(f"{what!r} is no loss; mark it with @gankd.losses.distillation.loss")
+    for name, value in settings.items():
+        require(name in found.settings, _no_setting(found, name))
+        default = found.settings[name]
+        fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
+        require(
+            default is None or (fits and isinstance(value, bool) == isinstance(default, bool)),
+            f"{found.name}: {name} must be of the kind of its default {default!r}, got {value!r}",
+        )
+    return Objective((Term(found, tuple(settings.items())),))
+
+
+def _no_setting(found: Loss, name: str) -> str:
+    remedy = suggest(name, found.settings) if found.settings else "it has none"
+    return f"loss {found.name} has no setting {name!r}; {remedy}"
+
+
+def _read(node: ast.expr, text: str) -> "Objective | float":
+    """Evaluate a syntax tree of sums and products of losses and numbers."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
+        left, right = _read(node.left, text), _read(node.right, text)
+        if isinstance(node.op, ast.Mult):
+            if isinstance(left, Objective) and isinstance(right, Objective):
+                raise ConfigError(f"loss {text!r} multiplies two losses; a loss is multiplied by a number")
+            return left * right  # type: ignore[operator]
+        if isinstance(left, Objective) and isinstance(right, Objective):
+            return left + right
+        raise ConfigError(f"loss {text!r} adds a number to a loss; {EXAMPLE}")
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        raise ConfigError(f"loss {text!r} subtracts; weights must be at least 0")
+    if isinstance(node, ast.Name | ast.Attribute):
+        return term(_name(node, text))
+    if isinstance(node, ast.Call):
+        name = _name(node.func, text)
+        require(not node.args, f"loss {text!r}: settings of {name} are written NAME=VALUE, as in KD(T=4)")
+        return term(name, **_settings(node.keywords, name, text))
+    raise ConfigError(f"loss {text!r} cannot be read; {EXAMPLE}")
+
+
+def _settings(keywords: Iterable[ast.keyword], name: str, text: str) -> dict[str, Any]:
+    settings = {}
+    for keyword in keywords:
+        try:
+            value = ast.literal_eval(keyword.value)
+        except ValueError:
+            raise ConfigError(f"loss {text!r}: {name}({keyword.arg}=...) must be a number, text or list") from None
+        require(keyword.arg is not None, f"loss {text!r}: settings of {name} are written NAME=VALUE, as in KD(T=4)")
+        settings[str(keyword.arg)] = value
+    return settings
+
+
+def _name(node: ast.expr, text: str) -> str:
+    """The name of a loss, or "module:name" from a dotted one."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{_name(node.value, text).replace(':', '.')}:{node.attr}"
+    raise ConfigError(f"loss {text!r} cannot be read; {EXAMPLE}")

@@ -1,0 +1,168 @@
+"""What the teacher says about images that stay as they are, computed once: outputs always, features on request."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankd.data.augment import Augmentation, apply_views
+from gankd.engine import Engine
+from gankd.errors import CheckpointError
+from gankd.run import fingerprint
+from gankd.storage import FORMAT, load_state, save_state
+from gankd.synthetic import check_space
+from gankd.training.criterion import Reader, Signals, in_float32
+
+BATCH = 512
+LARGEST_HALF = 6e4
+"""float16 ends at 65504."""
+
+
+class TeacherOutputs:
+    """A teacher's signals for `images`, as they are or in fixed views of them.
+
+    Logits and features are kept in float16, values in float32.
+
+    Args:
+        reader: reads the teacher.
+        images: (n, C, H, W) uint8.
+        engine: device and precision.
+        kinds, views: augmentations and their draws (K, n, 7), see `gankd.data.augment`; none: images as they are.
+        paths: modules that the reader taps.
+        folder: where they are kept for the next student; nowhere if None.
+
+    Raises:
+        CheckpointError: the file is damaged, or belongs to another teacher, other images or other views.
+        RunError: the disk is too small.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        images: Tensor,
+        engine: Engine,
+        kinds: tuple[Augmentation, ...] = (),
+        views: Tensor | None = None,
+        *,
+        paths: Sequence[str] = (),
+        folder: Path | None = None,
+    ) -> None:
+        self._size = len(images)
+        key = {
+            "format": FORMAT,
+            "teacher": _hash(reader.model.state_dict().values()),
+            "images": _hash([images]),
+            "augment": list(kinds) if views is not None else [],
+            "views": None if views is None else _hash([views]),
+            "signals": reader.names,
+            "taps": list(paths),
+            "bf16": engine.bf16,
+        }
+        path = None if folder is None else folder / f"teacher-{fingerprint(key)[:12]}.safetensors"
+        if path is not None and path.is_file():
+            self._signals: Signals = _to(_load(path, key), engine.device)
+            return
+        self._signals = self._compute(reader, images, engine, kinds, views)
+        if path is not None:
+            needed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self._signals))
+            check_space(path.parent, needed)
+            save_state(path, {"key": key, "signals": self._signals})
+
+    @torch.no_grad()
+    def _compute(
+        self,
+        reader: Reader,
+        images: Tensor,
+        engine: Engine,
+        kinds: tuple[Augmentation, ...],
+        views: Tensor | None,
+    ) -> Signals:
+        reader.model.eval()
+        parts: list[Signals] = []
+        for number in range(1 if views is None else len(views)):
+            for start in range(0, len(images), BATCH):
+                some = images[start : start + BATCH].to(engine.device)
+                if views is not None:
+                    some = apply_views(some, kinds, views[number, start : start + BATCH].to(engine.device))
+                with engine.autocast():
+                    found = reader(some)[1]
+                parts.append({name: _small(_by_row(name, value, len(some)), name) for name, value in found.items()})
+        return {name: _cat([part[name] for part in parts]) for name in reader.names}
+
+    def rows(self, index: Tensor, view: Tensor | int = 0) -> Signals:
+        """Signals of images `index` (N,) in views `view` (N,), row by row; see `join`."""
+        place = index + view * self._size
+        return {name: _take(value, place) for name, value in self._signals.items()}
+
+
+def join(parts: Sequence[Signals]) -> Signals:
+    """Signals of real and generated images one after the other, in float32, as losses read them."""
+    return {name: _unrow(name, in_float32(_cat([part[name] for part in parts]))) for name in parts[0]}
+
+
+def _by_row(name: str, value: Any, count: int) -> Any:
+    """Rotated signals come as three rotations of all rows; kept are all three rotations of each row."""
+    if isinstance(value, list):
+        return [_by_row(name, item, count) for item in value]
+    return value.unflatten(0, (3, count)).transpose(0, 1) if name.startswith("rotated_") else value
+
+
+def _unrow(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_unrow(name, item) for item in value]
+    return value.transpose(0, 1).flatten(0, 1) if name.startswith("rotated_") else value
+
+
+def _small(value: Any, name: str) -> Any:
+    if isinstance(value, list):
+        return [_small(item, name) for item in value]
+    # Values become targets on a scale where float16 is coarse; and what float16 cannot hold stays float32.
+    if (name.endswith(("_outputs", "_values")) and value.ndim == 1) or value.abs().amax() > LARGEST_HALF:
+        return value.float()
+    return value.half()
+
+
+def _cat(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], list):
+        return [torch.cat(items) for items in zip(*parts, strict=True)]
+    return torch.cat(list(parts))
+
+
+def _take(value: Any, place: Tensor) -> Any:
+    return [item[place] for item in value] if isinstance(value, list) else value[place]
+
+
+def _to(signals: Signals, device: torch.device) -> Signals:
+    return {
+        name: [item.to(device) for item in value] if isinstance(value, list) else value.to(device)
+        for name, value in signals.items()
+    }
+
+
+def _tensors(signals: Signals) -> list[Tensor]:
+    return [item for value in signals.values() for item in (value if isinstance(value, list) else [value])]
+
+
+def _hash(tensors: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load(path: Path, key: dict[str, Any]) -> Signals:
+    stored = load_state(path)
+    if not isinstance(stored, dict) or "key" not in stored or "signals" not in stored:
+        raise CheckpointError(f"{path} holds no teacher outputs; delete it, they are computed again")
+    for name, value in key.items():
+        if stored["key"].get(name) != value:
+            raise CheckpointError(
+                f"{path} holds teacher outputs for other {name}, which would not fit these images; "
+                "delete it, they are computed again"
+            )
+    signals: Signals = stored["signals"]
+    return signals

@@ -1,0 +1,126 @@
+"""`gankd list` and `gankd inspect`: true of what is there, with a reason for what does not fit."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gankd.commands import inspect_networks
+from gankd.commands.listing import list_table, listing
+from gankd.errors import ConfigError, ModelError
+from gankd.losses.distillation import all_losses
+from gankd.models import ZOO, build_net
+from gankd.recipes import RECIPES
+
+Outcome = tuple[int, str, str]
+
+
+def test_losses_are_listed_with_all_that_a_user_must_know(gankd: Callable[..., Outcome]) -> None:
+    code, out, _ = gankd("list", "losses", "--json")
+    rows = {row["name"]: row for row in json.loads(out)["losses"]}
+    assert code == 0
+    assert set(rows) == set(all_losses())
+    assert rows["DKD"]["tasks"] == ["classification"]
+    assert rows["L1"]["tasks"] == ["regression"]
+    assert rows["AT"]["tasks"] == ["classification", "regression"]
+    assert rows["AT"]["weight"] == 1000
+    assert rows["KD"]["settings"] == {"T": 4.0, "standardise": False}
+    assert all(0.2 < row["cost"] < 100 for row in rows.values())
+    assert rows["SSKD"]["cost"] > 1.5  # four times the images
+    text = list_table(list(rows.values()), "losses")
+    assert all(len(line) <= 120 for line in text.splitlines())
+    assert all(f"\n{name} " in text for name in rows)
+
+
+def test_models_and_recipes_are_listed() -> None:
+    models = {row["name"]: row["parameters"] for row in listing("models")}
+    assert set(models) == set(ZOO)
+    net = build_net("cnn8", in_channels=3, image_size=32, num_outputs=10, seed=0)
+    assert models["cnn8"] == sum(p.numel() for p in net.parameters())
+    assert {row["name"] for row in listing("recipes")} == set(RECIPES)
+
+
+def test_an_inspection_says_what_meets_and_what_fits() -> None:
+    found = inspect_networks("resnet20", "cnn8", size=16, classes=10)
+    assert found.pairs == [("features.2", "blocks.2"), ("features.6", "blocks.5"), ("features.10", "blocks.8")]
+    shapes = dict(found.taps["student"]), dict(found.taps["teacher"])
+    assert [(shapes[0][own], shapes[1][other]) for own, other in found.pairs] == [
+        ((8, 16, 16), (16, 16, 16)),
+        ((16, 8, 8), (32, 8, 8)),
+        ((32, 4, 4), (64, 4, 4)),
+    ]
+    fits = {fit.name: fit for fit in found.losses}
+    assert fits["FitNet"].applies
+    assert fits["FitNet"].adapters == ("1x1 conv 16->32",)
+    assert fits["FitNet"].parameters >= 16 * 32
+    assert fits["AT"].parameters == 0
+    assert not fits["L1"].applies
+    assert "is for regression" in fits["L1"].reason
+    assert "features.6" in found.text
+    assert "x42.5 smaller" in found.text
+
+
+def test_a_regression_is_inspected_without_classes_and_taps_can_be_named() -> None:
+    found = inspect_networks(
+        "resnet8", "cnn4", size=16, teacher_taps=("stem", "blocks.2"), student_taps=("features.0", "features.10")
+    )
+    assert found.pairs == [("features.0", "stem"), ("features.10", "blocks.2")]
+    fits = {fit.name: fit.applies for fit in found.losses}
+    assert fits["Histogram"]
+    assert not fits["DKD"]
+
+
+OWN = """from torch import nn
+class Mlp(nn.Module):
+    def __init__(self, image_size, in_channels, num_outputs):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(in_channels * image_size**2, 8), nn.ReLU(),
+                                    nn.Linear(8, num_outputs))
+    def forward(self, x):
+        return self.layers(x)
+"""
+
+
+def test_networks_without_maps_keep_the_losses_that_need_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_mlp_of_mine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = inspect_networks("own_mlp_of_mine:Mlp", "cnn4", size=16, classes=3)
+    assert found.pairs == []
+    fits = {fit.name: fit for fit in found.losses}
+    assert fits["CRD"].applies
+    assert not fits["AT"].applies
+    assert "has no feature maps" in fits["AT"].reason
+    assert "none: " in found.text
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("list loses", "no command 'loses'; did you mean losses"),
+        ("inspect resnet20", "the following arguments are required: STUDENT"),
+        ("inspect resnet21 cnn8", "no model 'resnet21'; did you mean resnet20"),
+        ("inspect resnet20 cnn8 --classes 1", "needs at least 2 classes, got 1"),
+        ("inspect resnet20 cnn8 --size 2", "--size must be at least 4, got 2"),
+        ("inspect resnet20 cnn8 --teacher-taps blocks.99 --student-taps features.2", "blocks.99"),
+        ("compare digit", "no recipe and no run folder 'digit'; did you mean digits"),
+        ("compare digits --loss KDD", "no loss 'KDD'; did you mean"),
+        ("compare digits --seeds 0", "--seeds must be at least 1, got 0"),
+        ("student digits --loss L1", "loss L1 is for regression and the labels are for classification"),
+        ("student digits --loss KD*AT", "multiplies two losses"),
+        ("run rotated-digits --loss DKD", "loss DKD is for classification and the labels are for regression"),
+        ('run digits --loss AT --set student.student_taps=["nowhere"]', "nowhere"),
+    ],
+)
+def test_wrong_words_are_refused_in_one_line(
+    line: str, said: str, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said in refused(*line.split())
+
+
+def test_sizes_that_no_network_can_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="--channels must be at least 1, got 0"):
+        inspect_networks("resnet8", "cnn4", channels=0)
+    with pytest.raises(ModelError, match="features.99"):
+        inspect_networks("resnet8", "cnn4", student_taps=("features.99",))

@@ -1,0 +1,264 @@
+"""Losses wired to two networks: what each loss is handed, on which rows, in which phase, and what is refused."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gankd.data.images import LabelledImages
+from gankd.engine import Engine
+from gankd.errors import ConfigError, ModelError
+from gankd.losses.distillation import all_losses, loss
+from gankd.models import build_net
+from gankd.models.contract import ImageModel
+from gankd.run import Stage
+from gankd.seeds import rng
+from gankd.tasks import Classification, Regression, Task
+from gankd.training.criterion import Connection, connect
+from gankd.training.distill import DistillConfig, Learner
+from gankd.training.objective import Objective, term
+
+PLAIN = Engine(torch.device("cpu"), bf16=False, channels_last=False)
+CLASSES = Classification(num_classes=5)
+AGES = Regression(low=20.0, high=60.0)
+SEEN: list[dict[str, Any]] = []
+
+
+def toy(task: Task, count: int = 24) -> LabelledImages:
+    images = torch.randint(256, (count, 1, 16, 16), dtype=torch.uint8, generator=rng(0, "toy"))
+    labels = task.sample_labels(count, torch.arange(5), "uniform", rng(0, "toy labels"))
+    return LabelledImages(images, labels, task)
+
+
+def network(task: Task, name: str, seed: int = 0) -> ImageModel:
+    net = build_net(name, in_channels=1, image_size=16, num_outputs=task.head_size, seed=seed)
+    return ImageModel.for_data(net, toy(task))
+
+
+def connected(text: str | Objective, task: Task = CLASSES, **settings: Any) -> Connection:
+    objective = Objective.parse(text) if isinstance(text, str) else text
+    data = toy(task)
+    teacher = settings.pop("teacher", network(task, "resnet8", 1).eval())
+    return connect(
+        objective.complete, network(task, "cnn8"), teacher, data.images, data.labels, task, PLAIN, 0, **settings
+    )
+
+
+def learner(text: str, task: Task, **config: Any) -> Learner:
+    given: dict[str, Any] = {"updates": 10, "batch_size": 6, "augment": ("shift",), "lr": 1e-3} | config
+    settings = DistillConfig(**given)
+    return Learner(
+        network(task, "cnn8"),
+        toy(task),
+        settings,
+        PLAIN,
+        0,
+        objective=Objective.parse(text),
+        teacher=network(task, "resnet8", 1),
+        new_student=lambda name, seed: network(task, name or "cnn8", seed),
+    )
+
+
+CASES = [(name, task) for name, found in all_losses().items() for task in (CLASSES, AGES) if task.kind in found.tasks]
+
+
+@pytest.mark.parametrize(("name", "task"), CASES, ids=[f"{name}-{task.kind}" for name, task in CASES])
+def test_every_loss_trains_the_student_and_its_own_parts(name: str, task: Task) -> None:
+    """Two networks of different families; gradients reach whatever is to be trained, and are finite."""
+    with learner(f"0*Label + {name}" if not all_losses()[name].is_label_loss else name, task) as made:
+        made.pretrain(Stage("pretraining"))
+        made.start()
+        for step in (0, 5):  # an opening phase, if there is one, and what follows
+            if step == 5 and made.criterion.first:
+                continue
+            count, terms = made.update(step)
+            assert count == 6
+            assert terms["loss"].isfinite()
+        own = dict(made.criterion.named_parameters())
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in own.values() if p.requires_grad), name
+        student = [p.grad for p in made.student.parameters() if p.grad is not None]
+        assert student
+        assert all(gradient.isfinite().all() for gradient in student)
+        assert any(gradient.abs().sum() > 0 for gradient in student)
+        made.student.eval()
+        assert set(made.student.state_dict()) == set(network(task, "cnn8").state_dict())  # adapters are not exported
+
+
+@loss("Watch")
+def watch(
+    student_outputs: Tensor,
+    teacher_outputs: Tensor,
+    student_embedding: Tensor,
+    student_features: list[Tensor],
+    teacher_features: list[Tensor],
+    rotated_teacher_outputs: Tensor,
+    labels: Tensor,
+    targets: Tensor,
+    images: Tensor,
+    index: Tensor,
+    progress: float,
+    generator: torch.Generator,
+) -> Tensor:
+    SEEN.append(dict(locals()))
+    return student_outputs.sum() * 0
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    yield
+    SEEN.clear()
+
+
+@pytest.mark.parametrize("task", [CLASSES, AGES])
+def test_a_loss_sees_what_the_names_promise(task: Task) -> None:
+    data, teacher, student = toy(task), network(task, "resnet8", 1), network(task, "cnn8")
+    config = DistillConfig(updates=4, batch_size=6, lr=0.0 + 1e-9)
+    with Learner(student, data, config, PLAIN, 0, objective=term(watch), teacher=teacher) as made:
+        made.start()
+        SEEN.clear()
+        made.update(2)
+    (seen,) = SEEN
+    shown = data.images[seen["index"]]
+    assert torch.equal(seen["images"], shown.float() / 255)
+    labels = data.labels[seen["index"]]
+    if isinstance(task, Regression):
+        assert torch.equal(seen["labels"], (labels - 20) / 40)
+        assert torch.equal(seen["targets"], seen["labels"])
+    else:
+        assert torch.equal(seen["labels"], labels)
+        assert torch.equal(seen["targets"].argmax(1), labels)
+        assert torch.equal(seen["targets"].sum(1), torch.ones(6))
+    assert seen["progress"] == 0.5
+    with torch.no_grad():
+        expected = task.on_unit_scale(teacher.eval()(shown))
+        turned = torch.cat([torch.rot90(shown, turns, (2, 3)) for turns in (1, 2, 3)])
+        expected_turned = task.on_unit_scale(teacher(turned))
+    torch.testing.assert_close(seen["teacher_outputs"], expected)
+    torch.testing.assert_close(seen["rotated_teacher_outputs"], expected_turned)
+    for own, other in zip(seen["student_features"], seen["teacher_features"], strict=True):
+        assert own.shape[2:] == other.shape[2:]  # both nets halve 16 pixels twice
+        assert own.requires_grad
+        assert not other.requires_grad
+
+
+def test_teacher_losses_see_the_taught_rows_alone() -> None:
+    made = connected(term(watch))
+    inputs: dict[str, Any] = {
+        name: torch.arange(6.0)[:, None].repeat(1, 2)
+        for name in ("student_outputs", "teacher_outputs", "student_embedding", "labels", "targets", "images", "index")
+    }
+    inputs |= {"student_features": [inputs["labels"]], "teacher_features": [inputs["labels"]], "progress": 0.0}
+    inputs["rotated_teacher_outputs"] = torch.cat([10 * turn + torch.arange(6.0) for turn in (1, 2, 3)])
+    inputs["label_loss"] = torch.arange(6.0)
+    SEEN.clear()
+    _, terms = made.criterion(inputs, step=0, taught=slice(4, None))
+    assert terms["Label"] == 2.5  # of all rows
+    assert SEEN[0]["labels"][:, 0].tolist() == [4, 5]
+    assert SEEN[0]["teacher_features"][0][:, 0].tolist() == [4, 5]
+    assert SEEN[0]["rotated_teacher_outputs"].tolist() == [14, 15, 24, 25, 34, 35]
+
+
+@loss("Opening")
+class Opening(nn.Module):
+    """Has the first quarter for itself."""
+
+    def __init__(self, *, first: float = 0.25) -> None:
+        super().__init__()
+        self.first = first
+
+    def forward(self, student_outputs: Tensor) -> Tensor:
+        return student_outputs.square().sum() * 0 + 7
+
+
+def test_a_loss_that_comes_first_is_alone_at_first_and_gone_afterwards() -> None:
+    with Learner(
+        network(CLASSES, "cnn8"),
+        toy(CLASSES),
+        DistillConfig(updates=8, batch_size=6),
+        PLAIN,
+        0,
+        objective=term(Opening) + term("LS"),
+    ) as made:
+        made.start()
+        names = [sorted(made.update(step)[1]) for step in range(8)]
+    assert names == [["Opening", "loss"]] * 2 + [["LS", "loss"]] * 6
+
+
+def test_weights_multiply_the_mean_of_each_term() -> None:
+    made = connected("0.5*Label + 3*KD(T=1)")
+    logits = torch.tensor([[1.0, 0, 0, 0, 0], [0, 2.0, 0, 0, 0]])
+    inputs = {
+        "label_loss": torch.tensor([1.0, 3.0]),
+        "student_outputs": logits,
+        "teacher_outputs": logits.flip(0),
+        "task": CLASSES,
+        "progress": 0.0,
+    }
+    total, terms = made.criterion(inputs, step=0)
+    p, q = logits.flip(0).softmax(1), logits.softmax(1)
+    kd = (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(terms["KD"], kd)
+    torch.testing.assert_close(total, 0.5 * torch.tensor(2.0) + 3 * kd)
+
+
+def test_parts_of_a_loss_depend_on_the_seed_alone() -> None:
+    def parts(text: str) -> list[Tensor]:
+        torch.rand(3)  # whatever was drawn before must not matter
+        return [p for name, p in connected(text).criterion.named_parameters() if "FitNet" in name]
+
+    first, again, beside = parts("FitNet"), parts("FitNet"), parts("CRD + FitNet")
+    assert first
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, beside, strict=True))
+
+
+def test_the_dry_run_leaves_both_networks_as_they_were() -> None:
+    student, teacher = network(CLASSES, "cnn8").train(), network(CLASSES, "resnet8", 1).eval()
+    before = [value.clone() for net in (student, teacher) for value in net.state_dict().values()]
+    state = torch.get_rng_state()
+    data = toy(CLASSES)
+    objective = Objective.parse("FitNet + SSKD + CRD").complete
+    connect(objective, student, teacher, data.images, data.labels, CLASSES, PLAIN, 0).close()
+    after = [value for net in (student, teacher) for value in net.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert student.training
+    assert not teacher.training
+    hooks = [hook for net in (student, teacher) for m in net.modules() for hook in m._forward_hooks.values()]
+    assert len(hooks) == 2  # the contract's own, on the last linear layers
+
+
+class Flat(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(256, 16), nn.ReLU(), nn.Linear(16, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "message"),
+    [
+        ("KD", {"teacher": None}, "reads a teacher, and none is given"),
+        ("DML", {}, "loss DML reads new_.*, which is not given here"),
+        ("AT", {"student_taps": ("features.3", "features.6"), "teacher_taps": ("blocks.2",)}, "names 2 maps and tea"),
+        ("AT", {"student_taps": ("features.33",)}, "features.33"),
+        ("AT", {"student_taps": ("features.3", "features.3")}, "features.3"),
+        ("L1", {}, "loss L1 is for regression and the labels are for classification"),
+    ],
+)
+def test_what_cannot_be_wired_is_refused_in_one_line(text: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, ModelError), match=message) as caught:
+        connected(text, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_maps_has_losses_that_need_none() -> None:
+    flat = ImageModel.for_data(Flat(), toy(CLASSES))
+    with pytest.raises(ModelError, match="has no feature maps that meet the other network's; name modules in"):
+        connected("AT", teacher=flat)
+    made = connected("KD + RKD + CRD", teacher=flat)
+    made.close()

@@ -29,7 +29,7 @@ evidence: $(WITH_GANKD)  ## the demo with more seeds; writes docs/evidence.md an
 	$(ONE_THREAD) $(BIN)/gankd evidence
 
 losses: $(WITH_GANKD)  ## every distillation loss, alone and with cGAN-KD; writes docs/losses.md and docs/losses.json
-	$(ONE_THREAD) $(BIN)/gankd compare digits turntable --set student.updates=1000 --out runs/losses --page docs/losses.md
+	$(ONE_THREAD) $(BIN)/gankd compare digits turntable --set student.updates=1000 --set student.store_features=true --out runs/losses --page docs/losses.md
 
 bench: $(WITH_GANKD)  ## measure speed, see benchmarks/
 	set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script; done

@@ -262,3 +262,34 @@ def test_a_network_without_maps_has_losses_that_need_none() -> None:
         connected("AT", teacher=flat)
     made = connected("KD + RKD + CRD", teacher=flat)
     made.close()
+
+
+@pytest.mark.parametrize("text", ["KD", "AT + CRD + SSKD"])
+def test_compiled_networks_give_the_same_student(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the eager backend: the graph is captured, taps and all, and run as it is."""
+    compiled: list[nn.Module] = []
+
+    def capture(net: nn.Module) -> Any:
+        compiled.append(net)
+        return original(net, backend="eager", fullgraph=True)
+
+    original = torch.compile
+
+    def trained(**config: Any) -> list[Tensor]:
+        with learner(text, CLASSES, **config) as made:
+            made.start()
+            for step in range(2):
+                made.update(step)
+            return [value.detach() for value in made.student.state_dict().values()]
+
+    plain = trained()
+    monkeypatch.setattr(torch, "compile", capture)
+    assert all(torch.equal(a, b) for a, b in zip(trained(compile=True), plain, strict=True))
+    assert len(compiled) == 2  # student and teacher
+
+
+def test_what_cannot_be_compiled_is_declined_with_a_reason() -> None:
+    with pytest.raises(
+        ConfigError, match="compile is not possible with this loss: maps before their ReLU are found by"
+    ):
+        learner("OFD", CLASSES, compile=True)

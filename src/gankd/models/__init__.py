@@ -1,9 +1,7 @@
 """Teachers and students: a small zoo, and any `nn.Module` of the user's as "module:name"."""
 
 import inspect
-import sys
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, cast
 
 import torch
@@ -13,6 +11,7 @@ from gankd.config import suggest
 from gankd.errors import ModelError
 from gankd.models.cnn import cnn4, cnn8, cnn16, cnn32
 from gankd.models.resnet import resnet8, resnet8x2, resnet8x4, resnet14, resnet14x2, resnet20, resnet20x2
+from gankd.own_code import import_own
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     build.__name__: build
@@ -54,12 +53,7 @@ def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int,
 
 
 def _import(module_name: str, attribute: str) -> Callable[..., nn.Module]:
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        module = import_module(module_name)
-    except Exception as error:  # the user's code may raise anything
-        raise ModelError(f"cannot import {module_name!r} for model {module_name}:{attribute}: {error}") from error
+    module = import_own(module_name, f"model {module_name}:{attribute}", ModelError)
     found: Any = getattr(module, attribute, None)
     if found is None:
         public = [name for name in dir(module) if not name.startswith("_")]

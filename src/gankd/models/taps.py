@@ -64,7 +64,7 @@ def as_map(output: Tensor) -> Tensor:
 
 
 def find_taps(model: ImageModel, images: Tensor) -> tuple[Tap, ...]:
-    """Stage boundaries, shallow to deep, from a dry run of `images` that leaves the model as it was.
+    """Stage boundaries, shallow to deep, from a dry run of two of the `images` that leaves the model as it was.
 
     A stage is what works at one resolution, its boundary the last map of that resolution; of several modules that hand
     on the same map, the outermost is named that holds no earlier stage. These do not count:

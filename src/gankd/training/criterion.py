@@ -85,6 +85,8 @@ class Reader:
         if maps or "embedding" in kinds.values():
             self._tapped = Tapped(model, tuple(taps) if maps else (), preactivations="preactivations" in kinds.values())
 
+        self.run: Callable[[Tensor], Any] = self.model if self._tapped is None else self._tapped
+
     def __call__(self, images: Tensor) -> tuple[Tensor, Signals]:
         """Outputs (N,) or (N, K) in user units, and the inputs of the losses, for images (N, C, H, W)."""
         count = len(images)
@@ -92,9 +94,9 @@ class Reader:
             images = torch.cat([images, *(torch.rot90(images, turns, (2, 3)) for turns in (1, 2, 3))])
         found: dict[str, Any]
         if self._tapped is None:
-            found = {"outputs": self.model(images)}
+            found = {"outputs": self.run(images)}
         else:
-            signals = self._tapped(images)
+            signals = self.run(images)
             found = signals._asdict()
             if signals.embedding is None and "embedding" in self._kinds.values():
                 raise ModelError(self._tapped.why_no_embedding)
@@ -105,6 +107,21 @@ class Reader:
             rows = slice(count, None) if name.startswith("rotated_") else slice(count)
             result[name] = rows_of(found[self._kinds[name]], rows)
         return outputs, result
+
+    def compile(self) -> None:
+        """Compile the network with its taps; maps and embedding are then outputs of the compiled code.
+
+        Raises:
+            ConfigError: what is read of it cannot be compiled, with the reason.
+        """
+        if self._tapped is None:
+            self.run = torch.compile(self.model)
+            return
+        if self._tapped.why_not_compile:
+            raise ConfigError(
+                f"compile is not possible with this loss: {self._tapped.why_not_compile}; set it to false"
+            )
+        self.run = torch.compile(self._tapped)
 
     def close(self) -> None:
         """Take the hooks off the network."""

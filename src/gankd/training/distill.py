@@ -40,6 +40,8 @@ class DistillConfig(SupervisedConfig):
     views: Literal["online"] | int = "online"
     """How images are augmented: online draws anew at every step; K draws K views of each image once, so that what
     the teacher says of them can be stored."""
+    compile: bool = False
+    """Compile student and teacher by torch.compile, with what losses read of them; pays on a GPU in long trainings."""
     store_features: bool = False
     """Also store the teacher's features for images or views that stay the same; its outputs always are."""
     student_taps: tuple[str, ...] = ()
@@ -255,6 +257,9 @@ class Learner:
             new_student=new_student,
         )
         self.criterion = self.connection.criterion
+        if config.compile:
+            for reader in filter(None, (self.connection.student, self.connection.teacher)):
+                reader.compile()
         self._teaching = Teaching(self.connection, self.feed, self.task, folder)
 
     def __enter__(self) -> "Learner":

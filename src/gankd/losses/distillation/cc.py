@@ -22,15 +22,16 @@ def kernel(embedding: Tensor, gamma: float, order: int) -> Tensor:
     return math.exp(-2 * gamma) * sum(terms[1:], terms[0])
 
 
-@loss("CC", paper="Peng et al., ICCV 2019", weight=0.02)
+@loss("CC", paper="Peng et al., ICCV 2019", weight=100)
 class CC(nn.Module):
     """Match a Gaussian kernel between the embeddings of the batch's images.
 
         row i: 1/N sum_j (k(f(s_i), f(s_j)) - k(g(t_i), g(t_j)))^2,  k = `kernel`, f, g linear to `dim`
 
     This is the version of the paper [1], section 3, with gamma = 0.4 and P = 2. The benchmark in the code of CRD,
-    from which the weight 0.02 comes, runs another, sum_f |s_i - t_i|_f |s_{i+1} - t_{i+1}|_f of neighbouring rows.
-    Its values are far larger: raise the weight to give this one a say. As there, f and g train with the student.
+    whose weight is 0.02, runs another, sum_f |s_i - t_i|_f |s_{i+1} - t_{i+1}|_f of neighbouring rows.
+    Its values are far larger; the weight 100 gives this one a say beside cross-entropy. As there, f and g train with
+    the student.
 
     Args:
         student_embedding: (N, F).

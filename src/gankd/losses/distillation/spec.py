@@ -2,7 +2,6 @@
 
 import inspect
 import pkgutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 import gankd.losses.distillation as package
 from gankd.config import suggest
 from gankd.errors import ConfigError
+from gankd.own_code import import_own
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -170,12 +170,7 @@ def find_loss(name: str) -> Loss:
         if name in all_losses():
             return all_losses()[name]
         raise ConfigError(f"no loss {name!r}; {suggest(name, all_losses())}; for your own write module:name")
-    if "" not in sys.path:
-        sys.path.insert(0, "")
-    try:
-        module = import_module(module_name)
-    except Exception as error:  # the user's code may raise anything
-        raise ConfigError(f"cannot import {module_name!r} for loss {name}: {error}") from error
+    module = import_own(module_name, f"loss {name}", ConfigError)
     own = _losses_of(module)
     found = getattr(getattr(module, attribute, None), "gankd_loss", None) or own.get(attribute)
     if not isinstance(found, Loss):

@@ -37,11 +37,16 @@ def test_the_page_is_written_with_its_notes_kept(
     page = tmp_path / "docs" / "losses.md"
     words = [word for change in tiny for word in ("--set", change)]
     line = ["compare", "digits", "--out", tmp_path / "runs", "--page", page, "--seeds", "2", "--loss", "KD", "--quiet"]
-    code, out, err = gankd(*line, *words)
+    code, out, err = gankd(*line, *words, "--workers", 2)
     assert (code, err) == (0, "")
+    alone = compare_losses(["digits"], tmp_path / "alone", losses=["KD"], changes=tiny, seeds=2)
+    rows = json.loads(page.with_suffix(".json").read_text())
+    for side_by_side, one_by_one in zip(rows, alone.rows, strict=True):
+        assert side_by_side["alone_values"] == one_by_one["alone_values"]
+        assert side_by_side["fakes_values"] == one_by_one["fakes_values"]
     assert "labels alone" in out
     assert "| KD |" in page.read_text()
-    assert json.loads(page.with_suffix(".json").read_text())[1]["loss"] == "KD"
+    assert rows[1]["loss"] == "KD"
     page.write_text(page.read_text() + f"\n{NOTES}\nWhy so.\n")
     code, _, _ = gankd(*line, *words)
     assert code == 0

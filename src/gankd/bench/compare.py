@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -26,6 +26,7 @@ from gankd.run import Run
 
 Cell = tuple[str, int]
 """One student: (arm, seed)."""
+Job = tuple[CganKd, Cell]
 
 
 def cells(recipe: Recipe, arms: Iterable[str] = tuple(ARMS)) -> list[Cell]:
@@ -46,47 +47,62 @@ def train_students(method: CganKd, wanted: list[Cell], workers: int) -> None:
     Raises:
         GankdError: what the first failing student raised.
     """
-    console = method.run.console
-    missing = [cell for cell in wanted if not method.student_stage(*cell).done]
+    train_side_by_side([(method, wanted)], workers)
+
+
+def train_side_by_side(plans: Sequence[tuple[CganKd, list[Cell]]], workers: int) -> None:
+    """The same for several settings of the student in one run folder, by the same workers.
+
+    Raises:
+        GankdError: what the first failing student raised.
+    """
+    missing = [(method, cell) for method, cells in plans for cell in cells if not method.student_stage(*cell).done]
     if not missing:
         return
-    method.check_students([ARMS[name] for name in dict.fromkeys(name for name, _ in missing)])
+    console = plans[0][0].run.console
+    for method, wanted in plans:
+        names = dict.fromkeys(name for name, seed in wanted if (method, (name, seed)) in missing)
+        method.check_students([ARMS[name] for name in names])
     # Workers read these from the run folder, so they must be there first.
-    if any(ARMS[name].fakes is not None for name, _ in missing):
-        _ = method.synthetic
-    for name in dict.fromkeys(name for name, _ in missing):
+    for method, (name, _) in missing:
+        if ARMS[name].fakes is not None:
+            _ = method.synthetic
         method.prepare_lesson(ARMS[name])
     waves = [missing]
-    if method.recipe.student.init == "finetune":  # the others start from these
-        base = [("real", seed) for seed in sorted({seed for _, seed in missing})]
-        waves = [[cell for cell in base if not method.student_stage(*cell).done]]
-        waves.append([cell for cell in missing if cell not in base])
+    finetuned = [(method, seed) for method, (_, seed) in missing if method.recipe.student.init == "finetune"]
+    if finetuned:  # the others start from these
+        base = [(method, ("real", seed)) for method, seed in dict.fromkeys(finetuned)]
+        waves = [[(method, cell) for method, cell in base if not method.student_stage(*cell).done]]
+        waves.append([job for job in missing if job not in base])
     start, done = time.monotonic(), 0
-    total = sum(map(len, waves))
+    total, images = sum(map(len, waves)), 0
     console.say(f"students           {total} to train, {min(workers, total)} at a time")
     for wave in waves:
-        for _ in _train_wave(method, wave, min(workers, len(wave))):
+        for method, _ in _train_wave(wave, min(workers, len(wave))):
             done += 1
             elapsed = time.monotonic() - start
-            images = done * method.recipe.student.updates * method.recipe.student.batch_size
+            images += method.recipe.student.updates * method.recipe.student.batch_size
             if console.due() or done == total:
                 left = elapsed / done * (total - done)
                 console.progress("students", done, total, images / elapsed, left, {})
     console.say(f"students           {total} trained in {time.monotonic() - start:.0f}s")
 
 
-def _train_wave(method: CganKd, wave: list[Cell], workers: int) -> Iterator[Cell]:
-    if workers <= 1 or method.engine.device.type != "cpu":
-        for cell in wave:
-            with _one_thread(method.engine.device):
-                method.student(*cell)
-            yield cell
+def _train_wave(wave: list[Job], workers: int) -> Iterator[Job]:
+    if not wave:
         return
-    job = (to_dict(method.recipe), str(method.run.folder))
+    method = wave[0][0]
+    if workers <= 1 or method.engine.device.type != "cpu":
+        for job in wave:
+            with _one_thread(method.engine.device):
+                job[0].student(*job[1])
+            yield job
+        return
     context = multiprocessing.get_context("spawn")  # forking a process whose torch has threads can hang
-    with ProcessPoolExecutor(workers, context, _start_worker, (*job, method.given_splits)) as pool:
+    given = (str(method.run.folder), method.given_splits)
+    with ProcessPoolExecutor(workers, context, _start_worker, given) as pool:
         with _for_children():
-            futures = {pool.submit(_train_one, cell): cell for cell in wave}
+            futures = {pool.submit(_train_one, to_dict(job[0].recipe), job[1]): job for job in wave}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -137,7 +153,7 @@ def _for_children() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _start_worker(recipe: dict[str, Any], folder: str, given: Splits | None) -> None:
+def _start_worker(folder: str, given: Splits | None) -> None:
     torch.set_num_threads(1)
 
     def watch() -> None:
@@ -147,15 +163,19 @@ def _start_worker(recipe: dict[str, Any], folder: str, given: Splits | None) -> 
         os._exit(1)  # the parent was killed: leave at once, the checkpoints are on disk
 
     threading.Thread(target=watch, daemon=True).start()
-    # Kept from one student to the next, with data, pool and teacher.
-    _worker.append(CganKd(from_dict(Recipe, recipe), Run(Path(folder)), given))
+    _worker["folder"], _worker["given"] = folder, given
 
 
-_worker: list[CganKd] = []
+_worker: dict[str, Any] = {}
+"""What a worker keeps from one student to the next: the run folder, its data, and the method with pool and teacher."""
 
 
-def _train_one(cell: Cell) -> None:
-    _worker[0].student(*cell)
+def _train_one(recipe: dict[str, Any], cell: Cell) -> None:
+    before: CganKd | None = _worker.get("method")
+    if before is None or to_dict(before.recipe) != recipe:
+        splits = _worker["given"] if before is None else before.splits
+        _worker["method"] = CganKd(from_dict(Recipe, recipe), Run(Path(_worker["folder"])), splits)
+    _worker["method"].student(*cell)
 
 
 def compare(method: CganKd, wanted: list[Cell], split: Literal["val", "test"] = "test") -> tuple[ArmResult, ...]:

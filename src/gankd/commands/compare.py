@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gankd.bench.compare import cells, compare, train_side_by_side
 from gankd.bench.results import ArmResult, paired_values
 from gankd.bench.stats import Interval, mean_stderr, paired_interval
-from gankd.commands.stages import find_recipe, run_cells
+from gankd.commands.stages import find_recipe, opened
 from gankd.config import override, require
 from gankd.console import Console, duration
 from gankd.losses.distillation import all_losses
+from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
 from gankd.report.gather import machine_facts
 from gankd.storage import atomic, write_json
@@ -126,16 +128,24 @@ def compare_losses(
     rows = []
     for name in recipes:
         recipe = replace(override(find_recipe(name)[0], changes), seeds=seeds)
-        folder = out / name
-        console.say(f"== {name}: labels alone")
-        task, base = run_cells(recipe, folder, BASE, workers=workers, console=console)
-        rows.append(_row(recipe, "labels alone", base, base, task))
-        for objective in given or _all_for(task):
-            console.say(f"== {name}: {objective}")
-            own = replace(recipe, student=replace(recipe.student, loss=str(objective)))
-            _, taught = run_cells(own, folder, TAUGHT, workers=workers, console=console)
-            rows.append(_row(own, str(objective.distilling) or str(objective), taught, base, task))
+        console.say(f"== {name}")
+        with opened(recipe, out / name, console) as method:
+            task = method.splits.task
+            plans = [(method, cells(recipe, BASE))]
+            for objective in given or _all_for(task):
+                own = replace(recipe, student=replace(recipe.student, loss=str(objective)))
+                plans.append((CganKd(own, method.run, method.splits), cells(own, TAUGHT)))
+            train_side_by_side(plans, workers)
+            base, *taught = [compare(each, wanted) for each, wanted in plans]
+            rows.append(_row(recipe, "labels alone", base, base, task))
+            for (other, _), arms in zip(plans[1:], taught, strict=True):
+                rows.append(_row(other.recipe, _name(other.recipe.student.objective), arms, base, task))
     return LossComparison(rows, seeds)
+
+
+def _name(objective: Objective) -> str:
+    """What a row is called: what the student learns besides the labels."""
+    return str(objective.distilling) or str(objective)
 
 
 def _all_for(task: Task) -> list[Objective]:

@@ -115,8 +115,11 @@ def _stepper(found: Loss | None, task: Task, updates: int = 2) -> Callable[[], f
         teacher=network(TEACHER, 0),
         new_student=network,
     )
+    for part, _ in learner.criterion.pretrained().values():
+        part.pretrained.requires_grad_(False)  # as it is by the time the student trains
     learner.start()
-    step = config.updates // 2  # behind every warm-up and opening phase
+    # Behind every warm-up, but for losses that work in an opening phase alone.
+    step = 0 if learner.criterion.first else config.updates // 2
 
     def run() -> float:
         start = time.perf_counter()

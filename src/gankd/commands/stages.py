@@ -260,16 +260,6 @@ def student(
         return _result(method, wanted, "val")
 
 
-def run_cells(
-    recipe: Recipe, folder: Path, arms: Sequence[str], *, workers: int = 1, console: Console | None = None
-) -> tuple[Task, tuple[ArmResult, ...]]:
-    """Train students of some arms, whatever settings the folder was last used with; returns their test metrics."""
-    wanted = cells(recipe, arms)
-    with opened(recipe, folder, console) as method:
-        train_students(method, wanted, workers)
-        return method.splits.task, compare(method, wanted)
-
-
 def evaluate(recipe: Recipe, folder: Path | str, *, split: Literal["val", "test"] = "test") -> RunResult:
     """Metrics of the students that are finished.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gankd.engine import Engine
 from gankd.errors import ConfigError, ModelError
+from gankd.losses.distillation.maps import keep_layout
 from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
 from gankd.models.contract import ImageModel
 from gankd.models.taps import Tap, Tapped, check_taps, find_taps, pair_taps, teacher_head
@@ -104,8 +105,10 @@ class Reader:
         found["logits"] = found["values"] = found["outputs"] = self._task.on_unit_scale(found["outputs"])
         result = {}
         for name in self.names:
-            rows = slice(count, None) if name.startswith("rotated_") else slice(count)
-            result[name] = rows_of(found[self._kinds[name]], rows)
+            value = found[self._kinds[name]]
+            if self.rotated:  # a slice of all rows would cost a copy of the gradient
+                value = rows_of(value, slice(count, None) if name.startswith("rotated_") else slice(count))
+            result[name] = [keep_layout(m) for m in value] if isinstance(value, list) else value
         return outputs, result
 
     def compile(self) -> None:

@@ -299,9 +299,10 @@ class Learner:
         self.criterion.train()
         seed_own_layers(self.seed, step)
         batch = self.feed(step)
+        # The teacher first: what the student keeps for the way back is then still in the cache.
+        inputs = _inputs(batch, self.task, self._teaching(batch), step / self.config.updates)
         with self.engine.autocast():
             outputs, signals = self.connection.student(batch.images)
-        inputs = _inputs(batch, self.task, self._teaching(batch), step / self.config.updates)
         inputs["label_loss"] = torch.cat([self.task.loss(outputs[rows], labels) for rows, labels in batch.parts])
         inputs.update({name: in_float32(value) for name, value in signals.items()})
         loss, terms = self.criterion(inputs, step=step, taught=self._taught)

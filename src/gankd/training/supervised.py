@@ -67,7 +67,10 @@ def seed_own_layers(seed: int, step: int) -> None:
     """Seed the global generator, which the user's dropout and the like draw from, for one step: a resumed run and a
     paired arm then draw the same.
     """
-    torch.manual_seed(derive_seed(seed, "own layers", step))
+    own = derive_seed(seed, "own layers", step)
+    torch.default_generator.manual_seed(own)  # torch.manual_seed keeps a stack trace where there is no GPU
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(own)
 
 
 def train_supervised(

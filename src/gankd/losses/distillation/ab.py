@@ -56,7 +56,7 @@ class AB(nn.Module):
         for *pair, connector in zip(student_preactivations, teacher_preactivations, self.connectors, strict=True):
             student, teacher = same_size(*pair)
             student = connector(student)
-            wrong = F.relu(self.margin - torch.where(teacher > 0, student, -student))
-            losses.append(wrong.square().flatten(1).sum(1))
+            sign = 2 * (teacher > 0).to(student.dtype) - 1
+            losses.append(F.relu(self.margin - sign * student).square().sum((1, 2, 3)))
         weights = [0.003 * 2.0 ** (place + 1 - len(losses)) for place in range(len(losses))]
         return torch.stack([weight * value for weight, value in zip(weights, losses, strict=True)]).sum(0)

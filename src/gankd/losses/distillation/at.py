@@ -32,6 +32,6 @@ def at(student_features: list[Tensor], teacher_features: list[Tensor], *, p: flo
     require(p >= 1, f"AT: p must be at least 1, got {p}")
     losses = []
     for pair in zip(student_features, teacher_features, strict=True):
-        student, teacher = (F.normalize(m.abs().pow(p).mean(1).flatten(1)) for m in same_size(*pair))
+        student, teacher = (F.normalize(torch.linalg.vector_norm(m, p, 1).pow(p).flatten(1)) for m in same_size(*pair))
         losses.append((student - teacher).square().mean(1))
     return torch.stack(losses).sum(0)

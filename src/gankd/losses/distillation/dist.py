@@ -1,7 +1,6 @@
 """Correlation with a teacher's predictions in place of their exact values."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import require
@@ -56,7 +55,12 @@ def dist(
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
     """Correlation (N,) of the rows of two (N, M); 0, without gradient, where one of the two does not vary."""
-    a, b = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+    (a, varies), (b, also) = _standardised(x), _standardised(y)
+    return torch.where(varies & also, (a * b).mean(1), 0)
+
+
+def _standardised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of (N, M) with mean 0 and spread 1, and which of them vary."""
+    unit, mean, inverse_spread = torch.native_layer_norm(x, x.shape[1:], None, None, 1e-30)
     # What is left of equal numbers is rounding, whose direction the correlation would magnify to full size.
-    varies = (a.norm(dim=1) > 1e-5 * x.norm(dim=1)) & (b.norm(dim=1) > 1e-5 * y.norm(dim=1))
-    return F.cosine_similarity(torch.where(varies[:, None], a, 0), torch.where(varies[:, None], b, 0), dim=1)
+    return unit, (1e-5 * mean * inverse_spread).abs().squeeze(1) < 1

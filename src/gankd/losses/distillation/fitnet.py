@@ -1,5 +1,6 @@
 """Hints: a middle feature map of the student, through a regressor, meets one of the teacher."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.errors import ModelError
@@ -44,4 +45,4 @@ class FitNet(nn.Module):
 
     def forward(self, student_features: list[Tensor], teacher_features: list[Tensor]) -> Tensor:
         student, teacher = same_size(student_features[self.layer], teacher_features[self.layer])
-        return (self.regressor(student) - teacher).square().mean((1, 2, 3))
+        return F.mse_loss(self.regressor(student), teacher, reduction="none").mean((1, 2, 3))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.maps import same_size
+from gankd.losses.distillation.maps import keep_layout, same_size
 from gankd.losses.distillation.spec import loss
 
 
@@ -68,7 +68,7 @@ class FT(nn.Module):
     def forward(self, student_features: list[Tensor], teacher_features: list[Tensor]) -> Tensor:
         with torch.no_grad():  # or the paraphraser would come to say what is easy to translate
             teacher = self.pretrained["paraphraser"](teacher_features[-1])
-        student, teacher = same_size(self.translator(student_features[-1]), teacher)
+        student, teacher = same_size(keep_layout(self.translator(student_features[-1])), teacher)
         return (F.normalize(student.flatten(1)) - F.normalize(teacher.flatten(1))).abs().pow(self.p).mean(1)
 
 

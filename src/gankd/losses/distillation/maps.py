@@ -1,5 +1,6 @@
 """What losses on feature maps share: bringing maps to one size, and the layers that bring them to one width."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,9 +8,28 @@ from torch import Tensor, nn
 def same_size(*maps: Tensor) -> list[Tensor]:
     """Average maps (N, C, H, W) down to the smallest height and width among them; channels may differ."""
     height, width = min(m.shape[-2] for m in maps), min(m.shape[-1] for m in maps)
-    return [m if m.shape[-2:] == (height, width) else F.adaptive_avg_pool2d(m, (height, width)) for m in maps]
+    return [
+        m if m.shape[-2:] == (height, width) else keep_layout(F.adaptive_avg_pool2d(m, (height, width))) for m in maps
+    ]
 
 
 def project(in_channels: int, out_channels: int) -> nn.Module:
     """1x1 convolution and batch normalisation from one width to another."""
-    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+    return _Projection(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+
+
+class _Projection(nn.Sequential):
+    def forward(self, m: Tensor) -> Tensor:
+        return keep_layout(super().forward(m))
+
+
+def keep_layout(m: Tensor) -> Tensor:
+    """The same map, whose gradient comes back in its memory layout.
+
+    Sums send gradients back channel by channel, whatever the map's layout; what is mixed then, batch normalisation and
+    pooling of channels-last maps take many times longer over than a copy does.
+    """
+    if m.requires_grad and m.is_contiguous(memory_format=torch.channels_last) and not m.is_contiguous():
+        m = m.view_as(m)  # for the gradient of this use alone
+        m.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+    return m

@@ -45,7 +45,7 @@ class OFD(nn.Module):
             student = self.connectors[place](student)
             target = torch.maximum(teacher, self.margins[place](teacher))
             gap = (student - target).masked_fill((student <= target) & (target <= 0), 0)
-            losses.append(2.0 ** (place + 1 - len(self.margins)) * gap.square().flatten(1).sum(1))
+            losses.append(2.0 ** (place + 1 - len(self.margins)) * gap.square().sum((1, 2, 3)))
         return torch.stack(losses).sum(0)
 
 

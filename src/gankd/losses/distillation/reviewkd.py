@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.maps import project
+from gankd.losses.distillation.maps import keep_layout, project
 from gankd.losses.distillation.spec import loss
 
 
@@ -93,7 +93,7 @@ class Fusion(nn.Module):
             weights = self.attention(torch.cat([fused, deeper], 1)).sigmoid()
             fused = fused * weights[:, :1] + deeper * weights[:, 1:]
         fused = _resize(fused, size)
-        return self.outward(fused), fused
+        return keep_layout(self.outward(fused)), fused
 
 
 def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
     height, width = student.shape[2:]
     scales = [(min(s, height), min(s, width)) for s in (4, 2, 1) if s < max(height, width)]
     difference = student - teacher  # pooling is linear, so differences are pooled
-    pooled = [difference, *(F.adaptive_avg_pool2d(difference, scale) for scale in scales)]
+    pooled = [difference, *(keep_layout(F.adaptive_avg_pool2d(difference, scale)) for scale in scales)]
     weights = [0.5**place for place in range(len(pooled))]
     losses = [weight * d.square().mean((1, 2, 3)) for weight, d in zip(weights, pooled, strict=True)]
     return torch.stack(losses).sum(0) / sum(weights)

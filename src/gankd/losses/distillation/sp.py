@@ -1,5 +1,6 @@
 """Similarity-preserving distillation: which images of a batch excite a network alike."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -28,5 +29,7 @@ def sp(student_features: list[Tensor], teacher_features: list[Tensor]) -> Tensor
 
 
 def _similarity(maps: Tensor) -> Tensor:
+    if maps.is_contiguous(memory_format=torch.channels_last):
+        maps = maps.permute(0, 2, 3, 1)  # entries may come in any order; in memory's they need no copy
     flat = maps.flatten(1)
     return F.normalize(flat @ flat.mT, dim=1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.maps import same_size
+from gankd.losses.distillation.maps import keep_layout, same_size
 from gankd.losses.distillation.spec import loss
 
 
@@ -62,6 +62,7 @@ class VID(nn.Module):
         losses = []
         for *pair, mean, alpha in zip(student_features, teacher_features, self.means, self.alphas, strict=True):
             student, teacher = same_size(*pair)
-            variance = F.softplus(alpha) + self.eps
-            losses.append(((mean(student) - teacher).square() / variance + variance.log()).mean((1, 2, 3)) / 2)
+            variance = F.softplus(alpha).flatten() + self.eps
+            error = F.mse_loss(keep_layout(mean(student)), teacher, reduction="none").mean((2, 3))
+            losses.append((error / variance + variance.log()).mean(1) / 2)
         return torch.stack(losses).sum(0)

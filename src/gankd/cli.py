@@ -180,8 +180,8 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     _output(sample)
 
-    listing = command("list", _list, "losses, models or recipes, with what there is to know")
-    listing.add_argument("what", choices=["losses", "models", "recipes"])
+    listing = command("list", _list, "losses, inputs of losses, models or recipes")
+    listing.add_argument("what", choices=["losses", "inputs", "models", "recipes"])
     _output(listing)
     look = command("inspect", _inspect, "which layers of two networks meet, which adapters and losses fit them")
     look.add_argument("teacher", metavar="TEACHER", help="zoo name or module:name")
@@ -189,6 +189,7 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("--size", type=int, default=32, help="side of the images in pixels (default 32)")
     look.add_argument("--channels", type=int, default=3, help="of the images (default 3)")
     look.add_argument("--classes", type=int, help="number of classes; without it the label is a number")
+    look.add_argument("--loss", action="append", default=[], metavar="LOSS", help="also try this one; repeat for more")
     look.add_argument("--teacher-taps", help="comma-separated dotted paths; default: found")
     look.add_argument("--student-taps", help="comma-separated dotted paths; default: found")
     _output(look)
@@ -339,6 +340,7 @@ def _inspect(args: argparse.Namespace) -> None:
         classes=args.classes,
         teacher_taps=_split(args.teacher_taps),
         student_taps=_split(args.student_taps),
+        losses=args.loss,
     )
     _print_json(**found.to_dict()) if args.json else _print(found.text)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from gankd.errors import ConfigError
 
@@ -22,7 +22,8 @@ def require(condition: bool, message: str) -> None:
 def suggest(name: str, known: Iterable[str]) -> str:
     """A remedy for a misspelt name: the closest known names, or all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3)
+    by_small = {word.lower(): word for word in reversed(known)}
+    close = [by_small[word] for word in difflib.get_close_matches(name.lower(), by_small, n=3)]
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
@@ -113,7 +114,11 @@ def _assign(cls: Any, values: dict[str, Any], path: list[str], text: str) -> Non
                 f"{suggest(name, [key for key, item in values.items() if isinstance(item, dict)])}"
             )
         cls, values = _types(cls)[name], inner
-    values[path[-1]] = _value(text, _types(cls).get(path[-1]))
+    kind = _types(cls).get(path[-1])
+    value = _value(text, kind)
+    if isinstance(value, str) and get_origin(kind) is tuple:
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    values[path[-1]] = value
 
 
 def _types(cls: Any) -> dict[str, Any]:

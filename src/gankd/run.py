@@ -140,7 +140,7 @@ class Stage:
         if not (logs or self.console.due()):
             return
         values = {name: float(value) for name, value in terms.items()}
-        for name, value in values.items():
+        for name, value in sorted(values.items(), key=lambda item: item[0] == "loss"):  # the sum last
             if value != value or abs(value) == float("inf"):
                 raise self._diverged(f"{name} became {value}")
         if logs:

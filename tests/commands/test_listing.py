@@ -33,6 +33,14 @@ def test_losses_are_listed_with_all_that_a_user_must_know(gankd: Callable[..., O
     assert all(f"\n{name} " in text for name in rows)
 
 
+def test_inputs_are_listed_as_the_losses_name_them(gankd: Callable[..., Outcome]) -> None:
+    code, out, _ = gankd("list", "inputs", "--json")
+    names = {row["name"] for row in json.loads(out)["inputs"]}
+    assert code == 0
+    assert {name for found in all_losses().values() for name in (*found.inputs, *found.build_inputs)} <= names
+    assert "(N, K) logits" in gankd("list", "inputs")[1]
+
+
 def test_models_and_recipes_are_listed() -> None:
     models = {row["name"]: row["parameters"] for row in listing("models")}
     assert set(models) == set(ZOO)
@@ -54,11 +62,13 @@ def test_an_inspection_says_what_meets_and_what_fits() -> None:
     assert fits["FitNet"].applies
     assert fits["FitNet"].adapters == ("1x1 conv 16->32",)
     assert fits["FitNet"].parameters >= 16 * 32
+    assert fits["L1"].other_task
+    assert "for the other kind of label: Gaussian, Histogram, L1" in found.text
     assert fits["AT"].parameters == 0
     assert not fits["L1"].applies
     assert "is for regression" in fits["L1"].reason
     assert "features.6" in found.text
-    assert "x42.5 smaller" in found.text
+    assert "42.5 times fewer" in found.text
 
 
 def test_a_regression_is_inspected_without_classes_and_taps_can_be_named() -> None:
@@ -101,6 +111,7 @@ def test_networks_without_maps_keep_the_losses_that_need_none(tmp_path: Path, mo
         ("inspect resnet20", "the following arguments are required: STUDENT"),
         ("inspect resnet21 cnn8", "no model 'resnet21'; did you mean resnet20"),
         ("inspect resnet20 cnn8 --classes 1", "needs at least 2 classes, got 1"),
+        ("inspect resnet20 cnn8 --loss KDD", "no loss 'KDD'; did you mean"),
         ("inspect resnet20 cnn8 --size 2", "--size must be at least 4, got 2"),
         ("inspect resnet20 cnn8 --teacher-taps blocks.99 --student-taps features.2", "blocks.99"),
         ("compare digit", "no recipe and no run folder 'digit'; did you mean digits"),
@@ -109,7 +120,8 @@ def test_networks_without_maps_keep_the_losses_that_need_none(tmp_path: Path, mo
         ("student digits --loss L1", "loss L1 is for regression and the labels are for classification"),
         ("student digits --loss KD*AT", "multiplies two losses"),
         ("run rotated-digits --loss DKD", "loss DKD is for classification and the labels are for regression"),
-        ('run digits --loss AT --set student.student_taps=["nowhere"]', "nowhere"),
+        ("run digits --loss AT --set student.student_taps=nowhere", "tap 'nowhere' of the student"),
+        ("run digits --loss OFD --set student.compile=true", "student.compile is not possible with this loss: maps"),
     ],
 )
 def test_wrong_words_are_refused_in_one_line(

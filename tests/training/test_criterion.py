@@ -293,3 +293,54 @@ def test_what_cannot_be_compiled_is_declined_with_a_reason() -> None:
         ConfigError, match="compile is not possible with this loss: maps before their ReLU are found by"
     ):
         learner("OFD", CLASSES, compile=True)
+
+
+@loss("Raises")
+def raises(student_outputs: Tensor) -> Tensor:
+    raise ZeroDivisionError("by nought")
+
+
+@loss("NoTensor")
+def no_tensor(student_outputs: Tensor) -> float:
+    return 1.0
+
+
+@loss("WrongShape")
+def wrong_shape(student_outputs: Tensor) -> Tensor:
+    return student_outputs[:3]
+
+
+@loss("Detached")
+def detached(student_outputs: Tensor) -> Tensor:
+    return student_outputs.detach().square().sum()
+
+
+@loss("Nan")
+def nan(student_outputs: Tensor) -> Tensor:
+    return student_outputs.sum() * float("nan")
+
+
+@loss("Unbuildable")
+class Unbuildable(nn.Module):
+    def __init__(self, student_embedding: Tensor) -> None:
+        raise KeyError("width")
+
+    def forward(self, student_outputs: Tensor) -> Tensor:
+        return student_outputs
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (raises, r"loss \S*:Raises fails \(test_criterion.py, line \d+\): ZeroDivisionError by nought"),
+        (no_tensor, r"must give one value, or one per row \(4,\), got float"),
+        (wrong_shape, r"must give one value, or one per row \(4,\), got \(3, 5\)"),
+        (detached, "does not depend on the student; does it detach what it reads"),
+        (nan, "is nan or inf for the first 4 images"),
+        (Unbuildable, r"loss \S*:Unbuildable fails \(test_criterion.py, line \d+\): KeyError 'width'"),
+    ],
+)
+def test_what_is_wrong_with_a_loss_of_your_own_is_said_before_training(wrong: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        connected(term(wrong))
+    assert "\n" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor
@@ -56,7 +57,12 @@ def test_terms_of_one_loss_have_names_of_their_own() -> None:
         ("0.5", "is a number, expected a sum of losses"),
         ("KD + 1", "adds a number to a loss"),
         ("KD * AT", "multiplies two losses"),
-        ("KD - AT", "cannot be read"),
+        ("KD - AT", "subtracts; weights must be at least 0"),
+        ("KD(T=4, T=5)", "KD gets T twice"),
+        ("KD(T=1e999)", "KD: T must be finite, got inf"),
+        ("KD(T={[1]:2})", "must be a number, text or list"),
+        ("1" + "0" * 400 + "*KD", "must be a number of at least 0, got inf"),
+        ("kd", "no loss 'kd'; did you mean"),
         ("-1*KD", "subtracts; weights must be at least 0"),
         ("1e999*KD", "must be a number of at least 0, got inf"),
         ("KD(4)", r"settings of KD are written NAME=VALUE, as in KD\(T=4\)"),
@@ -108,16 +114,36 @@ def test_a_loss_of_your_own_joins_the_sum(tmp_path: Path, monkeypatch: pytest.Mo
     assert objective.terms[1].loss.inputs == ("student_logits", "teacher_logits")
     assert objective.terms[1].loss.tasks == ("classification",)
     assert Objective.parse("losses_of_mine.margin").terms[0].loss == objective.terms[1].loss
+    assert str(objective) == "KD + 0.25*losses_of_mine:margin(width=2.0)"
+    assert Objective.parse(str(objective)).terms[1].loss == objective.terms[1].loss
+    assert str(term(objective.terms[1].loss.make)) == "0.25*losses_of_mine:Margin"
     with pytest.raises(ConfigError, match="no loss 'margn' in losses_of_mine; did you mean Margin"):
         Objective.parse("losses_of_mine:margn")
 
 
-def test_an_input_of_unknown_name_is_refused_where_the_loss_is_marked() -> None:
-    with pytest.raises(ConfigError, match="loss Odd asks for 'student_logit', which is no input; did you mean"):
+@loss("Odd")
+def odd(student_logit: Tensor) -> Tensor:
+    return student_logit
 
-        @loss("Odd")
-        def odd(student_logit: Tensor) -> Tensor:
-            return student_logit
+
+@loss("Starless")
+def starless(student_logits: Tensor, width: float = 1.0) -> Tensor:
+    return width * student_logits.sum(1)
+
+
+def test_an_input_of_unknown_name_is_refused_with_what_to_write() -> None:
+    with pytest.raises(ConfigError, match="loss Odd reads 'student_logit', .* did you mean student_logits"):
+        term(odd)
+    with pytest.raises(ConfigError, match=r"loss Starless reads 'width', .* a setting stands behind a lone \*"):
+        term(starless)
+
+
+def test_python_sums_of_many_terms_and_what_is_no_sum() -> None:
+    assert sum([term("KD"), term("AT")]) == term("KD") + term("AT")
+    other: Any
+    for other in (1, "2", term("AT")):
+        with pytest.raises(TypeError):
+            _ = term("KD") + other if other == 1 else term("KD") * other
 
 
 def test_every_loss_says_what_a_user_must_know() -> None:

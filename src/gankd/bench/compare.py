@@ -60,9 +60,6 @@ def train_side_by_side(plans: Sequence[tuple[CganKd, list[Cell]]], workers: int)
     if not missing:
         return
     console = plans[0][0].run.console
-    for method, wanted in plans:
-        names = dict.fromkeys(name for name, seed in wanted if (method, (name, seed)) in missing)
-        method.check_students([ARMS[name] for name in names])
     # Workers read these from the run folder, so they must be there first.
     for method, (name, _) in missing:
         if ARMS[name].fakes is not None:
@@ -100,7 +97,9 @@ def _train_wave(wave: list[Job], workers: int) -> Iterator[Job]:
         return
     context = multiprocessing.get_context("spawn")  # forking a process whose torch has threads can hang
     given = (str(method.run.folder), method.given_splits)
-    with ProcessPoolExecutor(workers, context, _start_worker, given) as pool:
+    with _for_children():
+        pool = ProcessPoolExecutor(workers, context, _start_worker, given)
+    with pool:
         with _for_children():
             futures = {pool.submit(_train_one, to_dict(job[0].recipe), job[1]): job for job in wave}
         try:
@@ -138,19 +137,21 @@ def _for_children() -> Iterator[None]:
     """Children that start now take over the environment and the blocked signals of this process.
 
     One thread each: more threads than cores are many times slower. Ctrl-C reaches this process alone, which ends its
-    children: they would print tracebacks.
+    children: they would print tracebacks, and the tracker of semaphores that it cleans up after them.
     """
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
+    mine = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
+    before = {name: os.environ.get(name) for name in mine}
+    os.environ.update(mine)
     signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _start_worker(folder: str, given: Splits | None) -> None:

@@ -12,12 +12,13 @@ from gankd.commands.stages import find_recipe, opened
 from gankd.config import override, require
 from gankd.console import Console, duration
 from gankd.losses.distillation import all_losses
+from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
 from gankd.report.gather import machine_facts
 from gankd.storage import atomic, write_json
 from gankd.tasks import Task
-from gankd.training.objective import Objective, Term
+from gankd.training.objective import Objective, term
 
 BASE = ("real_matched", "adjusted")
 """Arms without a teacher's loss: plain student, and cGAN-KD alone; every loss is compared with these two."""
@@ -135,6 +136,8 @@ def compare_losses(
             for objective in given or _all_for(task):
                 own = replace(recipe, student=replace(recipe.student, loss=str(objective)))
                 plans.append((CganKd(own, method.run, method.splits), cells(own, TAUGHT)))
+            for each, wanted in plans:
+                each.check_students([ARMS[name] for name, _ in wanted])
             train_side_by_side(plans, workers)
             base, *taught = [compare(each, wanted) for each, wanted in plans]
             rows.append(_row(recipe, "labels alone", base, base, task))
@@ -152,7 +155,7 @@ def _all_for(task: Task) -> list[Objective]:
     """Every loss of the package for this task, at its published weight; those that only repeat the label loss not."""
     plain = {"classification": "CE", "regression": "MSE"}[task.kind]
     return [
-        Objective((Term(found),)).complete
+        term(found.name).complete
         for found in all_losses().values()
         if task.kind in found.tasks and found.name not in ("Label", plain)
     ]

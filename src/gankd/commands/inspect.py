@@ -12,14 +12,14 @@ from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import GankdError
-from gankd.losses.distillation import Loss, all_losses
+from gankd.losses.distillation import all_losses
 from gankd.models import build_net
 from gankd.models.contract import ImageModel, check_model
 from gankd.models.taps import find_taps
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.criterion import Wiring, connect
-from gankd.training.objective import Objective, Term
+from gankd.training.objective import Objective, term
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Fit:
     applies: bool
     reason: str = ""
     """Why it does not."""
+    other_task: bool = False
+    """It is for classes and the label is a value, or the reverse."""
     parameters: int = 0
     """Of the adapters and other parts that train with the student and are not exported."""
     adapters: tuple[str, ...] = ()
@@ -68,7 +70,7 @@ class Inspection:
         lines = [
             f"teacher {self.teacher}: {self.parameters['teacher']:,} parameters",
             f"student {self.student}: {self.parameters['student']:,} parameters "
-            f"(x{self.parameters['teacher'] / self.parameters['student']:.3g} smaller)",
+            f"({self.parameters['teacher'] / self.parameters['student']:.3g} times fewer)",
             "",
             "feature maps that meet (name others with student.student_taps and student.teacher_taps)",
         ]
@@ -85,10 +87,13 @@ class Inspection:
         lines += ["", f"losses for {self.task.kind}"]
         for fit in self.losses:
             if fit.applies:
-                extra = f"+ {fit.parameters:,} parameters: {', '.join(fit.adapters)}" if fit.parameters else ""
+                count = f"+ {fit.parameters:,} parameter{'s' * (fit.parameters > 1)}" if fit.parameters else ""
+                extra = ": ".join(filter(None, (count, ", ".join(fit.adapters))))
                 lines += textwrap.wrap(f"  {fit.name:<15} fits  {extra}", 118, subsequent_indent=" " * 24)
+        others = [fit.name for fit in self.losses if fit.other_task]
+        lines += textwrap.wrap(f"  for the other kind of label: {', '.join(others)}", 118, subsequent_indent="    ")
         for fit in self.losses:
-            if not fit.applies:
+            if not fit.applies and not fit.other_task:
                 lines += textwrap.wrap(f"  {fit.name:<15} no: {fit.reason}", 118, subsequent_indent=" " * 22)
         return "\n".join(lines)
 
@@ -102,6 +107,7 @@ def inspect_networks(
     classes: int | None = None,
     teacher_taps: Sequence[str] = (),
     student_taps: Sequence[str] = (),
+    losses: Sequence[str] = (),
 ) -> Inspection:
     """Dry-run two networks, given by zoo name or module:name, against each other and against every loss.
 
@@ -110,6 +116,7 @@ def inspect_networks(
         size, channels: of the images.
         classes: number of classes; a regression without.
         teacher_taps, student_taps: dotted paths whose maps are to meet; found if not given.
+        losses: expressions to try besides the package's losses: sums, or losses of your own.
 
     Raises:
         ConfigError: sizes out of range. ModelError: a network cannot be built, or a path does not fit.
@@ -137,10 +144,12 @@ def inspect_networks(
             raise
         pairs, problem = (), str(error)
     fits = []
-    for found in all_losses().values():
+    objectives = {name: term(name) for name in all_losses()} | {text: Objective.parse(text) for text in losses}
+    for name, objective in objectives.items():
+        other_task = any(task.kind not in item.loss.tasks for item in objective.terms)
         try:
             connection = connect(
-                Objective((Term(found),)).complete,
+                objective.complete,
                 small,
                 large,
                 images,
@@ -153,10 +162,10 @@ def inspect_networks(
                 new_student=network,
             )
         except GankdError as error:
-            fits.append(Fit(found.name, False, str(error)))
+            fits.append(Fit(name, False, str(error), other_task=other_task))
             continue
         connection.close()
-        fits.append(_fit(found, connection.criterion))
+        fits.append(_fit(name, connection.criterion))
     taps = {side: [(t.path, t.shape) for t in find_taps(net, images)] for side, net in _sides(small, large)}
     for place, side in enumerate(("student", "teacher")):
         known = {path for path, _ in taps[side]}
@@ -177,7 +186,7 @@ def _sides(student: ImageModel, teacher: ImageModel) -> tuple[tuple[str, ImageMo
     return ("student", student), ("teacher", teacher)
 
 
-def _fit(found: Loss, criterion: nn.Module) -> Fit:
+def _fit(name: str, criterion: nn.Module) -> Fit:
     adapters = tuple(
         _layer(module)
         for module in criterion.modules()
@@ -185,7 +194,7 @@ def _fit(found: Loss, criterion: nn.Module) -> Fit:
     )
     shown = adapters if len(adapters) <= 6 else (*adapters[:5], f"{len(adapters) - 5} more")
     trained = sum(parameter.numel() for parameter in criterion.parameters() if parameter.requires_grad)
-    return Fit(found.name, True, parameters=trained, adapters=shown)
+    return Fit(name, True, parameters=trained, adapters=shown)
 
 
 def _layer(module: nn.Conv2d | nn.Linear) -> str:

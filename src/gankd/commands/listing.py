@@ -10,23 +10,28 @@ import torch
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.losses.distillation import Loss, all_losses
+from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
 from gankd.models import ZOO, build_net
 from gankd.models.contract import ImageModel
 from gankd.recipes.config import RECIPES
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.distill import DistillConfig, Learner
-from gankd.training.objective import Objective, Term
+from gankd.training.objective import term
 
-What = Literal["losses", "models", "recipes"]
+What = Literal["losses", "inputs", "models", "recipes"]
 Row = dict[str, Any]
 CLASSES, VALUES = Classification(num_classes=10), Regression(low=0.0, high=1.0)
+ROTATED = "rotated_student_..., rotated_teacher_...: the same for images turned by 90, 180 and 270 degrees, 3 N rows"
 TEACHER, STUDENT, SIZE, BATCH = "resnet14", "cnn16", 16, 64
 """On what the cost of a loss is measured."""
 
 
 def listing(what: What) -> list[Row]:
-    """One row per loss, model or recipe; the cost of losses is measured while you wait, in some seconds."""
+    """One row per loss, input of losses, model or recipe; what losses cost is measured here, in some seconds."""
+    if what == "inputs":
+        known = (network_inputs() | OTHER_INPUTS | BUILD_INPUTS).items()
+        return [{"name": name, "meaning": text, "constructor_only": name in BUILD_INPUTS} for name, text in known]
     if what == "models":
         return [_model_row(name) for name in ZOO]
     if what == "recipes":
@@ -37,6 +42,9 @@ def listing(what: What) -> list[Row]:
 
 def list_table(rows: list[Row], what: What) -> str:
     """The list as people read it, at most 120 columns."""
+    if what == "inputs":
+        lines = [f"{row['name']:<33}{row['meaning']}{' (constructor)' * row['constructor_only']}" for row in rows]
+        return "\n".join(line for line in lines if not line.startswith("rotated_")) + "\n" + ROTATED
     if what == "models":
         return "\n".join(f"{row['name']:<12} {row['parameters']:>9,} parameters at 10 classes" for row in rows)
     if what == "recipes":
@@ -111,7 +119,7 @@ def _stepper(found: Loss | None, task: Task, updates: int = 2) -> Callable[[], f
         config,
         Engine.pick(SIZE),
         0,
-        objective=None if found is None else Objective((Term(found),)),
+        objective=None if found is None else term(found.name),
         teacher=network(TEACHER, 0),
         new_student=network,
     )

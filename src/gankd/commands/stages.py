@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gankd.bench.compare import cells, chosen_by_validation, compare, train_students
+from gankd.bench.compare import Cell, cells, chosen_by_validation, compare, train_students
 from gankd.bench.results import ArmResult
 from gankd.config import from_dict, suggest, to_dict
 from gankd.console import Console
@@ -140,9 +140,21 @@ def opened(
 
 
 @contextmanager
-def _started(recipe: Recipe, folder: Path, console: Console | None, splits: Splits | None = None) -> Iterator[CganKd]:
-    """`opened`, with the settings kept for `resume`; says so where they are not those of the last time."""
+def _started(
+    recipe: Recipe,
+    folder: Path,
+    console: Console | None,
+    splits: Splits | None = None,
+    wanted: Sequence[Cell] = (),
+) -> Iterator[CganKd]:
+    """`opened`, with the settings kept for `resume` once the students wanted are known to fit; says so where settings
+    are not those of the last time.
+    """
     with opened(recipe, folder, console, splits) as method:
+        wirings = method.check_students([ARMS[name] for name in dict.fromkeys(name for name, _ in wanted)])
+        for what, wiring in wirings.items():
+            pairs = ", ".join(f"{own.path} <- {other.path}" for own, other in wiring.pairs)
+            method.run.console.say(f"maps that meet     student <- {what}: {pairs}")
         before, arms = recipe, None
         with suppress(CheckpointError, ConfigError):  # none or damaged: written anew
             before, arms = stored_run(folder)
@@ -200,7 +212,7 @@ def run(
     from gankd.report.page import write_report
 
     wanted = cells(recipe, arms or ARMS)
-    with _started(recipe, Path(folder), console, splits) as method:
+    with _started(recipe, Path(folder), console, splits, wanted) as method:
         _store_run(method, arms)
         train_students(method, wanted, workers)
         page = method.run.folder / "report.html"
@@ -255,7 +267,7 @@ def student(
 ) -> RunResult:
     """Train students; returns their validation metrics."""
     wanted = cells(recipe, arms or ARMS)
-    with _started(recipe, Path(folder), console) as method:
+    with _started(recipe, Path(folder), console, wanted=wanted) as method:
         train_students(method, wanted, workers)
         return _result(method, wanted, "val")
 

@@ -41,7 +41,7 @@ from gankd.subsampling.ratio_net import DensityRatio
 from gankd.synthetic import SelectConfig, Selection, SyntheticSet, check_space, generate
 from gankd.tasks import task_from_dict, task_to_dict
 from gankd.training.autoencoder import train_autoencoder
-from gankd.training.criterion import NewStudent, connect
+from gankd.training.criterion import NewStudent, Wiring, connect
 from gankd.training.distill import Fakes, distill
 from gankd.training.gan import GanConfig, build_generator, train_gan
 from gankd.training.ratio import train_ratio
@@ -330,22 +330,28 @@ class CganKd:
             return config
         return replace(config, updates=max(1, round(config.updates * (1 - config.fake_share))))
 
-    def check_students(self, arms: Sequence[Arm]) -> None:
+    def check_students(self, arms: Sequence[Arm]) -> dict[str, Wiring]:
         """Refuse a student or a loss that does not fit now, not after hours of training teacher and generator.
+
+        Returns:
+            Which feature maps meet, for each of whom the student learns from, if maps are read.
 
         Raises:
             ConfigError: a loss is for the other task. ModelError: networks do not fit the task, or each other.
         """
+        wirings: dict[str, Wiring] = {}
+        if not arms:
+            return wirings
         config, train = self.recipe.student, self.splits.train.to(self.engine.device)
         student = self.engine.place(ImageModel.for_data(self.net(config.model, 0), train))
         check_model(student, train, f"student {config.model}")
         if not any(arm.kd for arm in arms):
-            return
+            return wirings
         lessons = {f"teacher {self.recipe.teacher.model}": self.untrained_teacher()}
         lessons |= {f"assistant {name}": ImageModel.for_data(self.net(name, 0), train) for name in config.assistants}
         for what, lesson in lessons.items():
             check_model(self.engine.place(lesson).eval(), train, what)
-            connect(
+            connection = connect(
                 config.objective,
                 student,
                 lesson,
@@ -357,7 +363,14 @@ class CganKd:
                 student_taps=config.student_taps,
                 teacher_taps=config.teacher_taps,
                 new_student=self.new_student(config),
-            ).close()
+            )
+            connection.close()
+            if config.compile:
+                for reader in filter(None, (connection.student, connection.teacher)):
+                    reader.check_compile()
+            if connection.wiring.pairs:
+                wirings[what] = connection.wiring
+        return wirings
 
     def untrained_teacher(self) -> ImageModel:
         """A network of the teacher's architecture and contract, to try things on."""

@@ -1,21 +1,24 @@
 """An objective wired to two networks: which maps meet, which adapters they need, and the loss of a step."""
 
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gankd.engine import Engine
-from gankd.errors import ConfigError, ModelError
+from gankd.errors import ConfigError, GankdError, ModelError
 from gankd.losses.distillation.maps import keep_layout
 from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
 from gankd.models.contract import ImageModel
 from gankd.models.taps import Tap, Tapped, check_taps, find_taps, pair_taps, teacher_head
 from gankd.seeds import derive_seed, rng
 from gankd.tasks import Task
-from gankd.training.objective import Objective
+from gankd.training.objective import Objective, Term
 
 EXAMPLES = 4
 """Images of the dry run."""
@@ -50,8 +53,8 @@ class Wiring:
                 f"student_taps names {len(student_taps)} maps and teacher_taps {len(teacher_taps)}; "
                 "they meet one by one, so name as many of each"
             )
-        own = check_taps(student, images, student_taps) if student_taps else find_taps(student, images)
-        other = check_taps(teacher, images, teacher_taps) if teacher_taps else find_taps(teacher, images)
+        own = check_taps(student, images, student_taps, "student") if student_taps else find_taps(student, images)
+        other = check_taps(teacher, images, teacher_taps, "teacher") if teacher_taps else find_taps(teacher, images)
         if student_taps and teacher_taps:
             return cls(tuple(zip(own, other, strict=True)))
         return cls(tuple(pair_taps(own, other)))
@@ -117,14 +120,15 @@ class Reader:
         Raises:
             ConfigError: what is read of it cannot be compiled, with the reason.
         """
-        if self._tapped is None:
-            self.run = torch.compile(self.model)
-            return
-        if self._tapped.why_not_compile:
+        self.check_compile()
+        self.run = torch.compile(self.model if self._tapped is None else self._tapped)
+
+    def check_compile(self) -> None:
+        """Raise ConfigError if what is read of the network cannot be compiled."""
+        if self._tapped is not None and self._tapped.why_not_compile:
             raise ConfigError(
-                f"compile is not possible with this loss: {self._tapped.why_not_compile}; set it to false"
+                f"student.compile is not possible with this loss: {self._tapped.why_not_compile}; set it to false"
             )
-        self.run = torch.compile(self._tapped)
 
     def close(self) -> None:
         """Take the hooks off the network."""
@@ -164,14 +168,28 @@ class Criterion(nn.Module):
                 settings = dict(item.settings)
                 if item.loss.is_module:
                     torch.manual_seed(derive_seed(seed, "loss", label))
-                    self.parts[label] = item.loss.make(
-                        *_chosen(examples, item.loss.build_inputs, item.loss.name), **settings
-                    )
-        device = next((value.device for value in examples.values() if isinstance(value, Tensor)), torch.device("cpu"))
-        self.to(device)
+                    arguments = _chosen(examples, item.loss.build_inputs, item.loss.name)
+                    with _blamed_on(item.spelling):
+                        self.parts[label] = item.loss.make(*arguments, **settings)
+        self.to(examples["label_loss"].device)
+        self._dry_run(examples)
+
+    def _dry_run(self, examples: Mapping[str, Any]) -> None:
+        """Refuse now what would fail, or teach nothing, at a later step."""
+        read_of_student = {name: _with_gradient(value) for name, value in examples.items() if _is_of_student(name)}
+        inputs = {**examples, **read_of_student}
+        count = len(inputs["label_loss"])
         self.eval()
-        with torch.no_grad():
-            self(examples, step=0)
+        for label, item in zip(self.objective.labels, self.objective.terms, strict=True):
+            value: Any = self._value(label, item, inputs, step=0)
+            what = f"loss {item.spelling}"
+            if not isinstance(value, Tensor) or tuple(value.shape) not in ((), (count,)):
+                got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ConfigError(f"{what} must give one value, or one per row ({count},), got {got}")
+            if not value.isfinite().all():
+                raise ConfigError(f"{what} is nan or inf for the first {count} images; check it and its settings")
+            if not value.requires_grad:
+                raise ConfigError(f"{what} does not depend on the student; does it detach what it reads?")
         self.train()
 
     @property
@@ -202,17 +220,23 @@ class Criterion(nn.Module):
             if (progress < _first(part)) != opening or (not opening and _first(part) > 0):
                 continue
             own = restricted if any("teacher_" in name for name in item.loss.inputs) else inputs
-            if "generator" in item.loss.inputs:
-                device = inputs["label_loss"].device
-                own = {**own, "generator": rng(self.seed, "loss", label, step, device=device)}
-            arguments = _chosen(own, item.loss.inputs, item.loss.name)
-            value = item.loss.make(*arguments, **dict(item.settings)) if part is None else part(*arguments)
-            value = value.mean()
+            value = self._value(label, item, own, step).mean()
             terms[label] = value.detach()
             total = item.coefficient * value if total is None else total + item.coefficient * value
         if total is None:
             raise ConfigError("the objective has no loss to minimise; name one besides those that come first")
         return total, terms
+
+    def _value(self, label: str, item: Term, inputs: Mapping[str, Any], step: int) -> Tensor:
+        """What one loss gives, without its weight."""
+        if "generator" in item.loss.inputs:
+            device = inputs["label_loss"].device
+            inputs = {**inputs, "generator": rng(self.seed, "loss", label, step, device=device)}
+        arguments = _chosen(inputs, item.loss.inputs, item.loss.name)
+        with _blamed_on(item.spelling):
+            if item.loss.is_module:
+                return self.parts[label](*arguments)
+            return item.loss.make(*arguments, **dict(item.settings))
 
     def train(self, mode: bool = True) -> "Criterion":
         """Training mode, but for what was trained beforehand."""
@@ -231,6 +255,33 @@ class Criterion(nn.Module):
             if hasattr(part, "pretraining") and share > 0:
                 found[label] = (part, float(share))
         return found
+
+
+@contextmanager
+def _blamed_on(spelling: str) -> Iterator[None]:
+    """Errors of a loss in one line: it may be the user's own. Memory that ran out is not its fault."""
+    try:
+        yield
+    except GankdError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        if "memory" in reason:
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        place = [frame for frame in frames if "site-packages" not in frame.filename][-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        raise ConfigError(f"loss {spelling} fails ({where}): {reason[:300]}") from error
+
+
+def _is_of_student(name: str) -> bool:
+    return "student_" in name or name == "label_loss"
+
+
+def _with_gradient(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_gradient(item) for item in value]
+    return value.detach().requires_grad_() if isinstance(value, Tensor) else value
 
 
 def rows_of(value: Any, rows: slice | Tensor) -> Any:

@@ -223,12 +223,13 @@ class Learner:
         engine: Engine,
         seed: int,
         *,
-        objective: Objective | None = None,
+        objective: Objective | str | None = None,
         fakes: Fakes | None = None,
         teacher: ImageModel | None = None,
         new_student: NewStudent | None = None,
         folder: Path | None = None,
     ) -> None:
+        objective = Objective.parse(objective) if isinstance(objective, str) else objective
         self.student, self.task, self.config, self.engine, self.seed = student, real.task, config, engine, seed
         real, fakes = real.to(engine.device), fakes.to(engine.device) if fakes is not None else None
         engine.place(student)
@@ -318,7 +319,7 @@ def distill(
     engine: Engine,
     seed: int,
     *,
-    objective: Objective | None = None,
+    objective: Objective | str | None = None,
     fakes: Fakes | None = None,
     teacher: ImageModel | None = None,
     new_student: NewStudent | None = None,

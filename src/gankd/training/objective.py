@@ -15,7 +15,7 @@ from typing import Any
 
 from gankd.config import require, suggest
 from gankd.errors import ConfigError
-from gankd.losses.distillation.spec import Loss, find_loss
+from gankd.losses.distillation.spec import Loss, all_losses, find_loss
 from gankd.tasks import Task
 
 
@@ -24,6 +24,8 @@ class Term:
     """One loss with its settings; `weight` None is the published one."""
 
     loss: Loss
+    spelling: str
+    """How it was named: its name, or "module:name"."""
     settings: tuple[tuple[str, Any], ...] = ()
     weight: float | None = None
 
@@ -35,7 +37,7 @@ class Term:
     def __str__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.settings)
         factor = "" if self.coefficient == 1 else f"{self.coefficient:g}*"
-        return f"{factor}{self.loss.name}{f'({inside})' if inside else ''}"
+        return f"{factor}{self.spelling}{f'({inside})' if inside else ''}"
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,20 @@ class Objective:
         return found
 
     def __add__(self, other: "Objective") -> "Objective":
-        return Objective(self.terms + other.terms)
+        return Objective(self.terms + other.terms) if isinstance(other, Objective) else NotImplemented
+
+    def __radd__(self, other: object) -> "Objective":
+        return self if other == 0 else NotImplemented  # where sum() starts
 
     def __mul__(self, factor: float) -> "Objective":
-        require(
-            isinstance(factor, int | float) and math.isfinite(factor) and factor >= 0,
-            f"the weight of a loss must be a number of at least 0, got {factor!r}",
-        )
-        return Objective(
-            tuple(replace(t, weight=float(factor) * (1.0 if t.weight is None else t.weight)) for t in self.terms)
-        )
+        if not isinstance(factor, int | float):
+            return NotImplemented
+        try:
+            number = float(factor)
+        except OverflowError:
+            number = math.inf
+        require(0 <= number < math.inf, f"the weight of a loss must be a number of at least 0, got {number:g}")
+        return Objective(tuple(replace(t, weight=number * (1.0 if t.weight is None else t.weight)) for t in self.terms))
 
     __rmul__ = __mul__
 
@@ -135,6 +141,10 @@ def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
     found = find_loss(what) if isinstance(what, str) else getattr(what, "gankd_loss", None)
     if not isinstance(found, Loss):
         raise ConfigError(f"{what!r} is no loss; mark it with @gankd.losses.distillation.loss")
+    found.check()
+    spelling = what if isinstance(what, str) else f"{found.make.__module__}:{found.name}"
+    if all_losses().get(found.name) is found:
+        spelling = found.name
     for name, value in settings.items():
         require(name in found.settings, _no_setting(found, name))
         default = found.settings[name]
@@ -143,7 +153,9 @@ def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
             default is None or (fits and isinstance(value, bool) == isinstance(default, bool)),
             f"{found.name}: {name} must be of the kind of its default {default!r}, got {value!r}",
         )
-    return Objective((Term(found, tuple(settings.items())),))
+        if isinstance(value, float):
+            require(math.isfinite(value), f"{found.name}: {name} must be finite, got {value}")
+    return Objective((Term(found, spelling, tuple(settings.items())),))
 
 
 def _no_setting(found: Loss, name: str) -> str:
@@ -164,7 +176,7 @@ def _read(node: ast.expr, text: str) -> "Objective | float":
         raise ConfigError(f"loss {text!r} adds a number to a loss; {EXAMPLE}")
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return node.value
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+    if isinstance(node, ast.UnaryOp | ast.BinOp) and isinstance(node.op, ast.USub | ast.Sub):
         raise ConfigError(f"loss {text!r} subtracts; weights must be at least 0")
     if isinstance(node, ast.Name | ast.Attribute):
         return term(_name(node, text))
@@ -180,8 +192,9 @@ def _settings(keywords: Iterable[ast.keyword], name: str, text: str) -> dict[str
     for keyword in keywords:
         try:
             value = ast.literal_eval(keyword.value)
-        except ValueError:
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             raise ConfigError(f"loss {text!r}: {name}({keyword.arg}=...) must be a number, text or list") from None
+        require(keyword.arg not in settings, f"loss {text!r}: {name} gets {keyword.arg} twice")
         require(keyword.arg is not None, f"loss {text!r}: settings of {name} are written NAME=VALUE, as in KD(T=4)")
         settings[str(keyword.arg)] = value
     return settings

@@ -100,6 +100,22 @@ class Loss:
         parameters = inspect.signature(self.make).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+    def check(self) -> None:
+        """Raise ConfigError if it reads something that is no input."""
+        known = {**network_inputs(), **OTHER_INPUTS}
+        reads = [(name, known) for name in self.inputs]
+        reads += [(name, {**known, **BUILD_INPUTS}) for name in self.build_inputs]
+        parameters = inspect.signature(self.make).parameters
+        for name, names in reads:
+            if name in names:
+                continue
+            remedy = suggest(name, names)
+            if name in parameters and parameters[name].default is not inspect.Parameter.empty:
+                remedy = "a setting stands behind a lone * in the list of arguments"
+            raise ConfigError(
+                f"loss {self.name} reads {name!r}, which is no input; {remedy}; all inputs: gankd list inputs"
+            )
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """Kinds of task that it is for."""
@@ -127,24 +143,10 @@ def loss(
 
     Its arguments say what it reads (`NETWORK_INPUTS`, `OTHER_INPUTS`; a constructor also `BUILD_INPUTS`), keyword-only
     ones are settings. It returns one value, or one per row (N,), of which the mean is taken.
-
-    Raises:
-        ConfigError: an argument of unknown name.
     """
 
     def mark(make: F) -> F:
-        made = Loss(name, make, paper, weight, is_label_loss, classification_only)
-        known = {**network_inputs(), **OTHER_INPUTS}
-        for argument in made.inputs:
-            if argument not in known:
-                raise ConfigError(f"loss {name} asks for {argument!r}, which is no input; {suggest(argument, known)}")
-        for argument in made.build_inputs:
-            if argument not in {**known, **BUILD_INPUTS}:
-                raise ConfigError(
-                    f"loss {name} is built from {argument!r}, which is no input; "
-                    f"{suggest(argument, {**known, **BUILD_INPUTS})}"
-                )
-        make.gankd_loss = made  # type: ignore[attr-defined]
+        make.gankd_loss = Loss(name, make, paper, weight, is_label_loss, classification_only)  # type: ignore[attr-defined]
         return make
 
     return mark

@@ -37,6 +37,17 @@ def test_a_number_replaces_the_published_weight_and_numbers_multiply() -> None:
     assert weights("0*SP") == {"SP": 0.0}
 
 
+def test_for_values_losses_that_do_not_shrink_with_the_label_loss_weigh_a_hundredth() -> None:
+    values, classes = Regression(low=0, high=1), Classification(num_classes=3)
+    text = "KD + AT + 0.8*CRD + CRD + 1*AB + AB + DML"
+    assert str(Objective.parse(text).for_task(classes)) == (
+        "Label + KD + 1000*AT + 0.8*CRD + 0.8*CRD + 1*AB + 1*AB + DML"
+    )
+    resolved = Objective.parse(text).for_task(values)
+    assert str(resolved) == "Label + KD + 10*AT + 0.8*CRD + 0.008*CRD + 1*AB + 0.01*AB + DML"
+    assert Objective.parse(str(resolved)).for_task(values) == resolved  # what is stored says what was in force
+
+
 def test_the_label_loss_joins_only_where_none_is_named() -> None:
     assert str(Objective.parse("0.5*KD").complete) == "Label + 0.5*KD"
     for text in ("0.1*CE + 0.9*KD", "LS(epsilon=0.2) + KD"):
@@ -114,9 +125,9 @@ def test_a_loss_of_your_own_joins_the_sum(tmp_path: Path, monkeypatch: pytest.Mo
     assert objective.terms[1].loss.inputs == ("student_logits", "teacher_logits")
     assert objective.terms[1].loss.tasks == ("classification",)
     assert Objective.parse("losses_of_mine.margin").terms[0].loss == objective.terms[1].loss
-    assert str(objective) == "KD + 0.25*losses_of_mine:margin(width=2.0)"
+    assert str(objective) == "KD + losses_of_mine:margin(width=2.0)"
     assert Objective.parse(str(objective)).terms[1].loss == objective.terms[1].loss
-    assert str(term(objective.terms[1].loss.make)) == "0.25*losses_of_mine:Margin"
+    assert str(term(objective.terms[1].loss.make)) == "losses_of_mine:Margin"
     with pytest.raises(ConfigError, match="no loss 'margn' in losses_of_mine; did you mean Margin"):
         Objective.parse("losses_of_mine:margn")
 

@@ -54,11 +54,12 @@ class LossComparison:
         lines = [
             "# Distillation losses, side by side",
             "",
-            "Written by `make losses`; do not edit below the line. Every row adds one loss, at its published weight, "
-            "to the label loss of the same student. All cells have the same number of updates at the same batch size, "
-            f"the same teacher and the same generated images; test images, last update, {self.seeds} seeds. Gains are "
-            "paired by seed, with Student's 95 % interval, against the plain student (first row, left); positive is "
-            "better. No weight or setting was tuned.",
+            "Written by `make losses`, but for the notes at the end. Every row adds one loss to the label loss of the "
+            "same student, at its published weight; for values, losses that read something else than outputs have a "
+            "hundredth of it, because the squared error next to them is that much smaller than a cross-entropy. All "
+            "cells have the same number of updates at the same batch size, the same teacher and the same generated "
+            f"images; test images, last update, {self.seeds} seeds. Gains are paired by seed, with Student's 95 % "
+            "interval, against the plain student (first row, left); positive is better. Nothing else was tuned.",
             "",
             f"Machine: {machine}. Time: {duration(seconds)}.",
         ]
@@ -133,7 +134,7 @@ def compare_losses(
         with opened(recipe, out / name, console) as method:
             task = method.splits.task
             plans = [(method, cells(recipe, BASE))]
-            for objective in given or _all_for(task):
+            for objective in [each.for_task(task) for each in given or _all_for(task)]:
                 own = replace(recipe, student=replace(recipe.student, loss=str(objective)))
                 plans.append((CganKd(own, method.run, method.splits), cells(own, TAUGHT)))
             for each, wanted in plans:

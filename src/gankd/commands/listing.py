@@ -59,7 +59,8 @@ def list_table(rows: list[Row], what: What) -> str:
         lines += textwrap.wrap("; ".join(filter(None, facts)), 116, initial_indent=" " * 4, subsequent_indent=" " * 4)
     head = f"{'loss':<15}{'weight':<8}{'labels':<8}{'cost':>5}  what it asks of the student"
     foot = (
-        "All work on real and on generated images. Weight: published, in force where none is written. Cost: time of "
+        "All work on real and on generated images. Weight: published, in force where none is written; for values a "
+        "hundredth of it where a loss does not read outputs. Cost: time of "
         f"an update in units of the plain student's, {TEACHER} -> {STUDENT}, {SIZE} px, batch {BATCH}, teacher run in "
         "step, measured just now on this machine."
     )

@@ -402,9 +402,18 @@ class CganKd:
             inputs |= self._own_code(config)
         if config.init == "finetune" and name != "real":
             inputs["init"] = self.student_stage("real", seed).fingerprint
-        settings = {**_settings(config, arm), "seed": seed, "bf16": self.engine.bf16}
+        settings = {**self._student_settings(config, arm), "seed": seed, "bf16": self.engine.bf16}
         inputs["data"] = self._data_fingerprint
         return self.run.stage(f"student-{name}-{seed}", settings, inputs)
+
+    def _student_settings(self, config: StudentConfig, arm: Arm) -> dict[str, Any]:
+        """What a student's weights depend on: without a teacher, they do not depend on the loss of the other arms."""
+        settings = to_dict(config)
+        if arm.kd:
+            return settings | {"loss": str(config.objective.for_task(self.splits.task))}
+        for name in ("loss", "assistants", "kd_on", "store_features", "student_taps", "teacher_taps"):
+            del settings[name]
+        return settings
 
     def student(self, name: str, seed: int) -> ImageModel:
         """The student of one arm and seed, in eval mode.
@@ -501,16 +510,6 @@ class CganKd:
 
 
 N = TypeVar("N", bound=nn.Module)
-
-
-def _settings(config: StudentConfig, arm: Arm) -> dict[str, Any]:
-    """Settings that a student's weights depend on: arms without a teacher do not depend on the loss of the others."""
-    settings = to_dict(config)
-    if arm.kd:
-        return settings | {"loss": str(config.objective)}
-    for name in ("loss", "assistants", "kd_on", "store_features", "student_taps", "teacher_taps"):
-        del settings[name]
-    return settings
 
 
 def restore(module: N, path: Path) -> N:

@@ -346,7 +346,7 @@ def connect(
         ConfigError: a loss for the other task, or something it asks for is missing.
         ModelError: a loss does not fit the two networks.
     """
-    objective.check(task)
+    objective = objective.for_task(task)
     wanted = objective.inputs
     if objective.needs_teacher and teacher is None:
         raise ConfigError(f"the loss {objective} reads a teacher, and none is given")

@@ -244,7 +244,7 @@ class Learner:
         ends = {"both": (0, None), "real": (0, self.feed.num_real), "fake": (self.feed.num_real, None)}
         self._taught = slice(*ends[config.kd_on])
         self.connection = connect(
-            (objective or term("Label")).complete,
+            objective or term("Label"),
             student,
             teacher,
             real.images,

@@ -21,7 +21,7 @@ from gankd.tasks import Task
 
 @dataclass(frozen=True)
 class Term:
-    """One loss with its settings; `weight` None is the published one."""
+    """One loss with its settings; `weight` None is that of `Loss.weight_for`, unknown without a task."""
 
     loss: Loss
     spelling: str
@@ -31,12 +31,13 @@ class Term:
 
     @property
     def coefficient(self) -> float:
-        """The weight in force."""
+        """The weight in force: that for classes if none is set."""
         return self.loss.weight if self.weight is None else self.weight
 
     def __str__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.settings)
-        factor = "" if self.coefficient == 1 else f"{self.coefficient:g}*"
+        plain = self.weight is None or (self.weight == 1 and self.loss.weight_for("regression") == 1)
+        factor = "" if plain else f"{self.weight:g}*"
         return f"{factor}{self.spelling}{f'({inside})' if inside else ''}"
 
 
@@ -117,6 +118,18 @@ class Objective:
         return tuple(
             name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
             for place, name in enumerate(names)
+        )
+
+    def for_task(self, task: Task) -> "Objective":
+        """The same with the label loss and with every weight as it is in force for this task.
+
+        Raises:
+            ConfigError: a loss is for the other kind of task.
+        """
+        self.check(task)
+        terms = self.complete.terms
+        return Objective(
+            tuple(replace(t, weight=t.loss.weight_for(task.kind) if t.weight is None else t.weight) for t in terms)
         )
 
     def check(self, task: Task) -> None:

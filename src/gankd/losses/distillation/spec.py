@@ -68,11 +68,21 @@ class Loss:
     make: Callable[..., Any]
     paper: str
     weight: float
-    """Published weight: that of a term written without a number."""
+    """Published weight; see `weight_for`."""
     is_label_loss: bool
     """It stands in for the task's own loss."""
     classification_only: bool
     """Also where no input says so."""
+
+    def weight_for(self, kind: str) -> float:
+        """Weight of a term written without a number, for this kind of task.
+
+        Published weights stand next to a cross-entropy. The label loss of a regression, a squared error on the [0, 1]
+        scale, is a hundred times smaller and more; so are, there, the weights of losses that do not shrink with it
+        because they read something else than outputs.
+        """
+        with_outputs = {"label_loss", "student_outputs", "student_values"} & set(self.inputs)
+        return self.weight if kind == "classification" or with_outputs else self.weight / 100
 
     @property
     def is_module(self) -> bool:

@@ -54,7 +54,10 @@ def list_table(rows: list[Row], what: What) -> str:
         tasks = {("classification",): "classes", ("regression",): "values"}.get(tuple(row["tasks"]), "both")
         line = f"{row['name']:<15}{row['weight']:<8.4g}{tasks:<8}{row['cost']:>5.2f}  {row['summary']}"
         lines += textwrap.wrap(line, 120, subsequent_indent=" " * 38)
-        settings = ", ".join(f"{name}={value!r}" for name, value in row["settings"].items())
+        settings = ", ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value!r}"
+            for name, value in row["settings"].items()
+        )
         facts = [row["paper"], f"reads {', '.join(row['inputs'])}", f"settings {settings}" if settings else ""]
         lines += textwrap.wrap("; ".join(filter(None, facts)), 116, initial_indent=" " * 4, subsequent_indent=" " * 4)
     head = f"{'loss':<15}{'weight':<8}{'labels':<8}{'cost':>5}  what it asks of the student"

@@ -81,7 +81,7 @@ class Loss:
         scale, is a hundred times smaller and more; so are, there, the weights of losses that do not shrink with it
         because they read something else than outputs.
         """
-        with_outputs = {"label_loss", "student_outputs", "student_values"} & set(self.inputs)
+        with_outputs = {"label_loss", "student_outputs", "student_values", "student_logits"} & set(self.inputs)
         return self.weight if kind == "classification" or with_outputs else self.weight / 100
 
     @property

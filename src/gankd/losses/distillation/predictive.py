@@ -87,7 +87,7 @@ class Gaussian(nn.Module):
         return variance * (log_ratio + torch.expm1(-log_ratio)) + torch.exp(-log_ratio) * distance
 
 
-@loss("Histogram", paper="Imani, White, ICML 2018")
+@loss("Histogram", paper="Imani, White, ICML 2018", weight=0.01)
 class Histogram(nn.Module):
     """KL between histograms of labels: the teacher's Gaussian and the student's auxiliary head.
 
@@ -97,7 +97,8 @@ class Histogram(nn.Module):
 
     Neighbouring bins share the mass of each image, which trains the embedding as a classification would, order of
     the labels included; the second term lets the student's own value learn from the histogram's mean. 0 where h_s =
-    h_t and the value is its mean. The head trains along and is not exported.
+    h_t and the value is its mean. The head trains along and is not exported. The weight 0.01 brings a KL divergence in
+    nats to the size of a squared error on the [0, 1] scale.
 
     s_t^2 is the running mean of the teacher's squared error on the labels, and s_t at least a bin's width, so that h_t
     is never one-hot. Teacher values outside [0, 1] count as its ends. Without a margin, cutting the Gaussian off would

@@ -64,6 +64,7 @@ def train_side_by_side(plans: Sequence[tuple[CganKd, list[Cell]]], workers: int)
     for method, (name, _) in missing:
         if ARMS[name].fakes is not None:
             _ = method.synthetic
+    for method, (name, _) in missing:
         method.prepare_lesson(ARMS[name])
     waves = [missing]
     finetuned = [(method, seed) for method, (_, seed) in missing if method.recipe.student.init == "finetune"]

@@ -152,8 +152,9 @@ def _started(
     """
     with opened(recipe, folder, console, splits) as method:
         wirings = method.check_students([ARMS[name] for name in dict.fromkeys(name for name, _ in wanted)])
-        if any(ARMS[name].kd for name, _ in wanted):
-            method.run.console.say(f"loss               {recipe.student.objective.for_task(method.splits.task)}")
+        objective = recipe.student.objective
+        if any(ARMS[name].kd for name, _ in wanted) and objective.for_task(method.splits.task) != objective:
+            method.run.console.say(f"loss               {objective.for_task(method.splits.task)}")
         for what, wiring in wirings.items():
             pairs = ", ".join(f"{own.path} <- {other.path}" for own, other in wiring.pairs)
             method.run.console.say(f"maps that meet     student <- {what}: {pairs}")

@@ -348,7 +348,6 @@ def _inspect(args: argparse.Namespace) -> None:
 def _compare(args: argparse.Namespace) -> None:
     from gankd.commands.compare import compare_losses
 
-    start = time.monotonic()
     page = compare_losses(
         args.recipes,
         args.out,
@@ -358,7 +357,7 @@ def _compare(args: argparse.Namespace) -> None:
         workers=_worker_count(args),
         console=_console(args),
     )
-    written = page.write(args.page, time.monotonic() - start) if args.page is not None else None
+    written = page.write(args.page) if args.page is not None else None
     _print_json(rows=page.rows, page=written and str(written)) if args.json else _print(page.text)
 
 

@@ -32,6 +32,8 @@ class LossComparison:
 
     rows: list[dict[str, Any]]
     seeds: int
+    seconds: float
+    """Computing time of all stages, one after the other."""
 
     @property
     def text(self) -> str:
@@ -48,7 +50,8 @@ class LossComparison:
             blocks.append("\n".join(lines))
         return "\n\n".join(blocks)
 
-    def markdown(self, seconds: float) -> str:
+    @property
+    def markdown(self) -> str:
         """The page that `docs/losses.md` is."""
         machine = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
         lines = [
@@ -61,7 +64,7 @@ class LossComparison:
             f"images; test images, last update, {self.seeds} seeds. Gains are paired by seed, with Student's 95 % "
             "interval, against the plain student (first row, left); positive is better. Nothing else was tuned.",
             "",
-            f"Machine: {machine}. Time: {duration(seconds)}.",
+            f"Machine: {machine}. Computing time of all stages, one thread each: {duration(self.seconds)}.",
         ]
         for recipe in dict.fromkeys(row["recipe"] for row in self.rows):
             mine = [row for row in self.rows if row["recipe"] == recipe]
@@ -80,7 +83,7 @@ class LossComparison:
             lines += ["", f"Below the plain student by more than the interval: {', '.join(worse) or 'none'}."]
         return "\n".join(lines) + "\n"
 
-    def write(self, page: Path, seconds: float) -> Path:
+    def write(self, page: Path) -> Path:
         """Write the page and the rows as JSON beside it; what the page says after its last line of dashes stays.
 
         Returns:
@@ -91,7 +94,7 @@ class LossComparison:
             notes = "\n" + NOTES + page.read_text().split(NOTES, 1)[1]
         page.parent.mkdir(parents=True, exist_ok=True)
         with atomic(page) as temporary:
-            temporary.write_text(self.markdown(seconds) + notes)
+            temporary.write_text(self.markdown + notes)
         write_json(page.with_suffix(".json"), self.rows)
         return page
 
@@ -128,6 +131,7 @@ def compare_losses(
     console = console or Console("quiet")
     given = [Objective.parse(expression).complete for expression in losses or ()]
     rows = []
+    seconds: dict[str, float] = {}
     for name in recipes:
         recipe = replace(override(find_recipe(name)[0], changes), seeds=seeds)
         console.say(f"== {name}")
@@ -140,11 +144,14 @@ def compare_losses(
             for each, wanted in plans:
                 each.check_students([ARMS[name] for name, _ in wanted])
             train_side_by_side(plans, workers)
+            stages = [method.teacher_stage, method.gan_stage, method.ratio_stage, method.synth_stage]
+            stages += [each.student_stage(*cell) for each, wanted in plans for cell in wanted]
+            seconds |= {stage.fingerprint: stage.seconds for stage in stages}
             base, *taught = [compare(each, wanted) for each, wanted in plans]
             rows.append(_row(recipe, "labels alone", base, base, task))
             for (other, _), arms in zip(plans[1:], taught, strict=True):
                 rows.append(_row(other.recipe, _name(other.recipe.student.objective), arms, base, task))
-    return LossComparison(rows, seeds)
+    return LossComparison(rows, seeds, sum(seconds.values()))
 
 
 def _name(objective: Objective) -> str:

@@ -266,10 +266,11 @@ def _blamed_on(spelling: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())
-        if "memory" in reason:
+        if isinstance(error, MemoryError) or "out of memory" in reason or "allocate memory" in reason:
             raise
-        frames = traceback.extract_tb(error.__traceback__)
-        place = [frame for frame in frames if "site-packages" not in frame.filename][-1]
+        frames = list(traceback.extract_tb(error.__traceback__))
+        # The last line that is no library's: of none, where gankd is installed as one and the loss is its own.
+        place = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]
         where = f"{Path(place.filename).name}, line {place.lineno}"
         raise ConfigError(f"loss {spelling} fails ({where}): {reason[:300]}") from error
 

@@ -100,23 +100,24 @@ def _train_wave(wave: list[Job], workers: int) -> Iterator[Job]:
     given = (str(method.run.folder), method.given_splits)
     with _for_children():
         pool = ProcessPoolExecutor(workers, context, _start_worker, given)
-    with pool:
+    try:
+        # Inside `try`: a Ctrl-C while workers start is delivered when `_for_children` ends.
         with _for_children():
             futures = {pool.submit(_train_one, to_dict(job[0].recipe), job[1]): job for job in wave}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
-        except BaseException as error:
-            for process in list((getattr(pool, "_processes", None) or {}).values()):
-                process.terminate()  # Ctrl-C or a failure: do not wait for students under way
-            pool.shutdown(wait=False, cancel_futures=True)
-            if isinstance(error, BrokenProcessPool):
-                raise RunError(
-                    "a process that trained students died: out of memory, or called from a script without "
-                    "if __name__ == '__main__'; what is done is kept; go on with fewer workers"
-                ) from None
-            raise
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+        pool.shutdown()
+    except BaseException as error:
+        for process in list((getattr(pool, "_processes", None) or {}).values()):
+            process.terminate()  # Ctrl-C or a failure: do not wait for students under way
+        pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(error, BrokenProcessPool):
+            raise RunError(
+                "a process that trained students died: out of memory, or called from a script without "
+                "if __name__ == '__main__'; what is done is kept; go on with fewer workers"
+            ) from None
+        raise
 
 
 @contextmanager

@@ -1,0 +1,164 @@
+"""The virtual teacher: what is left of a teacher when only its generator of outputs is kept, and its stand-ins."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankd.config import from_dict, to_dict
+from gankd.errors import CheckpointError, DataError
+from gankd.storage import FORMAT, load_state, save_state
+from gankd.tasks import Classification, Task, task_from_dict, task_to_dict
+from gankd.virtual.gan import KnowledgeGan, VirtualConfig, build_generator
+from gankd.virtual.networks import KnowledgeGenerator
+
+KIND = "virtual teacher"
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Outputs of the real teacher that were stored: what the generator is measured by, and stand-ins are made of."""
+
+    logits: Tensor
+    """(M, K) of softmax at temperature 1."""
+    labels: Tensor
+    """(M,) classes, or values on the [0, 1] scale."""
+
+    def save(self, path: Path) -> None:
+        """Write to one file, logits in float16."""
+        save_state(path, {"format": FORMAT, "kind": "bank", "logits": self.logits.half(), "labels": self.labels})
+
+    @classmethod
+    def load(cls, path: Path) -> "Bank":
+        """Inverse of `save`.
+
+        Raises:
+            CheckpointError: missing, damaged, or no bank.
+        """
+        stored = load_state(path)
+        if not isinstance(stored, dict) or stored.get("kind") != "bank":
+            raise CheckpointError(
+                f"{path} holds no stored outputs; it is written by the virtual stage as bank.safetensors"
+            )
+        return cls(stored["logits"].float(), stored["labels"])
+
+
+@dataclass(frozen=True)
+class VirtualTeacher:
+    """Draws softened outputs for labels alone: no image, and no teacher in memory.
+
+    Make one with `VirtualTeacher.of` or `VirtualTeacher.load`.
+    """
+
+    task: Task
+    config: VirtualConfig
+    generator: KnowledgeGenerator
+    """Frozen, in eval mode."""
+    means: Tensor
+    """(R, K) mean probabilities at the temperature, of each class or at each point of a grid over [0, 1]."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Where it comes from."""
+    bank: Bank | None = None
+
+    @classmethod
+    def of(cls, gan: KnowledgeGan, **facts: Any) -> "VirtualTeacher":
+        """The averaged generator of a GAN as it is now; a copy."""
+        generator = build_generator(gan.task, gan.config)
+        generator.load_state_dict(gan.ema.state_dict())
+        generator.to(gan.mean_sum.device).requires_grad_(False).eval()
+        return cls(gan.task, gan.config, generator, gan.means().clone(), facts)
+
+    @classmethod
+    def untrained(cls, task: Task, config: VirtualConfig) -> "VirtualTeacher":
+        """One that knows nothing yet, with two stored outputs, to try things on."""
+        gan = KnowledgeGan(task, config, seed=0)
+        labels = torch.tensor([0, 1]) if task.kind == "classification" else torch.tensor([0.0, 1.0])
+        return replace(cls.of(gan), bank=Bank(torch.zeros(2, gan.num_outputs), labels))
+
+    @property
+    def temperature(self) -> float:
+        """T at which its distributions are drawn."""
+        return self.config.temperature_for(self.task)
+
+    @property
+    def num_outputs(self) -> int:
+        """K: classes, or bins."""
+        return self.config.num_outputs(self.task)
+
+    @property
+    def num_parameters(self) -> int:
+        """Numbers that are needed to draw."""
+        return sum(parameter.numel() for parameter in self.generator.parameters())
+
+    def to(self, device: torch.device) -> "VirtualTeacher":
+        """The same on another device."""
+        bank = self.bank and Bank(self.bank.logits.to(device), self.bank.labels.to(device))
+        return replace(self, generator=self.generator.to(device), means=self.means.to(device), bank=bank)
+
+    @torch.no_grad()
+    def draw(self, labels: Tensor, z: Tensor) -> Tensor:
+        """Logits (N, K), of softmax at temperature 1 as a teacher's are, for labels (N,) and noise (N, Z)."""
+        return self.temperature * self.generator(z, labels)
+
+    def save(self, path: Path) -> None:
+        """Write to one file, numbers in float16; the bank has its own."""
+        save_state(
+            path,
+            {
+                "format": FORMAT,
+                "kind": KIND,
+                "task": task_to_dict(self.task),
+                "config": to_dict(self.config),
+                "generator": {name: value.half() for name, value in self.generator.state_dict().items()},
+                "means": self.means.half(),
+                "facts": self.facts,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: Path, bank: Path | None = None) -> "VirtualTeacher":
+        """Read from its file alone; with stored outputs if their file is given.
+
+        Raises:
+            CheckpointError: missing, damaged, or no virtual teacher.
+        """
+        stored = load_state(path)
+        if not isinstance(stored, dict) or stored.get("kind") != KIND:
+            raise CheckpointError(
+                f"{path} holds no virtual teacher; it is written by gankd vkd train as virtual.safetensors"
+            )
+        try:
+            config = from_dict(VirtualConfig, stored["config"], str(path))
+            task = task_from_dict(stored["task"])
+            generator = build_generator(task, config)
+            generator.load_state_dict({name: value.float() for name, value in stored["generator"].items()})
+            means = stored["means"].float()
+            facts = dict(stored["facts"])
+        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(f"{path} is no whole virtual teacher: {' '.join(str(error).split())[:200]}") from None
+        found = cls(task, config, generator.requires_grad_(False).eval(), means, facts)
+        return found if bank is None else replace(found, bank=Bank.load(bank))
+
+    def check_task(self, task: Task, where: str) -> None:
+        """Raise DataError unless its classes, or its range of values, are those of `task` in the same order (F12)."""
+        own, other = task_to_dict(self.task), task_to_dict(task)
+        if own == other:
+            return
+        if own["kind"] == other["kind"] == "classification" and own["num_classes"] == other["num_classes"]:
+            if not own["class_names"] or not other["class_names"]:
+                return
+            pairs = zip(own["class_names"], other["class_names"], strict=True)
+            place = next(n for n, (a, b) in enumerate(pairs) if a != b)
+            raise DataError(
+                f"{where}: class {place} is {own['class_names'][place]!r} for the virtual teacher and "
+                f"{other['class_names'][place]!r} in these data; give the classes in the same order (F12)"
+            )
+        raise DataError(f"{where} was made for {_words(self.task)}, the data are {_words(task)} (F12)")
+
+
+def _words(task: Task) -> str:
+    if isinstance(task, Classification):
+        return f"{task.num_classes} classes"
+    return f"values in [{task.low:g}, {task.high:g}] {task.unit}".strip()

@@ -27,6 +27,8 @@ NETWORK_INPUTS = {
 for the images turned by 90, 180 and 270 degrees, in this order: 3 N rows.
 """
 OTHER_INPUTS = {
+    "teacher_distribution": "(N, B) log-probabilities of equal bins of the label range, from @virtual and its "
+    "stand-ins; the loss is then for regression only",
     "labels": "(N,) int64 classes, or float32 values on the [0, 1] label scale",
     "targets": "(N, K) label probabilities, or (N,) values on the [0, 1] label scale",
     "label_loss": "(N,) the task's own loss of the student: cross-entropy, or squared error on the [0, 1] scale",
@@ -73,6 +75,8 @@ class Loss:
     """It stands in for the task's own loss."""
     classification_only: bool
     """Also where no input says so."""
+    needs: str = ""
+    """Settings without which it cannot be used, in words."""
 
     def weight_for(self, kind: str) -> float:
         """Weight of a term written without a number, for this kind of task.
@@ -105,6 +109,16 @@ class Loss:
         return _positional(self.make.__init__) if self.is_module else ()
 
     @property
+    def needs_source(self) -> bool:
+        """Does it read what only @virtual and its stand-ins give?"""
+        return "teacher_distribution" in self.all_inputs
+
+    @property
+    def all_inputs(self) -> tuple[str, ...]:
+        """Names of what it reads at every step or when it is built."""
+        return (*self.inputs, *self.build_inputs)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Its settings with their defaults."""
         parameters = inspect.signature(self.make).parameters.values()
@@ -130,7 +144,7 @@ class Loss:
     def tasks(self) -> tuple[str, ...]:
         """Kinds of task that it is for."""
         reads = {name.rpartition("_")[2] for name in (*self.inputs, *self.build_inputs)}
-        if "values" in reads:
+        if {"values", "distribution"} & reads:
             return ("regression",)
         if "logits" in reads or self.classification_only:
             return ("classification",)
@@ -144,6 +158,7 @@ def loss(
     weight: float = 1.0,
     is_label_loss: bool = False,
     classification_only: bool = False,
+    needs: str = "",
 ) -> Callable[[F], F]:
     """Make a function or an `nn.Module` class a distillation loss; it stays what it was otherwise.
 
@@ -156,7 +171,9 @@ def loss(
     """
 
     def mark(make: F) -> F:
-        make.gankd_loss = Loss(name, make, paper, weight, is_label_loss, classification_only)  # type: ignore[attr-defined]
+        make.gankd_loss = Loss(  # type: ignore[attr-defined]
+            name, make, paper, weight, is_label_loss, classification_only, needs
+        )
         return make
 
     return mark

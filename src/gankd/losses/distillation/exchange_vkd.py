@@ -1,0 +1,261 @@
+"""Peers in processes of their own, on data of their own, that exchange generators of their outputs through a folder."""
+
+import os
+import re
+import secrets
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gankd.config import from_dict, require
+from gankd.errors import CheckpointError, ConfigError, GankdError
+from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.virtual import OwnKnowledge, check_temperature, learn_from, sigmoid_ramp, trust
+from gankd.tasks import Task
+from gankd.virtual.teacher import VirtualTeacher
+
+FRESH = 60.0
+"""Seconds for which a file says that whoever wrote it is alive."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a peer tells of itself."""
+
+    accuracy: float
+    """Share of right outputs in its training of late."""
+    final: bool
+    """Has it come to the end of its training?"""
+    token: str
+    """Drawn anew by each training; a resumed one keeps it."""
+    host: str
+    pid: int
+
+    def __post_init__(self) -> None:
+        require(0 <= self.accuracy <= 1, f"accuracy must lie in [0, 1], got {self.accuracy}")
+
+    @property
+    def process_is_gone(self) -> bool:
+        """Was it written on this machine by a process that is no more?"""
+        if self.host != socket.gethostname() or os.name != "posix":
+            return False
+        try:
+            os.kill(self.pid, 0)  # sends nothing
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            return False
+        return False
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The last whole version of a peer's file."""
+
+    teacher: VirtualTeacher
+    facts: Facts
+    heard: float
+    """When it was read, on this process's clock in seconds."""
+
+
+@loss("ExchangeVKD", paper="after Kim, IEEE Access 2022", needs="a shared folder and a name in it")
+class ExchangeVKD(nn.Module):
+    """Learn from draws of generators that peers in other processes put into a shared folder.
+
+        lam mean_i T^2 KL(softmax(draw of peer i / T) || softmax(student / T))
+
+    with lam and `gate` as in PeerVKD, the gate by one's own accuracy of `every` updates ago, for what the others say of
+    theirs is as old. A generator of the student's own right outputs, given the label, is trained along and written to
+    FOLDER/NAME.safetensors every `every` updates and at the end; at the same times, and when training begins or goes
+    on, the other files of the folder are read if they have changed. Peers need not share images, order, pace or
+    machine, but the classes in the same order. They may come and go; without any, labels alone teach.
+
+    Only whole versions count: files take their name when complete, and one that cannot be read, is no such file or is
+    for other classes is passed over until it changes, while the last good version stays in use. A peer that writes
+    nothing for `patience` seconds, on this process's clock, is left out until it writes again; one that has finished
+    says so in its file and stays (so a new experiment wants a new folder). A file of its own that cannot be written,
+    for a full disk say, does not stop this peer. All of this is told in `problems`, one line per file, and who teaches
+    in `used`.
+
+    What a process reads, and so its student, depends on the pace of the others: a rerun is no exact repetition.
+
+    Args:
+        dataset_labels: (M,) of the training images; their number sets the pace of the average over generators.
+        task: a classification.
+        folder: the folder that the peers share.
+        name: of this peer, of letters, digits, - and _.
+        every: updates between two versions.
+        T: temperature; the peers' own may differ.
+        patience: seconds.
+        gate: leave out peers that are much weaker than this one.
+
+    Returns:
+        (N,).
+
+    Raises:
+        ConfigError: a setting is missing or out of range; or, in training, another process that is alive, or was
+            within the last minute on another machine, writes under the same name.
+
+    [1] Kim. A virtual knowledge distillation via conditional GAN. IEEE Access 10 (2022), as reconstructed from its
+        abstract, of which only the idea of collaborative learning is.
+    """
+
+    def __init__(
+        self,
+        dataset_labels: Tensor,
+        task: Task,
+        *,
+        folder: str = "",
+        name: str = "",
+        every: int = 200,
+        T: float = 4.0,
+        patience: float = 600.0,
+        gate: bool = True,
+    ) -> None:
+        super().__init__()
+        require(bool(folder), 'ExchangeVKD: name the folder that the peers share: folder="peers"')
+        require(
+            re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None,
+            f'ExchangeVKD: each peer needs a name of letters, digits, - and _, as in name="a"; got {name!r}',
+        )
+        require(every >= 1, f"ExchangeVKD: every must be at least 1, got {every}")
+        require(patience > 0, f"ExchangeVKD: patience must be positive, got {patience}")
+        check_temperature("ExchangeVKD", T)
+        self.task, self.T, self.every, self.patience, self.gate = task, T, every, patience, gate
+        self.path = Path(folder).expanduser() / f"{name}.safetensors"
+        self.knowledge = OwnKnowledge(task, T, len(dataset_labels))
+        self.problems: dict[str, str] = {}
+        """What is wrong with a peer's file, or with this one's own, by name."""
+        self.used: dict[str, Peer] = {}
+        """Peers that teach, by name."""
+        self._peers: dict[str, Peer] = {}
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._trusted = torch.zeros(0)
+        self._accuracy_before: Tensor | None = None
+        self._token = secrets.token_hex(8)
+        self._progress: float | None = None
+        self._listening = False
+
+    def forward(self, student_logits: Tensor, labels: Tensor, progress: float, generator: torch.Generator) -> Tensor:
+        if self.training and (not self._listening or self.knowledge.gan.observed % self.every == 0):
+            self._listening = True
+            self._refuse_namesake()
+            self._listen(student_logits.device)
+        value = 0 * student_logits.sum(1)
+        if self.used:
+            draws = [_draw(peer.teacher, labels, generator) for peer in self.used.values()]
+            value = value + sigmoid_ramp(progress) * learn_from(draws, self._trusted, student_logits, self.T)
+        if self.training:
+            self.knowledge.observe(student_logits, labels)
+            # One step after the step before this one, training is over.
+            final = self._progress is not None and progress + 1.5 * (progress - self._progress) > 1
+            self._progress = progress
+            if self.knowledge.gan.ready and (final or self.knowledge.gan.observed % self.every == 0):
+                self._publish(final)
+        return value
+
+    # --- this peer's file -----------------------------------------------------------------------------------
+
+    def _publish(self, final: bool) -> None:
+        self._refuse_namesake()
+        facts = Facts(float(self.knowledge.accuracy), final, self._token, socket.gethostname(), os.getpid())
+        try:
+            with torch.random.fork_rng(devices=[]):
+                VirtualTeacher.of(self.knowledge.gan, **asdict(facts)).save(self.path)
+            self._seen[self.path.stem] = _state(self.path)
+            self.problems.pop(self.path.stem, None)
+        except OSError as error:
+            self.problems[self.path.stem] = f"{self.path} cannot be written: {error.strerror or error}"
+
+    def _refuse_namesake(self) -> None:
+        """Raise ConfigError if the file of this name is another process's that is at work."""
+        try:
+            state = _state(self.path)
+            if self._seen.get(self.path.stem) == state:
+                return
+            facts = _read(self.path, self.task)[1]
+        except (GankdError, OSError):
+            return  # there is none, or none that anybody could use
+        age = time.time() - state[0] / 1e9
+        if facts.token != self._token and not facts.final and age < FRESH and not facts.process_is_gone:
+            raise ConfigError(
+                f"ExchangeVKD: another peer has written {self.path} within the last minute (process {facts.pid} on "
+                f"{facts.host}); give each peer a name of its own, or wait a minute if that one was stopped"
+            )
+
+    # --- the files of others --------------------------------------------------------------------------------
+
+    def _listen(self, device: torch.device) -> None:
+        """Read what has changed, and settle who teaches until the next time."""
+        now = time.monotonic()
+        try:
+            paths = sorted(self.path.parent.glob("*.safetensors"))
+        except OSError as error:
+            paths, self.problems[self.path.stem] = [], f"{self.path.parent} cannot be read: {error.strerror or error}"
+        for path in paths:
+            name = path.stem
+            if name == self.path.stem:
+                continue
+            try:
+                state = _state(path)  # before reading: a version written meanwhile is then read the next time
+                if self._seen.get(name) == state:
+                    continue
+                self._seen[name] = state
+                teacher, facts = _read(path, self.task)
+            except (GankdError, OSError) as error:
+                self.problems[name] = str(error)
+                continue
+            self.problems.pop(name, None)
+            self._peers[name] = Peer(teacher.to(device), facts, now)
+        self.used = {}
+        for name, peer in self._peers.items():
+            if peer.facts.final or now - peer.heard < self.patience:
+                self.used[name] = peer
+            else:
+                self.problems.setdefault(name, f"{name} has written nothing for {self.patience:g} s and is left out")
+        accuracies = torch.tensor([peer.facts.accuracy for peer in self.used.values()], device=device)
+        own = self.knowledge.accuracy
+        self._trusted = trust(accuracies, own if self._accuracy_before is None else self._accuracy_before, self.gate)
+        self._accuracy_before = own
+
+    # --- checkpoint -----------------------------------------------------------------------------------------
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What is no tensor: who this is, and where it stands."""
+        return {"token": self._token, "progress": self._progress}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Inverse of `get_extra_state`; what the others said is not stored, but read anew."""
+        self._token, self._progress = state["token"], state["progress"]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """What changes when a file is written anew."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+def _read(path: Path, task: Task) -> tuple[VirtualTeacher, Facts]:
+    """A peer's generator and what it tells of itself.
+
+    Raises:
+        CheckpointError: damaged, or numbers that are not finite. ConfigError: not written by a peer. DataError: other
+            classes. OSError: cannot be read.
+    """
+    with torch.random.fork_rng(devices=[]):  # new networks are drawn before they are filled
+        teacher = VirtualTeacher.load(path)
+    facts = from_dict(Facts, teacher.facts, f"{path}: not written by a peer")
+    teacher.check_task(task, str(path))
+    if not all(parameter.isfinite().all() for parameter in teacher.generator.parameters()):
+        raise CheckpointError(f"{path} holds weights that are not finite")
+    return teacher, facts
+
+
+def _draw(teacher: VirtualTeacher, labels: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(len(labels), teacher.generator.z_dim, generator=generator, device=labels.device)
+    return teacher.draw(labels, noise)

@@ -193,9 +193,12 @@ def _check_root(root: Path) -> None:
     if not os.path.exists(root):
         raise DataError(f"no folder {_show(root)}; {expected}; check the path")
     if not os.path.isdir(root):
-        table = root.suffix.lower() == ".csv"
-        remedy = f"the folder that holds it, and call it {TABLE}" if table else "a folder (unpack archives first)"
-        raise DataError(f"{_show(root)} is a file; {expected}; give {remedy}")
+        remedies = {
+            ".csv": f"give the folder that holds it, and call it {TABLE}",
+            ".npz": f"arrays have a recipe of their own: gankd run npz --data {_show(root)}",
+        }
+        remedy = remedies.get(root.suffix.lower(), "give a folder (unpack archives first)")
+        raise DataError(f"{_show(root)} is a file; {expected}; {remedy}")
 
 
 def _list(folder: str | Path) -> list[os.DirEntry[str]]:

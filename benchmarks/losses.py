@@ -87,6 +87,8 @@ def objectives() -> dict[str, Objective]:
     """Each loss by itself, with what its paper always has beside it; in its main phase, whatever precedes that."""
     found = {}
     for name, loss in all_losses().items():
+        if loss.needs or loss.needs_source:  # see benchmarks/vkd.py
+            continue
         settings = {key: value for key, value in {"first": 0.0, "pretrain": 1e-4}.items() if key in loss.settings}
         found[name] = term(name, **settings)
     del found["Label"]  # the plain student

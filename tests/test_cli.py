@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 import gankd.cli
-import gankd.recipes.cgan_kd
+import gankd.recipes.taught
 from gankd.cli import main
 from gankd.console import Console, columns
 from gankd.recipes import RECIPES, Recipe
@@ -244,14 +244,14 @@ def repainted(count: int = 1, **options: Any) -> Path:
 def test_images_that_cannot_be_used(case: str, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     make, said = IMAGES[case]
     folder = make()
-    monkeypatch.setattr(gankd.recipes.cgan_kd, "train_supervised", None)
+    monkeypatch.setattr(gankd.recipes.taught, "train_supervised", None)
     assert re.search(said, refused("run", "folder", "--data", folder))
     assert not Path("runs").exists()
 
 
 def test_data_belongs_to_the_recipe_folder(refused: Refused) -> None:
     assert refused("run", "folder") == "the recipe folder needs --data PATH, the folder of your images"
-    assert refused("run", "digits", "--data", pets()) == "--data is for the recipe folder; digits is embedded"
+    assert refused("run", "digits", "--data", pets()) == "--data is for the recipes folder and npz; digits is embedded"
     assert refused("run", "my photos ü") == (
         "my photos ü is no run folder (it has no run.json); for your own images: gankd run folder --data my photos ü"
     )

@@ -4,6 +4,7 @@ Commands run as processes of their own, forked from a server that has imported e
 starting Python each time.
 """
 
+import json
 import multiprocessing
 import os
 import re
@@ -178,6 +179,44 @@ def test_killed_again_and_again_a_run_ends_as_the_undisturbed_one(
     assert start("resume", folder, "--workers", 1).code() == 0
     assert_same(folder, expected)
     assert [path.name for path in folder.rglob(".*") if path.parent != folder] == []  # no half files
+
+
+VIRTUAL = ["virtual beside 3", "virtual beside 41", "virtual polish 2", "write 3", "virtual polish 13", "write 2"]
+OWN = ["student-kd_matched-0 1", "student-kd_matched-0 40", "student-kd_matched-0 99"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("action", "places"),
+    [
+        (["student", "--loss", 'KD@virtual(draws=4, policy="rank")'], [*VIRTUAL, *OWN]),
+        (["self"], OWN),
+        (["peers"], OWN),
+    ],
+    ids=["student", "self", "peers"],
+)
+def test_a_killed_vkd_command_ends_as_the_undisturbed_one(
+    action: list[str], places: list[str], tiny: tuple[str, ...], start: Callable[..., Command], tmp_path: Path
+) -> None:
+    """The same command again and again; its rows are equal to the last digit in the end."""
+    changes = (*tiny, "student.updates=120", "seeds=1", "virtual.warmup=10", "virtual.polish=20", "virtual.every=2")
+    settings = [word for change in changes for word in ("--set", change)]
+
+    def command(folder: str, kill: str | None = None) -> Command:
+        name, *more = action
+        line = ["vkd", name, "digits", "--out", tmp_path / folder, "--workers", 1, "--json", *settings, *more]
+        return start(*line, kill=kill)
+
+    for place in places:
+        killed = command("killed", place)
+        assert killed.code() == -signal.SIGKILL, (place, killed.text)
+    rows = []
+    for folder in ("killed", "whole"):
+        last = command(folder)
+        assert last.code() == 0, last.text
+        found = json.loads(last.text.splitlines()[-1])
+        rows.append([(row["title"], row["metrics"]) for row in found["rows"]])
+    assert rows[0] == rows[1]
 
 
 # --- Ctrl-C, and the end of the parent ----------------------------------------------------------------------

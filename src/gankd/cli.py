@@ -157,7 +157,10 @@ def parser() -> argparse.ArgumentParser:
     _target(run)
     _students(run)
     for name, text in stages.items():
-        _target(command(name, _stage(name), text + " (and what it needs, if missing)"))
+        sub = command(name, _stage(name), text + " (and what it needs, if missing)")
+        _target(sub)
+        if name == "teach":
+            sub.add_argument("--virtual", action="store_true", help="and beside it a virtual teacher")
     student = command("student", _student, "train students (and what they need, if missing)")
     _target(student)
     _students(student)
@@ -202,6 +205,32 @@ def parser() -> argparse.ArgumentParser:
     against.add_argument("--seeds", type=int, default=3, help="students per cell (default 3)")
     _workers(against)
     _output(against)
+
+    virtual = command("vkd", _vkd_help, "a virtual teacher: a small generator of a teacher's softened outputs")
+    actions = virtual.add_subparsers(metavar="ACTION", dest="action")
+
+    def action(name: str, handler: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        sub: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+        sub.set_defaults(handler=handler, parser=sub)
+        _target(sub)
+        return sub
+
+    train = action("train", _vkd_train, "train the teacher and, beside it, its generator of softened outputs")
+    train.add_argument("--preset", choices=["robust", "faithful"], default="robust", help="faithful: adversary alone")
+    action("inspect", _vkd_inspect, "how well its draws match the teacher: distances with floors, warnings by name")
+    taught = action("student", _vkd_student, "students from it, beside labels alone and the table of class means")
+    taught.add_argument("--loss", help='for example "KD(T=4)@virtual + 0.8*CRD"; default: the virtual teacher alone')
+    taught.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a virtual.safetensors from elsewhere")
+    own = action("self", _vkd_self, "students that learn from a generator of their own outputs, without a teacher")
+    peers = action("peers", _vkd_peers, "students that teach one another through such generators")
+    peers.add_argument("--networks", help="comma-separated: the others, in this process; default: one more student")
+    peers.add_argument("--exchange", type=Path, metavar="FOLDER", help="shared with peers in other processes")
+    peers.add_argument("--name", help="of this peer in the shared folder")
+    table = action("table", _vkd_table, "the ablations: every source tuned, trained and compared; a page")
+    table.add_argument("--page", type=Path, help="Markdown file, with a .json beside it; other recipes on it stay")
+    for sub in (taught, own, peers, table):
+        sub.add_argument("--seeds", type=int, help="students per row")
+        _workers(sub)
 
     demo = command("demo", _demo, "a class recipe and a regression recipe, 3 seeds each, one page")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"))
@@ -275,6 +304,10 @@ def _stage(name: str) -> Callable[[argparse.Namespace], None]:
         from gankd.commands import stages
 
         recipe, folder, console = _prepare(args)
+        if getattr(args, "virtual", False):
+            from gankd.commands import vkd
+
+            vkd.train(recipe, folder, console=console)
         facts = getattr(stages, name)(recipe, folder, console=console)
         if args.json:
             _print_json(stage=name, **facts)
@@ -359,6 +392,76 @@ def _compare(args: argparse.Namespace) -> None:
     )
     written = page.write(args.page) if args.page is not None else None
     _print_json(rows=page.rows, page=written and str(written)) if args.json else _print(page.text)
+
+
+def _vkd_help(args: argparse.Namespace) -> None:
+    raise ConfigError("no action; choose train, inspect, student, self, peers or table; see gankd vkd --help")
+
+
+def _vkd_train(args: argparse.Namespace) -> None:
+    from gankd.commands import vkd
+    from gankd.virtual.gan import faithful
+
+    recipe, folder, console = _prepare(args)
+    if args.preset == "faithful":
+        recipe = replace(recipe, virtual=faithful(recipe.virtual))
+    facts = vkd.train(recipe, folder, console=console)
+    if args.json:
+        _print_json(**facts)
+    else:
+        _print("virtual teacher: " + "  ".join(f"{key} {_show(value)}" for key, value in facts.items()))
+
+
+def _vkd_inspect(args: argparse.Namespace) -> None:
+    from gankd.commands import vkd
+
+    recipe, folder, console = _prepare(args)
+    _print_found(args, vkd.inspect(recipe, folder, console=console))
+
+
+def _vkd_student(args: argparse.Namespace) -> None:
+    from gankd.commands import vkd
+
+    loss, args.loss = args.loss, None  # it is a row of the table, not a setting of the run
+    recipe, folder, console = _prepare(args)
+    workers = _worker_count(args)
+    found = vkd.student(recipe, folder, loss=loss, source=args.source, workers=workers, console=console)
+    _print_found(args, found)
+
+
+def _vkd_self(args: argparse.Namespace) -> None:
+    from gankd.commands import vkd
+
+    recipe, folder, console = _prepare(args)
+    _print_found(args, vkd.self_distil(recipe, folder, workers=_worker_count(args), console=console))
+
+
+def _vkd_peers(args: argparse.Namespace) -> None:
+    from gankd.commands import vkd
+
+    recipe, folder, console = _prepare(args)
+    found = vkd.peers(
+        recipe,
+        folder,
+        networks=_split(args.networks),
+        exchange=args.exchange,
+        name=args.name,
+        workers=_worker_count(args),
+        console=console,
+    )
+    _print_found(args, found)
+
+
+def _vkd_table(args: argparse.Namespace) -> None:
+    from gankd.commands.vkd_table import vkd_table
+
+    recipe, folder, console = _prepare(args)
+    found = vkd_table(recipe, folder, page=args.page, workers=_worker_count(args), console=console)
+    _print_found(args, found)
+
+
+def _print_found(args: argparse.Namespace, found: Any) -> None:
+    _print_json(**found.to_dict()) if args.json else _print(found.text)
 
 
 def _demo(args: argparse.Namespace) -> None:

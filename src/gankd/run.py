@@ -61,16 +61,22 @@ class Stage:
         """Time spent training, over all sittings."""
         self._sitting = time.monotonic()
         self._reset_rate()
-        if self.folder is not None and (self.folder / "done.json").is_file():
-            done = read_json(self.folder / "done.json")
-            if not isinstance(done, dict) or not {"result", "seconds"} <= done.keys():
-                raise CheckpointError(f"{self.folder / 'done.json'} is damaged; delete {self.folder} and run again")
-            self.result, self.seconds = done["result"], done["seconds"]
-            self.history = self.stored_history()
+        self._read_done()
+
+    def _read_done(self) -> None:
+        if self.folder is None or not (self.folder / "done.json").is_file():
+            return
+        done = read_json(self.folder / "done.json")
+        if not isinstance(done, dict) or not {"result", "seconds"} <= done.keys():
+            raise CheckpointError(f"{self.folder / 'done.json'} is damaged; delete {self.folder} and run again")
+        self.result, self.seconds = done["result"], done["seconds"]
+        self.history = self.stored_history()
 
     @property
     def done(self) -> bool:
-        """Has this stage been finished with these very settings and inputs?"""
+        """Has this stage been finished with these very settings and inputs, here or by another in the same folder?"""
+        if self.result is None:
+            self._read_done()
         return self.result is not None
 
     def path(self, name: str) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import gankd.recipes.cgan_kd
+import gankd.recipes.taught
 from gankd.bench import compare as module
 from gankd.bench.compare import cells, chosen_by_validation, compare, train_students
 from gankd.commands import run
@@ -63,7 +63,7 @@ def test_a_student_that_does_not_fit_is_refused_before_anything_is_trained(
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing should be trained")
 
-    monkeypatch.setattr(gankd.recipes.cgan_kd, "train_supervised", fail)
+    monkeypatch.setattr(gankd.recipes.taught, "train_supervised", fail)
     recipe = override(RECIPES["digits"](), tiny)
     with pytest.raises(ModelError, match="student narrow:Net gives outputs of shape \\(2, 3\\) for 2 images"):
         run(override(recipe, ["student.model=narrow:Net"]), tmp_path / "run")

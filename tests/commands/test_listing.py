@@ -26,7 +26,10 @@ def test_losses_are_listed_with_all_that_a_user_must_know(gankd: Callable[..., O
     assert rows["AT"]["tasks"] == ["classification", "regression"]
     assert rows["AT"]["weight"] == 1000
     assert rows["KD"]["settings"] == {"T": 4.0, "standardise": False}
-    assert all(0.2 < row["cost"] < 100 for row in rows.values())
+    assert all(0.2 < row["cost"] < 100 for row in rows.values() if row["name"] != "ExchangeVKD")
+    assert rows["ExchangeVKD"]["cost"] is None
+    assert "folder" in rows["ExchangeVKD"]["needs"]
+    assert rows["Distribution"]["needs"] == "@virtual or a stand-in"
     assert rows["SSKD"]["cost"] > 1.5  # four times the images
     text = list_table(list(rows.values()), "losses")
     assert all(len(line) <= 120 for line in text.splitlines())
@@ -63,7 +66,7 @@ def test_an_inspection_says_what_meets_and_what_fits() -> None:
     assert fits["FitNet"].adapters == ("1x1 conv 16->32",)
     assert fits["FitNet"].parameters >= 16 * 32
     assert fits["L1"].other_task
-    assert "for the other kind of label: Gaussian, Histogram, L1" in found.text
+    assert "for the other kind of label: Distribution, Gaussian, Histogram, L1" in found.text
     assert fits["AT"].parameters == 0
     assert not fits["L1"].applies
     assert "is for regression" in fits["L1"].reason

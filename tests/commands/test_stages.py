@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import gankd.recipes.cgan_kd
+import gankd.recipes.taught
 from gankd import commands
 from gankd.commands.stages import find_recipe, find_run, stored_run
 from gankd.config import override
@@ -29,8 +30,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the training loops that have run."""
     made: list[str] = []
 
-    def watched(name: str) -> Callable[..., Any]:
-        loop = getattr(gankd.recipes.cgan_kd, name)
+    def watched(module: Any, name: str) -> Callable[..., Any]:
+        loop = getattr(module, name)
 
         def call(*args: Any, **options: Any) -> Any:
             made.append(name)
@@ -39,7 +40,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return call
 
     for name in LOOPS:
-        monkeypatch.setattr(gankd.recipes.cgan_kd, name, watched(name))
+        module = gankd.recipes.taught if name == "train_supervised" else gankd.recipes.cgan_kd
+        monkeypatch.setattr(module, name, watched(module, name))
     return made
 
 

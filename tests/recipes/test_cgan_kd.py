@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gankd.recipes.cgan_kd
+import gankd.recipes.taught
 from gankd.bench.compare import cells
 from gankd.commands import run, student
 from gankd.commands.stages import stored_run
@@ -18,7 +19,8 @@ from gankd.data.images import Splits
 from gankd.errors import CheckpointError, ModelError, RunError
 from gankd.recipes import RECIPES, Recipe
 from gankd.recipes.arms import ARMS, selection_of
-from gankd.recipes.cgan_kd import CganKd, load_generator, refuse_chance_level
+from gankd.recipes.cgan_kd import CganKd, load_generator
+from gankd.recipes.taught import refuse_chance_level
 from gankd.run import Run
 from gankd.storage import load_state, read_json, save_state
 from gankd.synthetic import SelectConfig
@@ -50,7 +52,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def call(*loops: str) -> None:
         for name in loops:
-            monkeypatch.setattr(gankd.recipes.cgan_kd, name, fail)
+            for module in (gankd.recipes.cgan_kd, gankd.recipes.taught):
+                monkeypatch.setattr(module, name, fail, raising=False)
 
     return call
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gankd.bench.inspection import Inspection
 from gankd.bench.results import ArmResult, with_intervals
 from gankd.errors import RunError
 from gankd.recipes.arms import ARMS
@@ -26,6 +27,7 @@ from gankd.report.page import (
 )
 from gankd.report.view import compact, duration, storage_size
 from gankd.tasks import Classification, Regression, Task
+from gankd.virtual.gates import Failure, Gate, Gates
 
 CLASSES = Classification(num_classes=3, class_names=("cat", "dog", "<b>$x$"))
 DEGREES = Regression(low=-60, high=60, unit="degrees")
@@ -85,6 +87,26 @@ def images(count: int, size: int = 8, channels: int = 1) -> torch.Tensor:
     return torch.randint(0, 255, (count, channels, size, size), dtype=torch.uint8)
 
 
+def inspected(task: Task, num_groups: int = 3) -> Inspection:
+    def gates(passed: bool) -> Gates:
+        outputs = num_groups if task.kind == "classification" else 50
+        mean = torch.rand(num_groups, outputs, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        each = torch.linspace(-0.2, 0.9, num_groups, dtype=torch.float64)
+        facts = {"mean_p": mean, "mean_q": mean.flip(0), "sd_p": each.abs(), "sd_q": each.square()}
+        facts |= {"count": torch.arange(num_groups)}  # the first without outputs
+        facts |= {"rank": each} if outputs == num_groups else {"value_p": each, "value_q": each, "pit": each[:10].abs()}
+        both = (
+            Gate("mean", "class means", -1e-9, 0.1, high=1.0),
+            Gate("label", "label", -0.3 * (not passed), 0, -0.1, 0.1),
+        )
+        failure = Failure("F1", "draws of a label have 0.50 of the spread", "a larger <z_dim>")
+        return Gates(both, () if passed else (failure,), facts)
+
+    facts = {"parameters": 140_916, "kilobytes": 283.4, "temperature": 4.0, "outputs": 1200}
+    stand_ins = {"gauss": gates(True), "table": gates(False)}
+    return Inspection(gates(False), stand_ins, gates(False), facts)
+
+
 def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> ReportData:
     groups = [task.group_name(group % task.num_groups) for group in range(num_groups)]
     counts = list(range(10, 10 + num_groups))
@@ -138,6 +160,7 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
             counts={"pool": counts, "subsampled": counts, "filtered": counts, "adjusted": counts},
             acceptance=[0.5] * num_groups,
         ),
+        virtual=inspected(task, num_groups),
         curves=[
             Curve(role="teacher", title="teacher", history=history),
             *(Curve(role="student", title=a.title, arm=a.name, history=history) for a in ARMS.values()),
@@ -156,8 +179,9 @@ def test_page_is_self_contained(page: Page) -> None:
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"}
     for source in page.values("src"):
         assert source.startswith("data:image/")
-    for address in page.values("href") + page.values("xlink:href"):
-        assert address.startswith("#")
+    for tag, attrs in page.tags:
+        for address in filter(None, (attrs.get("href"), attrs.get("xlink:href"))):
+            assert address.startswith("data:image/" if tag == "image" else "#")
     assert not re.search(r"url\((?!#)|@import", page.html)
 
 
@@ -166,7 +190,7 @@ def test_page_is_fit_for_a_phone_and_for_a_screen_reader(page: Page) -> None:
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in metas
     assert all("alt" in attrs for tag, attrs in page.tags if tag == "img")
     charts = [attrs for tag, attrs in page.tags if tag == "svg" and attrs.get("class") == "chart"]
-    assert len(charts) == 10
+    assert len(charts) == 14
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in charts)
     assert "prefers-color-scheme: dark" in page.html
     assert not re.search(r"#[0-9a-f]{6}", page.html.partition("</style>")[2])  # colours come from the style
@@ -175,7 +199,8 @@ def test_page_is_fit_for_a_phone_and_for_a_screen_reader(page: Page) -> None:
 def test_ids_are_unique_and_links_lead_somewhere(page: Page) -> None:
     ids = page.values("id")
     assert len(ids) == len(set(ids))
-    wanted = {address[1:] for address in page.values("href") + page.values("xlink:href")}
+    addresses = page.values("href") + page.values("xlink:href")
+    wanted = {address[1:] for address in addresses if not address.startswith("data:")}
     wanted |= set(re.findall(r"url\(#([^)]+)\)", page.html))
     assert wanted <= set(ids)
 
@@ -196,6 +221,13 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "CC BY 4.0",
         "412 k",
         "chosen on validation",
+        "VKD as reconstructed from its abstract",
+        "140,916 parameters, 283 KB",
+        "passes 1 of 2 gates",
+        "class means0.00000.1000at most 1.0000passed",
+        "the table passes 1 of 2",
+        "Gaussian per class passes every gate",
+        "F1 draws of a label have 0.50 of the spread. Try a larger <z_dim>.",
     ):
         assert expected in text
 
@@ -231,7 +263,7 @@ def test_unequal_updates_are_admitted(tmp_path: Path) -> None:
 
 PARTS = [
     *("arms", "data", "models", "generator_history", "generator_seconds", "groups", "sweep", "kept", "dropped"),
-    *("ratio", "disagreement", "labels", "curves", "commands", "machine", "config", "notes", "stages"),
+    *("ratio", "disagreement", "labels", "virtual", "curves", "commands", "machine", "config", "notes", "stages"),
 ]
 
 
@@ -240,7 +272,9 @@ def test_any_part_may_stand_alone(part: str | None, tmp_path: Path) -> None:
     empty = ReportData(recipe="digits", task=CLASSES, created="now", version="0")
     data = replace(empty, **({part: getattr(full(CLASSES), part)} if part else {}))
     write_report(data, tmp_path / "report.html")
-    assert ("Unfinished run" in Page(tmp_path / "report.html").text) == (part != "arms")
+    text = Page(tmp_path / "report.html").text
+    assert ("Unfinished run" in text) == (part not in ("arms", "virtual"))
+    assert ("Virtual teacher: 1 of 2 gates passed" in text) == (part == "virtual")
 
 
 def test_one_seed_and_regression(tmp_path: Path) -> None:
@@ -256,7 +290,9 @@ def test_one_seed_and_regression(tmp_path: Path) -> None:
 def test_page_stays_below_two_megabytes(tmp_path: Path) -> None:
     data = full(Classification(num_classes=100), size=64, channels=3, num_groups=100)
     write_report(data, tmp_path / "report.html")
-    assert "12 of 100 label groups" in Page(tmp_path / "report.html").text
+    text = Page(tmp_path / "report.html").text
+    assert "12 of 100 label groups" in text
+    assert "Labels are sorted by the teacher." in text
     assert (tmp_path / "report.html").stat().st_size < 2e6
 
 

@@ -167,7 +167,7 @@ def _all_for(task: Task) -> list[Objective]:
     return [
         term(found.name).complete
         for found in all_losses().values()
-        if task.kind in found.tasks and found.name not in ("Label", plain)
+        if task.kind in found.tasks and found.name not in ("Label", plain) and not (found.needs or found.needs_source)
     ]
 
 

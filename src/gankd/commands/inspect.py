@@ -19,7 +19,9 @@ from gankd.models.taps import find_taps
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.criterion import Wiring, connect
-from gankd.training.objective import Objective, term
+from gankd.training.objective import Objective, term_of
+from gankd.virtual.gan import VirtualConfig
+from gankd.virtual.teacher import VirtualTeacher
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def inspect_networks(
             raise
         pairs, problem = (), str(error)
     fits = []
-    objectives = {name: term(name) for name in all_losses()} | {text: Objective.parse(text) for text in losses}
+    objectives = {name: term_of(found) for name, found in all_losses().items() if not found.needs}
+    objectives |= {text: Objective.parse(text) for text in losses}
+    virtual = VirtualTeacher.untrained(task, VirtualConfig())
     for name, objective in objectives.items():
         other_task = any(task.kind not in item.loss.tasks for item in objective.terms)
         try:
@@ -160,6 +164,7 @@ def inspect_networks(
                 student_taps=student_taps,
                 teacher_taps=teacher_taps,
                 new_student=network,
+                virtual=virtual,
             )
         except GankdError as error:
             fits.append(Fit(name, False, str(error), other_task=other_task))

@@ -17,7 +17,9 @@ from gankd.recipes.config import RECIPES
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.distill import DistillConfig, Learner
-from gankd.training.objective import term
+from gankd.training.objective import term_of
+from gankd.virtual.gan import VirtualConfig
+from gankd.virtual.teacher import VirtualTeacher
 
 What = Literal["losses", "inputs", "models", "recipes"]
 Row = dict[str, Any]
@@ -36,8 +38,8 @@ def listing(what: What) -> list[Row]:
         return [_model_row(name) for name in ZOO]
     if what == "recipes":
         return [_recipe_row(name) for name in RECIPES]
-    costs = measure_costs(list(all_losses().values()))
-    return [_loss_row(found, costs[name]) for name, found in all_losses().items()]
+    costs = measure_costs([found for found in all_losses().values() if not found.needs])
+    return [_loss_row(found, costs.get(name)) for name, found in all_losses().items()]
 
 
 def list_table(rows: list[Row], what: What) -> str:
@@ -52,13 +54,15 @@ def list_table(rows: list[Row], what: What) -> str:
     lines = []
     for row in rows:
         tasks = {("classification",): "classes", ("regression",): "values"}.get(tuple(row["tasks"]), "both")
-        line = f"{row['name']:<15}{row['weight']:<8.4g}{tasks:<8}{row['cost']:>5.2f}  {row['summary']}"
+        cost = "" if row["cost"] is None else f"{row['cost']:.2f}"
+        line = f"{row['name']:<15}{row['weight']:<8.4g}{tasks:<8}{cost:>5}  {row['summary']}"
         lines += textwrap.wrap(line, 120, subsequent_indent=" " * 38)
         settings = ", ".join(
             f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value!r}"
             for name, value in row["settings"].items()
         )
         facts = [row["paper"], f"reads {', '.join(row['inputs'])}", f"settings {settings}" if settings else ""]
+        facts.append(f"needs {row['needs']}" if row["needs"] else "")
         lines += textwrap.wrap("; ".join(filter(None, facts)), 116, initial_indent=" " * 4, subsequent_indent=" " * 4)
     head = f"{'loss':<15}{'weight':<8}{'labels':<8}{'cost':>5}  what it asks of the student"
     foot = (
@@ -90,7 +94,7 @@ def _task_of(found: Loss) -> Task:
     return CLASSES if "classification" in found.tasks else VALUES
 
 
-def _loss_row(found: Loss, cost: float) -> Row:
+def _loss_row(found: Loss, cost: float | None) -> Row:
     return {
         "name": found.name,
         "summary": found.summary,
@@ -100,6 +104,7 @@ def _loss_row(found: Loss, cost: float) -> Row:
         "tasks": list(found.tasks),
         "generated": True,
         "settings": found.settings,
+        "needs": "@virtual or a stand-in" if found.needs_source else found.needs,
         "cost": cost,
     }
 
@@ -123,9 +128,10 @@ def _stepper(found: Loss | None, task: Task, updates: int = 2) -> Callable[[], f
         config,
         Engine.pick(SIZE),
         0,
-        objective=None if found is None else term(found.name),
+        objective=None if found is None else term_of(found),
         teacher=network(TEACHER, 0),
         new_student=network,
+        virtual=VirtualTeacher.untrained(task, VirtualConfig()),
     )
     for part, _ in learner.criterion.pretrained().values():
         part.pretrained.requires_grad_(False)  # as it is by the time the student trains

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gankd.bench.compare import Cell, cells, chosen_by_validation, compare, train_students
+from gankd.bench.inspection import Inspection
 from gankd.bench.results import ArmResult
 from gankd.config import from_dict, suggest, to_dict
 from gankd.console import Console
@@ -140,7 +141,7 @@ def opened(
 
 
 @contextmanager
-def _started(
+def started(
     recipe: Recipe,
     folder: Path,
     console: Console | None,
@@ -215,7 +216,7 @@ def run(
     from gankd.report.page import write_report
 
     wanted = cells(recipe, arms or ARMS)
-    with _started(recipe, Path(folder), console, splits, wanted) as method:
+    with started(recipe, Path(folder), console, splits, wanted) as method:
         _store_run(method, arms)
         train_students(method, wanted, workers)
         page = method.run.folder / "report.html"
@@ -233,28 +234,28 @@ def resume(folder: Path | str, *, workers: int = 1, console: Console | None = No
 
 def teach(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
     """Train the teacher; returns its validation metrics."""
-    with _started(recipe, Path(folder), console) as method:
+    with started(recipe, Path(folder), console) as method:
         _ = method.teacher
         return {"folder": str(method.teacher_stage.folder), **(method.teacher_stage.result or {}).get("val", {})}
 
 
 def gan(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
     """Train the generator; returns its health."""
-    with _started(recipe, Path(folder), console) as method:
+    with started(recipe, Path(folder), console) as method:
         _ = method.generator
         return {"folder": str(method.gan_stage.folder), **(method.gan_stage.result or {}).get("health", {})}
 
 
 def ratio(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
     """Estimate the density ratio; returns its facts."""
-    with _started(recipe, Path(folder), console) as method:
+    with started(recipe, Path(folder), console) as method:
         _ = method.density_ratio
         return {"folder": str(method.ratio_stage.folder), **(method.ratio_stage.result or {})}
 
 
 def synth(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
     """Generate, score and select the synthetic set; returns how many images are left after each step."""
-    with _started(recipe, Path(folder), console) as method:
+    with started(recipe, Path(folder), console) as method:
         selection = method.selection(ARMS["adjusted"])
         assert selection is not None
         return {"folder": str(method.synth_stage.folder), **selection.report["counts"]}
@@ -270,7 +271,7 @@ def student(
 ) -> RunResult:
     """Train students; returns their validation metrics."""
     wanted = cells(recipe, arms or ARMS)
-    with _started(recipe, Path(folder), console, wanted=wanted) as method:
+    with started(recipe, Path(folder), console, wanted=wanted) as method:
         train_students(method, wanted, workers)
         return _result(method, wanted, "val")
 
@@ -287,14 +288,18 @@ def evaluate(recipe: Recipe, folder: Path | str, *, split: Literal["val", "test"
 
 def report(recipe: Recipe, folder: Path | str) -> Path:
     """Write report.html from what the run folder holds; a partial run gives a partial report."""
+    with opened(recipe, Path(folder)) as method:
+        return write_page(method)
+
+
+def write_page(method: CganKd, inspected: Inspection | None = None) -> Path:
+    """The same for a run at hand, whose virtual teacher may have been inspected already."""
     from gankd.report.gather import gather
     from gankd.report.page import write_report
 
-    with opened(recipe, Path(folder)) as method:
-        wanted = cells(recipe)
-        arms = compare(method, wanted)
-        path = method.run.folder / "report.html"
-        write_report(gather(method, arms, chosen_by_validation(method, wanted)), path)
+    wanted = cells(method.recipe)
+    path = method.run.folder / "report.html"
+    write_report(gather(method, compare(method, wanted), chosen_by_validation(method, wanted), inspected), path)
     return path
 
 

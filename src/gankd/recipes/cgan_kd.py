@@ -4,39 +4,29 @@ Ding, Wang, Xu, Wang, Welch. Distilling and transferring knowledge via cGAN-gene
 and regression. Expert Systems with Applications 213 (2023) 119060.
 """
 
-import hashlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import gankd
 from gankd.config import from_dict, to_dict
 from gankd.data.images import LabelledImages, Splits
-from gankd.engine import Engine
-from gankd.errors import CheckpointError, DataError, ModelError
-from gankd.generators.networks import ConditionalGenerator, start_side
-from gankd.models import build_net
+from gankd.errors import CheckpointError
+from gankd.generators.networks import ConditionalGenerator
 from gankd.models.autoencoder import SparseAutoencoder
-from gankd.models.contract import (
-    Ensemble,
-    ImageModel,
-    check_model,
-    evaluate,
-    predict,
-    predict_with_features,
-)
+from gankd.models.contract import ImageModel, check_model, evaluate, predict, predict_with_features
 from gankd.recipes.arms import ARMS, Arm, selection_of
 from gankd.recipes.config import Recipe, StudentConfig
-from gankd.recipes.data import load_splits
+from gankd.recipes.taught import Taught, fill, restore
 from gankd.run import Run, Stage, fingerprint
 from gankd.seeds import BLOCK, derive_seed, rng
-from gankd.storage import FORMAT, load_state, load_weights, save_state, write_json
+from gankd.storage import FORMAT, load_state, save_state, write_json
 from gankd.subsampling.ratio_net import DensityRatio
 from gankd.synthetic import SelectConfig, Selection, SyntheticSet, check_space, generate
 from gankd.tasks import task_from_dict, task_to_dict
@@ -48,7 +38,7 @@ from gankd.training.ratio import train_ratio
 from gankd.training.supervised import train_supervised
 
 
-class CganKd:
+class CganKd(Taught):
     """The method on one data set: each part is made when first asked for, and reused when it is there already.
 
         with Run(Path("runs/digits")) as run:
@@ -60,105 +50,8 @@ class CganKd:
     """
 
     def __init__(self, recipe: Recipe, run: Run, splits: Splits | None = None) -> None:
-        self.recipe, self.run, self.given_splits = recipe, run, splits
+        super().__init__(recipe, run, splits)
         self._selections: dict[SelectConfig, Selection] = {}
-
-    # --- data -----------------------------------------------------------------------------------------------
-
-    @cached_property
-    def splits(self) -> Splits:
-        """Train, validation and test images."""
-        splits = self.given_splits or load_splits(self.recipe.data)
-        _, height, width = splits.train.shape
-        if height != width:
-            raise DataError(
-                f"images must be square, got {height}x{width}; crop them, for example with --size {min(height, width)}"
-            )
-        start_side(width)  # refuse a size that no generator can make before anything is trained
-        return splits
-
-    @cached_property
-    def engine(self) -> Engine:
-        """Device and precision of every stage."""
-        return Engine.pick(self.splits.train.shape[1], self.recipe.device, self.recipe.precision)
-
-    def _stage(self, name: str, config: Any, **inputs: str) -> Stage:
-        settings = {**to_dict(config), "seed": self.recipe.seed, "bf16": self.engine.bf16}
-        return self.run.stage(name, settings, {"data": self._data_fingerprint, **inputs})
-
-    @cached_property
-    def _data_fingerprint(self) -> str:
-        return self.splits.fingerprint()
-
-    def net(self, name: str, seed: int) -> nn.Module:
-        channels, size, _ = self.splits.train.shape
-        return build_net(
-            name,
-            in_channels=channels,
-            image_size=size,
-            num_outputs=self.splits.task.head_size,
-            seed=seed,
-        )
-
-    def describe(self, name: str) -> str:
-        """Hash of a network's structure, and of the file it comes from where that is the user's own."""
-        net = self.net(name, 0)
-        shapes = [[key, list(value.shape)] for key, value in net.state_dict().items()]
-        source = ""
-        if ":" in name:
-            path = inspect.getsourcefile(type(net)) or ""
-            source = Path(path).read_text() if Path(path).is_file() else ""
-        return fingerprint(repr(net), shapes, source)
-
-    # --- teacher --------------------------------------------------------------------------------------------
-
-    @cached_property
-    def teacher_stage(self) -> Stage:
-        """Identity and state of the teacher."""
-        config = self.recipe.teacher
-        inputs = {"net": self.describe(config.model)}
-        if config.weights is not None:
-            inputs["weights"] = fingerprint(sorted(hash_state(load_weights(Path(config.weights))).items()))
-        return self._stage("teacher", config, **inputs)
-
-    @cached_property
-    def teacher(self) -> ImageModel:
-        """The teacher in eval mode.
-
-        Raises:
-            ModelError: it does not fit the task, or does no better than chance on validation images.
-        """
-        config, stage, seed = self.recipe.teacher, self.teacher_stage, self.recipe.seed
-        train, val = self.splits.train, self.splits.val
-        nets = [self.net(config.model, derive_seed(seed, "teacher", n)) for n in range(config.members)]
-        if config.weights is not None:
-            _fill(nets[0], load_weights(Path(config.weights)), f"{config.weights} does not fit {config.model}")
-            teacher = self._contract(nets[0])
-        else:
-            teacher = ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), train)
-        self.engine.place(teacher).eval()
-        if stage.done:
-            return restore(teacher, stage.path("model.safetensors"))
-        self.run.console.say(f"teacher            {config.model}{f' x {config.members}' * (config.members > 1)}")
-        check_model(teacher, train.to(self.engine.device), f"teacher {config.model}")
-        if config.weights is None:
-            for number, net in enumerate(nets):
-                part = stage if config.members == 1 else stage.part(f"member-{number}")
-                member = ImageModel.for_data(net, train)
-                train_supervised(member, train, val, config, self.engine, derive_seed(seed, "member", number), part)
-        metrics = evaluate(teacher, val, self.engine)
-        refuse_chance_level(metrics[val.task.metric], val, f"teacher {config.model}")
-        save_state(stage.path("model.safetensors"), teacher.state_dict())
-        stage.finish(val=metrics)
-        return teacher
-
-    def _contract(self, net: nn.Module) -> ImageModel:
-        """The user's trained network: its own normalisation, and outputs in label units."""
-        config, train = self.recipe.teacher, self.splits.train
-        own = ImageModel.for_data(net, train)
-        mean = own.mean if config.mean is None else torch.tensor(config.mean)
-        std = own.std if config.std is None else torch.tensor(config.std)
-        return ImageModel(net, size=config.input_size or train.shape[1], mean=mean.flatten(), std=std.flatten())
 
     # --- generator ------------------------------------------------------------------------------------------
 
@@ -363,6 +256,7 @@ class CganKd:
                 student_taps=config.student_taps,
                 teacher_taps=config.teacher_taps,
                 new_student=self.new_student(config),
+                virtual=self.untrained_virtual(),
             )
             connection.close()
             if config.compile:
@@ -372,18 +266,12 @@ class CganKd:
                 wirings[what] = connection.wiring
         return wirings
 
-    def untrained_teacher(self) -> ImageModel:
-        """A network of the teacher's architecture and contract, to try things on."""
-        config = self.recipe.teacher
-        nets = [self.net(config.model, number) for number in range(config.members)]
-        if config.weights is not None:
-            return self._contract(nets[0])
-        return ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), self.splits.train)
-
-    def new_student(self, config: StudentConfig) -> NewStudent:
-        """How losses that train peers of the student get them."""
+    def new_student(self, config: StudentConfig, names: list[str] | None = None) -> NewStudent:
+        """How losses that train peers of the student get them; `names` takes up what they are."""
 
         def new_student(name: str, seed: int) -> ImageModel:
+            if names is not None:
+                names.append(name or config.model)
             return ImageModel.for_data(self.net(name or config.model, seed), self.splits.train)
 
         return new_student
@@ -398,6 +286,8 @@ class CganKd:
             inputs["select"] = fingerprint(to_dict(selection_of(arm, self.recipe.select)))
         if arm.kd and config.objective.needs_teacher:
             inputs["teacher"] = self._lesson_stage(arm).fingerprint
+        if arm.kd and config.objective.needs_virtual:
+            inputs["virtual"] = self.virtual_fingerprint
         if arm.kd:
             inputs |= self._own_code(config)
         if config.init == "finetune" and name != "real":
@@ -409,6 +299,7 @@ class CganKd:
     def _student_settings(self, config: StudentConfig, arm: Arm) -> dict[str, Any]:
         """What a student's weights depend on: without a teacher, they do not depend on the loss of the other arms."""
         settings = to_dict(config)
+        del settings["virtual"]  # whose content is an input
         if arm.kd:
             return settings | {"loss": str(config.objective.for_task(self.splits.task))}
         for name in ("loss", "assistants", "kd_on", "store_features", "student_taps", "teacher_taps"):
@@ -436,6 +327,8 @@ class CganKd:
         """Train one student or assistant from the lesson of its arm, and finish its stage."""
         splits, selection = self.splits, self.selection(arm)
         teaches = arm.kd and config.objective.needs_teacher
+        peers: list[ImageModel] = []
+        names: list[str] = []
         distill(
             student,
             splits.train,
@@ -446,12 +339,26 @@ class CganKd:
             objective=config.objective if arm.kd else None,
             fakes=None if selection is None else self._fakes(selection, config),
             teacher=self._lesson(arm, config.assistants) if teaches else None,
-            new_student=self.new_student(config),
+            new_student=self.new_student(config, names),
+            virtual=self.virtual if arm.kd and config.objective.needs_virtual else None,
             stage=stage,
             folder=self.teacher_stage.folder if teaches else None,
+            peers=peers,
         )
         save_state(stage.path("model.safetensors"), student.state_dict())
-        stage.finish(val=evaluate(student, splits.val, self.engine), updates=config.updates)
+        for number, peer in enumerate(peers, 1):
+            save_state(stage.path(f"peer-{number}.safetensors"), peer.state_dict())
+        facts = {"peers": names} if peers else {}
+        stage.finish(val=evaluate(student, splits.val, self.engine), updates=config.updates, **facts)
+
+    def peers(self, name: str, seed: int) -> list[tuple[str, ImageModel]]:
+        """Networks that were trained along with a finished student, with their names, in eval mode."""
+        stage = self.student_stage(name, seed)
+        found = []
+        for number, net in enumerate((stage.result or {}).get("peers", ()), 1):
+            peer = self.engine.place(ImageModel.for_data(self.net(net, 0), self.splits.train))
+            found.append((net, restore(peer, stage.path(f"peer-{number}.safetensors"))))
+        return found
 
     def _fakes(self, selection: Selection, config: StudentConfig) -> Fakes:
         # What is stored with the pool is the teacher's; an assistant has its own view of these images.
@@ -468,7 +375,10 @@ class CganKd:
 
     def prepare_lesson(self, arm: Arm) -> None:
         """Train whom the students of this arm learn from, if anyone."""
-        if arm.kd and self.recipe.student.objective.needs_teacher:
+        objective = self.recipe.student.objective
+        if arm.kd and objective.needs_virtual:
+            _ = self.virtual
+        if arm.kd and objective.needs_teacher:
             _ = self._lesson(arm, self.recipe.student.assistants)
 
     def assistant_stages(self, arm: Arm) -> list[Stage]:
@@ -488,10 +398,14 @@ class CganKd:
         config = replace(self.student_config(arm), model=chain[-1], assistants=chain[:-1])
         before = self._assistant_stage(arm, chain[:-1]) if chain[:-1] else self.teacher_stage
         inputs = {"net": self.describe(chain[-1]), "teacher": before.fingerprint, **self._own_code(config)}
+        if config.objective.needs_virtual:
+            inputs["virtual"] = self.virtual_fingerprint
         if arm.fakes is not None:
             inputs["synth"] = self.synth_stage.fingerprint
             inputs["select"] = fingerprint(to_dict(selection_of(arm, self.recipe.select)))
-        return self._stage(f"assistant-{len(chain)}-{arm.name}", config, **inputs)
+        settings = to_dict(config)
+        del settings["virtual"]
+        return self._stage(f"assistant-{len(chain)}-{arm.name}", settings, **inputs)
 
     def _lesson(self, arm: Arm, chain: tuple[str, ...]) -> ImageModel:
         """The last assistant of a chain, each trained by the arm's loss from the one before; the teacher if none."""
@@ -507,46 +421,6 @@ class CganKd:
 
 
 # --- helpers ------------------------------------------------------------------------------------------------
-
-
-N = TypeVar("N", bound=nn.Module)
-
-
-def restore(module: N, path: Path) -> N:
-    """Give `module` the weights that a stage stored, and put it in eval mode.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or of another network.
-    """
-    _fill(module, load_state(path), f"{path} does not fit; delete {path.parent} and run again")
-    return module.eval()
-
-
-def _fill(module: nn.Module, state: Any, problem: str) -> None:
-    try:
-        module.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{problem}: {' '.join(str(error).split())[:300]}") from None
-
-
-def hash_state(state: dict[str, Tensor]) -> dict[str, str]:
-    """Hash of every tensor of a state."""
-    return {
-        name: hashlib.blake2b(value.contiguous().cpu().numpy().tobytes(), digest_size=16).hexdigest()
-        for name, value in state.items()
-    }
-
-
-def refuse_chance_level(value: float, data: LabelledImages, what: str) -> None:
-    """Raise ModelError unless `value` of the task's metric is clearly better than a constant guess on `data`."""
-    task, chance = data.task, data.task.chance(data.labels)
-    better = value > 1.2 * chance if task.higher_is_better else value < 0.9 * chance
-    if not better:
-        raise ModelError(
-            f"{what} is at chance level: {task.metric} {value:.4g} {task.metric_unit} on {len(data)} validation "
-            f"images, a constant guess has {chance:.4g}; train it longer (teacher.updates), choose another "
-            "teacher.model, or check the labels"
-        )
 
 
 def sample_images(generator: ConditionalGenerator, labels: Tensor, seed: int, purpose: str) -> Tensor:
@@ -585,5 +459,5 @@ def load_generator(path: Path) -> ConditionalGenerator:
         raise CheckpointError(f"{path} holds no generator; it is written by the gan stage as generator.safetensors")
     config = from_dict(GanConfig, stored["config"], str(path))
     generator = build_generator(task_from_dict(stored["task"]), tuple(stored["shape"]), config, seed=0)
-    _fill(generator, stored["state"], f"{path} is no whole generator")
+    fill(generator, stored["state"], f"{path} is no whole generator")
     return generator.eval()

@@ -13,15 +13,16 @@ from gankd.training.gan import GanConfig, logistic
 from gankd.training.objective import Objective
 from gankd.training.ratio import RatioConfig
 from gankd.training.supervised import SupervisedConfig
+from gankd.virtual.gan import VirtualConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, and how scarce they are made. Only the training split is ever thinned or made noisy."""
+    """Which images, and how scarce they are made. But for `classes`, only the training split is ever changed."""
 
-    name: Literal["digits", "rotated-digits", "turntable", "folder"] = "digits"
+    name: Literal["digits", "rotated-digits", "turntable", "folder", "npz"] = "digits"
     root: str | None = None
-    """Folder of the user's own images (name=folder)."""
+    """The user's own images: a folder (name=folder), or an .npz file of arrays (name=npz)."""
     task: Literal["auto", "classification", "regression"] = "auto"
     """Task of the user's own images."""
     size: int | None = None
@@ -30,6 +31,8 @@ class DataConfig:
     low: float | None = None
     high: float | None = None
     """Range of the user's own values; none: from the smallest to the largest label of all splits."""
+    classes: int | None = None
+    """Keep the images of this many classes, the first ones."""
     num_train: int | None = None
     """Keep this many training images."""
     per_label: int | None = None
@@ -86,6 +89,8 @@ class StudentConfig(DistillConfig):
     assistants: tuple[str, ...] = ()
     """Networks between teacher and student, large to small: each learns from the one before, the student from the
     last (TAKD, Mirzadeh et al., AAAI 2020)."""
+    virtual: str | None = None
+    """File of a virtual teacher from elsewhere, for losses that read @virtual; none: that of the run."""
     init: Literal["scratch", "finetune"] = "scratch"
     """finetune starts every arm but `real` from the student of arm `real`, as the paper does."""
 
@@ -119,6 +124,7 @@ class Recipe:
     name: str = "digits"
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    virtual: VirtualConfig = field(default_factory=VirtualConfig)
     gan: GanConfig = field(default_factory=GanConfig)
     ratio: RatioConfig = field(default_factory=RatioConfig)
     synth: SynthConfig = field(default_factory=SynthConfig)
@@ -203,7 +209,12 @@ def folder() -> Recipe:
     )
 
 
+def npz() -> Recipe:
+    """The user's own images: arrays in an .npz file."""
+    return replace(folder(), name="npz", data=DataConfig(name="npz"))
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     make().name: make
-    for make in (digits, digits_all, digits_takd, rotated_digits, rotated_digits_all, turntable, folder)
+    for make in (digits, digits_all, digits_takd, rotated_digits, rotated_digits_all, turntable, folder, npz)
 }

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from gankd.bench.compare import cells
+from gankd.bench.inspection import Inspection, inspection
 from gankd.bench.model_card import model_card
 from gankd.bench.results import ArmResult
 from gankd.config import to_dict
+from gankd.errors import ConfigError, GankdError
 from gankd.models.contract import ImageModel, evaluate
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd, sample_images
@@ -46,10 +48,18 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def gather(method: CganKd, arms: Sequence[ArmResult], headline_arm: str | None) -> page.ReportData:
-    """Everything a report can show of this run."""
+def gather(
+    method: CganKd, arms: Sequence[ArmResult], headline_arm: str | None, inspected: Inspection | None = None
+) -> page.ReportData:
+    """Everything a report can show of this run, whose virtual teacher may have been inspected already."""
     recipe, splits = method.recipe, method.splits
-    stages = [method.teacher_stage, method.gan_stage, method.ratio_stage, method.synth_stage]
+    virtual, notes = _virtual_stage(method), _notes(method)
+    if virtual is not None and inspected is None:
+        try:
+            inspected = inspection(method)
+        except GankdError as error:
+            notes.append(f"Virtual teacher: {str(error).rstrip('.')}.")
+    stages = [method.teacher_stage, *filter(None, [virtual]), method.gan_stage, method.ratio_stage, method.synth_stage]
     students = [method.student_stage(*cell) for cell in cells(recipe)]
     done = [stage for stage in [*stages, *students] if stage.done]
     groups = [splits.task.group_name(group) for group in range(splits.task.num_groups)]
@@ -59,11 +69,11 @@ def gather(method: CganKd, arms: Sequence[ArmResult], headline_arm: str | None) 
         task=splits.task,
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=__version__,
-        commands=_commands(method),
+        commands=_commands(method, "vkd inspect" if inspected and not arms else "run"),
         seconds=sum(stage.seconds for stage in done),
         machine=machine_facts(),
         config=to_dict(recipe),
-        notes=_notes(method),
+        notes=notes,
         stages=[
             page.StageFacts(name=stage.name, folder=stage.folder.name, seconds=stage.seconds)
             for stage in done
@@ -82,15 +92,27 @@ def gather(method: CganKd, arms: Sequence[ArmResult], headline_arm: str | None) 
         models=_models(method, arms, headline_arm),
         generator_history=method.gan_stage.history if method.gan_stage.done else (),
         generator_seconds=method.gan_stage.seconds if method.gan_stage.done else None,
+        virtual=inspected,
         curves=_curves(method, students),
         **(_generated(method, groups) if method.gan_stage.done else {}),
         **(_processed(method, groups) if method.synth_stage.done else {}),
     )
 
 
-def _commands(method: CganKd) -> list[str]:
+def _virtual_stage(method: CganKd) -> Stage | None:
+    """The virtual teacher of this run if it is there: nothing is trained for a report."""
+    if method.recipe.student.virtual is not None or not method.teacher_stage.done:
+        return None
+    try:
+        stage = method.virtual_stage
+    except ConfigError:  # settings that no virtual teacher can have
+        return None
+    return stage if stage.done else None
+
+
+def _commands(method: CganKd, action: str) -> list[str]:
     folder = method.run.folder
-    return [f"gankd run {folder} --out {folder}-again", f"gankd report {folder}"]
+    return [f"gankd {action} {folder} --out {folder}-again", f"gankd report {folder}"]
 
 
 def _notes(method: CganKd) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from gankd.bench.inspection import Inspection
 from gankd.bench.results import ArmResult
 from gankd.errors import RunError
 from gankd.storage import atomic
@@ -170,6 +171,7 @@ class ReportData:
     ratio: RatioFacts | None = None
     disagreement: DisagreementFacts | None = None
     labels: LabelFacts | None = None
+    virtual: Inspection | None = None
     curves: Sequence[Curve] = ()
 
 

@@ -136,6 +136,7 @@ def group_chart(name: str, groups: Sequence[str], series: Mapping[str, Sequence[
     values = {key: np.asarray(item, dtype=float) for key, item in series.items()}
     named = len(groups) <= MAX_NAMED_GROUPS
     top = 1.06 * max([float(item.max(initial=0)) for item in values.values()] + [1e-9])
+    bottom = 1.06 * min([float(item.min(initial=0)) for item in values.values()] + [0.0])
     key = []
     with _figure(50 + 25 * len(groups) if named else HEIGHT) as (axes, svg):
         rows = np.arange(len(groups))
@@ -152,19 +153,71 @@ def group_chart(name: str, groups: Sequence[str], series: Mapping[str, Sequence[
                 axes.plot(item, rows, marker, color=color, markersize=7 - 0.6 * index, alpha=0.9)
                 key.append((title, color, (), marker))
         if named:
-            axes.set_yticks(rows, [_shorten(group) for group in groups])
+            _name_ticks(axes.yaxis, groups)
             axes.set_ylim(len(groups) - 0.4, -0.6)
-            axes.set_xlim(0, top)
+            axes.set_xlim(bottom, top)
             axes.xaxis.set_major_locator(MaxNLocator(4, steps=_ROUND))
             axes.grid(axis="x", color=RULE, linewidth=1)
             axes.grid(axis="y", visible=False)
             axes.set_xlabel(label)
         else:
-            shown = np.linspace(0, len(groups) - 1, 3).round().astype(int)
-            axes.set_xticks(shown, [_shorten(groups[index]) for index in shown])
-            axes.set_ylim(0, top)
+            _name_ticks(axes.xaxis, groups)
+            axes.set_ylim(bottom, top)
             axes.set_ylabel(label)
     return _key(key) + svg(name, f"{label.capitalize()} per label group: {', '.join(values)}")
+
+
+def heat_map(
+    name: str,
+    values: ArrayLike,
+    scale: tuple[float, float],
+    rows: Sequence[str],
+    columns: Sequence[str] | Sequence[float],
+    label: str,
+    alternative: str,
+) -> str:
+    """Probabilities (rows, columns), the darker the larger, on a logarithmic scale from the lowest to the highest.
+
+    Up to 16 rows and columns are named; of more, the first, the middle and the last. Columns may be equal parts of a
+    range of values instead, of which the ends are given.
+    """
+    low, high = scale
+    array = np.maximum(np.asarray(values, dtype=float), low)
+    pixels = np.zeros((*array.shape, 4))
+    pixels[..., :3] = matplotlib.colors.to_rgb(INK)  # the page turns it bright where paper is dark
+    pixels[..., 3] = np.minimum(np.log(array / low) / np.log(high / low), 1)
+    with _figure(WIDTH) as (axes, svg):
+        names = [column for column in columns if isinstance(column, str)]
+        left, right = (-0.5, len(names) - 0.5) if names else (float(columns[0]), float(columns[-1]))
+        axes.imshow(pixels, interpolation="none", aspect="auto", extent=(left, right, len(rows) - 0.5, -0.5))
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(True)
+        _name_ticks(axes.yaxis, rows)
+        if names:
+            _name_ticks(axes.xaxis, names)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4, steps=_ROUND))
+        if len(names) <= MAX_NAMED_GROUPS and max(map(len, names), default=0) > 2:
+            axes.tick_params(axis="x", rotation=90)
+        axes.set_xlabel(label)
+    ends = [np.format_float_positional(end, precision=2, fractional=False, trim="-") for end in scale]
+    ramp = f'<li>{ends[0]}<span class="ramp"></span>{ends[1]}, logarithmic</li>'
+    return f'<ul class="legend">{ramp}</ul>' + svg(name, f"{alternative}, {len(rows)} labels by {array.shape[1]}")
+
+
+def place_histogram(name: str, shares: Sequence[float]) -> str:
+    """Shares of outputs in equal parts of [0, 1], by their place among draws; dashed: all alike."""
+    edges = np.linspace(0, 1, len(shares) + 1)
+    with _figure(HEIGHT) as (axes, svg):
+        axes.bar(
+            edges[:-1], shares, np.diff(edges), align="edge", color=SERIES[0], alpha=0.85, edgecolor=LIGHT["panel"]
+        )
+        axes.axhline(1 / len(shares), color=INK, linewidth=1.6, linestyle=_style((2, 2)))
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("place among draws")
+        _density_axis(axes)
+        axes.set_ylabel("share of outputs")
+    return svg(name, "Histogram of the place of outputs among draws")
 
 
 def line_chart(
@@ -274,6 +327,13 @@ def _plain_decades(axis: Axis, values: ArrayLike) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def _name_ticks(axis: Axis, names: Sequence[str]) -> None:
+    """All names if they are few, else the first, the middle and the last."""
+    count = len(names)
+    shown = np.arange(count) if count <= MAX_NAMED_GROUPS else np.linspace(0, count - 1, 3).round().astype(int)
+    axis.set_ticks(shown, [_shorten(names[index]) for index in shown])
+
+
 def _style(dash: tuple[float, ...]) -> Any:
     return (0, dash) if dash else "-"
 
@@ -320,7 +380,9 @@ def _embed(document: str, name: str, alternative: str) -> str:
 
 
 def _tidy_tag(tag: re.Match[str]) -> str:
-    text = re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.1f}", tag[0])  # a tenth of a pixel is enough
+    text = tag[0]
+    if not text.startswith("<image"):  # whose scale is multiplied by hundreds of pixels
+        text = re.sub(r"\d+\.\d{3,}", lambda m: f"{float(m[0]):.1f}", text)  # a tenth of a pixel is enough
     for key, color in LIGHT.items():
         text = text.replace(color, f"var(--{key})")
     return text

@@ -32,6 +32,7 @@ from gankd.report.page import (
     ScoredImages,
 )
 from gankd.report.tables import headline, short_title
+from gankd.report.virtual import virtual_section
 from gankd.tasks import Task
 
 
@@ -102,6 +103,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         ],
         "pixelated": _small_images(data),
         "selection_charts": _selection_charts(data),
+        "virtual": virtual_section(data.virtual, data.task) if data.virtual else None,
         "training_charts": _generator_charts(data) + _network_charts(data),
         "models": [_model(model, data.task) for model in data.models],
         "data_chart": _data_chart(data),

@@ -19,6 +19,8 @@ from gankd.models.taps import Tap, Tapped, check_taps, find_taps, pair_taps, tea
 from gankd.seeds import derive_seed, rng
 from gankd.tasks import Task
 from gankd.training.objective import Objective, Term
+from gankd.virtual.sources import Sources
+from gankd.virtual.teacher import VirtualTeacher
 
 EXAMPLES = 4
 """Images of the dry run."""
@@ -168,7 +170,7 @@ class Criterion(nn.Module):
                 settings = dict(item.settings)
                 if item.loss.is_module:
                     torch.manual_seed(derive_seed(seed, "loss", label))
-                    arguments = _chosen(examples, item.loss.build_inputs, item.loss.name)
+                    arguments = _chosen(examples, item.build_reads, item.loss.name)
                     with _blamed_on(item.spelling):
                         self.parts[label] = item.loss.make(*arguments, **settings)
         self.to(examples["label_loss"].device)
@@ -219,7 +221,7 @@ class Criterion(nn.Module):
             part = self.parts[label] if item.loss.is_module else None
             if (progress < _first(part)) != opening or (not opening and _first(part) > 0):
                 continue
-            own = restricted if any("teacher_" in name for name in item.loss.inputs) else inputs
+            own = restricted if any("teacher_" in name for name in item.reads) else inputs
             value = self._value(label, item, own, step).mean()
             terms[label] = value.detach()
             total = item.coefficient * value if total is None else total + item.coefficient * value
@@ -232,7 +234,7 @@ class Criterion(nn.Module):
         if "generator" in item.loss.inputs:
             device = inputs["label_loss"].device
             inputs = {**inputs, "generator": rng(self.seed, "loss", label, step, device=device)}
-        arguments = _chosen(inputs, item.loss.inputs, item.loss.name)
+        arguments = _chosen(inputs, item.reads, item.loss.name)
         with _blamed_on(item.spelling):
             if item.loss.is_module:
                 return self.parts[label](*arguments)
@@ -306,6 +308,7 @@ class Connection:
     student: Reader
     teacher: Reader | None
     wiring: Wiring
+    sources: Sources
 
     def close(self) -> None:
         """Take all hooks off the two networks."""
@@ -328,6 +331,7 @@ def connect(
     student_taps: Sequence[str] = (),
     teacher_taps: Sequence[str] = (),
     new_student: NewStudent | None = None,
+    virtual: VirtualTeacher | None = None,
 ) -> Connection:
     """Find out which maps meet and build what the losses need, from a dry run of four images.
 
@@ -342,6 +346,7 @@ def connect(
         dataset_labels: (M,) classes, or values on the [0, 1] scale, of all training images; `labels` if not given.
         student_taps, teacher_taps: dotted paths of modules whose maps meet one by one; found if not given.
         new_student: makes another student, for losses that train peers.
+        virtual: whom losses behind @ read, on the engine's device.
 
     Raises:
         ConfigError: a loss for the other task, or something it asks for is missing.
@@ -375,10 +380,14 @@ def connect(
                 outputs, signals = reader(images)
                 examples.update({name: in_float32(value) for name, value in signals.items()})
                 if reader is own:
+                    outputs_of_student = outputs
                     examples["label_loss"] = task.loss(outputs, labels)
         student.train(was_training)
         examples |= {"targets": task.targets(labels), "labels": task.hard_labels(labels)}
         examples["dataset_labels"] = task.hard_labels(all_labels) if dataset_labels is None else dataset_labels
+        sources = Sources(objective.sources, virtual, task, examples["dataset_labels"], seed)
+        with torch.no_grad():
+            examples |= sources(0, rows, task.on_unit_scale(outputs_of_student))
         if "teacher_head" in wanted and teacher is not None:
             examples["teacher_head"] = teacher_head(teacher, images, task)
         if new_student is not None:
@@ -390,7 +399,7 @@ def connect(
         for reader in readers:
             reader.close()
         raise
-    return Connection(criterion, own, other, wiring)
+    return Connection(criterion, own, other, wiring, sources)
 
 
 def _in_unit_range(images: Tensor) -> Tensor:
@@ -406,7 +415,7 @@ def _chosen(inputs: Mapping[str, Any], names: Sequence[str], what: str) -> list[
     missing = [name for name in names if name not in inputs]
     if missing:
         known = {**network_inputs(), **OTHER_INPUTS, **BUILD_INPUTS}
-        meaning = known.get(missing[0], "unknown")
+        meaning = known.get(missing[0].partition("@")[0], "unknown")
         raise ConfigError(f"loss {what} reads {missing[0]} ({meaning}), which is not given here")
     return [inputs[name] for name in names]
 

@@ -24,6 +24,7 @@ from gankd.training.criterion import Connection, NewStudent, Signals, connect, i
 from gankd.training.objective import Objective, term
 from gankd.training.supervised import SupervisedConfig, make_optimizer, seed_own_layers
 from gankd.training.teacher_outputs import TeacherOutputs, join
+from gankd.virtual.teacher import VirtualTeacher
 
 OUTPUTS = {"teacher_outputs", "teacher_logits", "teacher_values"}
 """What is stored with generated images anyway."""
@@ -127,6 +128,13 @@ class Feed:
             parts.append(task.hard_labels(self.fakes.labels))
         return torch.cat(parts)
 
+    def index(self, step: int) -> Tensor:
+        """(N,) which images, generated ones after the real ones, make the batch of a step; on the CPU."""
+        parts = [self._real_batches(step)[: self.num_real]]
+        if self._fake_batches is not None:
+            parts.append(self._fake_batches(step) + len(self.real))
+        return torch.cat(parts)
+
     def __call__(self, step: int) -> Batch:
         config, device = self.config, self.engine.device
         real_index = self._real_batches(step)[: self.num_real].to(device)
@@ -227,6 +235,7 @@ class Learner:
         fakes: Fakes | None = None,
         teacher: ImageModel | None = None,
         new_student: NewStudent | None = None,
+        virtual: VirtualTeacher | None = None,
         folder: Path | None = None,
     ) -> None:
         objective = Objective.parse(objective) if isinstance(objective, str) else objective
@@ -256,8 +265,11 @@ class Learner:
             student_taps=config.student_taps,
             teacher_taps=config.teacher_taps,
             new_student=new_student,
+            virtual=None if virtual is None else virtual.to(engine.device),
         )
         self.criterion = self.connection.criterion
+        self._telling: list[Any] = [part for part in self.criterion.parts.values() if hasattr(part, "problems")]
+        self._told: dict[str, str] = {}
         if config.compile:
             for reader in filter(None, (self.connection.student, self.connection.teacher)):
                 reader.compile()
@@ -292,7 +304,8 @@ class Learner:
         """Make optimiser and schedule; returns all that a checkpoint must hold."""
         self._optimizer, self._schedule = make_optimizer(nn.ModuleList([self.student, self.criterion]), self.config)
         state = {"student": self.student, "optimizer": self._optimizer, "schedule": self._schedule}
-        return state | ({"criterion": self.criterion} if self.criterion.state_dict() else {})
+        parts = {"criterion": self.criterion, "sources": self.connection.sources}
+        return state | {name: part for name, part in parts.items() if part.state_dict()}
 
     def update(self, step: int) -> tuple[int, dict[str, Tensor]]:
         """One update; returns the number of images and the loss with its terms, still on the device."""
@@ -306,9 +319,26 @@ class Learner:
             outputs, signals = self.connection.student(batch.images)
         inputs["label_loss"] = torch.cat([self.task.loss(outputs[rows], labels) for rows, labels in batch.parts])
         inputs.update({name: in_float32(value) for name, value in signals.items()})
+        inputs.update(self._from_sources(step, batch, outputs))
         loss, terms = self.criterion(inputs, step=step, taught=self._taught)
         _descend(loss, self._optimizer, self._schedule)
         return len(batch.images), {"loss": loss.detach(), **terms}
+
+    def news(self) -> list[str]:
+        """What losses have to tell since the last time, as of peers whose files cannot be read."""
+        found = [(name, text) for part in self._telling for name, text in part.problems.items()]
+        fresh = [text for name, text in found if self._told.get(name) != text]
+        self._told = dict(found)
+        return fresh
+
+    def _from_sources(self, step: int, batch: Batch, outputs: Tensor) -> Signals:
+        """What losses read of others than the teacher: for these a label is enough, and maybe the student's output."""
+        feed, stored = self.feed, None
+        if feed.fakes is not None and feed.fakes.teacher_outputs is not None and batch.fake_index is not None:
+            stored = slice(batch.num_real, None), feed.fakes.teacher_outputs[batch.fake_index]
+        unit = self.task.on_unit_scale(outputs.detach())
+        found: Signals = self.connection.sources(step, batch.index, unit, feed.index, stored)
+        return found
 
 
 def distill(
@@ -323,8 +353,10 @@ def distill(
     fakes: Fakes | None = None,
     teacher: ImageModel | None = None,
     new_student: NewStudent | None = None,
+    virtual: VirtualTeacher | None = None,
     stage: Stage | None = None,
     folder: Path | None = None,
+    peers: list[ImageModel] | None = None,
 ) -> ImageModel:
     """Train `student` in place; return it in eval mode, as it is after the last update.
 
@@ -334,20 +366,30 @@ def distill(
         fakes: a share of each batch is generated.
         teacher: read where a loss asks for it, frozen, in eval mode, with its own normalisation.
         new_student: makes another student, for losses that train peers.
+        virtual: read in the teacher's place where a loss is told so by @.
         stage: where progress is shown and kept.
         folder: where the teacher's outputs for real images are kept for the next student.
+        peers: takes up the networks that a loss trained along with the student, in eval mode.
 
     Raises:
         ConfigError: a loss is for the other task or misses an input. ModelError: outputs do not fit the task, or a
             loss does not fit the networks. TrainingError: the loss is not finite.
     """
     stage = stage or Stage("student")
-    given = {"objective": objective, "fakes": fakes, "teacher": teacher, "new_student": new_student, "folder": folder}
-    with Learner(student, real, config, engine, seed, **given) as learner:  # type: ignore[arg-type]
+    given: dict[str, Any] = {"objective": objective, "fakes": fakes, "teacher": teacher, "new_student": new_student}
+    given |= {"virtual": virtual, "folder": folder}
+    with Learner(student, real, config, engine, seed, **given) as learner:
         learner.pretrain(stage)
         for step in stage.steps(config.updates, **learner.start()):
             count, terms = learner.update(step)
             stage.report(count, **terms)
+            for text in learner.news():
+                stage.log(step=step + 1, problem=text)
+                stage.console.say(f"{stage.name}: {text}")
+        if peers is not None:
+            peers += [
+                peer.model.eval() for part in learner.criterion.parts.values() for peer in getattr(part, "peers", ())
+            ]
     stage.log(step=config.updates, **{f"val_{name}": value for name, value in evaluate(student, val, engine).items()})
     return student.eval()
 

@@ -1,9 +1,11 @@
 """What a student minimises: a weighted sum of named losses, written as text or added up in Python.
 
     Objective.parse("KD(T=4) + 0.8*CRD")
-    term("KD", T=4) + 0.8 * term("CRD") + 0.5 * term(my_loss)
+    Objective.parse("SoftTargets(T=4)@virtual + 0.8*CRD")
+    term("KD", T=4) + 0.8 * term("CRD") + 0.5 * term(my_loss) + term("DKD") @ Source("table")
 
-The label loss is added where none is named; a name without a number carries its published weight.
+Behind @ stands whom a loss reads in place of the teacher (`gankd.virtual.sources`). The label loss is added where none
+is named; a name without a number carries its published weight.
 """
 
 import ast
@@ -17,6 +19,7 @@ from gankd.config import require, suggest
 from gankd.errors import ConfigError
 from gankd.losses.distillation.spec import Loss, all_losses, find_loss
 from gankd.tasks import Task
+from gankd.virtual.sources import READABLE, Source, read_source
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,21 @@ class Term:
     """How it was named: its name, or "module:name"."""
     settings: tuple[tuple[str, Any], ...] = ()
     weight: float | None = None
+    source: Source | None = None
+    """Whom it reads in place of the teacher."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of its inputs at every step; those of another source than the teacher end in @source."""
+        return tuple(map(self._full, self.loss.inputs))
+
+    @property
+    def build_reads(self) -> tuple[str, ...]:
+        """Names of what its constructor reads."""
+        return tuple(map(self._full, self.loss.build_inputs))
+
+    def _full(self, name: str) -> str:
+        return f"{name}@{self.source}" if self.source is not None and name in READABLE else name
 
     @property
     def coefficient(self) -> float:
@@ -38,7 +56,8 @@ class Term:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.settings)
         plain = self.weight is None or (self.weight == 1 and self.loss.weight_for("regression") == 1)
         factor = "" if plain else f"{self.weight:g}*"
-        return f"{factor}{self.spelling}{f'({inside})' if inside else ''}"
+        source = "" if self.source is None else f"@{self.source}"
+        return f"{factor}{self.spelling}{f'({inside})' if inside else ''}{source}"
 
 
 @dataclass(frozen=True)
@@ -86,6 +105,25 @@ class Objective:
 
     __rmul__ = __mul__
 
+    def __matmul__(self, source: Source) -> "Objective":
+        """The same losses, of which those that read the teacher read `source` in its place.
+
+        Raises:
+            ConfigError: no loss reads a teacher, or one reads of it what a source does not have.
+        """
+        if not isinstance(source, Source):
+            return NotImplemented
+        teachers = [item for item in self.terms if any("teacher_" in name for name in item.loss.all_inputs)]
+        require(bool(teachers), f"the loss {self} reads no teacher, so @{source} has nothing to tell it")
+        for item in teachers:
+            beyond = [name for name in item.loss.all_inputs if "teacher_" in name and name not in READABLE]
+            if beyond:
+                raise ConfigError(
+                    f"loss {item.loss.name} reads {beyond[0]}, which only the teacher itself has; "
+                    f"leave @{source.name} out"
+                )
+        return Objective(tuple(replace(t, source=source) if t in teachers else t for t in self.terms))
+
     def __str__(self) -> str:
         return " + ".join(map(str, self.terms))
 
@@ -104,17 +142,33 @@ class Objective:
     @property
     def inputs(self) -> set[str]:
         """Everything that one of the losses reads, at a step or when it is built."""
-        return {name for term in self.terms for name in (*term.loss.inputs, *term.loss.build_inputs)}
+        return {name for term in self.terms for name in (*term.reads, *term.build_reads)}
 
     @property
     def needs_teacher(self) -> bool:
-        """Does any loss read the teacher?"""
-        return any("teacher_" in name for name in self.inputs)
+        """Does any loss read the teacher itself?"""
+        return any("teacher_" in name and "@" not in name for name in self.inputs)
+
+    @property
+    def sources(self) -> dict[Source, set[str]]:
+        """Whom losses read in the teacher's place, and the full names of what they read there."""
+        found: dict[Source, set[str]] = {}
+        for item in self.terms:
+            if item.source is not None:
+                found.setdefault(item.source, set()).update(
+                    name for name in (*item.reads, *item.build_reads) if "@" in name
+                )
+        return found
+
+    @property
+    def needs_virtual(self) -> bool:
+        """Does any loss read the virtual teacher, or what was stored with it?"""
+        return any(source.needs_virtual for source in self.sources)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """A name for each term, unique in this sum."""
-        names = [term.loss.name for term in self.terms]
+        names = [item.loss.name + (f"@{item.source.name}" if item.source else "") for item in self.terms]
         return tuple(
             name if names.count(name) == 1 else f"{name}-{names[: place + 1].count(name)}"
             for place, name in enumerate(names)
@@ -142,7 +196,7 @@ class Objective:
                 )
 
 
-EXAMPLE = 'write for example: "KD(T=4) + 0.8*CRD", "0.1*CE + 0.9*KD" or "FitNet + my_losses:margin"'
+EXAMPLE = 'write for example: "KD(T=4) + 0.8*CRD", "0.1*CE + 0.9*KD@virtual" or "FitNet + my_losses:margin"'
 
 
 def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
@@ -171,6 +225,11 @@ def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
     return Objective((Term(found, spelling, tuple(settings.items())),))
 
 
+def term_of(found: Loss) -> Objective:
+    """One loss as it is by itself: behind @virtual where it reads nothing else, with its published weight."""
+    return term(found.name) @ Source("virtual") if found.needs_source else term(found.name)
+
+
 def _no_setting(found: Loss, name: str) -> str:
     remedy = suggest(name, found.settings) if found.settings else "it has none"
     return f"loss {found.name} has no setting {name!r}; {remedy}"
@@ -187,6 +246,11 @@ def _read(node: ast.expr, text: str) -> "Objective | float":
         if isinstance(left, Objective) and isinstance(right, Objective):
             return left + right
         raise ConfigError(f"loss {text!r} adds a number to a loss; {EXAMPLE}")
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
+        found = _read(node.left, text)
+        require(isinstance(found, Objective), f"loss {text!r} puts @ behind a number; it stands behind a loss")
+        source = read_source(node.right, lambda call: _settings(call.keywords, ast.unparse(call.func), text), text)
+        return found if source is None else found @ source  # type: ignore[operator]
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return node.value
     if isinstance(node, ast.UnaryOp | ast.BinOp) and isinstance(node.op, ast.USub | ast.Sub):

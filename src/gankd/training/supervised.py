@@ -1,7 +1,7 @@
 """Train one network on labelled images: the teacher, and each member of a teacher ensemble."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
@@ -12,6 +12,9 @@ from gankd.engine import Engine
 from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.run import Stage
 from gankd.seeds import Batches, derive_seed, rng
+
+if TYPE_CHECKING:
+    from gankd.training.vkd import Beside
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +84,14 @@ def train_supervised(
     engine: Engine,
     seed: int,
     stage: Stage | None = None,
+    beside: "Beside | None" = None,
 ) -> ImageModel:
     """Train `model` in place on `train`; return it in eval mode, as it is after the last update.
+
+    Args:
+        model, train, val, config, engine, seed: what is trained, on what and how; `val` is only measured.
+        stage: where progress is shown and kept.
+        beside: watches the outputs of every update; the model ends bit for bit as without.
 
     Raises:
         ModelError: outputs do not fit the task. TrainingError: the loss is not finite.
@@ -94,7 +103,11 @@ def train_supervised(
     optimizer, schedule = make_optimizer(model, config)
     batches = Batches(len(train), config.batch_size, seed, "supervised")
 
-    for step in stage.steps(config.updates, model=model, optimizer=optimizer, schedule=schedule):
+    state: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    if beside is not None:
+        state["beside"] = beside
+
+    for step in stage.steps(config.updates, **state):
         model.train()
         seed_own_layers(seed, step)
         index = batches(step).to(engine.device)
@@ -108,6 +121,8 @@ def train_supervised(
         loss.backward()
         optimizer.step()
         schedule.step()
+        if beside is not None:
+            beside.observe(step, outputs.detach(), labels)
         stage.report(len(images), loss=loss.detach())
 
     stage.log(step=config.updates, **{f"val_{name}": value for name, value in evaluate(model, val, engine).items()})

@@ -1,0 +1,281 @@
+"""`gankd vkd table`: the ablations of virtual knowledge distillation on one recipe, on a page with all recipes so far.
+
+Every source of targets gets its form and weight on validation images, with seeds of its own; what differs from the
+virtual teacher in one thing alone takes over its form and weight. Then all are trained anew and measured on test
+images, at equal updates.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gankd.bench.inspection import NAME, inspection
+from gankd.bench.rows import Row, Rows, interval_text, run_rows, train_rows
+from gankd.bench.stats import Interval
+from gankd.commands.stages import started
+from gankd.commands.vkd import CONTROL
+from gankd.config import require
+from gankd.console import Console, duration
+from gankd.errors import CheckpointError
+from gankd.models.contract import evaluate
+from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.config import Recipe
+from gankd.report.gather import machine_facts
+from gankd.storage import atomic, read_json, write_json
+
+TUNING_SEEDS = (100, 101)
+"""Of students on which weights are chosen; the table has others."""
+WEIGHTS = (0.3, 0.6, 0.9)
+FORMS = {"soft1": "SoftTargets", "kd": "KD"}
+"""The student at temperature 1, or softened like its target with the factor T^2."""
+NOTES = "<!-- notes -->"
+"""What follows it on the page is written by hand and kept."""
+
+SOURCES = {
+    "KD (real teacher)": "teacher",
+    "table": "table",
+    "virtual": "virtual",
+    "bank": "bank",
+    "Gaussian": "gauss",
+    "even, as soft as the table": "smooth",
+    "Tf-KD": "tf",
+    "best of 8": 'virtual(draws=8, policy="best")',
+    "best of 32": 'virtual(draws=32, policy="best")',
+    "rank of 16": 'virtual(draws=16, policy="rank")',
+}
+"""Whom the student reads; each has a form and a weight of its own."""
+VARIANTS = {
+    "no noise": 'virtual(policy="zero")',
+    "one noise per image": 'virtual(policy="fixed")',
+    "new noise every pass": 'virtual(policy="epoch")',
+    "mean of 4": "virtual(draws=4)",
+    "mean of 16": "virtual(draws=16)",
+    "wrong classes shuffled": "virtual(shuffle=True)",
+}
+"""The virtual teacher but for one thing; with its form and weight."""
+SMOOTHING = (0.05, 0.1, 0.2, 0.4)
+SET_WEIGHTS = (0.3, 1.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A question of the reference, and the two rows that answer it."""
+
+    code: str
+    question: str
+    first: str
+    second: str
+
+
+CONTRASTS = (
+    Contrast("A1", "does the noise matter beyond the table?", "virtual", "table"),
+    Contrast("A2", "does the order of classes matter, at equal softness?", "virtual", "even, as soft as the table"),
+    Contrast("A2", "is it more than label smoothing?", "virtual", "label smoothing"),
+    Contrast("A4", "is the draw without noise as good?", "no noise", "virtual"),
+    Contrast("A5", "one noise per image for ever", "one noise per image", "virtual"),
+    Contrast("A5", "new noise every pass", "new noise every pass", "virtual"),
+    Contrast("A5", "less noise: the mean of 4", "mean of 4", "virtual"),
+    Contrast("A5", "less noise: the mean of 16", "mean of 16", "virtual"),
+    Contrast("A7", "are draws as good as stored outputs?", "virtual", "bank"),
+    Contrast("A7", "is a GAN needed, or does a Gaussian do?", "virtual", "Gaussian"),
+    Contrast("A8", "is it which wrong classes?", "wrong classes shuffled", "virtual"),
+    Contrast("A9", "against the real teacher", "virtual", "KD (real teacher)"),
+    Contrast("A9", "added to the real teacher, equal weight in all", "KD + virtual", "KD (real teacher)"),
+    Contrast("A9", "its share in that: the table added instead", "KD + virtual", "KD + table"),
+    Contrast("A12", "best of 8 draws, against the table", "best of 8", "table"),
+    Contrast("A12", "best of 32 draws, against the table", "best of 32", "table"),
+    Contrast("A12", "rank-paired draws, against the table", "rank of 16", "table"),
+    Contrast("A12", "sets matched, against the table", "sets matched", "table"),
+)
+
+
+@dataclass(frozen=True)
+class VkdTable:
+    """The ablations on one recipe, and the page of all recipes that it joins."""
+
+    facts: dict[str, Any]
+    rows: Rows
+
+    @property
+    def text(self) -> str:
+        """Plain text."""
+        return "\n".join([self.rows.text, "", *contrast_lines(self.facts)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return self.facts
+
+
+def vkd_table(
+    recipe: Recipe,
+    folder: Path | str,
+    *,
+    page: Path | None = None,
+    workers: int = 1,
+    console: Console | None = None,
+) -> VkdTable:
+    """Tune, train and measure every source on one recipe for classes.
+
+    Args:
+        recipe: settings; `recipe.seeds` students per row.
+        folder: run folder; finished students are reused.
+        page: Markdown page to write; a JSON file beside it keeps the recipes that were measured before.
+        workers: students trained side by side.
+        console: where progress is shown.
+
+    Raises:
+        GankdError: with one line that says what to do.
+    """
+    with started(recipe, Path(folder), console) as method:
+        task = method.splits.task
+        require(task.kind == "classification", "gankd vkd table is for classes; for values: gankd vkd student")
+        _ = method.virtual  # first, so that the teacher is trained once, with the generator beside it
+        chosen, tried = _tune(method, workers)
+        rows = _final_rows(method, chosen)
+        found = run_rows(method, rows, seeds=recipe.seeds, workers=workers, controls=["table"])
+        gates = inspection(method)
+        stages = [method.teacher_stage, method.virtual_stage]
+        facts = {
+            "name": NAME,
+            "recipe": recipe.name,
+            "data": {"name": method.splits.name, "train": len(method.splits.train), "classes": task.head_size},
+            "teacher": {"model": recipe.teacher.model, **(method.teacher_stage.result or {}).get("val", {})},
+            "student": recipe.student.model,
+            "gates": gates.to_dict(),
+            "chosen": {title: loss for title, (loss, _) in chosen.items()},
+            "tried": tried,
+            "table": found.to_dict(),
+            "contrasts": [{**vars(each), "gain": vars(found.gain(each.first, each.second))} for each in CONTRASTS],
+            "seconds": sum(stage.seconds for stage in stages)
+            + sum(result.seconds * len(result.metrics) for result in found.results)
+            + sum(one["seconds"] for one in tried),
+            "machine": machine_facts(),
+        }
+    if page is not None:
+        write_page(page, facts, found)
+    return VkdTable(facts, found)
+
+
+# --- tuning -------------------------------------------------------------------------------------------------
+
+
+def _expression(form: str, weight: float, temperature: float, source: str) -> str:
+    return f"{1 - weight:g}*Label + {weight:g}*{FORMS[form]}(T={temperature:g})@{source}"
+
+
+def _tune(method: CganKd, workers: int) -> tuple[dict[str, tuple[str, Any]], list[dict[str, Any]]]:
+    """For each source the loss that does best on validation images, its form and weight; and all that was tried."""
+    temperature = method.recipe.virtual.temperature_for(method.splits.task)
+    grid: list[tuple[str, str, tuple[str, float] | None]] = [
+        (title, _expression(form, weight, temperature, source), (form, weight))
+        for title, source in SOURCES.items()
+        for form in FORMS
+        for weight in WEIGHTS
+    ]
+    grid += [("label smoothing", f"LS(epsilon={epsilon:g})", None) for epsilon in SMOOTHING]
+    grid += [
+        ("sets matched", f"Label + {weight:g}*SetMatch(T={temperature:g})@virtual(draws=1)", None)
+        for weight in SET_WEIGHTS
+    ]
+    rows = [Row(f"{title}: {loss}", loss) for title, loss, _ in grid]
+    plans = train_rows(method, rows, TUNING_SEEDS, workers)
+    metric, val = method.splits.task.metric, method.splits.val
+    best: dict[str, tuple[tuple[float, float], str, Any]] = {}
+    tried = []
+    for (title, loss, form), (each, cells) in zip(grid, plans, strict=True):
+        found = [evaluate(each.student(*cell), val, each.engine) for cell in cells]
+        score = sum(one[metric] for one in found) / len(found)
+        nll = sum(one["nll"] for one in found) / len(found)
+        seconds = sum(each.student_stage(*cell).seconds for cell in cells)
+        tried.append({"source": title, "loss": loss, "validation": score, "nll": nll, "seconds": seconds})
+        if title not in best or (score, -nll) > best[title][0]:
+            best[title] = (score, -nll), loss, form
+    return {title: (loss, form) for title, (_, loss, form) in best.items()}, tried
+
+
+def _final_rows(method: CganKd, chosen: dict[str, tuple[str, Any]]) -> list[Row]:
+    temperature = method.recipe.virtual.temperature_for(method.splits.task)
+    rows = [Row(CONTROL), *(Row(title, loss) for title, (loss, _) in chosen.items())]
+    form, weight = chosen["virtual"][1]
+    rows += [Row(title, _expression(form, weight, temperature, source)) for title, source in VARIANTS.items()]
+    form, weight = chosen["KD (real teacher)"][1]
+    for title, source in {"KD + virtual": "virtual", "KD + table": "table"}.items():
+        name = f"{FORMS[form]}(T={temperature:g})"
+        mixed = f"{1 - weight:g}*Label + {0.7 * weight:g}*{name}@teacher + {0.3 * weight:g}*{name}@{source}"
+        rows.append(Row(title, mixed))
+    return rows
+
+
+# --- the page -----------------------------------------------------------------------------------------------
+
+
+def contrast_lines(facts: dict[str, Any]) -> list[str]:
+    """One line per question, with the answer that its interval gives."""
+    lines = []
+    for each in facts["contrasts"]:
+        interval = Interval(**each["gain"])
+        lines.append(
+            f"{each['code']:<4} {each['first']} - {each['second']}: {interval_text(interval)} {interval.verdict} "
+            f"({each['question']})"
+        )
+    return lines
+
+
+def write_page(page: Path, facts: dict[str, Any], rows: Rows) -> None:
+    """Put one recipe's results on the page; those of other recipes, and the notes, stay.
+
+    Raises:
+        CheckpointError: the JSON file beside the page is damaged.
+    """
+    data = page.with_suffix(".json")
+    stored = read_json(data) if data.is_file() else {}
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{data} holds no results of gankd vkd table; move it away")
+    stored[facts["recipe"]] = facts | {"markdown": rows.markdown}
+    write_json(data, stored)
+    notes = page.read_text().split(NOTES, 1)[1] if page.is_file() and NOTES in page.read_text() else "\n"
+    lines = [
+        f"# {NAME}: what it carries, and what it is worth",
+        "",
+        "Written by `make vkd`, but for the notes at the end. Every source of targets has its form (`soft1`: the "
+        "student at temperature 1; `kd`: softened like its target, times T^2) and its weight from validation images, "
+        f"with seeds {' and '.join(map(str, TUNING_SEEDS))}; variants of the virtual teacher take over its form and "
+        "weight. Test images, last update, equal updates, differences paired by seed with Student's 95 % interval; + "
+        "is better.",
+    ]
+    for each in stored.values():
+        lines += _section(each)
+    with atomic(page) as temporary:
+        temporary.write_text("\n".join(lines) + f"\n\n{NOTES}{notes}")
+
+
+def _section(facts: dict[str, Any]) -> list[str]:
+    machine = ", ".join(f"{name} {value}" for name, value in facts["machine"].items())
+    gates = facts["gates"]
+    missed = [gate["title"] for gate in gates["virtual"]["gates"] if not gate["passed"]]
+    count = len(gates["virtual"]["gates"])
+    seeds = len(facts["table"]["rows"][0]["metrics"])
+    lines = [
+        "",
+        f"## {facts['recipe']}",
+        "",
+        f"{facts['data']['classes']} classes, {facts['data']['train']} training images; teacher "
+        f"{facts['teacher']['model']} ({facts['teacher']['top1']:.1f} % on validation images), student "
+        f"{facts['student']}, {seeds} seeds. Generator: {gates['parameters']:,} parameters, {gates['kilobytes']:.0f} "
+        f"KB; {count - len(missed)} of {count} gates passed{' (not: ' + ', '.join(missed) + ')' if missed else ''}. "
+        f"Machine: {machine}. Computing time, one thread each: {duration(facts['seconds'])}.",
+        "",
+        facts["markdown"],
+        "",
+        "| | question | contrast | difference | reading |",
+        "|---|---|---|---:|---|",
+    ]
+    for each in facts["contrasts"]:
+        interval = Interval(**each["gain"])
+        lines.append(
+            f"| {each['code']} | {each['question']} | {each['first']} − {each['second']} | {interval_text(interval)} "
+            f"| {interval.verdict} |"
+        )
+    lines += ["", "| source | loss chosen on validation images |", "|---|---|"]
+    lines += [f"| {title} | `{loss}` |" for title, loss in facts["chosen"].items()]
+    return lines

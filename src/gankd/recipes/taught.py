@@ -1,0 +1,330 @@
+"""Data, teacher and virtual teacher of one run folder: what every method of the package begins with."""
+
+import hashlib
+import inspect
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from gankd.config import require, to_dict
+from gankd.data.images import LabelledImages, Splits
+from gankd.engine import Engine
+from gankd.errors import CheckpointError, DataError, ModelError
+from gankd.generators.networks import start_side
+from gankd.models import build_net
+from gankd.models.contract import Ensemble, ImageModel, check_model, evaluate
+from gankd.recipes.config import Recipe
+from gankd.recipes.data import load_splits
+from gankd.run import Run, Stage, fingerprint
+from gankd.seeds import derive_seed
+from gankd.storage import load_state, load_weights, save_state
+from gankd.training.supervised import train_supervised
+from gankd.training.vkd import Beside, OutputReader, polish, store_outputs
+from gankd.virtual.gan import KnowledgeGan
+from gankd.virtual.teacher import VirtualTeacher
+
+
+class Taught:
+    """A run folder with its images, its teacher and its virtual teacher; each is made when first asked for, and reused
+    when it is there already.
+
+    Args:
+        recipe: settings.
+        run: the folder.
+        splits: images in memory in place of the recipe's data.
+    """
+
+    def __init__(self, recipe: Recipe, run: Run, splits: Splits | None = None) -> None:
+        self.recipe, self.run, self.given_splits = recipe, run, splits
+
+    # --- data -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Train, validation and test images."""
+        splits = self.given_splits or load_splits(self.recipe.data)
+        _, height, width = splits.train.shape
+        if height != width:
+            raise DataError(
+                f"images must be square, got {height}x{width}; crop them, for example with --size {min(height, width)}"
+            )
+        start_side(width)  # refuse a size that no generator can make before anything is trained
+        return splits
+
+    @cached_property
+    def engine(self) -> Engine:
+        """Device and precision of every stage."""
+        return Engine.pick(self.splits.train.shape[1], self.recipe.device, self.recipe.precision)
+
+    def _stage(self, name: str, config: Any, **inputs: str) -> Stage:
+        settings = {
+            **(config if isinstance(config, dict) else to_dict(config)),
+            "seed": self.recipe.seed,
+            "bf16": self.engine.bf16,
+        }
+        return self.run.stage(name, settings, {"data": self._data_fingerprint, **inputs})
+
+    @cached_property
+    def _data_fingerprint(self) -> str:
+        return self.splits.fingerprint()
+
+    def net(self, name: str, seed: int) -> nn.Module:
+        channels, size, _ = self.splits.train.shape
+        return build_net(
+            name,
+            in_channels=channels,
+            image_size=size,
+            num_outputs=self.splits.task.head_size,
+            seed=seed,
+        )
+
+    def describe(self, name: str) -> str:
+        """Hash of a network's structure, and of the file it comes from where that is the user's own."""
+        net = self.net(name, 0)
+        shapes = [[key, list(value.shape)] for key, value in net.state_dict().items()]
+        source = ""
+        if ":" in name:
+            path = inspect.getsourcefile(type(net)) or ""
+            source = Path(path).read_text() if Path(path).is_file() else ""
+        return fingerprint(repr(net), shapes, source)
+
+    # --- teacher --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def teacher_stage(self) -> Stage:
+        """Identity and state of the teacher."""
+        config = self.recipe.teacher
+        inputs = {"net": self.describe(config.model)}
+        if config.weights is not None:
+            inputs["weights"] = fingerprint(sorted(hash_state(load_weights(Path(config.weights))).items()))
+        return self._stage("teacher", config, **inputs)
+
+    @cached_property
+    def teacher(self) -> ImageModel:
+        """The teacher in eval mode.
+
+        Raises:
+            ModelError: it does not fit the task, or does no better than chance on validation images.
+        """
+        stage, teacher = self.teacher_stage, self._new_teacher()
+        if stage.done:
+            return restore(teacher, stage.path("model.safetensors"))
+        self._train_teacher(teacher, stage)
+        return self._finish_teacher(teacher)
+
+    def _new_teacher(self) -> ImageModel:
+        """The teacher before training, or with the weights that the user gives."""
+        config, seed = self.recipe.teacher, self.recipe.seed
+        nets = [self.net(config.model, derive_seed(seed, "teacher", n)) for n in range(config.members)]
+        if config.weights is not None:
+            fill(nets[0], load_weights(Path(config.weights)), f"{config.weights} does not fit {config.model}")
+            teacher = self._contract(nets[0])
+        else:
+            teacher = ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), self.splits.train)
+        return self.engine.place(teacher).eval()
+
+    def _train_teacher(self, teacher: ImageModel, stage: Stage, beside: Beside | None = None) -> None:
+        config, train, val = self.recipe.teacher, self.splits.train, self.splits.val
+        self.run.console.say(f"teacher            {config.model}{f' x {config.members}' * (config.members > 1)}")
+        check_model(teacher, train.to(self.engine.device), f"teacher {config.model}")
+        if config.weights is not None:
+            return
+        for number, net in enumerate(teacher.members):
+            part = stage if config.members == 1 else stage.part(f"member-{number}")
+            member, seed = ImageModel.for_data(net, train), derive_seed(self.recipe.seed, "member", number)
+            train_supervised(member, train, val, config, self.engine, seed, part, beside=beside)
+
+    def _finish_teacher(self, teacher: ImageModel) -> ImageModel:
+        stage, val = self.teacher_stage, self.splits.val
+        metrics = evaluate(teacher, val, self.engine)
+        refuse_chance_level(metrics[val.task.metric], val, f"teacher {self.recipe.teacher.model}")
+        save_state(stage.path("model.safetensors"), teacher.state_dict())
+        stage.finish(val=metrics)
+        return teacher.eval()
+
+    def _contract(self, net: nn.Module) -> ImageModel:
+        """The user's trained network: its own normalisation, and outputs in label units."""
+        config, train = self.recipe.teacher, self.splits.train
+        own = ImageModel.for_data(net, train)
+        mean = own.mean if config.mean is None else torch.tensor(config.mean)
+        std = own.std if config.std is None else torch.tensor(config.std)
+        return ImageModel(net, size=config.input_size or train.shape[1], mean=mean.flatten(), std=std.flatten())
+
+    def untrained_teacher(self) -> ImageModel:
+        """A network of the teacher's architecture and contract, to try things on."""
+        config = self.recipe.teacher
+        nets = [self.net(config.model, number) for number in range(config.members)]
+        if config.weights is not None:
+            return self._contract(nets[0])
+        return ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), self.splits.train)
+
+    # --- virtual teacher ------------------------------------------------------------------------------------
+
+    @property
+    def beside(self) -> bool:
+        """Is the virtual teacher trained beside the teacher, or after it?
+
+        Raises:
+            ConfigError: beside is asked for where it cannot be.
+        """
+        config, teacher, kind = self.recipe.virtual, self.recipe.teacher, self.splits.task.kind
+        possible = kind == "classification" and teacher.members == 1 and teacher.weights is None
+        require(
+            possible or config.when != "beside",
+            "virtual.when=beside needs a teacher for classes that is one network and trained here; set it to after",
+        )
+        beside = possible and config.when != "after"
+        require(
+            beside or config.polish >= 1,
+            "virtual.polish must be at least 1 where nothing is learnt beside the teacher",
+        )
+        return beside
+
+    @cached_property
+    def virtual_stage(self) -> Stage:
+        """Identity and state of the virtual teacher."""
+        settings = {**to_dict(self.recipe.virtual), "beside": self.beside}
+        return self._stage("virtual", settings, teacher=self.teacher_stage.fingerprint)
+
+    @cached_property
+    def virtual_fingerprint(self) -> str:
+        """Identity of the virtual teacher that students read: of this run, or a file from elsewhere."""
+        given = self.recipe.student.virtual
+        if given is None:
+            return self.virtual_stage.fingerprint
+        if not Path(given).is_file():
+            raise CheckpointError(f"no virtual teacher {given} (student.virtual); gankd vkd train writes one")
+        return fingerprint(hashlib.blake2b(Path(given).read_bytes()).hexdigest())
+
+    @cached_property
+    def virtual(self) -> VirtualTeacher:
+        """The virtual teacher; it is trained if it is not there yet, and with it the teacher if that is not there.
+
+        Raises:
+            DataError: it was made for other labels. TrainingError: a weight is not finite.
+        """
+        task, given = self.splits.task, self.recipe.student.virtual
+        if given is not None:
+            virtual = VirtualTeacher.load(Path(given))
+            virtual.check_task(task, given)
+            return virtual.to(self.engine.device)
+        stage = self.virtual_stage
+        if not stage.done:
+            self._make_virtual(stage)
+        path, bank = stage.path("virtual.safetensors"), stage.path("bank.safetensors")
+        return VirtualTeacher.load(path, bank).to(self.engine.device)
+
+    def _make_virtual(self, stage: Stage) -> None:
+        config, train, seed = self.recipe.virtual, self.splits.train, self.recipe.seed
+        updates = self.recipe.teacher.updates if self.beside else 0
+        gan = KnowledgeGan(train.task, config, seed, total=updates // config.every + config.polish)
+        gan.to(self.engine.device)
+        if self.beside:
+            self._teach_beside(gan, stage)
+        reader = self.output_reader
+        bank = store_outputs(reader, train.to(self.engine.device), self.recipe.teacher.augment, config.views, seed)
+        if config.polish > 0:
+            polish(gan, bank, stage.part("polish"))
+        require(
+            gan.ready,
+            f"the virtual teacher has not begun: teacher.updates={updates} are fewer than virtual.warmup + "
+            "virtual.every; set virtual.polish to 500 or more",
+        )
+        bank.save(stage.path("bank.safetensors"))
+        path = stage.path("virtual.safetensors")
+        VirtualTeacher.of(gan, teacher=self.teacher_stage.fingerprint, data=self._data_fingerprint).save(path)
+        stage.finish(kilobytes=path.stat().st_size / 1000)
+
+    def _teach_beside(self, gan: KnowledgeGan, stage: Stage) -> None:
+        """Train the teacher with the generator watching. A teacher that is there already must come out the same."""
+        part = stage.part("beside")
+        kept = part.path("gan.safetensors")
+        if kept.is_file():
+            gan.load_state_dict(load_state(kept))
+            return
+        again = self.teacher_stage.done
+        if again:
+            self.run.console.say("virtual            the teacher is trained once more, for the generator to watch")
+        teacher = self._new_teacher()
+        beside = Beside(gan, self.splits.task, self.recipe.teacher.updates, stage.path("snapshots"))
+        self._train_teacher(teacher, part, beside)
+        if again:
+            before = load_state(self.teacher_stage.path("model.safetensors"))
+            if not all(torch.equal(value.cpu(), before[name]) for name, value in teacher.state_dict().items()):
+                self.run.console.say(
+                    "virtual            trained again, the teacher came out a little different: another machine or "
+                    "number of threads; the generator is polished on the one that is kept"
+                )
+        else:
+            self.teacher_stage.begin()
+            self.teacher_stage.seconds = part.seconds
+            for line in part.history:
+                self.teacher_stage.log(**line)
+            self._finish_teacher(teacher)
+        save_state(kept, gan.state_dict())
+
+    @cached_property
+    def output_reader(self) -> OutputReader:
+        """The teacher's outputs as the generator learns them."""
+        stage, splits = self.virtual_stage, self.splits
+        reader = OutputReader(self.teacher, splits.task, self.recipe.virtual.bins, self.engine)
+        if reader.read_out is None:
+            return reader
+        path = stage.path("read_out.safetensors")
+        if path.is_file():
+            fill(reader.read_out, load_state(path), f"{path} does not fit; delete {path.parent} and run again")
+        else:
+            reader.fit(splits.train, splits.val, self.recipe.seed)
+            save_state(path, reader.read_out.state_dict())
+        return reader
+
+    def untrained_virtual(self) -> VirtualTeacher:
+        """A virtual teacher that knows nothing yet, to try things on."""
+        return VirtualTeacher.untrained(self.splits.task, self.recipe.virtual).to(self.engine.device)
+
+
+# --- helpers ------------------------------------------------------------------------------------------------
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def restore(module: N, path: Path) -> N:
+    """Give `module` the weights that a stage stored, and put it in eval mode.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another network.
+    """
+    fill(module, load_state(path), f"{path} does not fit; delete {path.parent} and run again")
+    return module.eval()
+
+
+def fill(module: nn.Module, state: Any, problem: str) -> None:
+    """Give `module` these weights, or raise CheckpointError with `problem` and the reason."""
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{problem}: {' '.join(str(error).split())[:300]}") from None
+
+
+def hash_state(state: dict[str, Tensor]) -> dict[str, str]:
+    """Hash of every tensor of a state."""
+    return {
+        name: hashlib.blake2b(value.contiguous().cpu().numpy().tobytes(), digest_size=16).hexdigest()
+        for name, value in state.items()
+    }
+
+
+def refuse_chance_level(value: float, data: LabelledImages, what: str) -> None:
+    """Raise ModelError unless `value` of the task's metric is clearly better than a constant guess on `data`."""
+    task, chance = data.task, data.task.chance(data.labels)
+    better = value > 1.2 * chance if task.higher_is_better else value < 0.9 * chance
+    if not better:
+        raise ModelError(
+            f"{what} is at chance level: {task.metric} {value:.4g} {task.metric_unit} on {len(data)} validation "
+            f"images, a constant guess has {chance:.4g}; train it longer (teacher.updates), choose another "
+            "teacher.model, or check the labels"
+        )

@@ -1,0 +1,178 @@
+"""What the page shows of a virtual teacher: mean outputs, spread and gates beside those of the real one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gankd.bench.inspection import NAME, Inspection
+from gankd.report import plots
+from gankd.tasks import Task
+from gankd.virtual.gates import Gate, Gates
+
+MAX_CLASSES = 200
+"""Rows and columns of a heat map; of more classes that many are shown, evenly spread."""
+WORST = 3
+"""Classes that are named for the order of their wrong classes."""
+STAND_INS = {"gauss": "Gaussian per class", "bank": "Stored outputs", "table": "Table of means"}
+
+Chart = dict[str, str]
+
+
+def virtual_section(found: Inspection, task: Task) -> dict[str, Any]:
+    """Everything that the template prints of a virtual teacher, by name."""
+    facts = found.virtual.facts
+    others = {STAND_INS[name]: gates for name, gates in found.stand_ins.items()}
+    others["Draws, test images"] = found.test
+    return {
+        "name": NAME,
+        "size": _size(found.facts),
+        "sentences": _sentences(found),
+        "charts": _value_charts(facts, task) if "pit" in facts else _class_charts(facts, task),
+        "others": list(others),
+        "rows": [
+            {"gate": gate, "others": [_same(gates, gate) for gates in others.values()]} for gate in found.virtual.gates
+        ],
+        "counts": [count_words(gates) for gates in (found.virtual, *others.values())],
+        "warnings": found.virtual.warnings,
+    }
+
+
+def count_words(gates: Gates) -> str:
+    """`7 of 9`: how many gates are passed."""
+    return f"{sum(gate.passed for gate in gates.gates)} of {len(gates.gates)}"
+
+
+def label_share(facts: Mapping[str, Tensor]) -> float:
+    """Share of the variance of a teacher's outputs that lies between labels rather than within (eta squared).
+
+    Args:
+        facts: of `Gates`. For values, whose labels differ also within a bin, it is the variance of the read-out, and
+            within is the variance about the label.
+    """
+    count, within = facts["count"].double(), facts["sd_p"].square()
+    mean = facts["value_p"][:, None] if "value_p" in facts else facts["mean_p"]
+    apart = float(count @ (mean - count @ mean / count.sum()).square().sum(1))
+    inside = float((count - 1).clamp_min(0) @ within)
+    return apart / (apart + inside) if apart else 0.0
+
+
+def _same(gates: Gates, gate: Gate) -> Gate:
+    return next(other for other in gates.gates if other.name == gate.name)
+
+
+def _size(facts: Mapping[str, Any]) -> str:
+    words = f"{facts['parameters']:,} parameters"
+    if facts.get("kilobytes"):
+        words += f", {facts['kilobytes']:.0f} KB"
+    return f"{words}; compared at temperature {facts['temperature']:g} on {facts['outputs']:,} stored outputs."
+
+
+def _sentences(found: Inspection) -> list[str]:
+    """How much of the teacher it carries, in words."""
+    share, unseen = label_share(found.virtual.facts), label_share(found.test.facts)
+    sentences = [
+        "It carries what a label says of an output, not what an image says: the label explains "
+        f"{100 * share:.3g} % of the variance of the teacher's outputs for training images ({100 * unseen:.3g} % for "
+        "test images), the rest is noise in its draws.",
+        f"It passes {count_words(found.virtual)} gates against outputs for training images, from which it learned, "
+        f"and {count_words(found.test)} against those for test images.",
+        # P1 of the reference: the gradient is linear in the target, and the noise independent of the image.
+        "With a loss that is linear in its targets, such as KD, a student learns from it on average what a table of "
+        f"the mean outputs would teach; the table passes {count_words(found.stand_ins['table'])}, and a gain counts "
+        "only against it.",
+    ]
+    if found.needless:
+        sentences.append("A Gaussian per class passes every gate too: for these outputs the generator is not needed.")
+    return sentences
+
+
+# --- charts -------------------------------------------------------------------------------------------------
+
+
+def _class_charts(facts: Mapping[str, Tensor], task: Task) -> list[Chart]:
+    shown = np.linspace(0, task.num_groups - 1, min(task.num_groups, MAX_CLASSES)).round().astype(int)
+    names = [task.group_name(group) for group in shown]
+    text = "Rows are labels, columns the classes of the output."
+    if len(shown) < task.num_groups:
+        text += f" {len(shown)} of {task.num_groups} classes."
+    means = [facts[key].numpy()[np.ix_(shown, shown)] for key in ("mean_p", "mean_q")]
+    charts = [*_maps(means, 4, names, names, "class", text), _spread_chart(facts, task, "standard deviation", 1.0)]
+    if task.num_groups > 2:  # of two classes, one is wrong
+        rank, there = facts["rank"], facts["count"] > 0
+        worst = [group for group in rank.argsort(stable=True).tolist() if there[group]][:WORST]
+        words = ", ".join(f"{task.group_name(group)} ({rank[group]:.2f})" for group in worst)
+        text = (
+            "By mean probability, draws against outputs; 1 is the same order. "
+            f"Median {rank[there].median():.2f}, least for {words}."
+        )
+        title = "Order of the wrong classes"
+        charts.append(_label_chart("rank", title, facts, task, {"correlation": rank}, "rank correlation", text))
+    return charts
+
+
+def _value_charts(facts: Mapping[str, Tensor], task: Task) -> list[Chart]:
+    offset, factor = task.output_scale
+    unit = f", {task.metric_unit}" if task.metric_unit else ""
+    there = facts["count"] > 0
+    names = [task.group_name(group) for group in there.nonzero()[:, 0].tolist()]
+    means = [facts[key][there].numpy() for key in ("mean_p", "mean_q")]
+    text = "Rows are labels, columns the values of the output."
+    read = {"teacher": offset + factor * facts["value_p"], "generator": offset + factor * facts["value_q"]}
+    by_label = "Read-out of the mean distribution, by label."
+    return [
+        *_maps(means, 2, names, (offset, offset + factor), f"value{unit}", text),
+        _label_chart("value", "Mean value", facts, task, read, f"mean value{unit}", by_label),
+        _spread_chart(facts, task, f"standard deviation{unit}", factor),
+        _chart(
+            "Where outputs fall among draws",
+            plots.place_histogram("virtual-pit", facts["pit"].tolist()),
+            "PIT: even (dashed) if draws are of the teacher's law; high at the ends if they vary too little.",
+        ),
+    ]
+
+
+def _chart(title: str, svg: str, text: str) -> Chart:
+    return {"title": title, "svg": svg, "text": text}
+
+
+def _maps(
+    means: Sequence[NDArray[Any]],
+    decades: int,
+    rows: Sequence[str],
+    columns: Sequence[str] | Sequence[float],
+    label: str,
+    text: str,
+) -> list[Chart]:
+    """Mean outputs of the teacher and of the generator, on one scale over so many decades at most."""
+    both = np.stack(means)
+    high = max(float(both.max()), 1e-9)
+    # The least probabilities are most of a large map: the scale begins where it tells them apart.
+    low = min(max(float(np.percentile(both, 1)), high * 10.0**-decades), high / 2)
+    titles = {"Teacher: mean output": text, "Generator: mean draw": "On the same scale."}
+    return [
+        _chart(title, plots.heat_map(f"virtual-map-{n}", mean, (low, high), rows, columns, label, title), words)
+        for n, ((title, words), mean) in enumerate(zip(titles.items(), means, strict=True))
+    ]
+
+
+def _spread_chart(facts: Mapping[str, Tensor], task: Task, label: str, factor: float) -> Chart:
+    spread = {"teacher": factor * facts["sd_p"], "generator": factor * facts["sd_q"]}
+    text = "How far outputs for one label lie apart."
+    return _label_chart("spread", "Spread within a label", facts, task, spread, label, text)
+
+
+def _label_chart(
+    name: str, title: str, facts: Mapping[str, Tensor], task: Task, values: Mapping[str, Tensor], label: str, text: str
+) -> Chart:
+    """Numbers of the labels that have outputs; where those are too many to be named, in ascending order."""
+    shown = (facts["count"] > 0).nonzero()[:, 0]
+    if len(shown) > plots.MAX_NAMED_GROUPS:
+        first = next(iter(values))
+        shown = shown[values[first][shown].argsort(stable=True)]
+        text += f" Labels are sorted by the {first}."
+    series = {key: value[shown].tolist() for key, value in values.items()}
+    groups = [task.group_name(group) for group in shown.tolist()]
+    return _chart(title, plots.group_chart(f"virtual-{name}", groups, series, label), text)

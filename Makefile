@@ -16,7 +16,7 @@ INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
 # at a time as well: sums in another order are another teacher and another generator.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo evidence losses bench test lint format clean
+.PHONY: help demo evidence losses vkd bench test lint format clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -30,6 +30,13 @@ evidence: $(WITH_GANKD)  ## the demo with more seeds; writes docs/evidence.md an
 
 losses: $(WITH_GANKD)  ## every distillation loss, alone and with cGAN-KD; writes docs/losses.md and docs/losses.json
 	$(ONE_THREAD) $(BIN)/gankd compare digits turntable --set student.updates=1000 --set student.store_features=true --out runs/losses --page docs/losses.md
+
+# A second set with DATA=file.npz, as of CIFAR-100's first 20 classes at 16 px (images, label, split, class_names).
+vkd: $(WITH_GANKD)  ## virtual teachers: every source of targets, tuned and compared; writes docs/vkd.md and docs/vkd.json
+	$(ONE_THREAD) $(BIN)/gankd vkd table digits --seeds 5 --out runs/vkd/digits --page docs/vkd.md
+ifdef DATA
+	$(ONE_THREAD) $(BIN)/gankd vkd table cifar20 --data $(DATA) --seeds 5 --out runs/vkd/cifar20 --page docs/vkd.md
+endif
 
 bench: $(WITH_GANKD)  ## measure speed, see benchmarks/
 	set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script; done

@@ -12,7 +12,7 @@ from gankd.seeds import rng
 from gankd.tasks import Classification, Regression
 from gankd.virtual.gan import KnowledgeGan, VirtualConfig
 from gankd.virtual.sources import Source, SourceReader, Sources, matched_epsilon
-from gankd.virtual.teacher import Bank, VirtualTeacher
+from gankd.virtual.teacher import Bank, Hints, VirtualTeacher
 
 CLASSES = 5
 TASK = Classification(num_classes=CLASSES)
@@ -152,6 +152,34 @@ def test_rank_pairs_confident_draws_with_confident_images(virtual: VirtualTeache
         place = 12 * (labels[row] == labels).nonzero()[:, 0].tolist().index(row) / 12  # 0 .. 11 within its class
         expected = probability[:, row].sort().values[int((place + 0.5) / 12 * 10)]
         assert got[row] == expected
+
+
+def test_hints_choose_the_draw_most_like_the_teachers_output(virtual: VirtualTeacher, labels: Tensor) -> None:
+    """A reference in loops; an image without a hint takes the first draw."""
+    outputs = torch.randn(50, CLASSES, generator=rng(8)).softmax(1)
+    hinted = replace(virtual, hints=Hints.of(outputs, labels[:50]))
+    source = reader("virtual", hinted, labels, draws=7, policy="hint")
+    draws, chosen = source._fresh(3, torch.arange(60), None), source(3, torch.arange(60), student(60))
+    agreed = 0
+    for row in range(50):
+        label = int(labels[row])
+        of_class = [float(outputs[other, label]) for other in range(50) if labels[other] == label]
+        quantile = (sorted(of_class).index(float(outputs[row, label])) + 0.5) / len(of_class)
+        runner_up = max((k for k in range(CLASSES) if k != label), key=lambda k: float(outputs[row, k]))
+        own = [float((draw / 4).softmax(0)[label]) for draw in draws[:, row]]
+        best = None
+        for number, draw in enumerate(draws[:, row]):
+            second = max((k for k in range(CLASSES) if k != label), key=lambda k: float(draw[k]))
+            place = (sum(other < own[number] for other in own) + 0.5) / 7
+            cost = abs(place - quantile) + (second != runner_up)
+            if best is None or cost < best[0] - 0.005:  # ranks are kept in steps of 1/255
+                best = cost, number
+        assert best is not None
+        agreed += torch.equal(chosen[row], draws[best[1], row])
+    assert agreed >= 48  # but for draws that lie equally near
+    assert torch.equal(chosen[50:], draws[0, 50:])
+    with pytest.raises(ConfigError, match="hints of the training images are kept by the teacher's own run alone"):
+        reader("virtual", virtual, labels, draws=7, policy="hint")
 
 
 def test_what_rank_remembers_is_in_the_checkpoint(virtual: VirtualTeacher, labels: Tensor) -> None:

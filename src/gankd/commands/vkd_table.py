@@ -42,6 +42,7 @@ SOURCES = {
     "best of 8": 'virtual(draws=8, policy="best")',
     "best of 32": 'virtual(draws=32, policy="best")',
     "rank of 16": 'virtual(draws=16, policy="rank")',
+    "hint, 16 draws": 'virtual(draws=16, policy="hint")',
 }
 """Whom the student reads; each has a form and a weight of its own."""
 VARIANTS = {
@@ -85,6 +86,7 @@ CONTRASTS = (
     Contrast("A12", "best of 8 draws, against the table", "best of 8", "table"),
     Contrast("A12", "best of 32 draws, against the table", "best of 32", "table"),
     Contrast("A12", "rank-paired draws, against the table", "rank of 16", "table"),
+    Contrast("A12", "draws by a hint of the image, against the table", "hint, 16 draws", "table"),
     Contrast("A12", "sets matched, against the table", "sets matched", "table"),
 )
 

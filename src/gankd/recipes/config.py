@@ -214,7 +214,19 @@ def npz() -> Recipe:
     return replace(folder(), name="npz", data=DataConfig(name="npz"))
 
 
+def cifar20() -> Recipe:
+    """The first 20 classes of CIFAR-100 at 16x16 with 200 training images each, from an .npz file of it."""
+    return Recipe(
+        name="cifar20",
+        data=DataConfig(name="npz", size=16, classes=20, per_label=200),
+        teacher=TeacherConfig(model="resnet14", updates=3000, augment=("shift", "scale")),
+        virtual=VirtualConfig(polish=2000),
+        gan=logistic(GanConfig(steps=5000, z_dim=64)),
+        student=StudentConfig(model="cnn16", updates=1500, lr=3e-3),
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     make().name: make
-    for make in (digits, digits_all, digits_takd, rotated_digits, rotated_digits_all, turntable, folder, npz)
+    for make in (digits, digits_all, digits_takd, rotated_digits, rotated_digits_all, turntable, folder, npz, cifar20)
 }

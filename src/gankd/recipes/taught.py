@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,16 +16,16 @@ from gankd.engine import Engine
 from gankd.errors import CheckpointError, DataError, ModelError
 from gankd.generators.networks import start_side
 from gankd.models import build_net
-from gankd.models.contract import Ensemble, ImageModel, check_model, evaluate
+from gankd.models.contract import Ensemble, ImageModel, check_model, evaluate, predict
 from gankd.recipes.config import Recipe
 from gankd.recipes.data import load_splits
 from gankd.run import Run, Stage, fingerprint
 from gankd.seeds import derive_seed
 from gankd.storage import load_state, load_weights, save_state
 from gankd.training.supervised import train_supervised
-from gankd.training.vkd import Beside, OutputReader, polish, store_outputs
+from gankd.training.vkd import Beside, OutputReader, check, polish, store_outputs
 from gankd.virtual.gan import KnowledgeGan
-from gankd.virtual.teacher import VirtualTeacher
+from gankd.virtual.teacher import Hints, VirtualTeacher
 
 
 class Taught:
@@ -214,16 +215,16 @@ class Taught:
         stage = self.virtual_stage
         if not stage.done:
             self._make_virtual(stage)
-        path, bank = stage.path("virtual.safetensors"), stage.path("bank.safetensors")
-        return VirtualTeacher.load(path, bank).to(self.engine.device)
+        path, bank, hints = (stage.path(f"{name}.safetensors") for name in ("virtual", "bank", "hints"))
+        virtual = VirtualTeacher.load(path, bank, hints if task.kind == "classification" else None)
+        return virtual.to(self.engine.device)
 
     def _make_virtual(self, stage: Stage) -> None:
         config, train, seed = self.recipe.virtual, self.splits.train, self.recipe.seed
         updates = self.recipe.teacher.updates if self.beside else 0
         gan = KnowledgeGan(train.task, config, seed, total=updates // config.every + config.polish)
         gan.to(self.engine.device)
-        if self.beside:
-            self._teach_beside(gan, stage)
+        earlier = self._teach_beside(gan, stage) if self.beside else torch.zeros(0, gan.num_outputs)
         reader = self.output_reader
         bank = store_outputs(reader, train.to(self.engine.device), self.recipe.teacher.augment, config.views, seed)
         if config.polish > 0:
@@ -234,22 +235,38 @@ class Taught:
             "virtual.every; set virtual.polish to 500 or more",
         )
         bank.save(stage.path("bank.safetensors"))
+        if train.task.kind == "classification":
+            probs = (bank.logits / gan.temperature).softmax(1).unflatten(0, (-1, len(train))).mean(0)  # over views
+            Hints.of(probs, train.labels.cpu()).save(stage.path("hints.safetensors"))
         path = stage.path("virtual.safetensors")
         VirtualTeacher.of(gan, teacher=self.teacher_stage.fingerprint, data=self._data_fingerprint).save(path)
-        stage.finish(kilobytes=path.stat().st_size / 1000)
+        warnings = []
+        with suppress(DataError):  # of too few images of each label nothing can be said
+            warnings = [vars(warning) for warning in check(gan, bank, earlier.cpu()).warnings]
+        for one in warnings:
+            self.run.console.say(f"virtual            {one['code']} {one['text']}; {one['remedy']}")
+        stage.finish(kilobytes=path.stat().st_size / 1000, warnings=warnings)
 
-    def _teach_beside(self, gan: KnowledgeGan, stage: Stage) -> None:
-        """Train the teacher with the generator watching. A teacher that is there already must come out the same."""
-        part = stage.part("beside")
-        kept = part.path("gan.safetensors")
+    def _teach_beside(self, gan: KnowledgeGan, stage: Stage) -> Tensor:
+        """Train the teacher with the generator watching. A teacher that is there already must come out the same.
+
+        Returns:
+            (N, K) logits of the teacher for its training images, a tenth of its training before the end.
+        """
+        part, teacher, splits = stage.part("beside"), self._new_teacher(), self.splits
+
+        def look() -> Tensor:
+            return predict(teacher, splits.train.images, self.engine).float()
+
+        beside = Beside(gan, splits.task, self.recipe.teacher.updates, stage.path("snapshots"), look)
+        beside.to(self.engine.device)
+        kept = part.path("beside.safetensors")
         if kept.is_file():
-            gan.load_state_dict(load_state(kept))
-            return
+            beside.load_state_dict(load_state(kept))
+            return beside.earlier
         again = self.teacher_stage.done
         if again:
             self.run.console.say("virtual            the teacher is trained once more, for the generator to watch")
-        teacher = self._new_teacher()
-        beside = Beside(gan, self.splits.task, self.recipe.teacher.updates, stage.path("snapshots"))
         self._train_teacher(teacher, part, beside)
         if again:
             before = load_state(self.teacher_stage.path("model.safetensors"))
@@ -264,7 +281,8 @@ class Taught:
             for line in part.history:
                 self.teacher_stage.log(**line)
             self._finish_teacher(teacher)
-        save_state(kept, gan.state_dict())
+        save_state(kept, beside.state_dict())
+        return beside.earlier
 
     @cached_property
     def output_reader(self) -> OutputReader:

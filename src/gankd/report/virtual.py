@@ -25,7 +25,8 @@ def virtual_section(found: Inspection, task: Task) -> dict[str, Any]:
     """Everything that the template prints of a virtual teacher, by name."""
     facts = found.virtual.facts
     others = {STAND_INS[name]: gates for name, gates in found.stand_ins.items()}
-    others["Draws, test images"] = found.test
+    if found.test is not None:
+        others["Draws, test images"] = found.test
     return {
         "name": NAME,
         "size": _size(found.facts),
@@ -72,13 +73,16 @@ def _size(facts: Mapping[str, Any]) -> str:
 
 def _sentences(found: Inspection) -> list[str]:
     """How much of the teacher it carries, in words."""
-    share, unseen = label_share(found.virtual.facts), label_share(found.test.facts)
+    share, on_test, passes = label_share(found.virtual.facts), "", ""
+    if found.test is not None:
+        on_test = f" ({100 * label_share(found.test.facts):.3g} % for test images)"
+        passes = f", and {count_words(found.test)} against those for test images"
     sentences = [
         "It carries what a label says of an output, not what an image says: the label explains "
-        f"{100 * share:.3g} % of the variance of the teacher's outputs for training images ({100 * unseen:.3g} % for "
-        "test images), the rest is noise in its draws.",
-        f"It passes {count_words(found.virtual)} gates against outputs for training images, from which it learned, "
-        f"and {count_words(found.test)} against those for test images.",
+        f"{100 * share:.3g} % of the variance of the teacher's outputs for training images{on_test}, the rest is noise "
+        "in its draws.",
+        f"It passes {count_words(found.virtual)} gates against outputs for training images, from which it learned"
+        f"{passes}.",
         # P1 of the reference: the gradient is linear in the target, and the noise independent of the image.
         "With a loss that is linear in its targets, such as KD, a student learns from it on average what a table of "
         f"the mean outputs would teach; the table passes {count_words(found.stand_ins['table'])}, and a gain counts "

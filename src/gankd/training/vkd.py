@@ -3,6 +3,7 @@
 Kim, IEEE Access 10 (2022), as reconstructed from its abstract; see `gankd.virtual`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from gankd.run import Stage
 from gankd.seeds import Batches, rng
 from gankd.tasks import Task
 from gankd.virtual.gan import KnowledgeGan, label_means
+from gankd.virtual.gates import Gates, measure
 from gankd.virtual.teacher import Bank, VirtualTeacher
 
 SNAPSHOTS = 10
@@ -33,18 +35,29 @@ class Beside(nn.Module):
         task: of the labels.
         updates: of the teacher.
         folder: where a snapshot of the generator is written after every tenth of the updates.
+        look: gives the teacher's outputs (N, K) for its training images; called once, a tenth before the end.
     """
 
-    def __init__(self, gan: KnowledgeGan, task: Task, updates: int, folder: Path) -> None:
+    earlier: Tensor
+
+    def __init__(
+        self, gan: KnowledgeGan, task: Task, updates: int, folder: Path, look: Callable[[], Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.gan, self._task, self._folder = gan, task, folder
+        self.gan, self._task, self._folder, self._look = gan, task, folder, look
         self._period = max(1, updates // SNAPSHOTS)
+        self._late = updates - self._period
+        self.register_buffer("earlier", torch.zeros(0, gan.num_outputs))
+        if look is not None:  # of this shape from the start, so that a checkpoint fits at any time
+            self.earlier = look()
 
     def observe(self, step: int, outputs: Tensor, labels: Tensor) -> None:
         """Outputs (N, K) of one update of the teacher and labels (N,) in user units."""
         self.gan.observe(outputs, self._task.hard_labels(labels))
         if (step + 1) % self._period == 0 and self.gan.ready:
             VirtualTeacher.of(self.gan, updates=step + 1).save(self._folder / f"{step + 1:06d}.safetensors")
+        if step + 1 == self._late and self._look is not None:
+            self.earlier.copy_(self._look())
 
 
 class ReadOut(nn.Module):
@@ -173,6 +186,26 @@ def store_outputs(
             logits.append(reader(images).cpu())
         labels.append(data.task.hard_labels(data.labels).cpu())
     return Bank(torch.cat(logits).float(), torch.cat(labels))
+
+
+def check(gan: KnowledgeGan, bank: Bank, earlier: Tensor) -> Gates:
+    """Measure a finished generator with what is known now alone: draws without averaging, and outputs of before.
+
+    Args:
+        gan: as it is at the end.
+        bank: the teacher's stored outputs, view after view.
+        earlier: (N, K) logits for its images a tenth of the training before the end; (0, K) if there are none.
+    """
+    device = gan.mean_sum.device
+    labels = bank.labels.to(device)
+    z = torch.randn(len(labels), gan.ema.z_dim, generator=rng(gan.seed, "check", device=device), device=device)
+    with torch.no_grad():
+        averaged, raw = (net(z, labels).softmax(1) for net in (gan.ema, gan.generator))
+    before = None
+    if len(earlier):
+        before = (earlier / gan.temperature).softmax(1).repeat(len(labels) // len(earlier), 1)
+    probs = (bank.logits / gan.temperature).softmax(1)
+    return measure(probs, averaged, labels, raw=raw, earlier=before, seed=gan.seed)
 
 
 def polish(gan: KnowledgeGan, bank: Bank, stage: Stage) -> None:

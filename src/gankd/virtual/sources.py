@@ -20,7 +20,7 @@ from gankd.seeds import rng
 from gankd.tasks import Task
 from gankd.virtual.gan import BANDWIDTH
 from gankd.virtual.networks import read_table
-from gankd.virtual.teacher import Bank, VirtualTeacher
+from gankd.virtual.teacher import Bank, VirtualTeacher, quantiles
 
 POLICIES = {
     "fresh": "new noise for every image at every step; several draws are averaged",
@@ -29,7 +29,10 @@ POLICIES = {
     "zero": "no noise; a control",
     "best": "of several draws the one nearest to the student's present output",
     "rank": "of several draws the one whose confidence stands where the image stands among its class",
+    "hint": "of several draws the one most like three bytes that are kept of the teacher's output for the image",
 }
+CHOOSING = ("best", "rank", "hint")
+"""Policies by which the target depends on the image."""
 AGREEMENTS = ("keep", "reject", "swap")
 DRAWS: dict[str, Any] = {"draws": 1, "policy": "fresh", "agree": "keep", "shuffle": False, "stored": False}
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -69,11 +72,11 @@ class Source:
         require(policy in POLICIES, f"@{self.name}: no policy {policy!r}; {suggest(policy, POLICIES)}")
         require(1 <= draws <= 1024, f"@{self.name}: draws must lie in 1..1024, got {draws}")
         require(
-            draws >= 2 or policy not in ("best", "rank"),
+            draws >= 2 or policy not in CHOOSING,
             f"@{self.name}: policy {policy} chooses among draws; set draws to 2 or more, for example draws=8",
         )
         require(
-            draws == 1 or policy in ("fresh", "best", "rank"),
+            draws == 1 or policy in ("fresh", *CHOOSING),
             f"@{self.name}: policy {policy} has one draw per image, got draws={draws}",
         )
         require(
@@ -138,7 +141,7 @@ class SourceReader(nn.Module):
             raise ConfigError(f"@{source.name} needs stored outputs of the real teacher, which this file does not hold")
         classes = task.kind == "classification"
         for name, needs_classes in {
-            "rank": self.settings.get("policy") == "rank",
+            str(self.settings.get("policy")): self.settings.get("policy") in ("rank", "hint"),
             "agree": self.settings.get("agree", "keep") != "keep",
             "shuffle": self.settings.get("shuffle", False),
             "stored": self.settings.get("stored", False),
@@ -148,6 +151,9 @@ class SourceReader(nn.Module):
             classes or source.name in ("virtual", "table", "bank"),
             f"@{source.name} is for classes, the labels are values",
         )
+        if self.settings.get("policy") == "hint" and (virtual is None or virtual.hints is None):
+            raise ConfigError(f"@{source}: hints of the training images are kept by the teacher's own run alone")
+        self._hints = None if virtual is None else virtual.hints
         self._sampler = _sampler(source, virtual, task)
         self._table = None if virtual is None else virtual.means
         self._shuffled = _permutations(task.head_size, seed, labels.device) if self.settings.get("shuffle") else None
@@ -173,7 +179,7 @@ class SourceReader(nn.Module):
             upcoming: the index of any step; draws are then made for many steps at once.
         """
         policy = self.settings.get("policy", "fresh")
-        if policy in ("fresh", "best", "rank"):
+        if policy in ("fresh", *CHOOSING):
             draws = self._fresh(step, index, upcoming)
         else:
             noise = self._own_noise(index, step if policy == "epoch" else 0)
@@ -185,6 +191,8 @@ class SourceReader(nn.Module):
             chosen = self._nearest(draws, outputs)
         elif policy == "rank":
             chosen = self._ranked(draws, labels, index, outputs, step)
+        elif policy == "hint":
+            chosen = self._hinted(draws, labels, index)
         elif len(draws) > 1:  # the loss against several draws is that against their mean
             chosen = self.temperature * (draws / self.temperature).softmax(2).mean(0).clamp_min(1e-12).log()
         else:
@@ -247,8 +255,21 @@ class SourceReader(nn.Module):
         self.confidence[index] = torch.where(before.isnan(), now, 0.5 * (before + now))
         passes = max(1, len(self.labels) // len(index))
         if step % passes == passes - 1:
-            self.quantile.copy_(_quantiles(self.confidence, self.labels))
+            self.quantile.copy_(quantiles(self.confidence, self.labels))
         return chosen
+
+    def _hinted(self, draws: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """Of draws with the runner-up of the image's hint, or else of all, the one nearest to its quantile.
+
+        Generated images have no hint and take the first draw.
+        """
+        assert self._hints is not None
+        at = index.clamp_max(len(self._hints.rank) - 1)
+        own = labels.expand(len(draws), -1)[..., None]
+        place = ((draws / self.temperature).softmax(2).gather(2, own)[..., 0].argsort(0).argsort(0) + 0.5) / len(draws)
+        runner_up = draws.scatter(2, own, float("-inf")).argmax(2)
+        cost = (place - self._hints.rank[at] / 255).abs() + (runner_up != self._hints.runner_up[at])
+        return _take(draws, torch.where(index < len(self._hints.rank), cost.argmin(0), 0))
 
     def _agreeing(self, draws: Tensor, labels: Tensor) -> Tensor:
         """A draw whose likeliest class is the label: the first such, or else the table; or with the two exchanged."""
@@ -411,18 +432,6 @@ def matched_epsilon(means: Tensor) -> float:
 def _take(draws: Tensor, which: Tensor) -> Tensor:
     """Of draws (D, N, K) the one at `which` (N,) for every row."""
     return draws.gather(0, which[None, :, None].expand(1, -1, draws.shape[2]))[0]
-
-
-def _quantiles(values: Tensor, labels: Tensor) -> Tensor:
-    """Where each value (M,) stands among those of its class, in [0, 1); 0.5 where it is unknown."""
-    known = values.nan_to_num(2.0)
-    order = known.argsort(stable=True)
-    order = order[labels[order].argsort(stable=True)]  # by class, then by value
-    counts = labels.bincount()
-    place = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
-    found = torch.empty_like(values)
-    found[order] = (place + 0.5) / counts[labels[order]]
-    return torch.where(values.isnan(), 0.5, found)
 
 
 def _permutations(classes: int, seed: int, device: torch.device) -> Tensor:

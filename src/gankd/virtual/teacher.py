@@ -46,6 +46,53 @@ class Bank:
 
 
 @dataclass(frozen=True)
+class Hints:
+    """What is kept of a teacher's output for each training image where that may be a little: three bytes."""
+
+    rank: Tensor
+    """(N,) uint8: where the probability of the label stands among images of its class, 0 least, 255 most."""
+    runner_up: Tensor
+    """(N,) int16: likeliest class but the label."""
+
+    @classmethod
+    def of(cls, probs: Tensor, labels: Tensor) -> "Hints":
+        """Of probabilities (N, C) and classes (N,)."""
+        own = probs.gather(1, labels[:, None])
+        return cls(
+            (255 * quantiles(own[:, 0], labels)).round().to(torch.uint8),
+            probs.scatter(1, labels[:, None], -1.0).argmax(1).to(torch.int16),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write to one file."""
+        save_state(path, {"format": FORMAT, "kind": "hints", "rank": self.rank, "runner_up": self.runner_up})
+
+    @classmethod
+    def load(cls, path: Path) -> "Hints":
+        """Inverse of `save`.
+
+        Raises:
+            CheckpointError: missing, damaged, or no hints.
+        """
+        stored = load_state(path)
+        if not isinstance(stored, dict) or stored.get("kind") != "hints":
+            raise CheckpointError(f"{path} holds no hints; it is written by the virtual stage as hints.safetensors")
+        return cls(stored["rank"], stored["runner_up"])
+
+
+def quantiles(values: Tensor, labels: Tensor) -> Tensor:
+    """Where each value (M,) stands among those of its class, in (0, 1); 0.5 where it is nan."""
+    known = values.nan_to_num(float("inf"))
+    order = known.argsort(stable=True)
+    order = order[labels[order].argsort(stable=True)]  # by class, then by value
+    counts = labels.bincount()
+    place = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[labels[order]]
+    found = torch.empty_like(values)
+    found[order] = (place + 0.5) / counts[labels[order]]
+    return torch.where(values.isnan(), 0.5, found)
+
+
+@dataclass(frozen=True)
 class VirtualTeacher:
     """Draws softened outputs for labels alone: no image, and no teacher in memory.
 
@@ -61,6 +108,7 @@ class VirtualTeacher:
     facts: dict[str, Any] = field(default_factory=dict)
     """Where it comes from."""
     bank: Bank | None = None
+    hints: Hints | None = None
 
     @classmethod
     def of(cls, gan: KnowledgeGan, **facts: Any) -> "VirtualTeacher":
@@ -72,10 +120,11 @@ class VirtualTeacher:
 
     @classmethod
     def untrained(cls, task: Task, config: VirtualConfig) -> "VirtualTeacher":
-        """One that knows nothing yet, with two stored outputs, to try things on."""
+        """One that knows nothing yet, with two stored outputs and one hint, to try things on."""
         gan = KnowledgeGan(task, config, seed=0)
         labels = torch.tensor([0, 1]) if task.kind == "classification" else torch.tensor([0.0, 1.0])
-        return replace(cls.of(gan), bank=Bank(torch.zeros(2, gan.num_outputs), labels))
+        hints = Hints(torch.zeros(1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int16))
+        return replace(cls.of(gan), bank=Bank(torch.zeros(2, gan.num_outputs), labels), hints=hints)
 
     @property
     def temperature(self) -> float:
@@ -95,7 +144,9 @@ class VirtualTeacher:
     def to(self, device: torch.device) -> "VirtualTeacher":
         """The same on another device."""
         bank = self.bank and Bank(self.bank.logits.to(device), self.bank.labels.to(device))
-        return replace(self, generator=self.generator.to(device), means=self.means.to(device), bank=bank)
+        hints = self.hints and Hints(self.hints.rank.to(device), self.hints.runner_up.to(device))
+        generator = self.generator.to(device)
+        return replace(self, generator=generator, means=self.means.to(device), bank=bank, hints=hints)
 
     @torch.no_grad()
     def draw(self, labels: Tensor, z: Tensor) -> Tensor:
@@ -118,8 +169,8 @@ class VirtualTeacher:
         )
 
     @classmethod
-    def load(cls, path: Path, bank: Path | None = None) -> "VirtualTeacher":
-        """Read from its file alone; with stored outputs if their file is given.
+    def load(cls, path: Path, bank: Path | None = None, hints: Path | None = None) -> "VirtualTeacher":
+        """Read from its file alone; with stored outputs and hints if their files are given.
 
         Raises:
             CheckpointError: missing, damaged, or no virtual teacher.
@@ -139,7 +190,8 @@ class VirtualTeacher:
         except (KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise CheckpointError(f"{path} is no whole virtual teacher: {' '.join(str(error).split())[:200]}") from None
         found = cls(task, config, generator.requires_grad_(False).eval(), means, facts)
-        return found if bank is None else replace(found, bank=Bank.load(bank))
+        stored = None if bank is None else Bank.load(bank), None if hints is None else Hints.load(hints)
+        return replace(found, bank=stored[0], hints=stored[1])
 
     def check_task(self, task: Task, where: str) -> None:
         """Raise DataError unless its classes, or its range of values, are those of `task` in the same order (F12)."""

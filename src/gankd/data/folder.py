@@ -4,13 +4,11 @@ import csv
 import io
 import math
 import os
-import re
 import stat
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,50 +18,35 @@ from torch import Tensor
 
 from gankd.config import require, suggest
 from gankd.data.images import LabelledImages, Splits
+from gankd.data.own import (
+    SHARES,
+    SMALLEST_SIZE,
+    SPLIT_NAMES,
+    ChannelChoice,
+    Item,
+    TaskChoice,
+    and_more,
+    check_settings,
+    choose_task,
+    common_size,
+    counted,
+    draw_split,
+    read_classes,
+    read_values,
+    shown,
+)
 from gankd.errors import DataError
-from gankd.seeds import rng
-from gankd.tasks import Classification, Regression, Task
-
-TaskChoice = Literal["auto", "classification", "regression"]
-ChannelChoice = Literal["auto", "grey", "rgb"]
 
 TABLE = "labels.csv"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 IMAGE_COLUMNS = ("image", "file", "filename", "path")
 LABEL_COLUMNS = ("label", "class", "target", "value", "angle", "age")
 SPLIT_COLUMN = "split"
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-SHARES = {"train": 7, "val": 1, "test": 2}
-"""Weights of the splits that are drawn."""
-SMALLEST_SIZE, LARGEST_SIZE = 8, 128
-MOST_INTEGER_CLASSES = 20
-"""Integer labels with more different values than this are numbers to regress, not names of classes."""
 
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
-_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)", re.ASCII | re.IGNORECASE)
-_INTEGER = re.compile(r"[+-]?\d{1,15}", re.ASCII)
-_LARGEST_LABEL = 1e30  # differences and their normalisation must stay within float32
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class _Item:
-    """One image file, before it is opened."""
-
-    key: str
-    """Path below the folder with forward slashes: the same on every machine, so the split is too."""
-    path: Path
-    label: str
-    where: str
-    """Where the label stands, for error messages."""
-    part: str | None
-    """The split that the user chose, if any."""
 
 
 def load_folder(
@@ -118,27 +101,27 @@ def load_folder(
         DataError: the folder, the table, a label or an image cannot be used.
     """
     root = Path(root)
-    _check_settings(task, size, channels, low, high)
+    check_settings(task, size, channels, low, high)
     _check_root(root)
     tabular = os.path.lexists(root / TABLE)
     items, passed_over = (_read_table(root), "") if tabular else _read_class_folders(root)
     items.sort(key=lambda item: item.key)
 
-    kind, why = _choose_task(items, task, tabular)
+    kind, why = choose_task(items, task, tabular)
     if kind == "regression":
-        labels, found_task = _values(root, items, low, high)
+        labels, found_task = read_values(root, items, low, high)
     else:
         require(
             low is None and high is None,
-            f"low and high are for regression, but {_show(root)} has classes; add --task regression",
+            f"low and high are for regression, but {shown(root)} has classes; add --task regression",
         )
-        labels, found_task = _classes(root, items)
-    index, split = _split(root, items, labels, found_task, seed)
+        labels, found_task = read_classes(root, items, _table_hint(root))
+    index, split = draw_split(root, items, labels, found_task, seed)
     images, pixels = _read_images(root, items, size, channels)
 
     name = root.resolve().name or "root"
     card = {
-        "origin": f"folder {_show(name)}: {_count(len(items), 'image file')}, {pixels}{passed_over}",
+        "origin": f"folder {shown(name)}: {counted(len(items), 'image file')}, {pixels}{passed_over}",
         "licence": "the user's own",
         "split": split,
         "labels": f"{kind}: {why}",
@@ -151,54 +134,17 @@ def load_folder(
 # Settings, names, folders
 
 
-def _check_settings(task: str, size: int | None, channels: str, low: float | None, high: float | None) -> None:
-    for name, value, choice in (("task", task, TaskChoice), ("channels", channels, ChannelChoice)):
-        known = get_args(choice)
-        require(value in known, f"{name} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
-    require(
-        size is None or _size_fits(size),
-        f"size must be a multiple of 4 from {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {size}; "
-        f"nearest: --size {_nearest_size(size or 0)}",
-    )
-    for name, bound in (("low", low), ("high", high)):
-        require(bound is None or math.isfinite(bound), f"{name} must be a finite number, got {bound}")
-    if low is not None and high is not None:
-        require(low < high, f"low must be less than high, got low {low:g} and high {high:g}")
-
-
-def _size_fits(size: int) -> bool:
-    return SMALLEST_SIZE <= size <= LARGEST_SIZE and size % 4 == 0
-
-
-def _nearest_size(size: int) -> int:
-    return min(max(4 * round(size / 4), SMALLEST_SIZE), LARGEST_SIZE)
-
-
-def _show(name: str | Path) -> str:
-    """A name as it is, or escaped where it would break the line or the terminal."""
-    text = str(name)
-    return text if text.isprintable() else ascii(text)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
-
-
-def _more(number: int, what: str) -> str:
-    return f" (and {number:,} more {what})" if number else ""
-
-
 def _check_root(root: Path) -> None:
     expected = f"expected a folder with one sub-folder of images per class, or with {TABLE}"
     if not os.path.exists(root):
-        raise DataError(f"no folder {_show(root)}; {expected}; check the path")
+        raise DataError(f"no folder {shown(root)}; {expected}; check the path")
     if not os.path.isdir(root):
         remedies = {
             ".csv": f"give the folder that holds it, and call it {TABLE}",
-            ".npz": f"arrays have a recipe of their own: gankd run npz --data {_show(root)}",
+            ".npz": f"arrays have a recipe of their own: gankd run npz --data {shown(root)}",
         }
         remedy = remedies.get(root.suffix.lower(), "give a folder (unpack archives first)")
-        raise DataError(f"{_show(root)} is a file; {expected}; {remedy}")
+        raise DataError(f"{shown(root)} is a file; {expected}; {remedy}")
 
 
 def _list(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -207,7 +153,7 @@ def _list(folder: str | Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             kept = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _JUNK]
     except OSError as error:
-        raise DataError(f"cannot read folder {_show(folder)}: {error.strerror}; check its permissions") from None
+        raise DataError(f"cannot read folder {shown(folder)}: {error.strerror}; check its permissions") from None
     return sorted(kept, key=lambda entry: entry.name)
 
 
@@ -249,15 +195,15 @@ def _walk(folder: str | Path) -> tuple[list[Path], list[str]]:
 # Class folders
 
 
-def _read_class_folders(root: Path) -> tuple[list[_Item], str]:
+def _read_class_folders(root: Path) -> tuple[list[Item], str]:
     """Items of layouts 2 and 3, and a note on files that were passed over."""
     entries = _list(root)
     folders = [entry for entry in entries if os.path.isdir(entry.path)]
     parts = [SPLIT_NAMES.get(entry.name.lower()) for entry in folders]
     if "train" in parts and None in parts and len(set(parts)) > 2:
         raise DataError(
-            f"{_show(root)}: some sub-folders are splits (train, val, test), but "
-            f"{_show(folders[parts.index(None)].name)} is not; rename it or move it away"
+            f"{shown(root)}: some sub-folders are splits (train, val, test), but "
+            f"{shown(folders[parts.index(None)].name)} is not; rename it or move it away"
         )
     if "train" in parts and None not in parts:
         _refuse_loose_images(root, entries)
@@ -266,35 +212,35 @@ def _read_class_folders(root: Path) -> tuple[list[_Item], str]:
         found = [_read_classes(root, root, None)]
     others = [name for _, names in found for name in names]
     kinds = sorted({Path(name).suffix.lower() or "no suffix" for name in others})
-    note = f"; {_count(len(others), 'other file')} passed over ({', '.join(map(_show, kinds))})"
+    note = f"; {counted(len(others), 'other file')} passed over ({', '.join(map(shown, kinds))})"
     return [item for items, _ in found for item in items], note if others else ""
 
 
-def _read_classes(root: Path, folder: Path, part: str | None) -> tuple[list[_Item], list[str]]:
+def _read_classes(root: Path, folder: Path, part: str | None) -> tuple[list[Item], list[str]]:
     """Items of one folder of class folders, and names of other files there."""
     entries = _list(folder)
     classes = [entry for entry in entries if os.path.isdir(entry.path)]
     if not classes:
         images = [entry.name for entry in entries if _is_image(entry.name)]
         raise DataError(
-            f"{_show(folder)}: expected a sub-folder of images per class or {TABLE} (columns image,label), "
-            + (f"got {_count(len(images), 'image')} without a class" if images else "got no images")
+            f"{shown(folder)}: expected a sub-folder of images per class or {TABLE} (columns image,label), "
+            + (f"got {counted(len(images), 'image')} without a class" if images else "got no images")
             + (_table_hint(root) or "; sort the images into class folders or add the table")
         )
     _refuse_loose_images(folder, entries)
-    items: list[_Item] = []
+    items: list[Item] = []
     others: list[str] = []
     for entry in classes:
         paths, rest = _walk(entry.path)
         if not paths:
             raise DataError(
-                f"no images in class folder {_show(entry.path)}: expected {', '.join(IMAGE_SUFFIXES)}, "
-                + (f"got {_count(len(rest), 'other file')}, as {_show(rest[0])}" if rest else "it is empty")
+                f"no images in class folder {shown(entry.path)}: expected {', '.join(IMAGE_SUFFIXES)}, "
+                + (f"got {counted(len(rest), 'other file')}, as {shown(rest[0])}" if rest else "it is empty")
                 + "; add images or remove the folder"
             )
         others += rest
-        where = f"class folder {_show(entry.path)}"
-        items += [_Item(p.relative_to(root).as_posix(), p, entry.name, where, part) for p in paths]
+        where = f"class folder {shown(entry.path)}"
+        items += [Item(p.relative_to(root).as_posix(), p, entry.name, where, part) for p in paths]
     return items, others
 
 
@@ -302,24 +248,24 @@ def _refuse_loose_images(folder: Path, entries: Iterable[os.DirEntry[str]]) -> N
     loose = [entry.name for entry in entries if _is_image(entry.name) and not os.path.isdir(entry.path)]
     if loose:
         raise DataError(
-            f"{_show(folder)}: {_count(len(loose), 'image')} beside the sub-folders, without a class "
-            f"(first: {_show(loose[0])}); move into a class folder, or away"
+            f"{shown(folder)}: {counted(len(loose), 'image')} beside the sub-folders, without a class "
+            f"(first: {shown(loose[0])}); move into a class folder, or away"
         )
 
 
 def _table_hint(root: Path) -> str:
     """For who gave the table another name."""
     tables = [entry.name for entry in _list(root) if entry.name.lower().endswith((".csv", ".tsv"))]
-    return f"; if {_show(tables[0])} holds the labels, call it {TABLE}" if tables else ""
+    return f"; if {shown(tables[0])} holds the labels, call it {TABLE}" if tables else ""
 
 
 # The table
 
 
-def _read_table(root: Path) -> list[_Item]:
+def _read_table(root: Path) -> list[Item]:
     """Items of layout 1."""
     table = root / TABLE
-    where = _show(table)
+    where = shown(table)
     lines = _table_lines(table)
     if not lines:
         raise DataError(f"{where} is empty; expected a header such as image,label and one line per image")
@@ -330,30 +276,30 @@ def _read_table(root: Path) -> list[_Item]:
         raise DataError(f"{where} has a header but no rows; add one line per image")
 
     base = Path(os.path.abspath(root))
-    items: list[_Item] = []
+    items: list[Item] = []
     line_of: dict[str, int] = {}
     for number, cells in lines[1:]:
         at = f"{where} line {number}"
         if len(cells) != len(header):
             raise DataError(
-                f"{at}: expected {_count(len(header), 'cell')} as in the header, got {len(cells)}; "
+                f"{at}: expected {counted(len(header), 'cell')} as in the header, got {len(cells)}; "
                 f"fill the row, and quote cells that hold the separator"
             )
         path = _path_below(base, cells[image], at)
         key = path.relative_to(base).as_posix()
         if key in line_of:
-            raise DataError(f"{at}: {_show(key)} has a label already, in line {line_of[key]}; keep one row")
+            raise DataError(f"{at}: {shown(key)} has a label already, in line {line_of[key]}; keep one row")
         line_of[key] = number
         if cells[label].lower() in {"", "nan"}:
-            raise DataError(f"{at}: no label for {_show(key)}, got {cells[label]!r}; fill it in or remove the row")
+            raise DataError(f"{at}: no label for {shown(key)}, got {cells[label]!r}; fill it in or remove the row")
         part = _part(cells[split], at) if split is not None else None
-        items.append(_Item(key, path, cells[label], at, part))
+        items.append(Item(key, path, cells[label], at, part))
 
     missing = [item for item in items if not os.path.isfile(item.path)]
     if missing:
         raise DataError(
-            f"{missing[0].where}: no image file {_show(missing[0].key)} in {_show(root)}"
-            f"{_more(len(missing) - 1, 'rows without a file')}; {_where_it_lies(root, missing[0].key)}"
+            f"{missing[0].where}: no image file {shown(missing[0].key)} in {shown(root)}"
+            f"{and_more(len(missing) - 1, 'rows without a file')}; {_where_it_lies(root, missing[0].key)}"
         )
     unsplit = [item for item in items if item.part is None]
     if split is not None and 0 < len(unsplit) < len(items):
@@ -363,7 +309,7 @@ def _read_table(root: Path) -> list[_Item]:
 
 def _table_lines(table: Path) -> list[tuple[int, list[str]]]:
     """Lines that hold something: (number in the file, stripped cells)."""
-    where = _show(table)
+    where = shown(table)
     try:
         raw = table.read_bytes()
     except OSError as error:
@@ -400,10 +346,10 @@ def _column(header: list[str], wanted: tuple[str, ...], where: str) -> int:
         if any(map(_is_image, header)):
             remedy = "the first line is an image already: put the line image,label above it"
         elif close := [(cell, hint) for cell, hint in hints if hint.startswith("did you mean")]:
-            remedy = f"{_show(close[0][0])}: {close[0][1]}"
+            remedy = f"{shown(close[0][0])}: {close[0][1]}"
         raise DataError(
             f"{where}: expected a column {wanted[0]} (or {', '.join(wanted[1:])}), "
-            f"got {', '.join(map(_show, header))}; {remedy}"
+            f"got {', '.join(map(shown, header))}; {remedy}"
         )
     if header.count(name) > 1:
         raise DataError(f"{where}: expected one column {name}, got {header.count(name)}; rename the others")
@@ -417,7 +363,7 @@ def _path_below(base: Path, cell: str, at: str) -> Path:
     if path == base:
         raise DataError(f"{at}: expected the name of an image, got {cell!r}; fill it in or remove the row")
     if not path.is_relative_to(base):
-        raise DataError(f"{at}: {_show(cell)} is outside the folder; expected a path below it; move the image there")
+        raise DataError(f"{at}: {shown(cell)} is outside the folder; expected a path below it; move the image there")
     return path
 
 
@@ -432,160 +378,20 @@ def _where_it_lies(root: Path, key: str) -> str:
     name = Path(key).name.lower()
     for path in sorted(_walk(root)[0]):
         if name in (path.name.lower(), path.stem.lower()) and path.is_file():
-            return f"write {_show(path.relative_to(root).as_posix())}"
+            return f"write {shown(path.relative_to(root).as_posix())}"
     return f"paths are relative to the folder of {TABLE}; correct or remove the row"
 
 
 # Labels
 
 
-def _choose_task(items: list[_Item], task: TaskChoice, tabular: bool) -> tuple[str, str]:
-    """The kind of task, and why."""
-    if task != "auto":
-        return task, "as --task says"
-    if not tabular:
-        return "classification", "one class per folder"
-    labels = [item.label for item in items]
-    if 2 * sum(_NUMBER.fullmatch(label) is not None for label in labels) <= len(labels):
-        return "classification", "the labels are text"
-    different = len(set(labels))
-    few = different <= MOST_INTEGER_CLASSES and len(labels) >= 3 * different
-    if few and all(map(_INTEGER.fullmatch, labels)):
-        return (
-            "classification",
-            "the labels are few different integers (--task regression to read as numbers)",
-        )
-    return "regression", "the labels are numbers (--task classification to read as names of classes)"
-
-
-def _classes(root: Path, items: list[_Item]) -> tuple[Tensor, Task]:
-    """Class numbers (N,) and their task."""
-    names = sorted({item.label for item in items})
-    if all(map(_INTEGER.fullmatch, names)):
-        names.sort(key=int)
-    if len(names) < 2:
-        raise DataError(
-            f"{_show(root)}: expected at least 2 classes, got only {_show(names[0])}"
-            f"{_table_hint(root) or '; add images of another class'}"
-        )
-    number = {name: index for index, name in enumerate(names)}
-    task = Classification(num_classes=len(names), class_names=tuple(map(_show, names)))
-    return torch.tensor([number[item.label] for item in items]), task
-
-
-def _values(root: Path, items: list[_Item], low: float | None, high: float | None) -> tuple[Tensor, Task]:
-    """Labels (N,) in user units and their task."""
-    least, most = -math.inf if low is None else low, math.inf if high is None else high
-    values: list[float] = []
-    for item in items:
-        if not _NUMBER.fullmatch(item.label):
-            comma = re.fullmatch(r"[+-]?\d+,\d+", item.label)
-            raise DataError(
-                f"{item.where}: expected a number as label, got {item.label!r}; "
-                f"{'write a decimal point' if comma else 'correct it'}, or add --task classification"
-            )
-        values.append(float(item.label))
-        if not abs(values[-1]) <= _LARGEST_LABEL:
-            raise DataError(
-                f"{item.where}: expected a finite label of at most {_LARGEST_LABEL:g}, got {item.label}; "
-                f"correct it or remove the image"
-            )
-        if not least <= values[-1] <= most:
-            raise DataError(
-                f"{item.where}: expected a label within the range that was set, [{least:g}, {most:g}], "
-                f"got {item.label}; correct it, or widen --low and --high"
-            )
-    labels = torch.tensor(values, dtype=torch.float32)
-    if labels.min() == labels.max():
-        raise DataError(
-            f"{_show(root)}: expected different labels, got {values[0]:g} for all of "
-            f"{_count(len(items), 'image')}; check the label column"
-        )
-    # Ends as rounded to float32, so that the extreme labels lie within them.
-    ends = (labels.min().item() if low is None else low, labels.max().item() if high is None else high)
-    return labels, Regression(low=ends[0], high=ends[1])
-
-
 # Splits
-
-
-def _split(root: Path, items: list[_Item], labels: Tensor, task: Task, seed: int) -> tuple[dict[str, Tensor], str]:
-    """Ascending indices of train, val and test, and how they came about."""
-    parts = [item.part or "train" for item in items]
-    given = {item.part for item in items} - {None}
-    if "train" not in parts:
-        raise DataError(f"{_show(root)}: expected images in the split train, got none; mark some as train")
-    drawn = [part for part in SHARES if part == "train" or part not in given]
-    if len(drawn) > 1:
-        pool = [index for index, part in enumerate(parts) if part == "train"]
-        for name, members in _strata(root, items, labels, task, pool, drawn):
-            order = torch.randperm(len(members), generator=rng(seed, "folder", "split", name)).tolist()
-            for position, part in zip(order, _allot(len(members), drawn), strict=True):
-                parts[members[position]] = part
-    index = {part: torch.tensor([i for i, p in enumerate(parts) if p == part]) for part in SHARES}
-    _check_train(root, items, labels, task, index["train"])
-    how = [f"{', '.join(part for part in SHARES if part not in drawn[1:])} given"] if given else []
-    if len(drawn) > 1:
-        shares = " : ".join(str(SHARES[part]) for part in drawn)
-        how.append(f"{', '.join(drawn)} drawn {shares}, stratified by label, seed {seed}")
-    sizes = ", ".join(f"{len(index[part]):,} {part}" for part in SHARES)
-    return index, f"{'; '.join(how)}: {sizes}"
-
-
-def _strata(
-    root: Path, items: list[_Item], labels: Tensor, task: Task, pool: list[int], drawn: list[str]
-) -> list[tuple[str, list[int]]]:
-    """Groups of images with like labels, by name; each is shared among the `drawn` splits on its own."""
-    values = labels.tolist()
-    if isinstance(task, Classification):
-        groups: dict[str, list[int]] = {}
-        for index in pool:
-            groups.setdefault(task.group_name(values[index]), []).append(index)
-    else:
-        ranked = sorted(pool, key=lambda index: (values[index], items[index].key))
-        length = sum(SHARES[part] for part in drawn)
-        starts = range(0, max(len(ranked) - length, 0) + 1, length)
-        ends = [*starts[1:], len(ranked)]  # the last run takes the remainder
-        groups = {f"run {i}": ranked[start:end] for i, (start, end) in enumerate(zip(starts, ends, strict=True))}
-    few = [name for name, members in groups.items() if len(members) < len(drawn)]
-    if few:
-        classes = isinstance(task, Classification)
-        raise DataError(
-            f"{_show(root)}: expected at least {len(drawn)} images{f' of class {few[0]}' if classes else ''} "
-            f"to share among {', '.join(drawn)}, got {len(groups[few[0]])}"
-            f"{_more(len(few) - 1, 'such classes')}; add images{' or remove the class' if classes else ''}"
-        )
-    return list(groups.items())
-
-
-def _allot(count: int, drawn: list[str]) -> list[str]:
-    """Splits of `count` images, at least one in each and train the rest."""
-    total = sum(SHARES[part] for part in drawn)
-    places = [p for p in drawn[1:] for _ in range(max(1, math.floor(count * SHARES[p] / total + 0.5)))]
-    return ["train"] * (count - len(places)) + places
-
-
-def _check_train(root: Path, items: list[_Item], labels: Tensor, task: Task, train: Tensor) -> None:
-    """A split can leave nothing to learn from."""
-    if isinstance(task, Classification):
-        absent = (labels[train].bincount(minlength=task.num_classes) == 0).nonzero()[:, 0].tolist()
-        if absent:
-            example = items[int((labels == absent[0]).nonzero()[0, 0])].key
-            raise DataError(
-                f"{_show(root)}: expected every class in train, got no image of {task.group_name(absent[0])} "
-                f"there (but {_show(example)} elsewhere); add some or remove the class"
-            )
-    elif labels[train].min() == labels[train].max():
-        raise DataError(
-            f"{_show(root)}: expected different labels in train, got {labels[train[0]].item():g} for all of "
-            f"{_count(len(train), 'image')}; add images to train"
-        )
 
 
 # Pixels
 
 
-def _read_images(root: Path, items: list[_Item], size: int | None, channels: ChannelChoice) -> tuple[Tensor, str]:
+def _read_images(root: Path, items: list[Item], size: int | None, channels: ChannelChoice) -> tuple[Tensor, str]:
     """uint8 (N, C, size, size), and a description of the files."""
     paths = [item.path for item in items]
     outcomes = _in_threads(_header, paths)
@@ -594,7 +400,7 @@ def _read_images(root: Path, items: list[_Item], size: int | None, channels: Cha
         # Count all bad files at once: some show only when decoded.
         _refuse_unreadable(root, items, _in_threads(lambda p: (_header(p), _decode(p, SMALLEST_SIZE, True)), paths))
     sizes = [(width, height) for width, height, _ in headers]
-    side = size or _common_size(root, items, sizes)
+    side = size or common_size(root, items, sizes)
     grey = _common_channels(root, items, [is_grey for *_, is_grey in headers], channels)
 
     pixels = np.empty((len(items), 1 if grey else 3, side, side), dtype=np.uint8)
@@ -627,11 +433,11 @@ def _in_threads(function: Callable[[T], R], arguments: Iterable[T]) -> list[R | 
         pool.shutdown(cancel_futures=True)  # Ctrl-C drops what has not begun
 
 
-def _refuse_unreadable(root: Path, items: list[_Item], outcomes: list[object | str]) -> None:
-    bad = [(_show(item.key), _show(what)) for item, what in zip(items, outcomes, strict=True) if isinstance(what, str)]
+def _refuse_unreadable(root: Path, items: list[Item], outcomes: list[object | str]) -> None:
+    bad = [(shown(item.key), shown(what)) for item, what in zip(items, outcomes, strict=True) if isinstance(what, str)]
     if bad:
         raise DataError(
-            f"{_show(root)}: {len(bad):,} of {_count(len(items), 'image')} cannot be read, first "
+            f"{shown(root)}: {len(bad):,} of {counted(len(items), 'image')} cannot be read, first "
             f"{bad[0][0]}: {bad[0][1]}; replace or remove {'it' if len(bad) == 1 else 'them'}"
         )
 
@@ -651,35 +457,14 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in {"1", "L", "LA", "La", "F"} or image.mode.startswith("I")
 
 
-def _common_size(root: Path, items: list[_Item], sizes: list[tuple[int, int]]) -> int:
-    """The side of square images that all have one usable size."""
-    width, height = sizes[0]
-    smallest = min(map(min, sizes))
-    remedy = f"add --size {32 if smallest >= 32 else _nearest_size(smallest)} to crop and resize"
-    for item, (other_width, other_height) in zip(items, sizes, strict=True):
-        if (other_width, other_height) != (width, height):
-            raise DataError(
-                f"{_show(root)}: expected images of one size, got {_show(items[0].key)} of {width}x{height} "
-                f"and {_show(item.key)} of {other_width}x{other_height} pixels; {remedy}"
-            )
-    if width != height:
-        raise DataError(f"{_show(root)}: expected square images, got {width}x{height} pixels; {remedy}")
-    if not _size_fits(width):
-        raise DataError(
-            f"{_show(root)}: expected a multiple of 4 from {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, "
-            f"got images of {width}x{width}; add --size {_nearest_size(width)} to resize"
-        )
-    return width
-
-
-def _common_channels(root: Path, items: list[_Item], grey: list[bool], channels: ChannelChoice) -> bool:
+def _common_channels(root: Path, items: list[Item], grey: list[bool], channels: ChannelChoice) -> bool:
     """Whether to read grey levels; `grey` says how each file stores them."""
     if channels != "auto":
         return channels == "grey"
     if len(set(grey)) > 1:
-        one, other = _show(items[grey.index(True)].key), _show(items[grey.index(False)].key)
+        one, other = shown(items[grey.index(True)].key), shown(items[grey.index(False)].key)
         raise DataError(
-            f"{_show(root)}: expected all grey or all colour, got {one} in grey and {other} in colour "
+            f"{shown(root)}: expected all grey or all colour, got {one} in grey and {other} in colour "
             f"({sum(grey):,} and {len(grey) - sum(grey):,} images); add --channels rgb or --channels grey"
         )
     return grey[0]

@@ -11,23 +11,23 @@ from numpy.lib.npyio import NpzFile
 from PIL import Image
 
 from gankd.config import require
-from gankd.data.folder import (
+from gankd.data.images import LabelledImages, Splits
+from gankd.data.own import (
     SHARES,
     SPLIT_NAMES,
     ChannelChoice,
+    Item,
     TaskChoice,
-    _check_settings,
-    _choose_task,
-    _classes,
-    _common_size,
-    _count,
-    _Item,
-    _more,
-    _show,
-    _split,
-    _values,
+    and_more,
+    check_settings,
+    choose_task,
+    common_size,
+    counted,
+    draw_split,
+    read_classes,
+    read_values,
+    shown,
 )
-from gankd.data.images import LabelledImages, Splits
 from gankd.errors import DataError
 from gankd.tasks import Classification
 
@@ -88,39 +88,39 @@ def load_npz(
         DataError: the file, an array or a label cannot be used.
     """
     path = Path(path)
-    _check_settings(task, size, channels, low, high)
+    check_settings(task, size, channels, low, high)
     arrays = _read(path)
     sets = [_read_set(path, arrays, part, task) for role, part in arrays if role == "images"]
     items = [item for _, found in sets for item in found]
     if len({pixels.shape[1:] for pixels, _ in sets}) > 1:
         shapes = ", ".join(str(pixels.shape[1:]) for pixels, _ in sets)
-        raise DataError(f"{_show(path)}: expected images of one shape in all splits, got {shapes}; bring them to one")
+        raise DataError(f"{shown(path)}: expected images of one shape in all splits, got {shapes}; bring them to one")
     if len({item.label for item in items}) < 2:
-        raise DataError(f"{_show(path)}: expected at least 2 different labels, got only {_show(items[0].label)}")
+        raise DataError(f"{shown(path)}: expected at least 2 different labels, got only {shown(items[0].label)}")
 
     class_names = _class_names(path, arrays, items) if task != "regression" else ()
-    kind, why = _choose_task(items, task, tabular=True)
+    kind, why = choose_task(items, task, tabular=True)
     if class_names:
         kind, why = "classification", "class_names tells what the integers are called"
     if kind == "regression":
-        labels, found_task = _values(path, items, low, high)
+        labels, found_task = read_values(path, items, low, high)
     else:
         require(
             low is None and high is None,
-            f"low and high are for regression, but {_show(path)} has classes; add --task regression",
+            f"low and high are for regression, but {shown(path)} has classes; add --task regression",
         )
-        labels, found_task = _classes(path, items)
+        labels, found_task = read_classes(path, items)
         if class_names and isinstance(found_task, Classification):
             found_task = replace(found_task, class_names=tuple(class_names[int(n)] for n in found_task.class_names))
-    index, split = _split(path, items, labels, found_task, seed)
+    index, split = draw_split(path, items, labels, found_task, seed)
 
     pixels = np.concatenate([pixels for pixels, _ in sets])
     height, width = pixels.shape[1:3]
-    side = size or _common_size(path, items[:1], [(width, height)])
+    side = size or common_size(path, items[:1], [(width, height)])
     images = torch.from_numpy(_fit(pixels, side, channels))
     colour = "grey" if images.shape[1] == 1 else "RGB"
     card = {
-        "origin": f"file {_show(path.name)}: {_count(len(items), 'image')}, {width}x{height} pixels, "
+        "origin": f"file {shown(path.name)}: {counted(len(items), 'image')}, {width}x{height} pixels, "
         f"used as {colour} {side}x{side}",
         "licence": "the user's own",
         "split": split,
@@ -136,7 +136,7 @@ def load_npz(
 
 def _read(path: Path) -> Arrays:
     """The arrays that play a role, images with their labels."""
-    where = _show(path)
+    where = shown(path)
     if path.is_dir():
         raise DataError(f"{where} is a folder; for a folder of images: gankd run folder --data {where}")
     if not path.is_file():
@@ -176,7 +176,7 @@ def _roles(where: str, names: list[str]) -> dict[tuple[str, str], str]:
     }
     if ("images", "") in roles:  # then arrays of single splits are something else
         roles = {(role, part): name for (role, part), name in roles.items() if part == ""}
-    got = f"got {', '.join(map(_show, names[:20])) or 'no arrays'}{_more(len(names[20:]), 'arrays')}"
+    got = f"got {', '.join(map(shown, names[:20])) or 'no arrays'}{and_more(len(names[20:]), 'arrays')}"
     if not {("images", ""), ("images", "train")} & set(roles):
         others = ", ".join(ROLES["images"][1:])
         raise DataError(f"{where}: expected an array images (or {others}, or x_train), {got}; write it by {EXAMPLE}")
@@ -199,32 +199,32 @@ def _array(where: str, stored: NpzFile, name: str) -> Array:
         reason = _reason(error)
     if "allow_pickle" in reason:
         raise DataError(
-            f"{where}: {_show(name)} is an array of Python objects, which is a pickle and could run code when read; "
+            f"{where}: {shown(name)} is an array of Python objects, which is a pickle and could run code when read; "
             "save images as one uint8 array (N, H, W, C), and labels as numbers or text"
         )
-    raise DataError(f"{where}: {_show(name)} cannot be read ({reason}); write it by {EXAMPLE}")
+    raise DataError(f"{where}: {shown(name)} cannot be read ({reason}); write it by {EXAMPLE}")
 
 
 def _reason(error: Exception) -> str:
-    return _show(" ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__)
+    return shown(" ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__)
 
 
-def _read_set(path: Path, arrays: Arrays, part: str, task: TaskChoice) -> tuple[Array, list[_Item]]:
+def _read_set(path: Path, arrays: Arrays, part: str, task: TaskChoice) -> tuple[Array, list[Item]]:
     """Images uint8 (N, H, W, C) of a split (of all if "") and what is known of each."""
     (images, pixels), (label, values) = arrays["images", part], arrays["labels", part]
-    pixels = _pixels(f"{_show(path)}: {_show(images)}", pixels)
-    texts = _label_texts(f"{_show(path)}: {_show(label)}", values, task)
+    pixels = _pixels(f"{shown(path)}: {shown(images)}", pixels)
+    texts = _label_texts(f"{shown(path)}: {shown(label)}", values, task)
     if len(pixels) != len(texts):
         raise DataError(
-            f"{_show(path)}: expected a label for each image, got {_count(len(pixels), 'image')} in {_show(images)} "
-            f"and {_count(len(texts), 'label')} in {_show(label)}; leave out what has no partner"
+            f"{shown(path)}: expected a label for each image, got {counted(len(pixels), 'image')} in {shown(images)} "
+            f"and {counted(len(texts), 'label')} in {shown(label)}; leave out what has no partner"
         )
     parts: list[str | None] = [part or None] * len(texts)
     if part == "" and ("split", "") in arrays:
         parts = _parts(path, *arrays["split", ""], len(texts))
-    where = f"{_show(path)}: {_show(label)}"
+    where = f"{shown(path)}: {shown(label)}"
     return pixels, [
-        _Item(f"{images}[{row}]", path, text, f"{where}[{row}]", chosen)
+        Item(f"{images}[{row}]", path, text, f"{where}[{row}]", chosen)
         for row, (text, chosen) in enumerate(zip(texts, parts, strict=True))
     ]
 
@@ -252,7 +252,7 @@ def _label_texts(where: str, values: Array, task: TaskChoice) -> list[str]:
         if len(bad):
             raise DataError(
                 f"{where}[{bad[0]}]: expected a finite label, got {values[bad[0]]}"
-                f"{_more(len(bad) - 1, 'such labels')}; leave the image out"
+                f"{and_more(len(bad) - 1, 'such labels')}; leave the image out"
             )
     # Classes stored as floats are called 3, not 3.0.
     if kind == "b" or (kind == "f" and task == "classification" and (values == np.rint(values)).all()):
@@ -263,7 +263,7 @@ def _label_texts(where: str, values: Array, task: TaskChoice) -> list[str]:
     return texts
 
 
-def _class_names(path: Path, arrays: Arrays, items: list[_Item]) -> tuple[str, ...]:
+def _class_names(path: Path, arrays: Arrays, items: list[Item]) -> tuple[str, ...]:
     """What classes 0 .. K - 1 are called; nothing if the file does not say."""
     if ("class_names", "") not in arrays:
         return ()
@@ -271,24 +271,24 @@ def _class_names(path: Path, arrays: Arrays, items: list[_Item]) -> tuple[str, .
     names = _texts(array) if array.ndim == 1 and array.dtype.kind in "SU" else []
     if not names or len(set(names)) < len(names):
         raise DataError(
-            f"{_show(path)}: expected (K,) texts that differ in {_show(name)}, got {array.dtype} {array.shape}; "
+            f"{shown(path)}: expected (K,) texts that differ in {shown(name)}, got {array.dtype} {array.shape}; "
             "save one name per class"
         )
     known = set(map(str, range(len(names))))
     strange = [item for item in items if item.label not in known]
     if strange:
         raise DataError(
-            f"{strange[0].where}: expected an integer from 0 to {len(names) - 1}, as {_show(name)} has "
-            f"{_count(len(names), 'name')}, got {_show(strange[0].label)}; correct it, or leave {_show(name)} out"
+            f"{strange[0].where}: expected an integer from 0 to {len(names) - 1}, as {shown(name)} has "
+            f"{counted(len(names), 'name')}, got {shown(strange[0].label)}; correct it, or leave {shown(name)} out"
         )
-    return tuple(map(_show, names))
+    return tuple(map(shown, names))
 
 
 def _parts(path: Path, name: str, array: Array, count: int) -> list[str | None]:
     """The split that the user chose for each image."""
     if array.shape != (count,) or array.dtype.kind not in "biuSU":
         raise DataError(
-            f"{_show(path)}: expected {_show(name)} ({count},) of 0 (train) and 1 (test), or of train, val and test, "
+            f"{shown(path)}: expected {shown(name)} ({count},) of 0 (train) and 1 (test), or of train, val and test, "
             f"got {array.dtype} {array.shape}; save one entry per image"
         )
     texts = _texts(array.astype(np.int64) if array.dtype.kind == "b" else array)
@@ -296,8 +296,8 @@ def _parts(path: Path, name: str, array: Array, count: int) -> list[str | None]:
     if None in parts:
         row = parts.index(None)
         raise DataError(
-            f"{_show(path)}: {_show(name)}[{row}]: expected 0 (train) or 1 (test), or train, val or test, "
-            f"got {_show(texts[row])}; correct it"
+            f"{shown(path)}: {shown(name)}[{row}]: expected 0 (train) or 1 (test), or train, val or test, "
+            f"got {shown(texts[row])}; correct it"
         )
     return parts
 

@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   gankd run rotated-digits --set gan.steps=4000      regression, with a setting changed
   gankd run folder --data photos --size 32           your own images
   gankd sample runs/digits --labels 3,5,8 --count 8  images from the trained generator
+  gankd vkd student digits                           from a generator of the teacher's outputs
   gankd plan turntable                               what would run, how long, how much disk
   gankd student digits --loss "KD(T=4) + 0.8*CRD"    distil by other losses; gankd list losses
   gankd inspect resnet20 my_nets:Tiny --classes 10   which layers meet, which losses fit
@@ -245,10 +246,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _target(sub: argparse.ArgumentParser) -> None:
-    what = "recipe (digits, rotated-digits, turntable, folder ...) or run folder"
+    what = "recipe (digits, rotated-digits, turntable, folder, npz ...) or run folder"
     sub.add_argument("target", metavar="RECIPE", help=what)
     sub.add_argument("--out", type=Path, help="run folder (default runs/RECIPE)")
-    sub.add_argument("--data", help="folder of your own images, for the recipe folder")
+    sub.add_argument("--data", help="your own images: a folder (recipe folder) or an .npz file (recipe npz)")
     sub.add_argument("--size", type=int, help="side in pixels to which images are brought")
     sub.add_argument("--task", choices=["auto", "classification", "regression"], help="of your own images")
     sub.add_argument("--channels", choices=["auto", "grey", "rgb"], help="of your own images")

@@ -79,3 +79,16 @@ def test_what_a_run_would_refuse_is_refused(
     with pytest.raises(GankdError):
         plan(override(Recipe(), [setting]), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_reads_a_virtual_teacher_plans_it(digits_run: tuple[Recipe, Path]) -> None:
+    recipe, folder = digits_run
+    read = override(recipe, ["student.loss=Label + KD@virtual", "virtual.batch_size=16", "virtual.polish=40"])
+    rows = plan(read, folder, arms=["real_matched", "kd_matched"])
+    assert statuses(rows) == {"teacher": ("reuse", 0), "virtual": ("run", 1), "students": ("run", 2)}
+    polish_alone = plan(override(read, ["virtual.when=after"]), folder, arms=["kd_matched"])[1]
+    assert rows[1].seconds > polish_alone.seconds > 0  # the teacher is trained once more beside it
+    assert "virtual" not in statuses(plan(read, folder, arms=["real_matched"]))
+    given = override(read, ["student.virtual=somewhere.safetensors"])
+    with pytest.raises(GankdError, match="no virtual teacher somewhere"):
+        plan(given, folder, arms=["kd_matched"])

@@ -21,6 +21,7 @@ from gankd.seeds import BLOCK
 from gankd.training.distill import distill
 from gankd.training.gan import GanTrainer
 from gankd.training.supervised import train_supervised
+from gankd.virtual.gan import KnowledgeGan
 
 Status = Literal["reuse", "resume", "run"]
 
@@ -75,7 +76,15 @@ def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, wor
             objective=objective,
             teacher=engine.place(method.untrained_teacher()),
             new_student=method.new_student(recipe.student),
+            virtual=method.untrained_virtual(),
         )
+
+    def virtual_steps(steps: int) -> None:
+        gan = KnowledgeGan(train.task, recipe.virtual, seed=0)
+        labels = train.task.hard_labels(train.labels.cpu())[torch.arange(recipe.virtual.batch_size) % len(train)]
+        probs = torch.full((len(labels), gan.num_outputs), 1 / gan.num_outputs)
+        for _ in range(steps):
+            gan.step(probs, labels)
 
     def sampling(blocks: int) -> None:
         generator: ConditionalGenerator = trainer.generator
@@ -85,6 +94,12 @@ def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, wor
     needs_fakes = any(ARMS[name].fakes for name, _ in wanted)
     updates = recipe.teacher.updates * recipe.teacher.members if recipe.teacher.weights is None else 0
     rows = [_row(method.teacher_stage, updates, teacher_steps, recipe.teacher.members * _size(teacher))]
+    taught_virtually = recipe.student.objective.needs_virtual and any(ARMS[name].kd for name, _ in wanted)
+    if taught_virtually and recipe.student.virtual is None:
+        row = _row(method.virtual_stage, recipe.virtual.polish, virtual_steps, 0.5)
+        if row.status == "run" and method.beside and rows[0].status == "reuse":  # the teacher is trained once more
+            row = replace(row, seconds=row.seconds + updates * _seconds(teacher_steps))
+        rows.append(row)
     if needs_fakes:
         rows.append(_row(method.gan_stage, recipe.gan.steps, gan_steps, _size(trainer.generator)))
         rows.append(_row(method.ratio_stage, max(2 * len(train), 2048) // BLOCK + 1, sampling, 1.0))

@@ -82,7 +82,8 @@ def find_recipe(target: str, out: Path | None = None) -> tuple[Recipe, Path]:
         return stored_run(folder)[0], out or folder
     if folder.exists():
         raise ConfigError(
-            f"{folder} is no run folder (it has no {RUN_FILE}); for your own images: gankd run folder --data {folder}"
+            f"{folder} is no run folder (it has no {RUN_FILE}); for your own images: "
+            f"gankd run {'npz' if folder.suffix == '.npz' else 'folder'} --data {folder}"
         )
     raise ConfigError(f"no recipe and no run folder {target!r}; {suggest(target, RECIPES)}")
 

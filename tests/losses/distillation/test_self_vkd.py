@@ -133,7 +133,11 @@ def drift(loss: SelfVKD, passes: list[tuple[float, float]]) -> list[float]:
 def test_the_guard_halves_the_weight_when_outputs_flatten_and_labels_do_not_follow() -> None:
     """F9. Red for either comparison turned round."""
     flatter = [(8.0 - k, 0.0) for k in range(7)]  # ever softer, so the label loss grows too
-    assert drift(built(800), flatter) == [1, 1, 1, 0.5, 0.5, 0.5, 0.25]
+    guarded = built(800)
+    assert drift(guarded, flatter[:3]) == [1, 1, 1]
+    assert guarded.problems == {}
+    assert drift(guarded, flatter[3:]) == [0.5, 0.5, 0.5, 0.25]
+    assert guarded.problems["F9"].endswith("its weight is halved to 0.25")
     assert set(drift(built(800), flatter[::-1])) == {1.0}  # ever sharper
     assert set(drift(built(800), [(6.0, 0.0)] * 5)) == {1.0}  # neither
     paid = [(scale, 1.0) for scale, _ in flatter]  # all wrong and ever softer, which is better on the labels

@@ -77,6 +77,8 @@ class SelfVKD(nn.Module):
         require(0 <= start < 1, f"SelfVKD: start must lie in [0, 1), got {start}")
         self.T, self.form, self.start = T, form, start
         self.knowledge = OwnKnowledge(task, T, len(dataset_labels), correct_only=correct_only)
+        self.problems: dict[str, str] = {}
+        """What a person should know."""
         self.register_buffer("factor", torch.ones(()))
         self.register_buffer("growing", torch.zeros(()))
         self.register_buffer("sums", torch.zeros(2))
@@ -104,6 +106,11 @@ class SelfVKD(nn.Module):
         now = self.sums / window
         drifts = (now[0] > 1.01 * self.before[0]) & (now[1] >= self.before[1])
         self.growing.copy_(torch.where(drifts, self.growing + 1, 0))
+        if bool(self.growing == 3):  # once per window the device is waited for
+            self.problems["F9"] = (
+                f"F9 SelfVKD: the entropy of the student's own outputs grows, to {float(now[0]):.3f} nats, and the label "
+                f"loss does not fall; its weight is halved to {float(self.factor) / 2:g}"
+            )
         self.factor.copy_(torch.where(self.growing == 3, self.factor / 2, self.factor))
         self.growing.remainder_(3)
         self.before.copy_(now)

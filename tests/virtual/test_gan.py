@@ -62,20 +62,28 @@ def test_anchor_of_a_generator_by_monte_carlo() -> None:
 # --- means --------------------------------------------------------------------------------------------------
 
 
-def test_means_of_classes_against_loops() -> None:
-    gan = KnowledgeGan(CLASSES, VirtualConfig(warmup=1000, temperature=2.0), 0)
+@pytest.mark.parametrize("every", [1, 3])
+def test_means_of_classes_against_loops(every: int) -> None:
+    """Outputs of `every` updates count at once, with the weight of that many."""
+    gan = KnowledgeGan(CLASSES, VirtualConfig(warmup=1000, temperature=2.0, every=every), 0)
     assert torch.equal(gan.means(), torch.full((6, 6), 1 / 6))
-    running, seen = torch.zeros(6, 6), torch.zeros(6)
-    for step in range(7):
+    running, total = torch.zeros(6, 6), torch.zeros(6)
+    found: list[list[torch.Tensor]] = [[] for _ in range(6)]
+    for step in range(6):
         logits, labels = outputs(CLASSES, step)
         keep = labels != 5 if step % 2 else None
         gan.observe(logits, labels, keep)
-        for label in range(6):
-            own = [(row / 2).softmax(0) for row, y in zip(logits, labels, strict=True) if y == label]
-            if own and not (keep is not None and label == 5):
-                running[label] = 0.98 * running[label] + 0.02 * torch.stack(own).mean(0)
-                seen[label] += 1
-    torch.testing.assert_close(gan.means(), running / (1 - 0.98**seen)[:, None])
+        for row, label in zip(logits, labels.tolist(), strict=True):
+            if not (keep is not None and label == 5):
+                found[label].append((row / 2).softmax(0))
+        if step % every == every - 1:
+            for label in range(6):
+                if found[label]:
+                    share = 1 - 0.98**every
+                    running[label] += share * (torch.stack(found[label]).mean(0) - running[label])
+                    total[label] += share * (1 - total[label])
+            found = [[] for _ in range(6)]
+    torch.testing.assert_close(gan.means(), running / total[:, None])
 
 
 def test_means_of_values_are_a_kernel_regression() -> None:

@@ -220,7 +220,7 @@ def cifar20() -> Recipe:
         name="cifar20",
         data=DataConfig(name="npz", size=16, classes=20, per_label=200),
         teacher=TeacherConfig(model="resnet14", updates=3000, augment=("shift", "scale")),
-        virtual=VirtualConfig(polish=2000),
+        virtual=VirtualConfig(every=4, polish=2000),
         gan=logistic(GanConfig(steps=5000, z_dim=64)),
         student=StudentConfig(model="cnn16", updates=1500, lr=3e-3),
     )

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from gankd.config import require, suggest
@@ -34,12 +35,12 @@ class Term:
     source: Source | None = None
     """Whom it reads in place of the teacher."""
 
-    @property
+    @cached_property
     def reads(self) -> tuple[str, ...]:
         """Names of its inputs at every step; those of another source than the teacher end in @source."""
         return tuple(map(self._full, self.loss.inputs))
 
-    @property
+    @cached_property
     def build_reads(self) -> tuple[str, ...]:
         """Names of what its constructor reads."""
         return tuple(map(self._full, self.loss.build_inputs))

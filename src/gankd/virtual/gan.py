@@ -62,8 +62,8 @@ class VirtualConfig:
     """None: 64, and 32 for fewer than 50 classes or bins."""
     width: int | None = None
     """None: the power of 2 above twice the number of classes or bins, within 128 and 1024."""
-    every: int = 4
-    """Updates of the teacher per step of the generator, which learns from all their outputs at once."""
+    every: int = 16
+    """Updates of the teacher per step of the generator, which learns from their last `batch_size` outputs."""
     warmup: int = 100
     """Updates of the teacher before the generator begins: class means come first."""
     polish: int = 1000
@@ -71,7 +71,7 @@ class VirtualConfig:
     views: int = 4
     """Augmented views of each training image of which outputs are stored."""
     batch_size: int = 256
-    """Of a step on stored outputs."""
+    """Of a step; beside the teacher, at most."""
     bins: int = 50
     """Of a distribution over values."""
 
@@ -235,26 +235,28 @@ class KnowledgeGan(nn.Module):
         self.observed += 1
         if keep is not None:
             outputs, labels = outputs[keep], labels[keep]
-        probs = (outputs.detach().float() / self.temperature).softmax(1)
-        labels = labels.detach()
-        self._update_means(probs, labels)
-        self._waiting.append((probs, labels))
-        if self.observed < self.config.warmup:
-            self._waiting.clear()
-        elif self.observed == self.config.warmup:
-            self._waiting.clear()
-            self.start()
-        elif len(self._waiting) == self.config.every:
-            probs, labels = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
-            self._waiting.clear()
-            if len(probs) >= 2:
-                self.step(probs, labels)
+        self._waiting.append((outputs.detach(), labels.detach()))
+        # Most updates of the teacher stop here: what can wait is done for several at once.
+        if len(self._waiting) == self.config.every or self.observed == self.config.warmup:
+            self._learn()
 
-    def _update_means(self, probs: Tensor, labels: Tensor) -> None:
-        """Exponential mean over steps, 0.98 a step; a class counts where a step holds it."""
+    def _learn(self) -> None:
+        """From all that waits: class means first, and a step once these are known."""
+        updates = len(self._waiting)
+        outputs, labels = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        probs = (outputs.float() / self.temperature).softmax(1)
+        self._update_means(probs, labels, updates)
+        if self.observed == self.config.warmup:
+            self.start()
+        elif self.observed > self.config.warmup and len(probs) >= 2:
+            self.step(probs[-self.config.batch_size :], labels[-self.config.batch_size :])
+
+    def _update_means(self, probs: Tensor, labels: Tensor, updates: int) -> None:
+        """Exponential mean, 0.98 an update; a class counts where any of these updates holds it."""
         means, weight = label_means(probs, labels, len(self.mean_weight))
         # Values reach a row of the grid by degrees; from a hundredth of an image on it counts in full.
-        share = 0.02 * (weight / 0.01).clamp_max(1)
+        share = (1 - 0.98**updates) * (weight / 0.01).clamp_max(1)
         self.mean_sum += share[:, None] * (means - self.mean_sum)
         self.mean_weight += share * (1 - self.mean_weight)
 

@@ -114,6 +114,7 @@ def test_each_generator_learns_from_its_own_network_and_nothing_flows_back() -> 
     student.requires_grad_()
     value = loss(student, labels, targets, images, 0.5, rng(0, "draw"))
     for own, logits in zip(loss._own, [student, *(peer(images) for peer in loss.peers)], strict=True):
+        own.gan._learn()  # what waits for the updates to come
         rows = repeated(logits.argmax(1) == labels)
         for label in labels[rows].unique():
             mean = (logits[rows[labels[rows] == label]] / 4).softmax(1).mean(0).detach()

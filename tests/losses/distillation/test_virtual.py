@@ -57,6 +57,7 @@ def test_what_is_learnt_are_right_outputs_and_accuracy_is_a_running_mean() -> No
     logits = torch.tensor([[5.0, 0, 0, 0], [0, 5.0, 0, 0], [0, 5.0, 0, 0], [0, 7.0, 0, 0]])
     own.observe(logits, labels)
     assert own.accuracy.item() == pytest.approx(0.75)
+    own.gan._learn()  # what waits for the updates to come
     means = own.gan.means()
     torch.testing.assert_close(means[0], (logits[0] / 2).softmax(0))  # the wrong row of class 0 is left out
     torch.testing.assert_close(means[3], torch.full((4,), 0.25))

@@ -108,8 +108,8 @@ class SelfVKD(nn.Module):
         self.growing.copy_(torch.where(drifts, self.growing + 1, 0))
         if bool(self.growing == 3):  # once per window the device is waited for
             self.problems["F9"] = (
-                f"F9 SelfVKD: the entropy of the student's own outputs grows, to {float(now[0]):.3f} nats, and the label "
-                f"loss does not fall; its weight is halved to {float(self.factor) / 2:g}"
+                f"F9 SelfVKD: the entropy of the student's own outputs grows, to {float(now[0]):.3f} nats, and the "
+                f"label loss does not fall; its weight is halved to {float(self.factor) / 2:g}"
             )
         self.factor.copy_(torch.where(self.growing == 3, self.factor / 2, self.factor))
         self.growing.remainder_(3)

@@ -1,5 +1,6 @@
 """Softened targets for an unsoftened student: what the teacher's temperature spreads stays spread."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import require
@@ -38,4 +39,4 @@ def soft_targets(student_logits: Tensor, teacher_logits: Tensor, *, T: float = 4
     """
     require(T > 0, f"SoftTargets: T must be positive, got {T}")
     target = scaled(teacher_logits, T).softmax(1)
-    return -(target * scaled(student_logits, 1.0).log_softmax(1)).sum(1)
+    return F.cross_entropy(scaled(student_logits, 1.0), target, reduction="none")

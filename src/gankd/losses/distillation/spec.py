@@ -213,6 +213,7 @@ def _losses_of(module: Any) -> dict[str, Loss]:
     return {item.name: item for item in marked if isinstance(item, Loss)}
 
 
+@cache  # asked for at every step
 def _positional(function: Callable[..., Any]) -> tuple[str, ...]:
     parameters = inspect.signature(function).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name != "self")

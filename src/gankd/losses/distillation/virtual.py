@@ -51,7 +51,8 @@ class OwnKnowledge(nn.Module):
     def __init__(self, task: Task, temperature: float, num_images: int, *, correct_only: bool = True) -> None:
         super().__init__()
         self.num_images, self.correct_only = num_images, correct_only
-        self.gan = KnowledgeGan(task, VirtualConfig(temperature=temperature), int(torch.randint(2**31, ())))
+        config = VirtualConfig(temperature=temperature, every=4)
+        self.gan = KnowledgeGan(task, config, int(torch.randint(2**31, ())))
         self.register_buffer("hits", torch.zeros(()))
         self.register_buffer("weight", torch.zeros(()))
 

@@ -434,7 +434,7 @@ def _vkd_self(args: argparse.Namespace) -> None:
     from gankd.commands import vkd
 
     recipe, folder, console = _prepare(args)
-    _print_found(args, vkd.self_distil(recipe, folder, workers=_worker_count(args), console=console))
+    _print_found(args, vkd.self(recipe, folder, workers=_worker_count(args), console=console))
 
 
 def _vkd_peers(args: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ from gankd.errors import ConfigError
 from gankd.losses.distillation import all_losses, loss
 from gankd.tasks import Classification, Regression
 from gankd.training.objective import Objective, term
+from gankd.virtual.sources import Source
 
 
 def weights(text: str) -> dict[str, float]:
@@ -164,3 +165,49 @@ def test_every_loss_says_what_a_user_must_know() -> None:
         assert found.paper or found.is_label_loss or name in ("L1", "L2"), name
         assert math.isfinite(found.weight), name
         assert found.inputs, name
+
+
+# --- whom a loss reads --------------------------------------------------------------------------------------
+
+
+def test_behind_at_stands_whom_a_loss_reads() -> None:
+    found = Objective.parse('0.5*KD(T=2)@virtual(draws=8, policy="best") + CRD + (Label + DKD)@table')
+    sources = [None if item.source is None else str(item.source) for item in found.terms]
+    assert sources == ["virtual(draws=8, policy='best')", None, None, "table"]
+    assert Objective.parse(str(found)) == found
+    assert found.terms[0].reads[1] == "teacher_outputs@virtual(draws=8, policy='best')"
+    assert found.labels == ("KD@virtual", "CRD", "Label", "DKD@table")
+    assert found.needs_teacher  # CRD does
+    assert found.needs_virtual
+    assert {str(source): names for source, names in found.sources.items()}["table"] == {"teacher_logits@table"}
+    assert Objective.parse("KD@teacher") == Objective.parse("KD")
+    assert not Objective.parse("KD@table").needs_teacher
+    assert not Objective.parse("KD@tf").needs_virtual
+    assert term("KD", T=2) @ Source("table") == Objective.parse("KD(T=2)@table")
+    assert 2 * term("KD") @ Source("table") == Objective.parse("2*KD@table")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("FitNet@virtual", "FitNet reads (student|teacher)_features, which only the teacher itself has"),
+        ("SRRL@table", "reads teacher_.*, which only the teacher itself has"),
+        ("LS@virtual", "the loss LS reads no teacher, so @virtual has nothing to tell it"),
+        ("2@virtual", "puts @ behind a number"),
+        ("KD@2", "behind @ stands a source: teacher, virtual, table"),
+        ("KD@KD@table", "no source @KD"),
+        ("KD@virtual(draws=[1])", "draws must be of the kind of its default 1"),
+        ("KD@virtual(draws=2, draws=3)", "virtual gets draws twice"),
+    ],
+)
+def test_sources_that_cannot_be_read(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Objective.parse(text)
+
+
+def test_a_temperature_far_below_that_of_the_draws_is_pointed_out() -> None:
+    assert Objective.parse("KD(T=2)@virtual + KD(T=1) + DKD(T=1)@tf").cautions(4.0) == []
+    (caution,) = Objective.parse("KD(T=4)@virtual + SoftTargets(T=1)@table").cautions(4.0)
+    assert caution.startswith(
+        "SoftTargets(T=1)@table reads at T=1 what is drawn at T=4: errors of the draws count 4 times"
+    )

@@ -100,7 +100,7 @@ def student(
 BEST = 'virtual(draws=8, policy="best")'
 
 
-def self_distil(recipe: Recipe, folder: Path | str, *, workers: int = 1, console: Console | None = None) -> Rows:
+def self(recipe: Recipe, folder: Path | str, *, workers: int = 1, console: Console | None = None) -> Rows:
     """Students that learn from a generator of their own outputs, without any teacher; on test images."""
     with started(recipe, Path(folder), console) as method:
         rows = [Row(CONTROL), Row("label smoothing", "LS"), Row("Tf-KD", "0.9*CE + 0.1*TfKD"), Row("self", "SelfVKD")]

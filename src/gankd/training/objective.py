@@ -166,6 +166,18 @@ class Objective:
         """Does any loss read the virtual teacher, or what was stored with it?"""
         return any(source.needs_virtual for source in self.sources)
 
+    def cautions(self, temperature: float) -> list[str]:
+        """Losses that sharpen what was drawn at this temperature by more than twice: so do errors in the logarithms."""
+        found = []
+        for item in self.terms:
+            own = dict(item.settings).get("T", item.loss.settings.get("T"))
+            if item.source is not None and item.source.needs_virtual and own is not None and own < temperature / 2:
+                found.append(
+                    f"{item} reads at T={own:g} what is drawn at T={temperature:g}: errors of the draws count "
+                    f"{temperature / own:g} times; train the virtual teacher at --set virtual.temperature={own:g}"
+                )
+        return found
+
     @property
     def labels(self) -> tuple[str, ...]:
         """A name for each term, unique in this sum."""

@@ -34,6 +34,7 @@ losses: $(WITH_GANKD)  ## every distillation loss, alone and with cGAN-KD; write
 # A second set with DATA=file.npz, as of CIFAR-100's first 20 classes at 16 px (images, label, split, class_names).
 vkd: $(WITH_GANKD)  ## virtual teachers: every source of targets, tuned and compared; writes docs/vkd.md and docs/vkd.json
 	$(ONE_THREAD) $(BIN)/gankd vkd table digits --seeds 5 --out runs/vkd/digits --page docs/vkd.md
+	$(ONE_THREAD) $(BIN)/gankd vkd table digits-noisy --seeds 5 --out runs/vkd/digits-noisy --page docs/vkd.md
 ifdef DATA
 	$(ONE_THREAD) $(BIN)/gankd vkd table cifar20 --data $(DATA) --seeds 5 --out runs/vkd/cifar20 --page docs/vkd.md
 endif

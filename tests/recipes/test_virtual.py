@@ -177,5 +177,5 @@ def test_beside_is_refused_where_it_cannot_be(digits_run: tuple[Recipe, Path], a
 
 def test_a_teacher_too_short_for_the_warm_up(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
     made = method(digits_run[0], tmp_path, "virtual.warmup=60", "virtual.polish=0")
-    with pytest.raises(ConfigError, match=r"has not begun: teacher.updates=60 .* set virtual.polish"):
+    with pytest.raises(ConfigError, match=r"would not begin: teacher.updates=60 .* set virtual.polish"):
         _ = made.virtual

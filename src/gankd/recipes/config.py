@@ -179,6 +179,13 @@ def digits_all() -> Recipe:
     return replace(digits(), name="digits-all", data=DataConfig(name="digits"))
 
 
+def digits_noisy() -> Recipe:
+    """All training digits, three labels in ten wrong; the teacher stops before it has learnt these by heart."""
+    recipe = digits()
+    data, teacher = DataConfig(name="digits", label_noise=0.3), replace(recipe.teacher, updates=300)
+    return replace(recipe, name="digits-noisy", data=data, teacher=teacher)
+
+
 def rotated_digits_all() -> Recipe:
     """All 898 rotated training digits."""
     return replace(rotated_digits(), name="rotated-digits-all", data=DataConfig(name="rotated-digits"))
@@ -228,5 +235,16 @@ def cifar20() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     make().name: make
-    for make in (digits, digits_all, digits_takd, rotated_digits, rotated_digits_all, turntable, folder, npz, cifar20)
+    for make in (
+        digits,
+        digits_all,
+        digits_noisy,
+        digits_takd,
+        rotated_digits,
+        rotated_digits_all,
+        turntable,
+        folder,
+        npz,
+        cifar20,
+    )
 }

@@ -178,6 +178,12 @@ class Taught:
             "virtual.when=beside needs a teacher for classes that is one network and trained here; set it to after",
         )
         beside = possible and config.when != "after"
+        updates = self.recipe.teacher.updates
+        require(
+            config.polish >= 1 or not beside or updates >= config.warmup + config.every,
+            f"the virtual teacher would not begin: teacher.updates={updates} are fewer than virtual.warmup + "
+            "virtual.every; set virtual.polish to 500 or more",
+        )
         require(
             beside or config.polish >= 1,
             "virtual.polish must be at least 1 where nothing is learnt beside the teacher",
@@ -229,11 +235,6 @@ class Taught:
         bank = store_outputs(reader, train.to(self.engine.device), self.recipe.teacher.augment, config.views, seed)
         if config.polish > 0:
             polish(gan, bank, stage.part("polish"))
-        require(
-            gan.ready,
-            f"the virtual teacher has not begun: teacher.updates={updates} are fewer than virtual.warmup + "
-            "virtual.every; set virtual.polish to 500 or more",
-        )
         bank.save(stage.path("bank.safetensors"))
         if train.task.kind == "classification":
             probs = (bank.logits / gan.temperature).softmax(1).unflatten(0, (-1, len(train))).mean(0)  # over views
@@ -266,7 +267,10 @@ class Taught:
             return beside.earlier
         again = self.teacher_stage.done
         if again:
-            self.run.console.say("virtual            the teacher is trained once more, for the generator to watch")
+            self.run.console.say(
+                "virtual            the teacher is trained once more, for the generator to watch; "
+                "--set virtual.when=after does without"
+            )
         self._train_teacher(teacher, part, beside)
         if again:
             before = load_state(self.teacher_stage.path("model.safetensors"))
@@ -295,7 +299,8 @@ class Taught:
         if path.is_file():
             fill(reader.read_out, load_state(path), f"{path} does not fit; delete {path.parent} and run again")
         else:
-            reader.fit(splits.train, splits.val, self.recipe.seed)
+            views = self.recipe.teacher.augment, self.recipe.virtual.views
+            reader.fit(splits.train.to(self.engine.device), splits.val, *views, self.recipe.seed)
             save_state(path, reader.read_out.state_dict())
         return reader
 

@@ -3,7 +3,7 @@
 Kim, IEEE Access 10 (2022), as reconstructed from its abstract; see `gankd.virtual`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gankd.data.augment import Augmentation, apply_views, draw_views
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
-from gankd.models.contract import ImageModel, predict, predict_with_features
+from gankd.models.contract import ImageModel, predict
 from gankd.run import Stage
 from gankd.seeds import Batches, rng
 from gankd.tasks import Task
@@ -61,36 +61,31 @@ class Beside(nn.Module):
 
 
 class ReadOut(nn.Module):
-    """A linear layer on standardised features (N, F), to logits (N, B)."""
+    """A distribution about a teacher's value: a linear layer on bumps at bin centres, to logits (N, B)."""
 
-    mean: Tensor
-    std: Tensor
+    centres: Tensor
 
-    def __init__(self, width: int, bins: int) -> None:
+    def __init__(self, bins: int) -> None:
         super().__init__()
-        self.layer = nn.Linear(width, bins)
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("std", torch.ones(width))
+        self.layer = nn.Linear(bins, bins)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+        self.register_buffer("centres", (torch.arange(bins) + 0.5) / bins, persistent=False)
 
-    @torch.no_grad()
-    def start(self, features: Tensor) -> None:
-        """Take mean and spread from features, and begin with a distribution that is even."""
-        self.mean.copy_(features.mean(0))
-        self.std.copy_(features.std(0).clamp_min(1e-6))
-        self.layer.weight.zero_()
-        self.layer.bias.zero_()
-
-    def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.layer((features - self.mean) / self.std)
+    def forward(self, values: Tensor) -> Tensor:
+        """Logits (N, B) for values (N,) on the [0, 1] scale; values beyond count as its ends."""
+        bins = len(self.centres)
+        logits: Tensor = self.layer((-0.5 * ((values.clamp(0, 1)[:, None] - self.centres) * bins / 2).square()).exp())
         return logits
 
 
 class OutputReader:
     """A finished teacher's outputs as the generator learns them: logits of classes, or of bins of the label range.
 
-    A regressor gives one value. Its predictive distribution is read off its features by a linear layer, trained on
-    the labels with the teacher frozen, and stopped where it is best on validation images: on training images an
-    over-fitted teacher knows every label.
+    A regressor gives one value. How labels are distributed about that value is learnt from the labels of the very
+    views of the training images of which outputs are stored, and stopped where it is best on validation images. From
+    the teacher's features it could be told for each image, but an over-fitted teacher's features know the labels of
+    its training images by heart.
 
     Args:
         teacher: in eval mode.
@@ -101,48 +96,68 @@ class OutputReader:
 
     def __init__(self, teacher: ImageModel, task: Task, bins: int, engine: Engine) -> None:
         self._teacher, self._task, self._engine = teacher, task, engine
-        self.read_out: ReadOut | None = None
-        if task.kind == "regression":
-            width = _features(teacher, torch.zeros(1, *_shape(teacher), dtype=torch.uint8), engine).shape[1]
-            self.read_out = engine.place(ReadOut(width, bins))
+        self.read_out = engine.place(ReadOut(bins)) if task.kind == "regression" else None
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (N, K) for images (N, C, H, W), uint8 or float in [0, 1]."""
+        outputs = self._task.on_unit_scale(predict(self._teacher, images, self._engine))
         if self.read_out is None:
-            return self._task.on_unit_scale(predict(self._teacher, images, self._engine))
-        found: Tensor = self.read_out(_features(self._teacher, images, self._engine))
+            return outputs
+        found: Tensor = self.read_out(outputs)
         return found
 
-    def fit(self, train: LabelledImages, val: LabelledImages, seed: int) -> None:
-        """Train the layer that reads a distribution over values; for classes there is nothing to do."""
+    def fit(
+        self, train: LabelledImages, val: LabelledImages, kinds: tuple[Augmentation, ...], views: int, seed: int
+    ) -> None:
+        """Learn how labels are distributed about the teacher's values; for classes there is nothing to do.
+
+        Args:
+            train, val, kinds, views, seed: as for `store_outputs`, and images by which to stop.
+        """
         if self.read_out is None:
             return
-        features, targets = self._on(train)
-        val_features, val_targets = self._on(val)
-        self.read_out.start(features)
-        optimizer = torch.optim.AdamW(self.read_out.layer.parameters(), 1e-2, weight_decay=1e-2)
-        batches = Batches(len(features), 256, seed, "read-out")
+        values, labels = [], []
+        for images in all_views(train, kinds, views, seed):
+            values.append(self._values(images))
+            labels.append(self._task.hard_labels(train.labels).to(self._engine.device))
+        bins = self.read_out.layer.out_features
+        x, targets = torch.cat(values), label_histogram(torch.cat(labels), bins)
+        val_x = self._values([val.images])
+        val_targets = label_histogram(self._task.hard_labels(val.labels).to(x.device), bins)
+        optimizer = torch.optim.AdamW(self.read_out.parameters(), 3e-2, weight_decay=1e-3)
+        batches = Batches(len(x), 256, seed, "read-out")
         best, kept = float("inf"), {name: value.clone() for name, value in self.read_out.state_dict().items()}
         for step in range(READ_OUT_UPDATES):
-            index = batches(step).to(features.device)
-            loss = F.cross_entropy(self.read_out(features[index]), targets[index])
+            index = batches(step).to(x.device)
+            loss = F.cross_entropy(self.read_out(x[index]), targets[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             if step % 20 == 19:
                 with torch.no_grad():
-                    now = F.cross_entropy(self.read_out(val_features), val_targets).item()
+                    now = F.cross_entropy(self.read_out(val_x), val_targets).item()
                 if now < best:
                     best, kept = now, {name: value.clone() for name, value in self.read_out.state_dict().items()}
         self.read_out.load_state_dict(kept)
 
-    def _on(self, data: LabelledImages) -> tuple[Tensor, Tensor]:
-        """Features (N, F) and smoothed label histograms (N, B)."""
-        assert self.read_out is not None
-        features = _features(self._teacher, data.images, self._engine).to(self._engine.device)
-        labels = self._task.hard_labels(data.labels).to(features.device)
-        return features, label_histogram(labels, self.read_out.layer.out_features)
+    def _values(self, parts: Iterable[Tensor]) -> Tensor:
+        """The teacher's values (N,) on the [0, 1] scale."""
+        outputs = [predict(self._teacher, part, self._engine) for part in parts]
+        return self._task.on_unit_scale(torch.cat(outputs)).to(self._engine.device)
+
+
+def all_views(
+    data: LabelledImages, kinds: tuple[Augmentation, ...], views: int, seed: int
+) -> Iterator[Iterator[Tensor]]:
+    """Augmented views of all images, each in parts; without augmentation the images as they are, once."""
+    if not kinds:
+        yield iter([data.images])
+        return
+    for view in range(views):
+        draws = draw_views(len(data), kinds, rng(seed, "virtual view", view)).to(data.images.device)
+        parts = zip(data.images.split(1024), draws.split(1024), strict=True)
+        yield (apply_views(images, kinds, draw) for images, draw in parts)
 
 
 def label_histogram(labels: Tensor, bins: int) -> Tensor:
@@ -153,14 +168,6 @@ def label_histogram(labels: Tensor, bins: int) -> Tensor:
     edges = torch.linspace(0, 1, bins + 1, device=labels.device)
     below = torch.special.ndtr((edges - labels[:, None]) * bins)
     return below.diff(dim=1) / (below[:, -1:] - below[:, :1])
-
-
-def _shape(teacher: ImageModel) -> tuple[int, int, int]:
-    return teacher.mean.shape[1], teacher.size, teacher.size
-
-
-def _features(teacher: ImageModel, images: Tensor, engine: Engine) -> Tensor:
-    return predict_with_features(teacher, images, engine)[1].float()
 
 
 def store_outputs(
@@ -176,14 +183,8 @@ def store_outputs(
         seed: of the views.
     """
     logits, labels = [], []
-    for view in range(views if kinds else 1):
-        images = data.images
-        if kinds:
-            draws = draw_views(len(data), kinds, rng(seed, "virtual view", view)).to(images.device)
-            parts = zip(images.split(1024), draws.split(1024), strict=True)
-            logits += [reader(apply_views(part, kinds, draw)).cpu() for part, draw in parts]
-        else:
-            logits.append(reader(images).cpu())
+    for parts in all_views(data, kinds, views, seed):
+        logits += [reader(images).cpu() for images in parts]
         labels.append(data.task.hard_labels(data.labels).cpu())
     return Bank(torch.cat(logits).float(), torch.cat(labels))
 

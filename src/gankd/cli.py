@@ -184,8 +184,8 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", type=int, default=0, help="of the noise (default 0)")
     _output(sample)
 
-    listing = command("list", _list, "losses, inputs of losses, models or recipes")
-    listing.add_argument("what", choices=["losses", "inputs", "models", "recipes"])
+    listing = command("list", _list, "losses, their inputs, sources that they read behind @, models or recipes")
+    listing.add_argument("what", choices=["losses", "inputs", "sources", "models", "recipes"])
     _output(listing)
     look = command("inspect", _inspect, "which layers of two networks meet, which adapters and losses fit them")
     look.add_argument("teacher", metavar="TEACHER", help="zoo name or module:name")
@@ -220,14 +220,17 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--preset", choices=["robust", "faithful"], default="robust", help="faithful: adversary alone")
     action("inspect", _vkd_inspect, "how well its draws match the teacher: distances with floors, warnings by name")
     taught = action("student", _vkd_student, "students from it, beside labels alone and the table of class means")
-    taught.add_argument("--loss", help='for example "KD(T=4)@virtual + 0.8*CRD"; default: the virtual teacher alone')
+    taught.add_argument(
+        "--loss", help='for example "KD(T=4)@virtual + 0.8*CRD"; default: the virtual teacher alone; gankd list sources'
+    )
     taught.add_argument("--from", dest="source", type=Path, metavar="FILE", help="a virtual.safetensors from elsewhere")
     own = action("self", _vkd_self, "students that learn from a generator of their own outputs, without a teacher")
     peers = action("peers", _vkd_peers, "students that teach one another through such generators")
     peers.add_argument("--networks", help="comma-separated: the others, in this process; default: one more student")
     peers.add_argument("--exchange", type=Path, metavar="FOLDER", help="shared with peers in other processes")
     peers.add_argument("--name", help="of this peer in the shared folder")
-    table = action("table", _vkd_table, "the ablations: every source tuned, trained and compared; a page")
+    text = "the ablations: every source tuned, trained and compared, about 150 + 23 students a seed; a page"
+    table = action("table", _vkd_table, text)
     table.add_argument("--page", type=Path, help="Markdown file, with a .json beside it; other recipes on it stay")
     for sub in (taught, own, peers, table):
         sub.add_argument("--seeds", type=int, help="students per row")
@@ -308,8 +311,10 @@ def _stage(name: str) -> Callable[[argparse.Namespace], None]:
         if getattr(args, "virtual", False):
             from gankd.commands import vkd
 
-            vkd.train(recipe, folder, console=console)
+            made = vkd.train(recipe, folder, console=console)
         facts = getattr(stages, name)(recipe, folder, console=console)
+        if getattr(args, "virtual", False):
+            facts["virtual"] = made["file"]
         if args.json:
             _print_json(stage=name, **facts)
         else:

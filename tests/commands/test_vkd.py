@@ -69,8 +69,8 @@ def test_a_teacher_with_its_virtual_one_in_one_command(
 def test_students_stand_beside_their_controls(vkd: Callable[..., str], tmp_path: Path) -> None:
     found = result(vkd("student", "digits", "--json"))
     titles = [row["title"] for row in found["rows"]]
-    names = ["labels alone", "label smoothing", "KD, real teacher", "table", "virtual", "virtual, best of 8"]
-    assert titles == names
+    controls = ["labels alone", "label smoothing", "KD as in the recipe", "the teacher itself", "table"]
+    assert titles == [*controls, "virtual", "virtual, best of 8"]
     rows = dict(zip(titles, found["rows"], strict=True))
     assert rows["virtual"]["loss"] == "0.1*Label + 0.9*SoftTargets(T=4)@virtual"
     assert len({row["updates"] for row in found["rows"]}) == 1
@@ -135,10 +135,15 @@ def test_peers_that_exchange_files(vkd: Callable[..., str], gankd: Callable[...,
         (["student", "digits", "--loss", "LS@virtual"], "reads no teacher"),
         (["student", "digits", "--loss", "KD@virtual(8)"], "settings of @virtual are written NAME=VALUE"),
         (["student", "digits", "--from", "gone.safetensors"], "no virtual teacher .*gone.safetensors"),
-        (["self", "rotated-digits"], "is for classification and the labels are for regression"),
+        (["self", "rotated-digits"], "gankd vkd self is for classes"),
         (["peers", "digits", "--networks", "cnn9"], "no model 'cnn9'; did you mean"),
         (["peers", "digits", "--exchange", "shared"], "--exchange FOLDER and --name NAME go together"),
-        (["peers", "digits", "--exchange", "s", "--name", "a b"], "name of letters, digits"),
+        (["peers", "digits", "--exchange", "s", "--name", "a"], "s is no folder; make it where all peers reach it"),
+        (["peers", "digits", "--exchange", ".", "--name", "a b"], "name of letters, digits"),
+        (["peers", "rotated-digits"], "gankd vkd peers is for classes"),
+        (["student", "rotated-digits", "--loss", "KD@virtual"], "write Distribution@"),
+        (["student", "digits", "--loss", "KD@virtual@table"], r"reads @virtual already; one loss reads one source"),
+        (["train", "digits", "--set", "virtual.width=0"], "virtual.width must be at least 1, got 0"),
         (["table", "rotated-digits"], "gankd vkd table is for classes"),
     ],
 )

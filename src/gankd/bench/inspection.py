@@ -46,6 +46,10 @@ class Inspection:
             failed = ", ".join(gate.name for gate in gates.gates if not gate.passed)
             passed = sum(gate.passed for gate in gates.gates)
             lines.append(f"  {name:<22} {passed} of {len(gates.gates)}{f'   not: {failed}' if failed else ''}")
+        count = self.virtual.facts["count"]
+        typical = int(count[count > 0].median())
+        if typical < 50:
+            lines.append(f"  {typical} outputs of a typical label: too few to blame the generator for a single gate")
         if self.needless:
             lines.append("  a Gaussian per class passes every gate: the generator is not needed for these outputs")
         if self.report is not None:
@@ -71,7 +75,10 @@ def inspection(method: Taught) -> Inspection:
         ConfigError: it comes from elsewhere, without outputs to compare with. DataError: they are too few.
     """
     virtual, task = method.virtual, method.splits.task
-    require(virtual.bank is not None, "there are no stored outputs of the teacher to compare with")
+    require(
+        virtual.bank is not None,
+        "the run that made this virtual teacher keeps what to compare with; inspect it there",
+    )
     seed = method.recipe.seed
     bank = virtual.bank
     assert bank is not None

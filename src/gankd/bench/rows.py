@@ -86,7 +86,14 @@ class Rows:
         rule = "-" * max(map(len, lines))
         seeds = len(self.results[0].metrics)
         caption = f"{self.split} images, last update, {seeds} seed{'s' * (seeds != 1)}, equal updates; + is better"
-        return "\n".join([caption, rule, lines[0], rule, *lines[1:], rule])
+        notes = ["differences: paired by seed, [95 % interval]; all rows share one teacher and one choice of images"]
+        if seeds < 3:
+            notes.append("fewer than 3 seeds: differences say little; --seeds 5")
+        if self.task.kind == "classification":
+            notes.append("nll is that of the student as it is: soft targets raise it, as students become less sure")
+        width = max(len(found.row.title) for found in self.results)
+        losses = [f"  {found.row.title.ljust(width)}  {found.loss}" for found in self.results]
+        return "\n".join([caption, rule, lines[0], rule, *lines[1:], rule, *notes, "what each minimises:", *losses])
 
     @property
     def markdown(self) -> str:
@@ -97,7 +104,7 @@ class Rows:
 
     def _head(self) -> list[str]:
         unit = f"{self.task.metric} {self.task.metric_unit}".strip()
-        return ["student", unit, self._second, *(f"against {control}" for control in self.controls), "s"]
+        return ["student", unit, self._second, *(f"against {control}" for control in self.controls), "seconds"]
 
     @property
     def _second(self) -> str:
@@ -126,7 +133,7 @@ class Rows:
                     "updates": found.updates,
                     "seconds": found.seconds,
                     "gains": {
-                        control: vars(self.gain(found.row.title, control))
+                        control: plain(self.gain(found.row.title, control))
                         for control in self.controls
                         if control != found.row.title
                     },
@@ -134,6 +141,11 @@ class Rows:
                 for found in self.results
             ],
         }
+
+
+def plain(interval: Interval) -> dict[str, float | None]:
+    """Plain data of an interval; None for bounds that one seed leaves open, which JSON has no number for."""
+    return {name: None if value != value else value for name, value in vars(interval).items()}
 
 
 def interval_text(interval: Interval) -> str:

@@ -19,9 +19,10 @@ from gankd.tasks import Classification, Regression, Task
 from gankd.training.distill import DistillConfig, Learner
 from gankd.training.objective import term_of
 from gankd.virtual.gan import VirtualConfig
+from gankd.virtual.sources import POLICIES, SOURCES
 from gankd.virtual.teacher import VirtualTeacher
 
-What = Literal["losses", "inputs", "models", "recipes"]
+What = Literal["losses", "inputs", "sources", "models", "recipes"]
 Row = dict[str, Any]
 CLASSES, VALUES = Classification(num_classes=10), Regression(low=0.0, high=1.0)
 ROTATED = "rotated_student_..., rotated_teacher_...: the same for images turned by 90, 180 and 270 degrees, 3 N rows"
@@ -34,6 +35,9 @@ def listing(what: What) -> list[Row]:
     if what == "inputs":
         known = (network_inputs() | OTHER_INPUTS | BUILD_INPUTS).items()
         return [{"name": name, "meaning": text, "constructor_only": name in BUILD_INPUTS} for name, text in known]
+    if what == "sources":
+        rows = [{"name": f"@{name}", "summary": text, "settings": known} for name, (text, known) in SOURCES.items()]
+        return rows + [{"name": f"policy={name}", "summary": text, "settings": {}} for name, text in POLICIES.items()]
     if what == "models":
         return [_model_row(name) for name in ZOO]
     if what == "recipes":
@@ -47,6 +51,15 @@ def list_table(rows: list[Row], what: What) -> str:
     if what == "inputs":
         lines = [f"{row['name']:<33}{row['meaning']}{' (constructor)' * row['constructor_only']}" for row in rows]
         return "\n".join(line for line in lines if not line.startswith("rotated_")) + "\n" + ROTATED
+    if what == "sources":
+        return "\n".join(
+            f"{row['name']:<14} {row['summary']}"
+            + "".join(
+                f"{', ' if number else '; '}{key}={value}"
+                for number, (key, value) in enumerate(row["settings"].items())
+            )
+            for row in rows
+        )
     if what == "models":
         return "\n".join(f"{row['name']:<12} {row['parameters']:>9,} parameters at 10 classes" for row in rows)
     if what == "recipes":

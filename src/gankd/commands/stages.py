@@ -9,7 +9,7 @@ from typing import Any, Literal
 from gankd.bench.compare import Cell, cells, chosen_by_validation, compare, train_students
 from gankd.bench.inspection import Inspection
 from gankd.bench.results import ArmResult
-from gankd.config import from_dict, suggest, to_dict
+from gankd.config import from_dict, require, suggest, to_dict
 from gankd.console import Console
 from gankd.data.images import Splits
 from gankd.errors import CheckpointError, ConfigError
@@ -148,6 +148,7 @@ def started(
     console: Console | None,
     splits: Splits | None = None,
     wanted: Sequence[Cell] = (),
+    by: str | None = None,
 ) -> Iterator[CganKd]:
     """`opened`, with the settings kept for `resume` once the students wanted are known to fit; says so where settings
     are not those of the last time.
@@ -172,13 +173,14 @@ def started(
                 f"settings           changed since the last use of {folder}: {', '.join(changed)}; "
                 "name the folder in place of the recipe to keep them"
             )
-        _store_run(method, arms)
+        _store_run(method, arms, by)
         yield method
 
 
-def _store_run(method: CganKd, arms: Sequence[str] | None) -> None:
+def _store_run(method: CganKd, arms: Sequence[str] | None, by: str | None = None) -> None:
     in_memory = method.given_splits is not None
-    facts = {"recipe": to_dict(method.recipe), "arms": list(arms) if arms else None, "in_memory": in_memory}
+    facts: dict[str, Any] = {"recipe": to_dict(method.recipe), "arms": list(arms) if arms else None}
+    facts |= {"in_memory": in_memory, "by": by}
     write_json(method.run.folder / RUN_FILE, facts)
 
 
@@ -231,8 +233,14 @@ def run(
 
 
 def resume(folder: Path | str, *, workers: int = 1, console: Console | None = None) -> RunResult:
-    """Go on with the run that this folder holds, with the settings and arms it was last given."""
+    """Go on with the run that this folder holds, with the settings and arms it was last given.
+
+    Raises:
+        ConfigError: what was interrupted is another command's work; the same command goes on with it.
+    """
     recipe, arms = stored_run(Path(folder))
+    by = read_json(Path(folder) / RUN_FILE).get("by")
+    require(by is None, f"{folder} was last used by gankd {by}, which goes on when it is called again in the same way")
     return run(recipe, folder, arms=arms, workers=workers, console=console)
 
 

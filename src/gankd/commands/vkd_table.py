@@ -5,12 +5,13 @@ virtual teacher in one thing alone takes over its form and weight. Then all are 
 images, at equal updates.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gankd.bench.inspection import NAME, inspection
-from gankd.bench.rows import Row, Rows, interval_text, run_rows, train_rows
+from gankd.bench.rows import Row, Rows, interval_text, plain, run_rows, train_rows
 from gankd.bench.stats import Interval
 from gankd.commands.stages import started
 from gankd.commands.vkd import CONTROL
@@ -128,7 +129,7 @@ def vkd_table(
     Raises:
         GankdError: with one line that says what to do.
     """
-    with started(recipe, Path(folder), console) as method:
+    with started(recipe, Path(folder), console, by="vkd table") as method:
         task = method.splits.task
         require(task.kind == "classification", "gankd vkd table is for classes; for values: gankd vkd student")
         _ = method.virtual  # first, so that the teacher is trained once, with the generator beside it
@@ -147,7 +148,7 @@ def vkd_table(
             "chosen": {title: loss for title, (loss, _) in chosen.items()},
             "tried": tried,
             "table": found.to_dict(),
-            "contrasts": [{**vars(each), "gain": vars(found.gain(each.first, each.second))} for each in CONTRASTS],
+            "contrasts": [{**vars(each), "gain": plain(found.gain(each.first, each.second))} for each in CONTRASTS],
             "seconds": sum(stage.seconds for stage in stages)
             + sum(result.seconds * len(result.metrics) for result in found.results)
             + sum(one["seconds"] for one in tried),
@@ -215,12 +216,17 @@ def contrast_lines(facts: dict[str, Any]) -> list[str]:
     """One line per question, with the answer that its interval gives."""
     lines = []
     for each in facts["contrasts"]:
-        interval = Interval(**each["gain"])
+        interval = _interval(each["gain"])
         lines.append(
             f"{each['code']:<4} {each['first']} - {each['second']}: {interval_text(interval)} {interval.verdict} "
             f"({each['question']})"
         )
     return lines
+
+
+def _interval(stored: dict[str, float | None]) -> Interval:
+    """Inverse of `plain`."""
+    return Interval(**{name: math.nan if value is None else value for name, value in stored.items()})
 
 
 def write_page(page: Path, facts: dict[str, Any], rows: Rows) -> None:
@@ -273,7 +279,7 @@ def _section(facts: dict[str, Any]) -> list[str]:
         "|---|---|---|---:|---|",
     ]
     for each in facts["contrasts"]:
-        interval = Interval(**each["gain"])
+        interval = _interval(each["gain"])
         lines.append(
             f"| {each['code']} | {each['question']} | {each['first']} − {each['second']} | {interval_text(interval)} "
             f"| {interval.verdict} |"

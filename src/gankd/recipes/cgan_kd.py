@@ -240,6 +240,8 @@ class CganKd(Taught):
         check_model(student, train, f"student {config.model}")
         if not any(arm.kd for arm in arms):
             return wirings
+        given = config.virtual is not None and config.objective.needs_virtual
+        virtual = self.virtual if given else self.untrained_virtual()
         lessons = {f"teacher {self.recipe.teacher.model}": self.untrained_teacher()}
         lessons |= {f"assistant {name}": ImageModel.for_data(self.net(name, 0), train) for name in config.assistants}
         for what, lesson in lessons.items():
@@ -256,7 +258,7 @@ class CganKd(Taught):
                 student_taps=config.student_taps,
                 teacher_taps=config.teacher_taps,
                 new_student=self.new_student(config),
-                virtual=self.untrained_virtual(),
+                virtual=virtual,
             )
             connection.close()
             if config.compile:

@@ -117,6 +117,7 @@ class Objective:
         teachers = [item for item in self.terms if any("teacher_" in name for name in item.loss.all_inputs)]
         require(bool(teachers), f"the loss {self} reads no teacher, so @{source} has nothing to tell it")
         for item in teachers:
+            require(item.source is None, f"{item} reads @{item.source} already; one loss reads one source")
             beyond = [name for name in item.loss.all_inputs if "teacher_" in name and name not in READABLE]
             if beyond:
                 raise ConfigError(

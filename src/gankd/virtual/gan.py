@@ -82,6 +82,9 @@ class VirtualConfig:
         require(self.anchor >= 0, f"virtual.anchor must be at least 0, got {self.anchor}")
         require(self.lr is None or 0 < self.lr <= 1, f"virtual.lr must lie in (0, 1], got {self.lr}")
         least = {"discriminator_steps": 1, "every": 1, "warmup": 1, "polish": 0, "views": 1, "batch_size": 2, "bins": 2}
+        for name in ("z_dim", "width"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"virtual.{name} must be at least 1, got {value}")
         for name, bound in least.items():
             value = getattr(self, name)
             require(value >= bound, f"virtual.{name} must be at least {bound}, got {value}")

@@ -138,7 +138,9 @@ class SourceReader(nn.Module):
         if virtual is None and source.needs_virtual:
             raise ConfigError(f"@{source.name} needs a virtual teacher, and none is given; train one: gankd vkd train")
         if source.needs_bank and (virtual is None or virtual.bank is None):
-            raise ConfigError(f"@{source.name} needs stored outputs of the real teacher, which this file does not hold")
+            raise ConfigError(
+                f"@{source.name} needs stored outputs of the real teacher, which only the run that made it keeps"
+            )
         classes = task.kind == "classification"
         for name, needs_classes in {
             str(self.settings.get("policy")): self.settings.get("policy") in ("rank", "hint"),
@@ -302,6 +304,11 @@ class Sources(nn.Module):
     ) -> None:
         super().__init__()
         self._names = [sorted(set(names)) for names in wanted.values()]
+        for source, names in wanted.items():
+            if task.kind == "regression" and any(not name.startswith("teacher_distribution") for name in names):
+                raise ConfigError(
+                    f"for values @{source.name} gives distributions alone; write Distribution@{source.name}"
+                )
         self._readers = [SourceReader(source, virtual, task, labels, seed) for source in wanted]
         self.readers = nn.ModuleList(self._readers)
 

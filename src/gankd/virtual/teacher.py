@@ -10,7 +10,7 @@ from torch import Tensor
 from gankd.config import from_dict, to_dict
 from gankd.errors import CheckpointError, DataError
 from gankd.storage import FORMAT, load_state, save_state
-from gankd.tasks import Classification, Task, task_from_dict, task_to_dict
+from gankd.tasks import Classification, Regression, Task, task_from_dict, task_to_dict
 from gankd.virtual.gan import KnowledgeGan, VirtualConfig, build_generator
 from gankd.virtual.networks import KnowledgeGenerator
 
@@ -207,7 +207,10 @@ class VirtualTeacher:
                 f"{where}: class {place} is {own['class_names'][place]!r} for the virtual teacher and "
                 f"{other['class_names'][place]!r} in these data; give the classes in the same order (F12)"
             )
-        raise DataError(f"{where} was made for {_words(self.task)}, the data are {_words(task)} (F12)")
+        remedy = ""
+        if isinstance(self.task, Regression) and isinstance(task, Regression):
+            remedy = f"; give the data its range: --set data.low={self.task.low:g} --set data.high={self.task.high:g}"
+        raise DataError(f"{where} was made for {_words(self.task)}, the data are {_words(task)} (F12){remedy}")
 
 
 def _words(task: Task) -> str:

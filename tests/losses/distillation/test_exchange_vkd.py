@@ -109,15 +109,16 @@ def test_it_follows_its_formula(folder: Path) -> None:
 
 
 def test_without_peers_labels_alone_teach(tmp_path: Path) -> None:
-    loss = peer(tmp_path / "not there yet", "a")
+    (tmp_path / "shared").mkdir()
+    loss = peer(tmp_path / "shared", "a")
     student = outputs(0, 1).requires_grad_()
     for mode in (False, True):
         value = loss.train(mode)(student, LABELS, 0.0, rng(0, "draw"))
         assert value.eq(0).all()
         assert value.requires_grad  # as the dry run asks of every loss
-    assert not (tmp_path / "not there yet").exists()  # nothing to tell before the generator has begun
+    assert list((tmp_path / "shared").iterdir()) == []  # nothing to tell before the generator has begun
     train(loss, range(1, 140))
-    assert (tmp_path / "not there yet" / "a.safetensors").is_file()
+    assert (tmp_path / "shared" / "a.safetensors").is_file()
     assert not loss.used  # not itself
 
 
@@ -339,6 +340,8 @@ def test_reading_and_writing_draw_nothing_from_the_global_generator(folder: Path
     ("settings", "said"),
     [
         ({"folder": ""}, 'name the folder that the peers share: folder="peers"'),
+        ({"folder": "gone"}, "gone is no folder; make it where all peers reach it"),
+        ({"folder": "/proc/version"}, "is no folder"),
         ({"name": ""}, "each peer needs a name"),
         ({"name": "../a"}, "each peer needs a name of letters"),
         ({"every": 0}, "every must be at least 1, got 0"),
@@ -346,6 +349,6 @@ def test_reading_and_writing_draw_nothing_from_the_global_generator(folder: Path
         ({"T": 0.0}, r"T must lie in \(0, 100\], got 0.0"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=said):
-        ExchangeVKD(LABELS, TASK, **({"folder": "x", "name": "a"} | settings))
+        ExchangeVKD(LABELS, TASK, **({"folder": str(tmp_path), "name": "a"} | settings))

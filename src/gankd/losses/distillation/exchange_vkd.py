@@ -98,8 +98,8 @@ class ExchangeVKD(nn.Module):
         (N,).
 
     Raises:
-        ConfigError: a setting is missing or out of range; or, in training, another process that is alive, or was
-            within the last minute on another machine, writes under the same name.
+        ConfigError: a setting is missing or out of range, the folder is none or cannot be written to; or, in training,
+            another process that is alive, or was within the last minute on another machine, writes under the same name.
 
     [1] Kim. A virtual knowledge distillation via conditional GAN. IEEE Access 10 (2022), as reconstructed from its
         abstract, of which only the idea of collaborative learning is.
@@ -123,16 +123,20 @@ class ExchangeVKD(nn.Module):
             re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None,
             f'ExchangeVKD: each peer needs a name of letters, digits, - and _, as in name="a"; got {name!r}',
         )
+        where = Path(folder).expanduser()
+        require(where.is_dir(), f"ExchangeVKD: {where} is no folder; make it where all peers reach it")
+        require(os.access(where, os.W_OK), f"ExchangeVKD: {where} cannot be written to; choose another folder")
         require(every >= 1, f"ExchangeVKD: every must be at least 1, got {every}")
         require(patience > 0, f"ExchangeVKD: patience must be positive, got {patience}")
         check_temperature("ExchangeVKD", T)
         self.task, self.T, self.every, self.patience, self.gate = task, T, every, patience, gate
-        self.path = Path(folder).expanduser() / f"{name}.safetensors"
+        self.path = where / f"{name}.safetensors"
         self.knowledge = OwnKnowledge(task, T, len(dataset_labels))
         self.problems: dict[str, str] = {}
         """What is wrong with a peer's file, or with this one's own, by name."""
         self.used: dict[str, Peer] = {}
         """Peers that teach, by name."""
+        self._versions: dict[str, int] = {}
         self._peers: dict[str, Peer] = {}
         self._seen: dict[str, tuple[int, int]] = {}
         self._trusted = torch.zeros(0)
@@ -155,9 +159,18 @@ class ExchangeVKD(nn.Module):
             # One step after the step before this one, training is over.
             final = self._progress is not None and progress + 1.5 * (progress - self._progress) > 1
             self._progress = progress
+            if final:
+                self.problems["heard"] = self._heard()
             if self.knowledge.gan.ready and (final or self.knowledge.gan.observed % self.every == 0):
                 self._publish(final)
         return value
+
+    def _heard(self) -> str:
+        """Who taught, in words."""
+        if not self._versions:
+            return f"no peer was heard in {self.path.parent}: this student learnt from its labels alone"
+        heard = ", ".join(f"{name} ({count} version{'s' * (count != 1)})" for name, count in self._versions.items())
+        return f"heard {heard}"
 
     # --- this peer's file -----------------------------------------------------------------------------------
 
@@ -212,6 +225,7 @@ class ExchangeVKD(nn.Module):
                 continue
             self.problems.pop(name, None)
             self._peers[name] = Peer(teacher.to(device), facts, now)
+            self._versions[name] = self._versions.get(name, 0) + 1
         self.used = {}
         for name, peer in self._peers.items():
             if peer.facts.final or now - peer.heard < self.patience:
@@ -227,11 +241,11 @@ class ExchangeVKD(nn.Module):
 
     def get_extra_state(self) -> dict[str, Any]:
         """What is no tensor: who this is, and where it stands."""
-        return {"token": self._token, "progress": self._progress}
+        return {"token": self._token, "progress": self._progress, "versions": self._versions}
 
     def set_extra_state(self, state: Any) -> None:
         """Inverse of `get_extra_state`; what the others said is not stored, but read anew."""
-        self._token, self._progress = state["token"], state["progress"]
+        self._token, self._progress, self._versions = state["token"], state["progress"], state["versions"]
 
 
 def _state(path: Path) -> tuple[int, int]:

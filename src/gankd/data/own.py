@@ -1,0 +1,250 @@
+"""What all of a user's own images have in common, wherever they lie: labels, splits and size."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gankd.config import require
+from gankd.errors import DataError
+from gankd.seeds import rng
+from gankd.tasks import Classification, Regression, Task
+
+TaskChoice = Literal["auto", "classification", "regression"]
+ChannelChoice = Literal["auto", "grey", "rgb"]
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+SHARES = {"train": 7, "val": 1, "test": 2}
+"""Weights of the splits that are drawn."""
+SMALLEST_SIZE, LARGEST_SIZE = 8, 128
+MOST_INTEGER_CLASSES = 20
+"""Integer labels with more different values than this are numbers to regress, not names of classes."""
+NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+INTEGER = re.compile(r"[+-]?\d{1,15}", re.ASCII)
+LARGEST_LABEL = 1e30
+"""Differences of labels and their normalisation must stay within float32."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image file, before it is opened."""
+
+    key: str
+    """Path below the folder with forward slashes: the same on every machine, so the split is too."""
+    path: Path
+    label: str
+    where: str
+    """Where the label stands, for error messages."""
+    part: str | None
+    """The split that the user chose, if any."""
+
+
+def check_settings(task: str, size: int | None, channels: str, low: float | None, high: float | None) -> None:
+    """Raise ConfigError unless each is one of its choices, or within its range."""
+    for name, value, choice in (("task", task, TaskChoice), ("channels", channels, ChannelChoice)):
+        known = get_args(choice)
+        require(value in known, f"{name} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
+    require(
+        size is None or size_fits(size),
+        f"size must be a multiple of 4 from {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {size}; "
+        f"nearest: --size {nearest_size(size or 0)}",
+    )
+    for name, bound in (("low", low), ("high", high)):
+        require(bound is None or math.isfinite(bound), f"{name} must be a finite number, got {bound}")
+    if low is not None and high is not None:
+        require(low < high, f"low must be less than high, got low {low:g} and high {high:g}")
+
+
+def size_fits(size: int) -> bool:
+    """Can generators make images of this side?"""
+    return SMALLEST_SIZE <= size <= LARGEST_SIZE and size % 4 == 0
+
+
+def nearest_size(size: int) -> int:
+    """The side nearest to this one that fits."""
+    return min(max(4 * round(size / 4), SMALLEST_SIZE), LARGEST_SIZE)
+
+
+def shown(name: str | Path) -> str:
+    """A name as it is, or escaped where it would break the line or the terminal."""
+    text = str(name)
+    return text if text.isprintable() else ascii(text)
+
+
+def counted(number: int, thing: str) -> str:
+    """As in "1 image", "2 images"."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def and_more(number: int, what: str) -> str:
+    """As in " (and 3 more images)"; nothing for none."""
+    return f" (and {number:,} more {what})" if number else ""
+
+
+def choose_task(items: list[Item], task: TaskChoice, tabular: bool) -> tuple[str, str]:
+    """The kind of task, and why."""
+    if task != "auto":
+        return task, "as --task says"
+    if not tabular:
+        return "classification", "one class per folder"
+    labels = [item.label for item in items]
+    if 2 * sum(NUMBER.fullmatch(label) is not None for label in labels) <= len(labels):
+        return "classification", "the labels are text"
+    different = len(set(labels))
+    few = different <= MOST_INTEGER_CLASSES and len(labels) >= 3 * different
+    if few and all(map(INTEGER.fullmatch, labels)):
+        return (
+            "classification",
+            "the labels are few different integers (--task regression to read as numbers)",
+        )
+    return "regression", "the labels are numbers (--task classification to read as names of classes)"
+
+
+def read_classes(root: Path, items: list[Item], hint: str = "") -> tuple[Tensor, Task]:
+    """Class numbers (N,) and their task; `hint` goes into the error where there is one class alone."""
+    names = sorted({item.label for item in items})
+    if all(map(INTEGER.fullmatch, names)):
+        names.sort(key=int)
+    if len(names) < 2:
+        raise DataError(
+            f"{shown(root)}: expected at least 2 classes, got only {shown(names[0])}"
+            f"{hint or '; add images of another class'}"
+        )
+    number = {name: index for index, name in enumerate(names)}
+    task = Classification(num_classes=len(names), class_names=tuple(map(shown, names)))
+    return torch.tensor([number[item.label] for item in items]), task
+
+
+def read_values(root: Path, items: list[Item], low: float | None, high: float | None) -> tuple[Tensor, Task]:
+    """Labels (N,) in user units and their task."""
+    least, most = -math.inf if low is None else low, math.inf if high is None else high
+    values: list[float] = []
+    for item in items:
+        if not NUMBER.fullmatch(item.label):
+            comma = re.fullmatch(r"[+-]?\d+,\d+", item.label)
+            raise DataError(
+                f"{item.where}: expected a number as label, got {item.label!r}; "
+                f"{'write a decimal point' if comma else 'correct it'}, or add --task classification"
+            )
+        values.append(float(item.label))
+        if not abs(values[-1]) <= LARGEST_LABEL:
+            raise DataError(
+                f"{item.where}: expected a finite label of at most {LARGEST_LABEL:g}, got {item.label}; "
+                f"correct it or remove the image"
+            )
+        if not least <= values[-1] <= most:
+            raise DataError(
+                f"{item.where}: expected a label within the range that was set, [{least:g}, {most:g}], "
+                f"got {item.label}; correct it, or widen --low and --high"
+            )
+    labels = torch.tensor(values, dtype=torch.float32)
+    if labels.min() == labels.max():
+        raise DataError(
+            f"{shown(root)}: expected different labels, got {values[0]:g} for all of "
+            f"{counted(len(items), 'image')}; check the label column"
+        )
+    # Ends as rounded to float32, so that the extreme labels lie within them.
+    ends = (labels.min().item() if low is None else low, labels.max().item() if high is None else high)
+    return labels, Regression(low=ends[0], high=ends[1])
+
+
+def draw_split(root: Path, items: list[Item], labels: Tensor, task: Task, seed: int) -> tuple[dict[str, Tensor], str]:
+    """Ascending indices of train, val and test, and how they came about."""
+    parts = [item.part or "train" for item in items]
+    given = {item.part for item in items} - {None}
+    if "train" not in parts:
+        raise DataError(f"{shown(root)}: expected images in the split train, got none; mark some as train")
+    drawn = [part for part in SHARES if part == "train" or part not in given]
+    if len(drawn) > 1:
+        pool = [index for index, part in enumerate(parts) if part == "train"]
+        for name, members in strata(root, items, labels, task, pool, drawn):
+            order = torch.randperm(len(members), generator=rng(seed, "folder", "split", name)).tolist()
+            for position, part in zip(order, allot(len(members), drawn), strict=True):
+                parts[members[position]] = part
+    index = {part: torch.tensor([i for i, p in enumerate(parts) if p == part]) for part in SHARES}
+    check_train(root, items, labels, task, index["train"])
+    how = [f"{', '.join(part for part in SHARES if part not in drawn[1:])} given"] if given else []
+    if len(drawn) > 1:
+        shares = " : ".join(str(SHARES[part]) for part in drawn)
+        how.append(f"{', '.join(drawn)} drawn {shares}, stratified by label, seed {seed}")
+    sizes = ", ".join(f"{len(index[part]):,} {part}" for part in SHARES)
+    return index, f"{'; '.join(how)}: {sizes}"
+
+
+def strata(
+    root: Path, items: list[Item], labels: Tensor, task: Task, pool: list[int], drawn: list[str]
+) -> list[tuple[str, list[int]]]:
+    """Groups of images with like labels, by name; each is shared among the `drawn` splits on its own."""
+    values = labels.tolist()
+    if isinstance(task, Classification):
+        groups: dict[str, list[int]] = {}
+        for index in pool:
+            groups.setdefault(task.group_name(values[index]), []).append(index)
+    else:
+        ranked = sorted(pool, key=lambda index: (values[index], items[index].key))
+        length = sum(SHARES[part] for part in drawn)
+        starts = range(0, max(len(ranked) - length, 0) + 1, length)
+        ends = [*starts[1:], len(ranked)]  # the last run takes the remainder
+        groups = {f"run {i}": ranked[start:end] for i, (start, end) in enumerate(zip(starts, ends, strict=True))}
+    few = [name for name, members in groups.items() if len(members) < len(drawn)]
+    if few:
+        classes = isinstance(task, Classification)
+        raise DataError(
+            f"{shown(root)}: expected at least {len(drawn)} images{f' of class {few[0]}' if classes else ''} "
+            f"to share among {', '.join(drawn)}, got {len(groups[few[0]])}"
+            f"{and_more(len(few) - 1, 'such classes')}; add images{' or remove the class' if classes else ''}"
+        )
+    return list(groups.items())
+
+
+def allot(count: int, drawn: list[str]) -> list[str]:
+    """Splits of `count` images, at least one in each and train the rest."""
+    total = sum(SHARES[part] for part in drawn)
+    places = [p for p in drawn[1:] for _ in range(max(1, math.floor(count * SHARES[p] / total + 0.5)))]
+    return ["train"] * (count - len(places)) + places
+
+
+def check_train(root: Path, items: list[Item], labels: Tensor, task: Task, train: Tensor) -> None:
+    """A split can leave nothing to learn from."""
+    if isinstance(task, Classification):
+        absent = (labels[train].bincount(minlength=task.num_classes) == 0).nonzero()[:, 0].tolist()
+        if absent:
+            example = items[int((labels == absent[0]).nonzero()[0, 0])].key
+            raise DataError(
+                f"{shown(root)}: expected every class in train, got no image of {task.group_name(absent[0])} "
+                f"there (but {shown(example)} elsewhere); add some or remove the class"
+            )
+    elif labels[train].min() == labels[train].max():
+        raise DataError(
+            f"{shown(root)}: expected different labels in train, got {labels[train[0]].item():g} for all of "
+            f"{counted(len(train), 'image')}; add images to train"
+        )
+
+
+def common_size(root: Path, items: list[Item], sizes: list[tuple[int, int]]) -> int:
+    """The side of square images that all have one usable size."""
+    width, height = sizes[0]
+    smallest = min(map(min, sizes))
+    remedy = f"add --size {32 if smallest >= 32 else nearest_size(smallest)} to crop and resize"
+    for item, (other_width, other_height) in zip(items, sizes, strict=True):
+        if (other_width, other_height) != (width, height):
+            raise DataError(
+                f"{shown(root)}: expected images of one size, got {shown(items[0].key)} of {width}x{height} "
+                f"and {shown(item.key)} of {other_width}x{other_height} pixels; {remedy}"
+            )
+    if width != height:
+        raise DataError(f"{shown(root)}: expected square images, got {width}x{height} pixels; {remedy}")
+    if not size_fits(width):
+        raise DataError(
+            f"{shown(root)}: expected a multiple of 4 from {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, "
+            f"got images of {width}x{width}; add --size {nearest_size(width)} to resize"
+        )
+    return width

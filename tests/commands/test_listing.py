@@ -139,3 +139,10 @@ def test_sizes_that_no_network_can_have_are_refused() -> None:
         inspect_networks("resnet8", "cnn4", channels=0)
     with pytest.raises(ModelError, match="features.99"):
         inspect_networks("resnet8", "cnn4", student_taps=("features.99",))
+
+
+def test_sources_are_listed(gankd: Callable[..., Outcome]) -> None:
+    code, out, _ = gankd("list", "sources")
+    assert code == 0
+    assert "@virtual       the generator; draws=1, policy=fresh" in out
+    assert "policy=best" in out

@@ -56,6 +56,29 @@ def test_train_and_inspect(vkd: Callable[..., str], tmp_path: Path) -> None:
     assert len(found["virtual"]["gates"]) == len(found["stand_ins"]["bank"]["gates"]) == 9
 
 
+def test_resume_does_not_take_a_vkd_command_for_a_run(
+    vkd: Callable[..., str], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    vkd("train", "digits")
+    line = refused("resume", tmp_path / "digits")
+    assert "was last used by gankd vkd train, which goes on when it is called again in the same way" in line
+    assert list((tmp_path / "digits").glob("gan-*")) == []
+
+
+def test_a_file_from_elsewhere_leaves_no_trace_in_the_run(
+    vkd: Callable[..., str], gankd: Callable[..., Outcome], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    vkd("train", "digits")
+    (file,) = (tmp_path / "digits").glob("virtual-*/virtual.safetensors")
+    loss = ("--loss", 'SoftTargets@virtual(draws=4, policy="hint")')
+    line = refused("vkd", "student", "digits", "--from", file, "--out", tmp_path / "b", *loss, "--quiet")
+    assert "hints of the training images are kept by the teacher's own run alone" in line  # before any training
+    assert list((tmp_path / "b").glob("student-*")) == []
+    file.write_bytes(file.read_bytes()[:2000])
+    assert "truncated" in refused("vkd", "student", "digits", "--from", file, "--out", tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
 def test_a_teacher_with_its_virtual_one_in_one_command(
     gankd: Callable[..., Outcome], tiny: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -63,6 +86,7 @@ def test_a_teacher_with_its_virtual_one_in_one_command(
     code, out, err = gankd("teach", "digits", "--virtual", "--out", tmp_path, "--quiet", *settings)
     assert (code, err) == (0, "")
     assert "top1" in out
+    assert "virtual.safetensors" in out
     assert len(list(tmp_path.glob("teacher-*/done.json"))) == len(list(tmp_path.glob("virtual-*/done.json"))) == 1
 
 

@@ -144,7 +144,7 @@ def vkd_table(
             "data": {"name": method.splits.name, "train": len(method.splits.train), "classes": task.head_size},
             "teacher": {"model": recipe.teacher.model, **(method.teacher_stage.result or {}).get("val", {})},
             "student": recipe.student.model,
-            "gates": gates.to_dict(),
+            "gates": _without_matrices(gates.to_dict()),
             "chosen": {title: loss for title, (loss, _) in chosen.items()},
             "tried": tried,
             "table": found.to_dict(),
@@ -222,6 +222,13 @@ def contrast_lines(facts: dict[str, Any]) -> list[str]:
             f"({each['question']})"
         )
     return lines
+
+
+def _without_matrices(value: Any) -> Any:
+    """Plain data of gates without what only a picture needs."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_matrices(item) for name, item in value.items() if name != "facts"}
 
 
 def _interval(stored: dict[str, float | None]) -> Interval:

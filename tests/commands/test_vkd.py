@@ -115,8 +115,8 @@ def test_values(vkd: Callable[..., str]) -> None:
     assert "VKD as reconstructed" in text
     found = result(vkd("student", "rotated-digits", "--json"))
     losses = {row["title"]: row["loss"] for row in found["rows"]}
-    assert losses["virtual"] == "Label + 0.01*Distribution@virtual"
-    assert losses["table"] == "Label + 0.01*Distribution@table"
+    assert losses["virtual"] == "Label + 0.001*Distribution@virtual"
+    assert losses["table"] == "Label + 0.001*Distribution@table"
 
 
 def test_self_and_peers(vkd: Callable[..., str]) -> None:

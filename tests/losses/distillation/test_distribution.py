@@ -100,6 +100,6 @@ def test_it_is_for_values_reads_no_prediction_and_weighs_a_hundredth() -> None:
     found.check()
     assert found.tasks == ("regression",)
     assert found.inputs == ("student_embedding", "teacher_distribution", "labels")
-    assert found.weight_for("regression") == 0.01
+    assert found.weight_for("regression") == pytest.approx(0.001)
     with pytest.raises(ConfigError, match=r"^Distribution: a must lie in \[0, 1\], got 1.5$"):
         Distribution(torch.zeros(4, 4), torch.zeros(4, 6), a=1.5)

@@ -180,7 +180,7 @@ def started(
 def _store_run(method: CganKd, arms: Sequence[str] | None, by: str | None = None) -> None:
     in_memory = method.given_splits is not None
     facts: dict[str, Any] = {"recipe": to_dict(method.recipe), "arms": list(arms) if arms else None}
-    facts |= {"in_memory": in_memory, "by": by}
+    facts |= {"in_memory": in_memory} | ({"by": by} if by else {})
     write_json(method.run.folder / RUN_FILE, facts)
 
 

@@ -368,7 +368,7 @@ def _common_failures(
             spread < 0.7,
             "F1",
             f"draws of a label have {spread:.2f} of the teacher's spread",
-            "virtual.anchor=1, virtual.spectral_norm=false, virtual.discriminator_steps=2 or a larger virtual.z_dim",
+            "more virtual.polish, virtual.anchor=1, virtual.discriminator_steps=2 or a larger virtual.z_dim",
         ),
         (
             peak_q > peak_p + 0.05,

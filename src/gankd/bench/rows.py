@@ -173,11 +173,10 @@ def train_rows(
     """
     seeds = list(seeds)
     plans = [(method_of(method, row), [(row.arm, seed) for seed in seeds]) for row in rows]
-    temperature = method.recipe.virtual.temperature_for(method.splits.task)
     for (each, _), row in zip(plans, rows, strict=True):
         each.check_students([ARMS[row.arm]])
-        if row.loss is not None:
-            for caution in each.recipe.student.objective.cautions(temperature):
+        if row.loss is not None and each.recipe.student.objective.needs_virtual:
+            for caution in each.recipe.student.objective.cautions(method.virtual_temperature):
                 method.run.console.say(f"loss               {caution}")
     train_side_by_side(plans, workers)
     return plans

@@ -158,8 +158,8 @@ def started(
         objective = recipe.student.objective
         if any(ARMS[name].kd for name, _ in wanted) and objective.for_task(method.splits.task) != objective:
             method.run.console.say(f"loss               {objective.for_task(method.splits.task)}")
-        if any(ARMS[name].kd for name, _ in wanted):
-            for caution in objective.cautions(recipe.virtual.temperature_for(method.splits.task)):
+        if any(ARMS[name].kd for name, _ in wanted) and objective.needs_virtual:
+            for caution in objective.cautions(method.virtual_temperature):
                 method.run.console.say(f"loss               {caution}")
         for what, wiring in wirings.items():
             pairs = ", ".join(f"{own.path} <- {other.path}" for own, other in wiring.pairs)

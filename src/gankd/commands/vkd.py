@@ -83,7 +83,7 @@ def student(
             own = replace(recipe, student=replace(recipe.student, virtual=str(source.absolute())))
             method = CganKd(own, method.run, method.splits)
         task = method.splits.task
-        temperature = recipe.virtual.temperature_for(task)
+        temperature = method.virtual_temperature
         rows = [Row(CONTROL)]
         if objective is not None:
             if source is not None and objective.needs_teacher:

@@ -168,7 +168,7 @@ def _expression(form: str, weight: float, temperature: float, source: str) -> st
 
 def _tune(method: CganKd, workers: int) -> tuple[dict[str, tuple[str, Any]], list[dict[str, Any]]]:
     """For each source the loss that does best on validation images, its form and weight; and all that was tried."""
-    temperature = method.recipe.virtual.temperature_for(method.splits.task)
+    temperature = method.virtual_temperature
     grid: list[tuple[str, str, tuple[str, float] | None]] = [
         (title, _expression(form, weight, temperature, source), (form, weight))
         for title, source in SOURCES.items()
@@ -197,7 +197,7 @@ def _tune(method: CganKd, workers: int) -> tuple[dict[str, tuple[str, Any]], lis
 
 
 def _final_rows(method: CganKd, chosen: dict[str, tuple[str, Any]]) -> list[Row]:
-    temperature = method.recipe.virtual.temperature_for(method.splits.task)
+    temperature = method.virtual_temperature
     rows = [Row(CONTROL), *(Row(title, loss) for title, (loss, _) in chosen.items())]
     form, weight = chosen["virtual"][1]
     rows += [Row(title, _expression(form, weight, temperature, source)) for title, source in VARIANTS.items()]

@@ -225,6 +225,12 @@ class Taught:
         virtual = VirtualTeacher.load(path, bank, hints if task.kind == "classification" else None)
         return virtual.to(self.engine.device)
 
+    @property
+    def virtual_temperature(self) -> float:
+        """T at which the virtual teacher of this run is drawn: it need not be trained yet, unless it is a file's."""
+        given = self.recipe.student.virtual is not None
+        return self.virtual.temperature if given else self.recipe.virtual.temperature_for(self.splits.task)
+
     def _make_virtual(self, stage: Stage) -> None:
         config, train, seed = self.recipe.virtual, self.splits.train, self.recipe.seed
         updates = self.recipe.teacher.updates if self.beside else 0

@@ -169,22 +169,15 @@ def measure(
     Raises:
         DataError: no group has 4 outputs.
     """
-    measure_task = measure_values if labels.is_floating_point() else measure_classes
-    return measure_task(probs, draws, labels, raw=raw, earlier=earlier, gap=gap, seed=seed)
+    measure_task = _measure_values if labels.is_floating_point() else _measure_classes
+    raw, earlier = (None if x is None else _plain(x) for x in (raw, earlier))
+    return measure_task(_plain(probs), _plain(draws), labels.detach().cpu(), raw, earlier, gap, seed)
 
 
-def measure_classes(
-    probs: Tensor,
-    draws: Tensor,
-    labels: Tensor,
-    *,
-    raw: Tensor | None = None,
-    earlier: Tensor | None = None,
-    gap: float | None = None,
-    seed: int = 0,
+def _measure_classes(
+    p: Tensor, q: Tensor, labels: Tensor, raw: Tensor | None, earlier: Tensor | None, gap: float | None, seed: int
 ) -> Gates:
     """`measure` for classes (N,)."""
-    p, q, labels = _plain(probs), _plain(draws), labels.detach().cpu()
     groups = _Groups(labels, p.shape[1], p.shape[1])
     found = _over_splits(groups, p, q, raw, earlier, distances=_class_distances, seed=seed)
     value, floor = found["draws"], found["floor"]
@@ -247,15 +240,8 @@ def measure_classes(
     return Gates(gates, _by_number(failures), facts)
 
 
-def measure_values(
-    probs: Tensor,
-    draws: Tensor,
-    labels: Tensor,
-    *,
-    raw: Tensor | None = None,
-    earlier: Tensor | None = None,
-    gap: float | None = None,
-    seed: int = 0,
+def _measure_values(
+    p: Tensor, q: Tensor, labels: Tensor, raw: Tensor | None, earlier: Tensor | None, gap: float | None, seed: int
 ) -> Gates:
     """`measure` for values (N,) on the [0, 1] scale, in 12 equal bins of labels; bounds are an own choice.
 
@@ -264,12 +250,12 @@ def measure_values(
     against the one value of a table. The energy distance is between cumulated distributions, where neighbouring bins
     are near.
     """
-    p, q, labels = _plain(probs), _plain(draws), labels.detach().cpu().double()
+    labels = labels.double()
     bins = p.shape[1]
     centres = (torch.arange(bins, dtype=torch.float64) + 0.5) / bins
     groups = _Groups((labels * LABEL_BINS).long().clamp(0, LABEL_BINS - 1), LABEL_BINS, bins + 1)
     # The label travels with the row, as a last column.
-    with_label = (None if x is None else torch.cat([_plain(x), labels[:, None]], 1) for x in (p, q, raw, earlier))
+    with_label = (None if x is None else torch.cat([x, labels[:, None]], 1) for x in (p, q, raw, earlier))
     found = _over_splits(groups, *with_label, distances=_value_distances, seed=seed)
     value, floor = found["draws"], found["floor"]
 

@@ -3,7 +3,7 @@
     KD@virtual    SoftTargets(T=4)@virtual(draws=8, policy="best")    KD@table    DKD@bank    SoftTargets@gauss(rank=4)
 
 A source needs labels alone. With a loss that is linear in its target, such as KD, fresh draws and the table of class
-means have the same expected gradient; the policies best and rank let the target depend on the image.
+means have the same expected gradient; the policies best, rank and hint let the target depend on the image.
 """
 
 import ast
@@ -163,6 +163,7 @@ class SourceReader(nn.Module):
             self.register_buffer("confidence", torch.full((len(labels),), float("nan"), device=labels.device))
             self.register_buffer("quantile", torch.full((len(labels),), 0.5, device=labels.device))
         self._block: tuple[int, Tensor] | None = None
+        self._noise: tuple[int, Tensor] | None = None
 
     @torch.no_grad()
     def forward(
@@ -230,8 +231,12 @@ class SourceReader(nn.Module):
         if self.settings["policy"] == "zero":
             return torch.zeros(len(index), self._sampler.noise, device=index.device)
         number = step * len(index) // len(self.labels)
-        generator = rng(self.seed, "source of an image", number, device=self.labels.device)
-        return torch.randn(len(self.labels), self._sampler.noise, generator=generator, device=self.labels.device)[index]
+        if self._noise is None or self._noise[0] != number:
+            device = self.labels.device
+            generator = rng(self.seed, "source of an image", number, device=device)
+            noise = torch.randn(len(self.labels), self._sampler.noise, generator=generator, device=device)
+            self._noise = number, noise
+        return self._noise[1][index]
 
     # --- choices --------------------------------------------------------------------------------------------
 

@@ -17,6 +17,14 @@ from gankd.virtual.networks import KnowledgeGenerator
 KIND = "virtual teacher"
 
 
+def _stored(path: Path, kind: str, problem: str) -> dict[str, Any]:
+    """What a file of this kind holds."""
+    stored = load_state(path)
+    if not isinstance(stored, dict) or stored.get("kind") != kind:
+        raise CheckpointError(f"{path} holds {problem}")
+    return stored
+
+
 @dataclass(frozen=True)
 class Bank:
     """Outputs of the real teacher that were stored: what the generator is measured by, and stand-ins are made of."""
@@ -37,11 +45,7 @@ class Bank:
         Raises:
             CheckpointError: missing, damaged, or no bank.
         """
-        stored = load_state(path)
-        if not isinstance(stored, dict) or stored.get("kind") != "bank":
-            raise CheckpointError(
-                f"{path} holds no stored outputs; it is written by the virtual stage as bank.safetensors"
-            )
+        stored = _stored(path, "bank", "no stored outputs; the virtual stage writes them as bank.safetensors")
         return cls(stored["logits"].float(), stored["labels"])
 
 
@@ -74,9 +78,7 @@ class Hints:
         Raises:
             CheckpointError: missing, damaged, or no hints.
         """
-        stored = load_state(path)
-        if not isinstance(stored, dict) or stored.get("kind") != "hints":
-            raise CheckpointError(f"{path} holds no hints; it is written by the virtual stage as hints.safetensors")
+        stored = _stored(path, "hints", "no hints; the virtual stage writes them as hints.safetensors")
         return cls(stored["rank"], stored["runner_up"])
 
 
@@ -175,11 +177,7 @@ class VirtualTeacher:
         Raises:
             CheckpointError: missing, damaged, or no virtual teacher.
         """
-        stored = load_state(path)
-        if not isinstance(stored, dict) or stored.get("kind") != KIND:
-            raise CheckpointError(
-                f"{path} holds no virtual teacher; it is written by gankd vkd train as virtual.safetensors"
-            )
+        stored = _stored(path, KIND, "no virtual teacher; gankd vkd train writes one as virtual.safetensors")
         try:
             config = from_dict(VirtualConfig, stored["config"], str(path))
             task = task_from_dict(stored["task"])
@@ -190,8 +188,9 @@ class VirtualTeacher:
         except (KeyError, TypeError, RuntimeError, AttributeError) as error:
             raise CheckpointError(f"{path} is no whole virtual teacher: {' '.join(str(error).split())[:200]}") from None
         found = cls(task, config, generator.requires_grad_(False).eval(), means, facts)
-        stored = None if bank is None else Bank.load(bank), None if hints is None else Hints.load(hints)
-        return replace(found, bank=stored[0], hints=stored[1])
+        if bank is not None:
+            found = replace(found, bank=Bank.load(bank))
+        return found if hints is None else replace(found, hints=Hints.load(hints))
 
     def check_task(self, task: Task, where: str) -> None:
         """Raise DataError unless its classes, or its range of values, are those of `task` in the same order (F12)."""

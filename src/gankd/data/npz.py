@@ -152,7 +152,7 @@ def _archive(where: str, file: BinaryIO) -> NpzFile:
     try:
         stored = np.load(file, allow_pickle=False)
     except Exception as error:  # whatever a broken file makes of zip and numpy
-        reason = _reason(error)
+        reason = _reason(error).partition(" If you trust")[0]  # numpy would tell how to run what is in the file
         raise DataError(f"{where} is no .npz file, or a damaged one ({reason}); write it by {EXAMPLE}") from None
     if not isinstance(stored, NpzFile):
         raise DataError(f"{where} holds one array and no name; expected images and labels; write it by {EXAMPLE}")

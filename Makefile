@@ -16,7 +16,7 @@ INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
 # at a time as well: sums in another order are another teacher and another generator.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo evidence losses vkd bench test lint format clean
+.PHONY: help demo evidence results losses vkd bench test lint format clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -27,6 +27,10 @@ demo: $(WITH_GANKD)  ## distil through generated samples, for classes and for an
 
 evidence: $(WITH_GANKD)  ## the demo with more seeds; writes docs/evidence.md and docs/evidence.json
 	$(ONE_THREAD) $(BIN)/gankd evidence
+
+# DATA holds cifar-scarce.npz, faces-scarce.npz and steering-scarce.npz: images, label, split; see docs/results.md.
+results: $(WITH_GANKD)  ## the method on real images: make results DATA=FOLDER; writes docs/results.md and .json
+	$(ONE_THREAD) $(BIN)/gankd results --data $(DATA) --seeds 5
 
 losses: $(WITH_GANKD)  ## every distillation loss, alone and with cGAN-KD; writes docs/losses.md and docs/losses.json
 	$(ONE_THREAD) $(BIN)/gankd compare digits turntable --set student.updates=1000 --set student.store_features=true --out runs/losses --page docs/losses.md

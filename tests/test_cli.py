@@ -30,7 +30,7 @@ from gankd.storage import load_state, save_state
 Outcome = tuple[int, str, str]
 Gankd = Callable[..., Outcome]
 Refused = Callable[..., str]
-SOURCE = str(Path(gankd.cli.__file__).parents[1])
+SOURCE = str(Path(gankd.cli.__file__).parents[2])
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_every_command_explains_itself(command: str, gankd: Gankd) -> None:
     [
         ("", "no command; try: gankd run digits (all commands: gankd --help)"),
         ("rnu digits", "no command 'rnu'; did you mean run?; see gankd --help"),
-        ("digits", "no command 'digits'; known: compare, demo, eval, evidence, gan, inspect"),
+        ("digits", "no command 'digits'; known: bench, bound, compare"),
         ("run", "the following arguments are required: RECIPE; see gankd run --help"),
         ("run digit", "no recipe and no run folder 'digit'; did you mean digits"),
         ("run digits --sedes 3", "gankd run has no option --sedes; did you mean --seeds"),
@@ -150,7 +150,7 @@ def test_wrong_words(line: str, said: str, refused: Refused, tmp_path: Path) -> 
         ("gan.steps", "--set takes NAME=VALUE, for example gan.steps=500; got 'gan.steps'"),
         ("gan.steps=many", "--set: gan.steps: Input should be a valid integer"),
         ("gan.flip=3", "--set: gan.flip: Input should be a valid boolean"),
-        ("teacher.model=resnet21", "no model 'resnet21'; did you mean resnet20"),
+        ("teacher.model=restnet20", "no model 'restnet20'; did you mean resnet20"),
         ("teacher.model=nowhere:Net", "cannot import 'nowhere' for model nowhere:Net: No module named 'nowhere'"),
         ("student.model=cnn9", "no model 'cnn9'; did you mean cnn"),
     ],
@@ -251,7 +251,7 @@ def test_images_that_cannot_be_used(case: str, refused: Refused, monkeypatch: py
 
 def test_data_belongs_to_the_recipe_folder(refused: Refused) -> None:
     assert refused("run", "folder") == "the recipe folder needs --data PATH, the folder of your images"
-    assert refused("run", "digits", "--data", pets()) == "--data is for the recipes folder and npz; digits is embedded"
+    assert refused("run", "digits", "--data", pets()) == "--data is for recipes that read files; digits is embedded"
     assert refused("run", "my photos ü") == (
         "my photos ü is no run folder (it has no run.json); for your own images: gankd run folder --data my photos ü"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gankd.cli import parser
+from gankd.cli.parser import parser
 from gankd.training.objective import term
 
 TEXT = Path(__file__).parents[1].joinpath("README.md").read_text()

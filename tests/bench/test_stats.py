@@ -3,7 +3,7 @@ import math
 import pytest
 from scipy.stats import ttest_rel
 
-from gankd.bench.stats import Interval, mean_stderr, paired_interval
+from gankd.bench.stats import Interval, holm, mean_stderr, paired_interval, paired_p, prediction_interval
 from gankd.errors import ConfigError
 
 ARM = [95.1, 94.8, 95.9, 95.3, 94.6]
@@ -95,3 +95,36 @@ def test_refuses_what_cannot_be_paired() -> None:
         paired_interval([], [], higher_is_better=True)
     with pytest.raises(ConfigError, match="level"):
         paired_interval([1.0], [1.0], higher_is_better=True, level=95)
+
+
+def test_the_paired_test_agrees_with_scipy_and_with_its_interval() -> None:
+    p = paired_p(ARM, CONTROL)
+    assert p == pytest.approx(ttest_rel(ARM, CONTROL).pvalue)
+    assert paired_p(CONTROL, ARM) == pytest.approx(p)
+    edge = paired_interval(ARM, CONTROL, higher_is_better=True, level=1 - p)
+    assert edge.low == pytest.approx(0, abs=1e-9)  # the interval of level 1 - p touches zero
+    assert all(math.isnan(paired_p(*values)) for values in (([1.0], [2.0]), ([1.0, 2.0], [2.0, 3.0])))
+
+
+def test_holm_by_hand() -> None:
+    # sorted .005 .01 .03 .04, times 4 3 2 1: .02 .03 .06 .04, and never falling: .02 .03 .06 .06
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == (1.0, 1.0)
+    assert holm([0.02]) == (0.02,)
+    assert holm([]) == ()
+    first, second = holm([math.nan, 0.02])
+    assert math.isnan(first)
+    assert second == 0.02  # what has no test does not count
+
+
+def test_holm_lies_between_no_correction_and_bonferroni() -> None:
+    p_values = [0.001, 0.2, 0.013, 0.04, 0.013]
+    for p, adjusted in zip(p_values, holm(p_values), strict=True):
+        assert p <= adjusted <= min(1, len(p_values) * p)
+    assert holm(p_values)[2] == holm(p_values)[4]
+
+
+def test_the_prediction_interval_by_hand() -> None:
+    half = 4.302652729911275 * 2 * math.sqrt(1 + 1 / 3)  # 2 4 6: s = 2; t(0.975, 2 degrees of freedom)
+    assert prediction_interval([2.0, 4.0, 6.0]) == pytest.approx((4 - half, 4 + half))
+    assert all(math.isnan(bound) for bound in prediction_interval([2.0]))

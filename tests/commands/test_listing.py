@@ -3,15 +3,18 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from gankd.commands import inspect_networks
-from gankd.commands.listing import list_table, listing
+from gankd.commands.listing import generators_table, list_generators, list_table, listing
 from gankd.errors import ConfigError, ModelError
 from gankd.losses.distillation import all_losses
 from gankd.models import ZOO, build_net
 from gankd.recipes import RECIPES
+from gankd.training import gan
+from gankd.training.gan import Architecture
 
 Outcome = tuple[int, str, str]
 
@@ -45,10 +48,16 @@ def test_inputs_are_listed_as_the_losses_name_them(gankd: Callable[..., Outcome]
 
 
 def test_models_and_recipes_are_listed() -> None:
-    models = {row["name"]: row["parameters"] for row in listing("models")}
+    rows = listing("models")
+    models = {row["name"]: row for row in rows}
     assert set(models) == set(ZOO)
     net = build_net("cnn8", in_channels=3, image_size=32, num_outputs=10, seed=0)
-    assert models["cnn8"] == sum(p.numel() for p in net.parameters())
+    assert models["cnn8"]["parameters"] == sum(p.numel() for p in net.parameters())
+    by_hand = 9 * (3 * 8 * 32**2 + 8 * 16 * 16**2 + 16 * 32 * 8**2 + 32 * 32 * 4**2) + 32 * 10
+    assert models["cnn8"]["multiply_adds"] == by_hand
+    text = list_table(rows, "models")
+    assert all(len(line) <= 120 for line in text.splitlines())
+    assert all(f"\n  {name} " in text for name in ZOO)
     assert {row["name"] for row in listing("recipes")} == set(RECIPES)
 
 
@@ -112,7 +121,7 @@ def test_networks_without_maps_keep_the_losses_that_need_none(tmp_path: Path, mo
     [
         ("list loses", "no command 'loses'; did you mean losses"),
         ("inspect resnet20", "the following arguments are required: STUDENT"),
-        ("inspect resnet21 cnn8", "no model 'resnet21'; did you mean resnet20"),
+        ("inspect restnet20 cnn8", "no model 'restnet20'; did you mean resnet20"),
         ("inspect resnet20 cnn8 --classes 1", "needs at least 2 classes, got 1"),
         ("inspect resnet20 cnn8 --loss KDD", "no loss 'KDD'; did you mean"),
         ("inspect resnet20 cnn8 --size 2", "--size must be at least 4, got 2"),
@@ -146,3 +155,14 @@ def test_sources_are_listed(gankd: Callable[..., Outcome]) -> None:
     assert code == 0
     assert "@virtual       the generator; draws=1, policy=fresh" in out
     assert "policy=best" in out
+
+
+def test_every_architecture_of_generators_is_listed() -> None:
+    rows = {row["name"]: row for row in list_generators()}
+    assert set(rows) == {name for part in get_args(Architecture) for name in (get_args(part) or (part,))}
+    assert rows["biggan"]["parameters"] == {"size": 32, "generator": 4_304_387, "discriminator": 4_207_361}
+    text = generators_table(list(rows.values()))
+    assert max(map(len, text.splitlines())) <= 120
+    for row in rows.values():
+        assert row["name"] in text
+        assert not row["preset"] or callable(getattr(gan, row["preset"]))

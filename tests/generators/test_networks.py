@@ -1,5 +1,7 @@
 """Generator and discriminator: closed forms of their parts, rounding of samples, and spectral norms of one."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -108,7 +110,7 @@ def test_conditional_norm_by_formula() -> None:
 
 
 def test_up_block_by_formula() -> None:
-    block = UpBlock(4, 2, 5, batch_norm=True).eval()
+    block = UpBlock(4, 2, partial(ConditionalNorm, embedding_width=5, batch_norm=True)).eval()
     x, embedded = noise(3, 4, 4, 4), torch.randn(3, 5, generator=rng(0, "e"))
 
     def double(y: Tensor) -> Tensor:

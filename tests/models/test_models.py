@@ -1,4 +1,4 @@
-"""The zoo and the user's own networks: sizes, weights drawn from the seed, and errors that name the remedy."""
+"""How networks are found and built: the smallest, the user's own, heads, weights from the seed, errors and remedies."""
 
 import sys
 from collections.abc import Iterator
@@ -13,13 +13,18 @@ from gankd.models import ZOO, build_net
 from gankd.models.resnet import BasicBlock
 from gankd.seeds import rng
 
+BUFFERS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
 
 def build(name: str, seed: int = 0, channels: int = 3, size: int = 8, outputs: int = 5) -> nn.Module:
     return build_net(name, in_channels=channels, image_size=size, num_outputs=outputs, seed=seed)
 
 
-@pytest.mark.parametrize("name", ZOO)
-def test_zoo(name: str) -> None:
+SMALL = [name for name in ZOO if name.startswith("cnn") or name in ("resnet8", "resnet14", "resnet20", "resnet8x2")]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_smallest_at_the_smallest_sizes(name: str) -> None:
     for channels, size, outputs in ((1, 8, 1), (3, 16, 10), (1, 28, 10), (3, 32, 7)):
         net = build(name, channels=channels, size=size, outputs=outputs)
         images = torch.rand((2, channels, size, size), generator=rng(0, "x")).requires_grad_()
@@ -35,14 +40,48 @@ def size_of(name: str) -> int:
     return sum(parameter.numel() for parameter in build(name, size=32, outputs=10).parameters())
 
 
-def test_sizes_of_the_zoo() -> None:
-    # CIFAR ResNet-20 has 0.27 M parameters (He et al. 2016, table 6); ours adds 2.7 k of projection shortcuts
-    projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
-    assert size_of("resnet20") == 269_722 + projections
-    for small, large in (("cnn4", "cnn8"), ("cnn8", "cnn16"), ("cnn16", "cnn32"), ("resnet8", "resnet14")):
+def test_sizes_of_our_own() -> None:
+    for small, large in (("cnn4", "cnn8"), ("cnn8", "cnn16"), ("cnn16", "cnn32")):
         assert size_of(small) < size_of(large)
-    for narrow, wide in (("resnet8", "resnet8x2"), ("resnet8x2", "resnet8x4"), ("resnet20", "resnet20x2")):
+    for narrow, wide in (("resnet8", "resnet8x2"), ("resnet14", "resnet14x2"), ("resnet20", "resnet20x2")):
         assert size_of(wide) / size_of(narrow) == pytest.approx(4, rel=0.05)
+
+
+def test_stored_resnets_still_fit() -> None:
+    """Names, and the order in which weights are drawn, of networks that runs have stored."""
+    net = build("resnet8x2", seed=3, size=32)
+    keys = list(net.state_dict())
+    assert keys[:3] == ["stem.0.weight", "stem.1.weight", "stem.1.bias"]
+    assert keys[-7:] == [*(f"blocks.2.shortcut.1.{name}" for name in BUFFERS), "head.weight", "head.bias"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        for inside, outside, side in ((3, 32, 3), (32, 32, 3), (32, 32, 3), (32, 64, 3), (64, 64, 3), (32, 64, 1)):
+            drawn = nn.Conv2d(inside, outside, side, bias=False).weight
+    assert torch.equal(net.state_dict()["blocks.1.shortcut.0.weight"], drawn)
+
+
+def test_mlp_in_the_name_gives_the_regression_head() -> None:
+    net = build("resnet8+mlp", size=32, outputs=1)
+    plain = build("resnet8", size=32, outputs=1)
+    hidden = 64 * 512 + 512 * 512 + 2 * 512 + 4 * 512
+    features = sum(parameter.numel() for parameter in plain.parameters()) - (64 + 1)
+    assert sum(parameter.numel() for parameter in net.parameters()) == features + hidden + (512 + 1)
+    assert torch.equal(net.state_dict()["stem.0.weight"], plain.state_dict()["stem.0.weight"])
+    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet8+mpl", r"no head 'mpl' for model resnet8; write resnet8\+mlp, or resnet8 for its own"),
+        ("resnt8+mlp", "no model 'resnt8'; did you mean resnet8"),
+        ("nets_of_mine:fixed+mlp", "model nets_of_mine:fixed does not end in an nn.Linear of 5 outputs"),
+    ],
+)
+@pytest.mark.usefixtures("my_nets")
+def test_heads_that_cannot_be(name: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        build(name)
 
 
 def test_a_residual_block_whose_convolutions_are_zero_is_its_shortcut() -> None:
@@ -65,7 +104,7 @@ def test_a_misspelt_name_gets_a_suggestion() -> None:
         build("restnet20")
     assert str(error.value).startswith("no model 'restnet20'; did you mean resnet20")
     assert str(error.value).endswith("; for your own network write module:name")
-    with pytest.raises(ModelError, match="known: cnn16, .*resnet8x4; for your own"):
+    with pytest.raises(ModelError, match="known: cnn16, .*wrn_40_2; for your own"):
         build("?")
 
 
@@ -96,6 +135,9 @@ def needs_more(num_outputs, depth):
 def broken(image_size):
     raise KeyError("no weights for " + str(image_size))
 
+def talkative():
+    raise ValueError("no weights\\nat all")
+
 def other():
     return "net"
 """
@@ -122,6 +164,7 @@ def test_a_users_own_network_gets_the_sizes_that_it_names(my_nets: str) -> None:
     assert isinstance(build(f"{my_nets}:fixed"), nn.Flatten)
     again = build(f"{my_nets}:Plain", seed=0)
     assert torch.equal(plain.head.weight, again.head.weight)  # type: ignore[union-attr, arg-type]
+    assert build(f"{my_nets}:Plain+mlp", outputs=1)(torch.zeros(2, 3, 8, 8)).shape == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +174,7 @@ def test_a_users_own_network_gets_the_sizes_that_it_names(my_nets: str) -> None:
         ("nets_of_mine:WIDTH", "nets_of_mine:WIDTH is a int, expected a class or function"),
         ("nets_of_mine:needs_more", r"model nets_of_mine:needs_more cannot be built with .*'depth'"),
         ("nets_of_mine:broken", r"cannot be built with {'image_size': 8}: 'no weights for 8'"),
+        ("nets_of_mine:talkative", "cannot be built with {}: no weights$"),
         ("nets_of_mine:other", "model nets_of_mine:other gave a str, expected a torch.nn.Module"),
         ("nets_of_yours:Plain", "cannot import 'nets_of_yours' for model nets_of_yours:Plain: No module named"),
         ("nets_with_a_slip:net", "cannot import 'nets_with_a_slip' .*: invalid syntax"),

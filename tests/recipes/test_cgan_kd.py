@@ -17,6 +17,7 @@ from gankd.commands.stages import stored_run
 from gankd.config import override
 from gankd.data.images import Splits
 from gankd.errors import CheckpointError, ModelError, RunError
+from gankd.generators.networks import LatentGenerator
 from gankd.recipes import RECIPES, Recipe
 from gankd.recipes.arms import ARMS, selection_of
 from gankd.recipes.cgan_kd import CganKd, load_generator
@@ -396,6 +397,8 @@ def test_a_generator_is_whole_in_its_file(digits_run: tuple[Recipe, Path], tmp_p
     with Run(folder) as held:
         original = CganKd(recipe, held).generator
     assert generator.task == original.task
+    assert isinstance(generator, LatentGenerator)
+    assert isinstance(original, LatentGenerator)
     assert all(torch.equal(a, b) for a, b in zip(generator.parameters(), original.parameters(), strict=True))
     stored = load_state(path)
     del stored["state"][next(iter(stored["state"]))]

@@ -1,6 +1,11 @@
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -8,9 +13,10 @@ import torch
 from gankd.commands.stages import stored_run
 from gankd.config import override
 from gankd.data.images import Splits
-from gankd.errors import ConfigError
+from gankd.errors import ConfigError, DataError
 from gankd.recipes import RECIPES
-from gankd.recipes.data import load_splits
+from gankd.recipes.config import DataConfig
+from gankd.recipes.data import CHOICES, READERS, load_splits
 from gankd.tasks import Classification
 
 
@@ -75,10 +81,90 @@ def test_values_have_no_classes(arrays: Path) -> None:
         load(arrays, "data.classes=3", "data.task=regression")
 
 
+@pytest.mark.parametrize("name", READERS)
+def test_readers_take_what_they_are_given(name: Any) -> None:
+    reader = READERS[name]
+    function = getattr(import_module(f"gankd.data.{reader.module}"), reader.function)
+    path, *known = inspect.signature(function).parameters
+    assert path in {"path", "root"}
+    assert set(reader.takes) <= set(known)
+    assert set(known) & set(CHOICES) <= set(reader.takes)
+    with pytest.raises(DataError, match="absent"):
+        load_splits(replace(DataConfig(root="/absent"), name=name))
+    with pytest.raises(ConfigError, match=f"the recipe {name} needs --data PATH, the "):
+        load_splits(replace(DataConfig(), name=name))
+
+
+def test_every_name_has_a_reader() -> None:
+    names = get_args(get_type_hints(DataConfig)["name"])
+    assert set(names) == {"digits", "rotated-digits", "turntable", *READERS}
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("digits", "task=regression"),
+        ("turntable", "low=1"),
+        ("cifar10", "coarse=true"),
+        ("cifar100", "class_list=a"),
+        ("utkface", "high=50"),
+        ("imagenet100", "channels=grey"),
+        ("steering", "task=classification"),
+        ("npz", "coarse=true"),
+    ],
+)
+def test_settings_that_mean_nothing(arrays: Path, name: str, setting: str) -> None:
+    root = [] if name in {"digits", "turntable"} else [f"data.root={arrays}"]
+    recipe = override(RECIPES["digits"](), [f"data.name={name}", f"data.{setting}", *root])
+    with pytest.raises(
+        ConfigError, match=f"data.{setting.partition('=')[0]} means nothing to {name}, got .*; leave it"
+    ):
+        load_splits(recipe.data)
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """UTKFace as the authors keep it: 20 faces of each of three ages; the first pixel is the age."""
+    ages = np.repeat([10, 20, 30], 20)
+    with h5py.File(tmp_path / "faces.h5", "w") as file:
+        file["images"] = np.zeros((60, 3, 8, 8), np.uint8) + ages.astype(np.uint8)[:, None, None, None]
+        file["labels"] = ages
+    return tmp_path / "faces.h5"
+
+
+def test_authors_rounding(faces: Path) -> None:
+    plain = DataConfig(name="utkface", root=str(faces), size=8, label_noise=0.1)
+    exact, cut = load_splits(plain), load_splits(replace(plain, authors_rounding=True))
+    assert not torch.equal(exact.train.labels, exact.train.labels.round())
+    assert torch.equal(cut.train.labels, exact.train.labels.floor())
+    assert cut.card["rounding"].startswith("labels cut off")
+    assert torch.equal(cut.train.images, exact.train.images)
+    assert torch.equal(cut.test.labels, exact.test.labels)
+    with pytest.raises(ConfigError, match="a defect of the authors' UTKFace code; leave it out with digits"):
+        load_splits(DataConfig(authors_rounding=True))
+
+
+def test_published_sets_are_made_scarce(faces: Path) -> None:
+    full = load_splits(DataConfig(name="utkface", root=str(faces), size=8))
+    few = load_splits(DataConfig(name="utkface", root=str(faces), size=8, per_label=3))
+    assert few.train.labels.unique(return_counts=True)[1].tolist() == [3, 3, 3]
+    assert torch.equal(few.test.images, full.test.images)
+    six = load_splits(DataConfig(name="utkface", root=str(faces), size=8, num_train=6))
+    assert six.train.labels.unique(return_counts=True)[1].tolist() == [2, 2, 2]
+
+
+def test_images_per_angle_go_to_the_reader(tmp_path: Path) -> None:
+    tenths = np.repeat(np.arange(1, 900), 3)
+    with h5py.File(tmp_path / "rc49.h5", "w") as file:
+        file["images"], file["labels"] = np.zeros((len(tenths), 3, 8, 8), np.uint8), tenths / 10
+    data = load_splits(DataConfig(name="rc49", root=str(tmp_path / "rc49.h5"), size=8, per_label=2))
+    assert (len(data.train) + len(data.val), len(data.test)) == (900, 3 * 899 - 900)
+
+
 def test_data_belongs_to_the_users_own_recipes(arrays: Path) -> None:
     with pytest.raises(ConfigError, match=r"the recipe npz needs --data PATH, the \.npz file of your arrays"):
         load(None)
-    with pytest.raises(ConfigError, match="--data is for the recipes folder and npz; digits is embedded"):
+    with pytest.raises(ConfigError, match="--data is for recipes that read files; digits is embedded"):
         load(arrays, recipe="digits")
 
 

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import ConfigError, DataError, TrainingError
 from gankd.generators.label_embedding import LabelToEmbedding
-from gankd.generators.networks import ConditionalGenerator, to_float
+from gankd.generators.networks import LatentGenerator, to_float
 from gankd.losses.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
+from gankd.recipes.cgan_kd import load_generator, save_generator
 from gankd.run import Stage
 from gankd.seeds import BLOCK, rng
 from gankd.tasks import Classification, Regression, Task
@@ -29,11 +31,17 @@ from gankd.training.gan import (
     GanTrainer,
     HealthCheck,
     VicinalBatches,
+    biggan_cifar,
+    biggan_deep_imagenet100,
+    biggan_tiny_imagenet,
     build_discriminator,
     build_generator,
     float32_spectral_norm,
     logistic,
     relativistic,
+    sagan_steering,
+    sagan_utkface,
+    sngan_rc49,
     train_gan,
 )
 from gankd.training.supervised import SupervisedConfig, train_supervised
@@ -247,6 +255,124 @@ def test_the_generator_step_by_formula(data: LabelledImages, name: str) -> None:
         assert torch.equal(old, new)
 
 
+def test_default_training_is_bit_for_bit_the_plain_one() -> None:
+    # trainings with default settings go on after an update of the package
+    config = replace(SMALL, d_steps=2)
+    g, d = build_generator(CLASSES, (1, 8, 8), config, 0), build_discriminator(CLASSES, (1, 8, 8), config, 0)
+    averaged = copy.deepcopy(g)
+    adam_g = torch.optim.Adam(g.parameters(), config.lr_g, betas=config.betas, fused=True)
+    adam_d = torch.optim.Adam(d.parameters(), config.lr_d, betas=config.betas, fused=True)
+    batches = ClassBatches(CLASS_TOY, config.batch_size, 0)
+    train = trainer(CLASS_TOY, config)
+    for step in range(4):
+        train.set_learning_rate(step)
+        for draw in (2 * step, 2 * step + 1):
+            train.discriminator_step(draw)
+            random = rng(0, "gan d", draw)
+            batch = batches.draw(draw, random)
+            with torch.no_grad():
+                fake = g(torch.randn(8, 4, generator=random), batch.fake_labels)
+            with parametrize.cached():
+                both = torch.cat([to_float(CLASS_TOY.images[batch.real_index]), fake])
+                real_scores, fake_scores = d(both, torch.cat([batch.target, batch.target])).chunk(2)
+                adam_d.zero_grad()
+                discriminator_loss("hinge", real_scores, fake_scores, None, None).backward()
+            adam_d.step()
+        train.generator_step(step)
+        random = rng(0, "gan g", step)
+        target = batches.targets(8, random)
+        with parametrize.cached():
+            loss = generator_loss("hinge", d(g(torch.randn(8, 4, generator=random), target), target), None)
+            adam_g.zero_grad()
+            loss.backward()
+        adam_g.step()
+        keep = min(0.5 ** (1 / max(0.05 * 10, 1)), (1 + step) / (10 + step)) if step else 0.0
+        for old, new in zip(averaged.parameters(), g.parameters(), strict=True):
+            torch._foreach_lerp_([old.data], [new.data], 1 - keep)
+    assert equal(weights(train.generator), weights(g))
+    assert equal(weights(train.discriminator), weights(d))
+    assert equal(weights(train.ema.module), weights(averaged))
+
+
+@pytest.mark.parametrize("data", [CLASS_TOY, AGE_TOY], ids=["class", "age"])
+@pytest.mark.parametrize("name", ["hinge", "logistic, r1"])
+def test_accumulated_halves_are_one_whole_batch(data: LabelledImages, name: str) -> None:
+    base = replace(PENALTIES[name], spectral_norm=False, batch_norm=False)
+    train = trainer(data, replace(base, accumulate=2))
+    for draw in (0, 3):
+        halves = [train.batches.draw(2 * draw + part, rng(0, "gan d", 2 * draw + part)) for part in (0, 1)]
+        if data is CLASS_TOY:  # as many passes over the data as with whole batches
+            order = torch.cat([half.real_index for half in halves])
+            assert torch.equal(order, ClassBatches(data, 16, 0).draw(draw, rng(0, "x")).real_index)
+        whole: list[list[Tensor]] = [[], [], [], []]
+        for part in (0, 1):
+            random = rng(0, "gan d", 2 * draw + part)
+            batch = train.batches.draw(2 * draw + part, random)
+            z = torch.randn(8, 4, generator=random)
+            with torch.no_grad():
+                fake = train.generator(z, batch.fake_labels)
+            ones = torch.ones(8)
+            pairs = (batch.real_weight, batch.fake_weight)
+            whole[0].append(to_float(data.images[batch.real_index]))
+            whole[1].append(fake)
+            whole[2].append(batch.target)
+            whole[3].append(torch.stack([ones if weight is None else weight for weight in pairs]))
+        real, fake, target = (torch.cat(parts).requires_grad_(parts[0].is_floating_point()) for parts in whole[:3])
+        weight = torch.cat(whole[3], 1)
+        net = copy.deepcopy(train.discriminator)
+        net.zero_grad()
+        real_scores, fake_scores = net(real, target), net(fake, target)
+        total = discriminator_loss(base.loss, real_scores, fake_scores, weight[0], weight[1])
+        if base.penalty != "none":
+            assert base.penalty_weight is not None
+            total = total + base.penalty_weight * gradient_penalty(real_scores, real)
+        total.backward()
+        loss = train.discriminator_step(draw)
+        for found, expected in zip(train.discriminator.parameters(), net.parameters(), strict=True):
+            assert found.grad is not None
+            gradient = torch.zeros_like(found) if expected.grad is None else expected.grad
+            torch.testing.assert_close(found.grad, gradient, atol=1e-5, rtol=1e-3)
+        if base.penalty == "none":
+            torch.testing.assert_close(loss, total.detach(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["hinge", "relativistic, r1 and r2"])
+def test_the_generator_accumulates_too(name: str) -> None:
+    train = trainer(CLASS_TOY, replace(PENALTIES[name], accumulate=2, batch_norm=False, spectral_norm=False))
+    single = trainer(CLASS_TOY, replace(PENALTIES[name], steps=20, batch_norm=False, spectral_norm=False))
+    expected = []
+    for number in (6, 7):  # the batches of update 3
+        single.optimizer_g.zero_grad()
+        single._generator_gradient(number)
+        expected.append([gradient for gradient in gradients(single.generator) if gradient is not None])
+    train.generator_step(3)
+    for found, a, b in zip(train.generator.parameters(), *expected, strict=True):
+        assert found.grad is not None
+        torch.testing.assert_close(found.grad, (a + b) / 2, atol=1e-6, rtol=1e-4)
+
+
+def test_adam_gets_its_epsilon() -> None:
+    train = trainer(CLASS_TOY, replace(SMALL, adam_eps=1e-6))
+    assert [o.param_groups[0]["eps"] for o in (train.optimizer_g, train.optimizer_d)] == [1e-6, 1e-6]
+
+
+def test_learning_rates_can_stay() -> None:
+    train = trainer(CLASS_TOY, replace(SMALL, lr_decay=False, lr_g=0.1))
+    train.set_learning_rate(SMALL.steps - 1)
+    assert train.optimizer_g.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize("init", ["normal", "orthogonal", "xavier"])
+def test_networks_start_as_set(init: Any) -> None:
+    drawn = [build_generator(AGES, (1, 8, 8), replace(SMALL, init=init), seed) for seed in (0, 0, 1)]
+    assert equal(weights(drawn[0]), weights(drawn[1]))
+    assert not equal(weights(drawn[0]), weights(drawn[2]))
+    assert not equal(weights(drawn[0]), weights(build_generator(AGES, (1, 8, 8), SMALL, 0)))
+    net = build_discriminator(AGES, (1, 8, 8), replace(SMALL, init=init), 0)
+    plain = build_discriminator(AGES, (1, 8, 8), SMALL, 0)
+    assert net.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_ili_stays_frozen() -> None:
     ili = LabelToEmbedding(AGES)
     before = weights(ili)
@@ -258,7 +384,7 @@ def test_ili_stays_frozen() -> None:
         train.generator_step(step)
     assert equal(before, weights(ili))
     assert not any(parameter.requires_grad for parameter in ili.parameters())
-    for owner in (train.generator.input, train.discriminator.score):
+    for owner in (train.generator.get_submodule("input"), train.discriminator.get_submodule("score")):
         assert all(parameter.requires_grad for parameter in owner.parameters())
 
 
@@ -327,6 +453,22 @@ def test_the_average_is_a_ramped_exponential_one(half_life: float, steps: int) -
         assert train._keep**200 == pytest.approx(0.5)  # after half of the run, half of the weight
 
 
+def test_the_average_is_a_copy_before_its_start_and_then_keeps_what_is_set() -> None:
+    train = trainer(CLASS_TOY, replace(SMALL, ema_decay=0.9, ema_start=3))
+    expected: list[Tensor] = []
+    for step in range(6):
+        train.generator_step(step)
+        now = weights(train.generator)
+        keep = 0.0 if step < 3 else 0.9  # without a ramp, as BigGAN does
+        expected = [keep * a + (1 - keep) * b for a, b in zip(expected or now, now, strict=True)]
+        for found, value in zip(train.ema.module.parameters(), expected, strict=True):
+            torch.testing.assert_close(found, value)
+    without = trainer(CLASS_TOY, replace(SMALL, ema_decay=0.0))
+    for step in range(3):
+        without.generator_step(step)
+    assert equal(weights(without.ema.module), weights(without.generator))
+
+
 def test_batch_statistics_of_the_average_are_measured_on_its_own_samples() -> None:
     train = trainer(CLASS_TOY, replace(SMALL, steps=6))
     for step in range(6):
@@ -372,6 +514,72 @@ def test_networks_come_from_the_seed_alone() -> None:
         assert not equal(weights(nets[0]), weights(nets[2]))
 
 
+# --- published networks -------------------------------------------------------------------------------------
+
+PUBLISHED = (biggan_cifar, biggan_tiny_imagenet, biggan_deep_imagenet100, sagan_steering, sagan_utkface, sngan_rc49)
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_presets_train_at_small_widths(preset: Callable[[], GanConfig], tmp_path: Path) -> None:
+    classes = preset().label_input != "ili"
+    labels = torch.arange(12) % 2 if classes else AGES.denormalise(torch.linspace(0, 1, 12))
+    images = torch.randint(0, 256, (12, 3, 32, 32), generator=rng(0, "x")).to(torch.uint8)
+    data = LabelledImages(images, labels, CLASSES if classes else AGES)
+    config = replace(
+        preset(), steps=2, batch_size=4, width_g=2, width_d=2, z_dim=12, ili_updates=2, health_checks=0, ema_start=1
+    )
+    config = replace(config, accumulate=min(config.accumulate, 2))
+    ili = None if classes else LabelToEmbedding(AGES).requires_grad_(False)
+    train = GanTrainer(data, config, Engine(torch.device("cpu"), bf16=True, channels_last=True), 0, ili)
+    before = weights(train.generator), weights(train.discriminator)
+    for step in range(config.steps):
+        train.set_learning_rate(step)
+        for number in range(config.d_steps):
+            assert train.discriminator_step(step * config.d_steps + number).isfinite()
+        assert train.generator_step(step).isfinite()
+    assert not equal(before[0], weights(train.generator))
+    assert not equal(before[1], weights(train.discriminator))
+    generator = train.ema.module.eval()
+    assert isinstance(generator, LatentGenerator)
+    save_generator(tmp_path / "g", generator, data, config)
+    kept = load_generator(tmp_path / "g")
+    assert isinstance(kept, LatentGenerator)
+    train.engine.place(kept)  # the same memory format rounds the same way
+    images = generator.sample(labels, generator=rng(0, "s"))
+    assert images.shape == (12, 3, 32, 32)
+    assert torch.equal(kept.sample(labels, generator=rng(0, "s")), images)
+
+
+def test_the_average_of_a_spectrally_normalised_generator_can_be_measured() -> None:
+    images = torch.randint(0, 256, (12, 1, 16, 16), generator=rng(0, "x")).to(torch.uint8)
+    data = LabelledImages(images, torch.arange(12) % 2, CLASSES)
+    train = trainer(data, replace(SMALL, architecture="sagan", width_g=1, width_d=1))
+    for step in range(3):
+        train.discriminator_step(step)
+        train.generator_step(step)
+    before = weights(train.ema.module)
+    generator = train.averaged()
+    assert equal(before, weights(generator))
+    labels = torch.arange(512) % 2
+    z = torch.randn(512, generator.z_dim, generator=rng(0, "z"))
+    with torch.no_grad():
+        alone, batch = generator.eval()(z, labels), generator.train()(z, labels)
+    assert (alone - batch).abs().mean() < 0.02
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"accumulate": 0}, "gan.accumulate must be at least 1, got 0"),
+        ({"ema_decay": 1.0}, r"gan.ema_decay must lie in \[0, 1\), got 1.0"),
+        ({"ema_start": -1}, "gan.ema_start must be >= 0, got -1"),
+        ({"adam_eps": 0.0}, r"gan.adam_eps must lie in \(0, 1\], got 0.0"),
+        ({"architecture": "sagan", "batch_norm": False}, "gan.batch_norm=false is for gan.architecture=residual"),
+    ]
+    for settings, message in wrong:
+        with pytest.raises(ConfigError, match=message):
+            GanConfig(**settings)
+
+
 # --- health -------------------------------------------------------------------------------------------------
 
 
@@ -413,7 +621,7 @@ def run_with_ratios(ratios: list[float], monkeypatch: pytest.MonkeyPatch) -> Sta
         def __init__(self, *_: object) -> None:
             self.ratios: Iterator[float] = iter(ratios)
 
-        def __call__(self, generator: ConditionalGenerator) -> dict[str, float]:
+        def __call__(self, generator: LatentGenerator) -> dict[str, float]:
             assert not generator.training
             return {"teacher": 50.0, "variance_ratio": next(self.ratios), "frechet": 1.0}
 
@@ -460,7 +668,7 @@ PRESETS: dict[str, Callable[[GanConfig], GanConfig]] = {
 LARGER: dict[str, Any] = {"batch_size": 32, "width_g": 8, "width_d": 8, "embedding_width": 8}
 
 
-def level(generator: ConditionalGenerator, labels: Tensor) -> Tensor:
+def level(generator: LatentGenerator, labels: Tensor) -> Tensor:
     return generator.sample(labels, generator=rng(0, "sample")).float().mean((1, 2, 3)) / 255
 
 
@@ -537,3 +745,84 @@ def test_the_penalty_grows_with_the_number_of_pixels_unless_set(side: int, weigh
     engine = Engine.pick(side, "cpu", "fp32")
     assert GanTrainer(data, logistic(SMALL), engine, 0, None).penalty_weight == weight
     assert GanTrainer(data, replace(logistic(SMALL), penalty_weight=3.0), engine, 0, None).penalty_weight == 3.0
+
+
+SEES_FEATURES = replace(SMALL, teacher_features=True)
+
+
+def seeing(data: LabelledImages) -> GanTrainer:
+    return GanTrainer(data, SEES_FEATURES, PLAIN, 0, None, judge(data))
+
+
+@pytest.mark.parametrize("data", [CLASS_TOY, AGE_TOY], ids=["class", "age"])
+def test_the_discriminator_of_features_steps_by_formula(data: LabelledImages) -> None:
+    """mean over images and maps of w relu(1 - s_real) + w relu(1 + s_fake); the teacher gets no gradient."""
+    train = seeing(data)
+    assert train.critic is not None
+    assert train.teacher is not None
+    random = rng(0, "gan d", 3)
+    batch = train.batches.draw(3, random)
+    real = to_float(data.images[batch.real_index])
+    with torch.no_grad():
+        fake = copy.deepcopy(train.generator)(torch.randn(8, 4, generator=random), batch.fake_labels)
+        maps = [train.teacher((images + 1) / 2).features for images in (real, fake)]
+    critic = copy.deepcopy(train.critic)
+    with parametrize.cached():
+        # one call, as spectral norms are estimated anew at each
+        scores = critic([torch.cat(pair) for pair in zip(*maps, strict=True)], torch.cat([batch.target] * 2))
+        weight = [torch.ones(8) if w is None else w for w in (batch.real_weight, batch.fake_weight)]
+        loss = torch.zeros(())
+        for number in range(8):
+            for place in range(2):
+                loss = loss + weight[0][number] * (1 - scores[number, place]).relu() / 16
+                loss = loss + weight[1][number] * (1 + scores[8 + number, place]).relu() / 16
+        loss.backward()
+    pixels = d_gradients(train, 3)
+    train.discriminator_step(3)
+    for found, expected in zip(train.critic.parameters(), critic.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, atol=1e-6, rtol=1e-3)
+    for found, want in zip(train.discriminator.parameters(), pixels, strict=True):
+        torch.testing.assert_close(found.grad, want, atol=1e-5, rtol=1e-3)
+    assert all(parameter.grad is None for parameter in train.teacher.parameters())
+
+
+def test_both_discriminators_teach_the_generator() -> None:
+    """L_G = -mean s_pixels - mean over images and maps of s_features; teacher and discriminators stay as they are."""
+    train = seeing(CLASS_TOY)
+    assert train.critic is not None
+    assert train.teacher is not None
+    random = rng(0, "gan g", 0)
+    g, d, critic = (copy.deepcopy(net) for net in (train.generator, train.discriminator, train.critic))
+    with parametrize.cached():
+        target = train.batches.targets(8, random)
+        fake = g(torch.randn(8, 4, generator=random), target)
+        scores = critic(train.teacher((fake + 1) / 2).features, target)
+        (-d(fake, target).mean() - scores.mean()).backward()
+    train.teacher.zero_grad()
+    frozen = [weights(net) for net in (train.discriminators, train.teacher)]
+    train.generator_step(0)
+    for found, expected in zip(train.generator.parameters(), g.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, atol=1e-6, rtol=1e-3)
+    assert all(equal(*pair) for pair in zip(frozen, map(weights, (train.discriminators, train.teacher)), strict=True))
+    assert all(parameter.grad is None for parameter in train.teacher.parameters())
+    assert all(
+        parameter.requires_grad for net in (train.discriminators, train.teacher) for parameter in net.parameters()
+    )
+
+
+def test_a_run_that_reads_features_resumes_where_it_was(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    class Mortal(Stage):
+        def report(self, images: int, **terms: Tensor) -> None:
+            super().report(images, **terms)
+            if self._step == 6:
+                raise Killed
+
+    def train(stage: Stage | None = None) -> list[Tensor]:
+        return weights(train_gan(CLASS_TOY, CLASS_TOY, judge(CLASS_TOY), SEES_FEATURES, PLAIN, 0, stage))
+
+    with pytest.raises(Killed):
+        train(Mortal("gan", tmp_path, checkpoint_seconds=0))
+    assert equal(train(), train(Stage("gan", tmp_path)))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,41 @@ def toy(task: Task, count: int = 60) -> LabelledImages:
     images = (255 * (0.6 * share[:, None, None, None] + 0.4 * noise)).to(torch.uint8)
     labels = task.denormalise(share) if isinstance(task, Regression) else (share * 3).long()
     return LabelledImages(images, labels, task)
+
+
+def test_the_learning_rate_falls_to_a_tenth_after_each_share() -> None:
+    found = rates(SupervisedConfig(updates=240, lr=0.05, optimizer="sgd", schedule="steps"))
+    for step, rate in enumerate(found):  # an update is an epoch of the published 240
+        assert rate == pytest.approx(0.05 * 0.1 ** sum(step >= drop for drop in (150, 180, 210)))
+    found = rates(SupervisedConfig(updates=7, lr=1.0, schedule="steps", decay_at=(0.5,)))
+    assert found == pytest.approx([1.0] * 4 + [0.1] * 4)
+    assert rates(SupervisedConfig(updates=7, lr=1.0, schedule="steps", decay_at=())) == [1.0] * 8
+
+
+def test_shares_mean_nothing_to_the_cosine() -> None:
+    assert rates(SupervisedConfig(updates=50, decay_at=(0.1,))) == rates(SupervisedConfig(updates=50))
+
+
+def test_steps_of_the_learning_rate_survive_a_checkpoint(tmp_path: Path) -> None:
+    data = toy(CLASSES)
+    config = SupervisedConfig(updates=8, batch_size=8, optimizer="sgd", lr=0.1, schedule="steps", decay_at=(0.25, 0.5))
+    whole = train_supervised(model(data), data, data, config, PLAIN, 0)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(self: Stage, images: int, **terms: Any) -> None:
+        self.checkpoint_seconds = 0.0
+        if self._step == 5:
+            raise Stopped
+
+    stage = Stage("teacher", tmp_path / "teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "report", stop)
+        with pytest.raises(Stopped):
+            train_supervised(model(data), data, data, config, PLAIN, 0, stage)
+    again = train_supervised(model(data), data, data, config, PLAIN, 0, Stage("teacher", tmp_path / "teacher"))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
 def model(data: LabelledImages) -> ImageModel:
@@ -139,6 +175,8 @@ def test_a_network_that_does_not_fit_is_named_before_training() -> None:
         ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
         ({"lr": 0.0}, r"lr must lie in \(0, 10\], got 0.0"),
         ({"weight_decay": 1.0}, r"weight_decay must lie in \[0, 1\), got 1.0"),
+        ({"decay_at": (0.5, 1.0)}, r"decay_at must be rising shares within \(0, 1\), got \[0.5, 1.0\]"),
+        ({"decay_at": (0.7, 0.5)}, r"decay_at must be rising shares within \(0, 1\), got \[0.7, 0.5\]"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -27,6 +27,8 @@ from gankd.run import Run
 Cell = tuple[str, int]
 """One student: (arm, seed)."""
 Job = tuple[CganKd, Cell]
+Ended = Callable[[CganKd, Cell, Exception | None], None]
+"""Told of every student that is finished, or why it is not."""
 
 
 def cells(recipe: Recipe, arms: Iterable[str] = tuple(ARMS)) -> list[Cell]:
@@ -50,11 +52,16 @@ def train_students(method: CganKd, wanted: list[Cell], workers: int) -> None:
     train_side_by_side([(method, wanted)], workers)
 
 
-def train_side_by_side(plans: Sequence[tuple[CganKd, list[Cell]]], workers: int) -> None:
+def train_side_by_side(plans: Sequence[tuple[CganKd, list[Cell]]], workers: int, ended: Ended | None = None) -> None:
     """The same for several settings of the student in one run folder, by the same workers.
 
+    Args:
+        plans: settings, and which of their students are wanted.
+        workers: students trained at a time.
+        ended: called for each student; where it is given, one that fails does not stop the others.
+
     Raises:
-        GankdError: what the first failing student raised.
+        GankdError: what the first failing student raised, unless `ended` takes it.
     """
     missing = [(method, cell) for method, cells in plans for cell in cells if not method.student_stage(*cell).done]
     if not missing:
@@ -76,7 +83,9 @@ def train_side_by_side(plans: Sequence[tuple[CganKd, list[Cell]]], workers: int)
     total, images = sum(map(len, waves)), 0
     console.say(f"students           {total} to train, {min(workers, total)} at a time")
     for wave in waves:
-        for method, _ in _train_wave(wave, min(workers, len(wave))):
+        for method, cell, error in _train_all(wave, min(workers, len(wave)), tolerant=ended is not None):
+            if ended is not None:
+                ended(method, cell, error)
             done += 1
             elapsed = time.monotonic() - start
             images += method.recipe.student.updates * method.recipe.student.batch_size
@@ -86,27 +95,58 @@ def train_side_by_side(plans: Sequence[tuple[CganKd, list[Cell]]], workers: int)
     console.say(f"students           {total} trained in {time.monotonic() - start:.0f}s")
 
 
-def _train_wave(wave: list[Job], workers: int) -> Iterator[Job]:
+def _train_all(wave: list[Job], workers: int, tolerant: bool) -> Iterator[tuple[CganKd, Cell, Exception | None]]:
+    """Each student as it ends. Where `tolerant`, one that fails, or kills its process, is given with what it raised."""
+    left = list(wave)
+    while left:
+        try:
+            for job, error in _train_wave(left, workers, tolerant):
+                left.remove(job)
+                yield *job, error
+        except RunError as death:
+            if not tolerant or not isinstance(death.__cause__, BrokenProcessPool):
+                raise
+            while left:  # one at a time from the first on, as they were started, until whoever it was does it again
+                job = left.pop(0)
+                try:
+                    ((_, error),) = list(_train_wave([job], 2, tolerant))
+                except RunError as again:
+                    yield *job, again
+                    break
+                yield *job, error
+
+
+def _train_wave(wave: list[Job], workers: int, tolerant: bool) -> Iterator[tuple[Job, Exception | None]]:
     if not wave:
         return
     method = wave[0][0]
     if workers <= 1 or method.engine.device.type != "cpu":
-        for job in wave:
-            with _one_thread(method.engine.device):
-                job[0].student(*job[1])
-            yield job
+        for job in list(wave):
+            failure: Exception | None = None
+            try:
+                with _one_thread(method.engine.device):
+                    job[0].student(*job[1])
+            except Exception as raised:  # the user's network may raise anything
+                if not tolerant:
+                    raise
+                failure = raised
+            yield job, failure
         return
     context = multiprocessing.get_context("spawn")  # forking a process whose torch has threads can hang
     given = (str(method.run.folder), method.given_splits)
     with _for_children():
-        pool = ProcessPoolExecutor(workers, context, _start_worker, given)
+        pool = ProcessPoolExecutor(min(workers, len(wave)), context, _start_worker, given)
     try:
         # Inside `try`: a Ctrl-C while workers start is delivered when `_for_children` ends.
         with _for_children():
             futures = {pool.submit(_train_one, to_dict(job[0].recipe), job[1]): job for job in wave}
         for future in as_completed(futures):
-            future.result()
-            yield futures[future]
+            error = future.exception()
+            if error is not None and (
+                not tolerant or not isinstance(error, Exception) or isinstance(error, BrokenProcessPool)
+            ):
+                raise error
+            yield futures[future], error
         pool.shutdown()
     except BaseException as error:
         for process in list((getattr(pool, "_processes", None) or {}).values()):
@@ -116,7 +156,7 @@ def _train_wave(wave: list[Job], workers: int) -> Iterator[Job]:
             raise RunError(
                 "a process that trained students died: out of memory, or called from a script without "
                 "if __name__ == '__main__'; what is done is kept; go on with fewer workers"
-            ) from None
+            ) from error
         raise
 
 

@@ -1,4 +1,4 @@
-"""Means, standard errors and paired intervals over seeds."""
+"""Means, standard errors, paired intervals and tests over seeds."""
 
 import math
 from collections.abc import Sequence
@@ -73,3 +73,53 @@ def paired_interval(
 
     half = float(t.ppf(0.5 + level / 2, len(differences) - 1)) * error
     return Interval(diff, diff - half, diff + half)
+
+
+def paired_p(values: Sequence[float], control_values: Sequence[float]) -> float:
+    """Two-sided p-value of Student's t-test on the paired differences; nan where one seed, or differences that are all
+    equal, leave it undefined.
+
+    Raises:
+        ConfigError: lengths differ, or no values.
+    """
+    require(
+        len(values) == len(control_values),
+        f"a paired test needs one control value per seed, got {len(values)} and {len(control_values)}",
+    )
+    diff, error = mean_stderr([value - control for value, control in zip(values, control_values, strict=True)])
+    if math.isnan(error) or error == 0:
+        return math.nan
+    from scipy.stats import t
+
+    return 2 * float(t.sf(abs(diff) / error, len(values) - 1))
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Adjusted p-values that control the chance of any false claim among them, in the given order.
+
+        sorted p_(1) <= ... <= p_(m):   adjusted p_(i) = max over j <= i of min(1, (m - j + 1) p_(j))
+
+    nan stays nan and does not count. Holm. A simple sequentially rejective multiple test procedure. Scandinavian
+    Journal of Statistics 6 (1979).
+    """
+    order = sorted((number for number, p in enumerate(p_values) if not math.isnan(p)), key=lambda n: p_values[n])
+    adjusted, highest = list(p_values), 0.0
+    for rank, number in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[number]))
+        adjusted[number] = highest
+    return tuple(adjusted)
+
+
+def prediction_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Where one more value of the same kind lies: mean +- t s sqrt(1 + 1 / n); nan bounds for one value.
+
+    Raises:
+        ConfigError: no values.
+    """
+    mean, error = mean_stderr(values)
+    if math.isnan(error):
+        return math.nan, math.nan
+    from scipy.stats import t
+
+    half = float(t.ppf(0.5 + level / 2, len(values) - 1)) * error * math.sqrt(len(values) + 1)
+    return mean - half, mean + half

@@ -3,9 +3,13 @@
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
@@ -13,21 +17,36 @@ from gankd.losses.distillation import Loss, all_losses
 from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
 from gankd.models import ZOO, build_net
 from gankd.models.contract import ImageModel
-from gankd.recipes.config import RECIPES
+from gankd.recipes.config import FILES, RECIPES
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.distill import DistillConfig, Learner
+from gankd.training.gan import (
+    Architecture,
+    GanConfig,
+    biggan_cifar,
+    biggan_deep_imagenet100,
+    build_discriminator,
+    build_generator,
+    sagan_steering,
+    sngan_rc49,
+)
 from gankd.training.objective import term_of
 from gankd.virtual.gan import VirtualConfig
 from gankd.virtual.sources import POLICIES, SOURCES
 from gankd.virtual.teacher import VirtualTeacher
 
-What = Literal["losses", "inputs", "sources", "models", "recipes"]
+What = Literal["losses", "inputs", "sources", "models", "generators", "recipes"]
 Row = dict[str, Any]
 CLASSES, VALUES = Classification(num_classes=10), Regression(low=0.0, high=1.0)
 ROTATED = "rotated_student_..., rotated_teacher_...: the same for images turned by 90, 180 and 270 degrees, 3 N rows"
 TEACHER, STUDENT, SIZE, BATCH = "resnet14", "cnn16", 16, 64
 """On what the cost of a loss is measured."""
+MODEL_NAMES = (
+    "Stems and poolings follow the side of the images, in the published forms for 32, 64 and 128 px. NAME+mlp: with "
+    "the head of the published regression networks. timm:NAME, torchvision:NAME: of these libraries, where installed. "
+    "module:name: your own."
+)
 
 
 def listing(what: What) -> list[Row]:
@@ -40,6 +59,8 @@ def listing(what: What) -> list[Row]:
         return rows + [{"name": f"policy={name}", "summary": text, "settings": {}} for name, text in POLICIES.items()]
     if what == "models":
         return [_model_row(name) for name in ZOO]
+    if what == "generators":
+        return list_generators()
     if what == "recipes":
         return [_recipe_row(name) for name in RECIPES]
     costs = measure_costs([found for found in all_losses().values() if not found.needs])
@@ -61,7 +82,13 @@ def list_table(rows: list[Row], what: What) -> str:
             for row in rows
         )
     if what == "models":
-        return "\n".join(f"{row['name']:<12} {row['parameters']:>9,} parameters at 10 classes" for row in rows)
+        lines = [f"{'':<19}{'parameters':>11}{'M mult-adds':>13}   at 3x32x32 pixels and 10 classes"]
+        for family, members in groupby(rows, key=itemgetter("family")):
+            lines += ["", family]
+            lines += [f"  {m['name']:<17}{m['parameters']:>11,}{m['multiply_adds'] / 1e6:>13.1f}" for m in members]
+        return "\n".join([*lines, "", *textwrap.wrap(MODEL_NAMES, 120)])
+    if what == "generators":
+        return generators_table(rows)
     if what == "recipes":
         return "\n".join(f"{row['name']:<20} {row['summary']}" for row in rows)
     lines = []
@@ -85,6 +112,53 @@ def list_table(rows: list[Row], what: What) -> str:
         "step, measured just now on this machine."
     )
     return "\n".join([head, *lines, "", *textwrap.wrap(foot, 120)])
+
+
+def list_generators() -> list[Row]:
+    """One row per architecture of `gan.architecture`: sizes, labels, preset, and parameters at that preset's widths."""
+    biggan, values = "Brock et al., ICLR 2019", "Ding et al., CcGAN, ICLR 2021"
+    known: list[tuple[Architecture, str, str, int, str, Callable[[], GanConfig]]] = [
+        ("residual", "8-128", "small, for short trainings; default", 32, "own", GanConfig),
+        ("biggan", "32, 64, 128", "residual, attention from 64 px on", 32, biggan, biggan_cifar),
+        ("biggan-deep", "32, 64, 128", "bottlenecks, twice as many blocks", 128, biggan, biggan_deep_imagenet100),
+        ("sagan", "16-128", "spectral norm in both, attention", 64, values, sagan_steering),
+        ("sngan", "16-128", "spectral norm in the discriminator alone", 64, values, sngan_rc49),
+    ]
+    rows: list[Row] = []
+    for name, sizes, summary, size, paper, preset in known:
+        config = replace(preset(), init="default")
+        task = VALUES if config.label_input == "ili" else CLASSES
+        with torch.device("meta"):  # counted, not made
+            nets = [build(task, (3, size, size), config, 0) for build in (build_generator, build_discriminator)]
+        counts = [sum(part.numel() for part in net.parameters() if part.requires_grad) for net in nets]
+        rows.append(
+            {
+                "name": name,
+                "sizes": sizes,
+                "summary": summary,
+                "paper": paper,
+                "preset": "" if preset is GanConfig else preset.__name__,
+                "parameters": {"size": size, "generator": counts[0], "discriminator": counts[1]},
+            }
+        )
+    return rows
+
+
+def generators_table(rows: list[Row]) -> str:
+    """The architectures as people read them, at most 120 columns."""
+    lines = []
+    for row in rows:
+        counts = row["parameters"]
+        millions = f"{counts['generator'] / 1e6:.1f} + {counts['discriminator'] / 1e6:.1f} M at {counts['size']} px"
+        lines.append(f"{row['name']:<13}{row['sizes']:<13}{millions:<24} {row['summary']}")
+        lines.append(" " * 26 + "; ".join(filter(None, (row["paper"], row["preset"] and f"preset {row['preset']}"))))
+    foot = (
+        "Set gan.architecture. Parameters are those of generator and discriminator at the widths of the preset, which "
+        "is a function in gankd.training.gan. All take classes and values. A generator that is there already: "
+        "gan.external=module:name, a folder or .npz file of labelled images, or diffusers:FOLDER."
+    )
+    head = f"{'architecture':<13}{'pixels':<13}{'parameters':<24} "
+    return "\n".join([head.rstrip(), *lines, "", *textwrap.wrap(foot, 120)])
 
 
 def measure_costs(losses: list[Loss], rounds: int = 3) -> dict[str, float]:
@@ -162,10 +236,27 @@ def _stepper(found: Loss | None, task: Task, updates: int = 2) -> Callable[[], f
 
 
 def _model_row(name: str) -> Row:
-    net = build_net(name, in_channels=3, image_size=32, num_outputs=10, seed=0)
-    return {"name": name, "parameters": sum(parameter.numel() for parameter in net.parameters())}
+    """Counted on shapes alone, without weights; multiply-adds are those of convolutions and linear layers."""
+    counts: list[int] = []
+
+    def count(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
+        assert isinstance(layer.weight, torch.Tensor)
+        counts.append(layer.weight.numel() * output[0, 0].numel())  # each weight is used once per pixel
+
+    with torch.device("meta"):
+        net = build_net(name, in_channels=3, image_size=32, num_outputs=10, seed=0).eval()
+        for layer in net.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.register_forward_hook(count)
+        net(torch.zeros(1, 3, 32, 32))
+    return {
+        "name": name,
+        "family": (type(net).__doc__ or "").strip().splitlines()[0].rstrip("."),
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "multiply_adds": sum(counts),
+    }
 
 
 def _recipe_row(name: str) -> Row:
-    make = RECIPES[name]
-    return {"name": name, "summary": (make.__doc__ or "").strip().rstrip(".")}
+    summary = FILES.get(name) or (RECIPES[name].__doc__ or "").strip().rstrip(".")
+    return {"name": name, "summary": summary}

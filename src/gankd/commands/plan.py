@@ -11,11 +11,12 @@ import torch
 
 from gankd.bench.compare import cells
 from gankd.console import duration
-from gankd.generators.networks import ConditionalGenerator
+from gankd.data.images import Splits
 from gankd.models.contract import ImageModel, predict_with_features
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd, sample_images
 from gankd.recipes.config import Recipe
+from gankd.recipes.taught import Taught
 from gankd.run import Run, Stage
 from gankd.seeds import BLOCK
 from gankd.training.distill import distill
@@ -40,22 +41,34 @@ class PlanRow:
     """Estimated disk space that it adds."""
 
 
-def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, workers: int = 1) -> list[PlanRow]:
+def plan(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    arms: Sequence[str] | None = None,
+    workers: int = 1,
+    splits: Splits | None = None,
+) -> list[PlanRow]:
     """Estimate a run without training anything or writing to its folder.
+
+    Args:
+        recipe: settings.
+        folder: run folder, which need not be there.
+        arms: names of the rows of the table; all if not given.
+        workers: students trained side by side.
+        splits: images in memory in place of the recipe's data.
 
     Raises:
         GankdError: whatever the run itself would refuse at its start.
     """
-    method = CganKd(recipe, Run(folder))
+    method = CganKd(recipe, Run(folder), splits)
     wanted = cells(recipe, arms or ARMS)
     train, engine = method.splits.train, method.engine
     teacher = engine.place(ImageModel.for_data(method.net(recipe.teacher.model, 0), train))
     student = engine.place(ImageModel.for_data(method.net(recipe.student.model, 0), train))
     trainer = GanTrainer(train, recipe.gan, engine, 0, None)
 
-    def teacher_steps(updates: int) -> None:
-        config = replace(recipe.teacher, updates=updates)
-        train_supervised(teacher, train, train.subset(torch.arange(2)), config, engine, 0)
+    teacher_steps = partial(teach_for, method, teacher)
 
     def gan_steps(steps: int) -> None:
         for step in range(steps):
@@ -63,21 +76,7 @@ def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, wor
                 trainer.discriminator_step(step * recipe.gan.d_steps + number)
             trainer.generator_step(step)
 
-    def student_steps(updates: int, taught: bool) -> None:
-        config = replace(recipe.student, updates=updates, assistants=())
-        objective = recipe.student.objective if taught else None
-        distill(
-            student,
-            train,
-            train.subset(torch.arange(2)),
-            config,
-            engine,
-            0,
-            objective=objective,
-            teacher=engine.place(method.untrained_teacher()),
-            new_student=method.new_student(recipe.student),
-            virtual=method.untrained_virtual(),
-        )
+    student_steps = partial(distill_for, method, student)
 
     def virtual_steps(steps: int) -> None:
         gan = KnowledgeGan(train.task, recipe.virtual, seed=0)
@@ -87,7 +86,7 @@ def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, wor
             gan.step(probs, labels)
 
     def sampling(blocks: int) -> None:
-        generator: ConditionalGenerator = trainer.generator
+        generator = method.external or trainer.generator
         labels = train.labels[:1].cpu().repeat(blocks * BLOCK)
         predict_with_features(teacher, sample_images(generator, labels, 0, "plan"), engine)
 
@@ -98,10 +97,11 @@ def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, wor
     if taught_virtually and recipe.student.virtual is None:
         row = _row(method.virtual_stage, recipe.virtual.polish, virtual_steps, 0.5)
         if row.status == "run" and method.beside and rows[0].status == "reuse":  # the teacher is trained once more
-            row = replace(row, seconds=row.seconds + updates * _seconds(teacher_steps))
+            row = replace(row, seconds=row.seconds + updates * seconds_per_step(teacher_steps))
         rows.append(row)
     if needs_fakes:
-        rows.append(_row(method.gan_stage, recipe.gan.steps, gan_steps, _size(trainer.generator)))
+        steps = 0 if method.external else recipe.gan.steps
+        rows.append(_row(method.gan_stage, steps, gan_steps, _size(trainer.generator)))
         rows.append(_row(method.ratio_stage, max(2 * len(train), 2048) // BLOCK + 1, sampling, 1.0))
         megabytes = recipe.synth.pool * method.bytes_per_fake / 1e6
         rows.append(_row(method.synth_stage, recipe.synth.pool // BLOCK + 1, sampling, megabytes))
@@ -113,7 +113,7 @@ def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, wor
     for taught in (False, True):
         some = [ARMS[name] for name, _ in left if ARMS[name].kd == taught]
         updates = sum(method.student_config(arm).updates for arm in some)
-        seconds += updates * _seconds(partial(student_steps, taught=taught)) if some else 0.0
+        seconds += updates * seconds_per_step(partial(student_steps, taught=taught)) if some else 0.0
     parallel = max(1, min(workers, len(left)))
     rows.append(
         PlanRow(
@@ -127,16 +127,39 @@ def plan(recipe: Recipe, folder: Path, *, arms: Sequence[str] | None = None, wor
     return rows
 
 
+def teach_for(method: Taught, teacher: ImageModel, updates: int) -> None:
+    """Train a network as the run's teacher is."""
+    train, config = method.splits.train, replace(method.recipe.teacher, updates=updates)
+    train_supervised(teacher, train, train.subset(torch.arange(2)), config, method.engine, 0)
+
+
+def distill_for(method: CganKd, student: ImageModel, updates: int, taught: bool) -> None:
+    """Train a student on real images, by the loss of the run's recipe if it is taught."""
+    train, recipe = method.splits.train, method.recipe
+    distill(
+        student,
+        train,
+        train.subset(torch.arange(2)),
+        replace(recipe.student, updates=updates, assistants=()),
+        method.engine,
+        0,
+        objective=recipe.student.objective if taught else None,
+        teacher=method.engine.place(method.tutor.untrained_teacher()),
+        new_student=method.new_student(recipe.student),
+        virtual=method.untrained_virtual(),
+    )
+
+
 def _row(stage: Stage, steps: int, work: Callable[[int], None], megabytes: float) -> PlanRow:
     if stage.done:
         return PlanRow(stage.name, "reuse", 0, 0.0, 0.0)
     status: Status = "run"
     if stage.folder is not None and any(stage.folder.rglob("checkpoint.safetensors")):
         status = "resume"
-    return PlanRow(stage.name, status, 1, steps * _seconds(work), megabytes)
+    return PlanRow(stage.name, status, 1, steps * seconds_per_step(work), megabytes)
 
 
-def _seconds(work: Callable[[int], None], few: int = 1, many: int = 5) -> float:
+def seconds_per_step(work: Callable[[int], None], few: int = 1, many: int = 5) -> float:
     """Seconds per step: the difference between many and few, so that set-up does not count; the fastest of three each,
     as other processes only ever slow a step down.
     """

@@ -2,7 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,6 +25,8 @@ SPLIT_NAMES = {
 }
 SHARES = {"train": 7, "val": 1, "test": 2}
 """Weights of the splits that are drawn."""
+VALIDATION_SHARES = {"train": 9, "val": 1}
+"""Of published sets, whose test split is given."""
 SMALLEST_SIZE, LARGEST_SIZE = 8, 128
 MOST_INTEGER_CLASSES = 20
 """Integer labels with more different values than this are numbers to regress, not names of classes."""
@@ -45,6 +48,25 @@ class Item:
     """Where the label stands, for error messages."""
     part: str | None
     """The split that the user chose, if any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the user says about images of their own; the meaning of each is in `load_folder`.
+
+    Raises:
+        ConfigError: a choice is out of range.
+    """
+
+    task: TaskChoice = "auto"
+    size: int | None = None
+    channels: ChannelChoice = "auto"
+    low: float | None = None
+    high: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_settings(self.task, self.size, self.channels, self.low, self.high)
 
 
 def check_settings(task: str, size: int | None, channels: str, low: float | None, high: float | None) -> None:
@@ -156,7 +178,53 @@ def read_values(root: Path, items: list[Item], low: float | None, high: float | 
     return labels, Regression(low=ends[0], high=ends[1])
 
 
-def draw_split(root: Path, items: list[Item], labels: Tensor, task: Task, seed: int) -> tuple[dict[str, Tensor], str]:
+def settle(
+    root: Path,
+    items: list[Item],
+    choices: Choices,
+    *,
+    tabular: bool = True,
+    class_names: tuple[str, ...] = (),
+    hint: str = "",
+) -> tuple[Tensor, Task, dict[str, Tensor], dict[str, str]]:
+    """From labels as text to a task and splits.
+
+    Args:
+        root: folder or file, for error messages.
+        items: all images.
+        choices: what the user says about them.
+        tabular: the labels stand in a table; otherwise they are names of folders.
+        class_names: what the labels 0 .. K - 1 are called, if that is known: they are classes then, whatever their
+            number, unless `choices` say otherwise.
+        hint: goes into the error where there is one class alone.
+
+    Returns:
+        Labels (N,) in user units, their task, ascending indices of train, val and test, and two entries of the card.
+
+    Raises:
+        ConfigError: a range of classes. DataError: labels that do not fit, or too few images.
+    """
+    low, high = choices.low, choices.high
+    kind, why = choose_task(items, choices.task, tabular)
+    if class_names and choices.task != "regression":
+        kind, why = "classification", "class_names tells what the integers are called"
+    if kind == "regression":
+        labels, found = read_values(root, items, low, high)
+    else:
+        require(
+            low is None and high is None,
+            f"low and high are for regression, but {shown(root)} has classes; add --task regression",
+        )
+        labels, found = read_classes(root, items, hint)
+        if class_names and isinstance(found, Classification):
+            found = replace(found, class_names=tuple(class_names[int(n)] for n in found.class_names))
+    index, split = draw_split(root, items, labels, found, choices.seed)
+    return labels, found, index, {"split": split, "labels": f"{kind}: {why}"}
+
+
+def draw_split(
+    root: Path, items: list[Item], labels: Tensor, task: Task, seed: int, shares: Mapping[str, int] = SHARES
+) -> tuple[dict[str, Tensor], str]:
     """Ascending indices of train, val and test, and how they came about."""
     parts = [item.part or "train" for item in items]
     given = {item.part for item in items} - {None}
@@ -165,22 +233,28 @@ def draw_split(root: Path, items: list[Item], labels: Tensor, task: Task, seed: 
     drawn = [part for part in SHARES if part == "train" or part not in given]
     if len(drawn) > 1:
         pool = [index for index, part in enumerate(parts) if part == "train"]
-        for name, members in strata(root, items, labels, task, pool, drawn):
+        for name, members in strata(root, items, labels, task, pool, drawn, shares):
             order = torch.randperm(len(members), generator=rng(seed, "folder", "split", name)).tolist()
-            for position, part in zip(order, allot(len(members), drawn), strict=True):
+            for position, part in zip(order, allot(len(members), drawn, shares), strict=True):
                 parts[members[position]] = part
     index = {part: torch.tensor([i for i, p in enumerate(parts) if p == part]) for part in SHARES}
     check_train(root, items, labels, task, index["train"])
     how = [f"{', '.join(part for part in SHARES if part not in drawn[1:])} given"] if given else []
     if len(drawn) > 1:
-        shares = " : ".join(str(SHARES[part]) for part in drawn)
-        how.append(f"{', '.join(drawn)} drawn {shares}, stratified by label, seed {seed}")
+        ratio = " : ".join(str(shares[part]) for part in drawn)
+        how.append(f"{', '.join(drawn)} drawn {ratio}, stratified by label, seed {seed}")
     sizes = ", ".join(f"{len(index[part]):,} {part}" for part in SHARES)
     return index, f"{'; '.join(how)}: {sizes}"
 
 
 def strata(
-    root: Path, items: list[Item], labels: Tensor, task: Task, pool: list[int], drawn: list[str]
+    root: Path,
+    items: list[Item],
+    labels: Tensor,
+    task: Task,
+    pool: list[int],
+    drawn: list[str],
+    shares: Mapping[str, int] = SHARES,
 ) -> list[tuple[str, list[int]]]:
     """Groups of images with like labels, by name; each is shared among the `drawn` splits on its own."""
     values = labels.tolist()
@@ -190,7 +264,7 @@ def strata(
             groups.setdefault(task.group_name(values[index]), []).append(index)
     else:
         ranked = sorted(pool, key=lambda index: (values[index], items[index].key))
-        length = sum(SHARES[part] for part in drawn)
+        length = sum(shares[part] for part in drawn)
         starts = range(0, max(len(ranked) - length, 0) + 1, length)
         ends = [*starts[1:], len(ranked)]  # the last run takes the remainder
         groups = {f"run {i}": ranked[start:end] for i, (start, end) in enumerate(zip(starts, ends, strict=True))}
@@ -205,10 +279,10 @@ def strata(
     return list(groups.items())
 
 
-def allot(count: int, drawn: list[str]) -> list[str]:
+def allot(count: int, drawn: list[str], shares: Mapping[str, int] = SHARES) -> list[str]:
     """Splits of `count` images, at least one in each and train the rest."""
-    total = sum(SHARES[part] for part in drawn)
-    places = [p for p in drawn[1:] for _ in range(max(1, math.floor(count * SHARES[p] / total + 0.5)))]
+    total = sum(shares[part] for part in drawn)
+    places = [p for p in drawn[1:] for _ in range(max(1, math.floor(count * shares[p] / total + 0.5)))]
     return ["train"] * (count - len(places)) + places
 
 

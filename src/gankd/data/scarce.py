@@ -67,7 +67,8 @@ def scarce(
     kept = order.sort().values
     noisy = _add_noise(train, labels, kept, label_noise, seed)
     device = train.labels.device
-    return LabelledImages(train.images[kept.to(device)], noisy.to(device), train.task)
+    images = train.images if len(kept) == len(train) else train.images[kept.to(device)]  # a mapped file stays one
+    return LabelledImages(images, noisy.to(device), train.task)
 
 
 def _units(train: LabelledImages, labels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.tasks import Regression, Task
@@ -27,6 +28,17 @@ class ClassEmbedding(LabelEmbedding):
 
     def forward(self, labels: Tensor) -> Tensor:
         return self.table(labels)
+
+
+class OneHot(LabelEmbedding):
+    """Classes (N,) to (N, num_classes): a linear layer behind it is a learned vector per class."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.width = num_classes
+
+    def forward(self, labels: Tensor) -> Tensor:
+        return F.one_hot(labels, self.width).float()
 
 
 class FourierEmbedding(LabelEmbedding):

@@ -1,8 +1,10 @@
-"""Conditional generator and discriminator for 8 to 128 pixels: residual convolutions, conditional batch normalisation
-in the one, label projection (Miyato and Koyama, ICLR 2018) in the other.
+"""What every generator of ours can do, and the small pair of networks for 8 to 128 pixels: residual convolutions,
+conditional batch normalisation in the one, label projection (Miyato and Koyama, ICLR 2018) in the other.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -54,13 +56,16 @@ class ConditionalNorm(nn.Module):
 class UpBlock(nn.Module):
     """norm-ReLU-upsample-conv, norm-ReLU-conv, and an upsampled 1x1 shortcut."""
 
-    def __init__(self, in_channels: int, channels: int, embedding_width: int, batch_norm: bool) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, norm: Callable[[int], nn.Module], spectral: bool = False
+    ) -> None:
         super().__init__()
-        self.norm1 = ConditionalNorm(in_channels, embedding_width, batch_norm)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.norm2 = ConditionalNorm(channels, embedding_width, batch_norm)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.shortcut = nn.Conv2d(in_channels, channels, 1)
+        wrap = wrapper(spectral)
+        self.norm1 = norm(in_channels)
+        self.conv1 = wrap(nn.Conv2d(in_channels, channels, 3, padding=1))
+        self.norm2 = norm(channels)
+        self.conv2 = wrap(nn.Conv2d(channels, channels, 3, padding=1))
+        self.shortcut = wrap(nn.Conv2d(in_channels, channels, 1))
 
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         out = F.interpolate(F.relu(self.norm1(x, embedded)), scale_factor=2, mode="nearest")
@@ -69,8 +74,39 @@ class UpBlock(nn.Module):
         return out + F.interpolate(self.shortcut(x), scale_factor=2, mode="nearest")
 
 
-class ConditionalGenerator(nn.Module):
-    """(z, labels) to images in [-1, 1].
+class LatentGenerator(nn.Module):
+    """(z, labels) to images in [-1, 1], with z (N, z_dim) standard normal; subclasses give `forward`."""
+
+    task: Task
+    z_dim: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU where there are none."""
+        return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+        """uint8 images (N, C, H, W) for labels (N,), mixed at will; rounded, not truncated.
+
+        `generator` lives on the CPU, so that the latents are the same on every device.
+        """
+        z = torch.randn(len(labels), self.z_dim, generator=generator).to(self.device)
+        was_training = self.training
+        images = self.eval()(z, labels.to(self.device))
+        self.train(was_training)
+        return to_uint8(images)
+
+    @torch.no_grad()
+    def sweep(self, labels: Tensor, rows: int, *, generator: torch.Generator) -> Tensor:
+        """uint8 images (rows, N, C, H, W): one latent per row, labels (N,) along it."""
+        z = torch.randn(rows, self.z_dim, generator=generator).to(self.device).repeat_interleave(len(labels), 0)
+        images = to_uint8(self.eval()(z, labels.to(self.device).repeat(rows)))
+        return images.view(rows, len(labels), *images.shape[1:])
+
+
+class ConditionalGenerator(LatentGenerator):
+    """The small generator.
 
     Args:
         task: owns the labels.
@@ -97,10 +133,10 @@ class ConditionalGenerator(nn.Module):
         channels, size, _ = shape
         self.task, self.z_dim, self.start = task, z_dim, start_side(size)
         self.embedding = make_embedding(task, label_input, embedding_width, ili)
-        embedded = self.embedding.width + z_dim
+        norm = partial(ConditionalNorm, embedding_width=self.embedding.width + z_dim, batch_norm=batch_norm)
         widths = [width * min(2**n, 4) for n in reversed(range(_scales(size) + 1))]
         self.input = nn.Linear(z_dim, widths[0] * self.start**2)
-        self.blocks = nn.ModuleList(UpBlock(a, b, embedded, batch_norm) for a, b in pairwise(widths))
+        self.blocks = nn.ModuleList(UpBlock(a, b, norm) for a, b in pairwise(widths))
         self.norm = nn.BatchNorm2d(widths[-1]) if batch_norm else nn.Identity()
         self.output = nn.Conv2d(widths[-1], channels, 3, padding=1)
 
@@ -112,27 +148,6 @@ class ConditionalGenerator(nn.Module):
         for block in self.blocks:
             x = block(x, embedded)
         return torch.tanh(self.output(F.relu(self.norm(x))))
-
-    @torch.no_grad()
-    def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
-        """uint8 images (N, C, H, W) for labels (N,), mixed at will; rounded, not truncated.
-
-        `generator` lives on the CPU, so that the latents are the same on every device.
-        """
-        device = self.output.weight.device
-        z = torch.randn(len(labels), self.z_dim, generator=generator).to(device)
-        was_training = self.training
-        images = self.eval()(z, labels.to(device))
-        self.train(was_training)
-        return to_uint8(images)
-
-    @torch.no_grad()
-    def sweep(self, labels: Tensor, rows: int, *, generator: torch.Generator) -> Tensor:
-        """uint8 images (rows, N, C, H, W): one latent per row, labels (N,) along it."""
-        device = self.output.weight.device
-        z = torch.randn(rows, self.z_dim, generator=generator).to(device).repeat_interleave(len(labels), 0)
-        images = to_uint8(self.eval()(z, labels.to(device).repeat(rows)))
-        return images.view(rows, len(labels), *images.shape[1:])
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -146,21 +161,42 @@ def to_float(images: Tensor) -> Tensor:
 
 
 class DownBlock(nn.Module):
-    """Two 3x3 convolutions after ReLUs, mean-pooled, with a 1x1 shortcut."""
+    """Two 3x3 convolutions after (leaky) ReLUs, mean-pooled, with a 1x1 shortcut, or an identical one."""
 
-    def __init__(self, in_channels: int, channels: int, *, down: bool, first: bool, spectral: bool) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        down: bool,
+        first: bool,
+        spectral: bool,
+        slope: float = 0.2,
+        identical: bool = False,
+    ) -> None:
         super().__init__()
-        wrap = spectral_norm if spectral else _plain
-        self.down, self.first = down, first
+        wrap = wrapper(spectral)
+        self.down, self.first, self.slope = down, first, slope
         self.conv1 = wrap(nn.Conv2d(in_channels, channels, 3, padding=1))
         self.conv2 = wrap(nn.Conv2d(channels, channels, 3, padding=1))
-        self.shortcut = wrap(nn.Conv2d(in_channels, channels, 1))
+        self.shortcut = nn.Identity() if identical else wrap(nn.Conv2d(in_channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.conv2(F.leaky_relu(self.conv1(x if self.first else F.leaky_relu(x, 0.2)), 0.2))
+        out = self.conv1(x if self.first else F.leaky_relu(x, self.slope))
+        out = self.conv2(F.leaky_relu(out, self.slope))
         if self.down:
             out, x = F.avg_pool2d(out, 2), F.avg_pool2d(x, 2)
         return out + self.shortcut(x)
+
+
+def wrapper(spectral: bool) -> Callable[[nn.Module], nn.Module]:
+    """What to put around a layer: spectral normalisation (Miyato et al., ICLR 2018), or nothing."""
+    return _normalised if spectral else _plain
+
+
+def _normalised(module: nn.Module) -> nn.Module:
+    # Without values (to count parameters) there is no norm, and looking for it takes a minute.
+    return module if next(module.parameters()).is_meta else spectral_norm(module)
 
 
 def _plain(module: nn.Module) -> nn.Module:
@@ -183,7 +219,7 @@ class ProjectionDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         channels, size, _ = shape
-        wrap = spectral_norm if spectral else _plain
+        wrap = wrapper(spectral)
         self.embedding = make_embedding(task, label_input, embedding_width, ili)
         scales = _scales(size)
         blocks: list[nn.Module] = []

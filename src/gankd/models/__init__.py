@@ -1,4 +1,4 @@
-"""Teachers and students: a small zoo, and any `nn.Module` of the user's as "module:name"."""
+"""Teachers and students: a zoo, networks of other libraries, and any `nn.Module` of the user's as "module:name"."""
 
 import inspect
 from collections.abc import Callable
@@ -9,33 +9,56 @@ from torch import nn
 
 from gankd.config import suggest
 from gankd.errors import ModelError
-from gankd.models.cnn import cnn4, cnn8, cnn16, cnn32
-from gankd.models.resnet import resnet8, resnet8x2, resnet8x4, resnet14, resnet14x2, resnet20, resnet20x2
+from gankd.models import (
+    cnn,
+    densenet,
+    efficientnet,
+    imagenet_resnet,
+    mobilenet,
+    resnet,
+    shufflenet_v1,
+    shufflenet_v2,
+    vgg,
+    wide_resnet,
+)
+from gankd.models.libraries import MODULES, library_factory
+from gankd.models.parts import mlp_head
 from gankd.own_code import import_own
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
-    build.__name__: build
-    for build in (
-        *(cnn4, cnn8, cnn16, cnn32),
-        *(resnet8, resnet14, resnet20, resnet8x2, resnet8x4, resnet14x2, resnet20x2),
-    )
+    **cnn.NETWORKS,
+    **resnet.NETWORKS,
+    **wide_resnet.NETWORKS,
+    **vgg.NETWORKS,
+    **imagenet_resnet.NETWORKS,
+    **mobilenet.NETWORKS,
+    **shufflenet_v1.NETWORKS,
+    **shufflenet_v2.NETWORKS,
+    **densenet.NETWORKS,
+    **efficientnet.NETWORKS,
 }
+"""Published networks in the form that fits the images (`parts.form_of`), by name."""
 
 
 def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int, seed: int) -> nn.Module:
-    """A network with freshly drawn weights: a zoo name, or "module:name" from the user's own code.
+    """A network with freshly drawn weights: a zoo name, "timm:NAME" or "torchvision:NAME" where these are installed, or
+    "module:name" from the user's own code; each may end in "+mlp".
 
     The user's class or function is called with those of in_channels, image_size and num_outputs that it names; the
     current folder is on the import path.
 
+    "+mlp" puts the regression head of the cGAN-KD experiments (`parts.mlp_head`) in place of the last linear layer. It
+    is part of the name because a head is part of an architecture, and because one output does not tell which is meant:
+    any network takes either for any task, and a family need not know about heads.
+
     Raises:
         ModelError: no such model (with suggestions), or it cannot be built.
     """
-    module_name, colon, attribute = name.rpartition(":")
+    base, plus, head = name.partition("+")
+    if plus and head != "mlp":
+        raise ModelError(f"no head {head!r} for model {base}; write {base}+mlp, or {base} for its own")
     sizes = {"in_channels": in_channels, "image_size": image_size, "num_outputs": num_outputs}
-    factory = _import(module_name, attribute) if colon else ZOO.get(name)
-    if factory is None:
-        raise ModelError(f"no model {name!r}; {suggest(name, ZOO)}; for your own network write module:name")
+    factory = _factory(base)
     accepted = inspect.signature(factory).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
     if isinstance(factory, type) and factory.__init__ is nn.Module.__init__:  # type: ignore[misc]
@@ -46,10 +69,32 @@ def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int,
         try:
             net = factory(**chosen)
         except Exception as error:  # the user's code may raise anything
-            raise ModelError(f"model {name} cannot be built with {chosen}: {error}") from error
-    if not isinstance(net, nn.Module):
-        raise ModelError(f"model {name} gave a {type(net).__name__}, expected a torch.nn.Module")
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ModelError(f"model {base} cannot be built with {chosen}: {reason}") from error
+        if not isinstance(net, nn.Module):
+            raise ModelError(f"model {base} gave a {type(net).__name__}, expected a torch.nn.Module")
+        if plus:
+            _set_mlp_head(net, num_outputs, base)
     return net
+
+
+def _factory(name: str) -> Callable[..., nn.Module]:
+    library, colon, model = name.partition(":")
+    if colon and library in MODULES:
+        return library_factory(library, model)
+    if colon:
+        return _import(*name.rsplit(":", 1))
+    if name not in ZOO:
+        raise ModelError(f"no model {name!r}; {suggest(name, ZOO)}; for your own network write module:name")
+    return ZOO[name]
+
+
+def _set_mlp_head(net: nn.Module, num_outputs: int, name: str) -> None:
+    linear = [(path, module) for path, module in net.named_modules() if path and isinstance(module, nn.Linear)]
+    if not linear or linear[-1][1].out_features != num_outputs:
+        raise ModelError(f"model {name} does not end in an nn.Linear of {num_outputs} outputs that +mlp could replace")
+    path, last = linear[-1]
+    net.set_submodule(path, mlp_head(last.in_features, num_outputs))
 
 
 def _import(module_name: str, attribute: str) -> Callable[..., nn.Module]:

@@ -1,10 +1,12 @@
 """Plain convolutional networks for 8 to 32 pixels: the smallest students worth having."""
 
+from functools import partial
+
 from torch import Tensor, nn
 
 
 class Cnn(nn.Module):
-    """Conv3-BN-ReLU layers of growing width, halving the side down to about 4, global mean, linear head."""
+    """Plain CNN: Conv3-BN-ReLU of 1, 2, then 4 times `width` channels, halving the side down to about 4 px."""
 
     def __init__(self, in_channels: int, image_size: int, num_outputs: int, width: int) -> None:
         super().__init__()
@@ -25,21 +27,4 @@ class Cnn(nn.Module):
         return self.head(self.features(x).mean((2, 3)))
 
 
-def cnn4(in_channels: int, image_size: int, num_outputs: int) -> Cnn:
-    """Widths 4, 8, 16."""
-    return Cnn(in_channels, image_size, num_outputs, width=4)
-
-
-def cnn8(in_channels: int, image_size: int, num_outputs: int) -> Cnn:
-    """Widths 8, 16, 32."""
-    return Cnn(in_channels, image_size, num_outputs, width=8)
-
-
-def cnn16(in_channels: int, image_size: int, num_outputs: int) -> Cnn:
-    """Widths 16, 32, 64."""
-    return Cnn(in_channels, image_size, num_outputs, width=16)
-
-
-def cnn32(in_channels: int, image_size: int, num_outputs: int) -> Cnn:
-    """Widths 32, 64, 128."""
-    return Cnn(in_channels, image_size, num_outputs, width=32)
+NETWORKS = {f"cnn{width}": partial(Cnn, width=width) for width in (4, 8, 16, 32)}

@@ -1,7 +1,11 @@
-"""CIFAR residual networks (He, Zhang, Ren, Sun, CVPR 2016, section 4.2) for 8 to 32 pixels."""
+"""CIFAR residual networks (He, Zhang, Ren, Sun, CVPR 2016, section 4.2)."""
+
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from gankd.models.parts import form_of, stem
 
 
 class BasicBlock(nn.Module):
@@ -25,19 +29,37 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Three stages of (depth - 2) / 6 blocks with widths 1, 2 and 4 times `width`; global mean; linear head."""
+    """CIFAR ResNet (He et al., CVPR 2016): three stages of (depth - 2) / 6 blocks, widths 1, 2 and 4 times `width`.
 
-    def __init__(self, in_channels: int, num_outputs: int, depth: int, width: int) -> None:
+    Weights are drawn as PyTorch draws them. At 64 px the first stage halves the side, in place of the stem.
+
+    Args:
+        in_channels, num_outputs, image_size: of the task.
+        depth: layers with weights, 6 n + 2.
+        width: channels of the first stage.
+        stem_width: channels of the stem; those of the first stage if not given.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_outputs: int,
+        depth: int,
+        width: int,
+        *,
+        image_size: int = 32,
+        stem_width: int | None = None,
+    ) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        form = form_of(image_size)
+        channels = stem_width or width
+        self.stem = stem(in_channels, channels, 32 if form == 64 else image_size)
         blocks: list[nn.Module] = []
-        channels = width
         for stage in range(3):
             for number in range((depth - 2) // 6):
                 out = width * 2**stage
-                blocks.append(BasicBlock(channels, out, stride=2 if stage and not number else 1))
+                halves = number == 0 and (stage > 0 or form == 64)
+                blocks.append(BasicBlock(channels, out, stride=2 if halves else 1))
                 channels = out
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, num_outputs)
@@ -46,36 +68,9 @@ class ResNet(nn.Module):
         return self.head(self.blocks(self.stem(x)).mean((2, 3)))
 
 
-def resnet8(in_channels: int, image_size: int, num_outputs: int) -> ResNet:
-    """One block a stage, widths 16, 32, 64."""
-    return ResNet(in_channels, num_outputs, depth=8, width=16)
-
-
-def resnet14(in_channels: int, image_size: int, num_outputs: int) -> ResNet:
-    """Two blocks a stage, widths 16, 32, 64."""
-    return ResNet(in_channels, num_outputs, depth=14, width=16)
-
-
-def resnet20(in_channels: int, image_size: int, num_outputs: int) -> ResNet:
-    """Three blocks a stage, widths 16, 32, 64."""
-    return ResNet(in_channels, num_outputs, depth=20, width=16)
-
-
-def resnet8x2(in_channels: int, image_size: int, num_outputs: int) -> ResNet:
-    """One block a stage, widths 32, 64, 128."""
-    return ResNet(in_channels, num_outputs, depth=8, width=32)
-
-
-def resnet8x4(in_channels: int, image_size: int, num_outputs: int) -> ResNet:
-    """One block a stage, widths 64, 128, 256."""
-    return ResNet(in_channels, num_outputs, depth=8, width=64)
-
-
-def resnet14x2(in_channels: int, image_size: int, num_outputs: int) -> ResNet:
-    """Two blocks a stage, widths 32, 64, 128."""
-    return ResNet(in_channels, num_outputs, depth=14, width=32)
-
-
-def resnet20x2(in_channels: int, image_size: int, num_outputs: int) -> ResNet:
-    """Three blocks a stage, widths 32, 64, 128."""
-    return ResNet(in_channels, num_outputs, depth=20, width=32)
+NETWORKS = {
+    **{f"resnet{depth}": partial(ResNet, depth=depth, width=16) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}x2": partial(ResNet, depth=depth, width=32) for depth in (8, 14, 20)},
+    **{f"resnet{depth}x4": partial(ResNet, depth=depth, width=64, stem_width=32) for depth in (8, 32)},
+}
+"""The x4 networks keep half their width in the stem, as published; x2 is our own."""

@@ -18,7 +18,8 @@ import gankd
 from gankd.config import from_dict, to_dict
 from gankd.data.images import LabelledImages, Splits
 from gankd.errors import CheckpointError
-from gankd.generators.networks import ConditionalGenerator
+from gankd.generators.external import ExternalGenerator, Generator, ImagePool, open_external
+from gankd.generators.networks import LatentGenerator
 from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import ImageModel, check_model, evaluate, predict, predict_with_features
 from gankd.recipes.arms import ARMS, Arm, selection_of
@@ -28,12 +29,12 @@ from gankd.run import Run, Stage, fingerprint
 from gankd.seeds import BLOCK, derive_seed, rng
 from gankd.storage import FORMAT, load_state, save_state, write_json
 from gankd.subsampling.ratio_net import DensityRatio
-from gankd.synthetic import SelectConfig, Selection, SyntheticSet, check_space, generate
+from gankd.synthetic import Sampler, SelectConfig, Selection, SyntheticSet, check_space, generate
 from gankd.tasks import task_from_dict, task_to_dict
 from gankd.training.autoencoder import train_autoencoder
 from gankd.training.criterion import NewStudent, Wiring, connect
 from gankd.training.distill import Fakes, distill
-from gankd.training.gan import GanConfig, build_generator, train_gan
+from gankd.training.gan import GanConfig, HealthCheck, build_generator, train_gan
 from gankd.training.ratio import train_ratio
 from gankd.training.supervised import train_supervised
 
@@ -58,18 +59,41 @@ class CganKd(Taught):
     @cached_property
     def gan_stage(self) -> Stage:
         """Identity and state of the generator."""
-        return self._stage("gan", self.recipe.gan, teacher=self.teacher_stage.fingerprint)
+        teacher = self.teacher_stage.fingerprint
+        if self.external is not None:  # its content counts, not how another would be trained
+            return self._stage("gan", {"external": True}, teacher=teacher, generator=self.external.fingerprint)
+        return self._stage("gan", self.recipe.gan, teacher=teacher)
 
     @cached_property
-    def generator(self) -> ConditionalGenerator:
-        """The averaged generator in eval mode.
+    def external(self) -> ExternalGenerator | None:
+        """The generator that is not trained here, if there is one.
 
         Raises:
-            TrainingError: the generator collapsed or diverged.
+            ConfigError, DataError, ModelError: it cannot be found or used.
+        """
+        source, train = self.recipe.gan.external, self.splits.train
+        return None if source is None else open_external(source, train.task, train.shape, self.engine.device)
+
+    @cached_property
+    def generator(self) -> Generator:
+        """The averaged generator in eval mode, or the external one, which is judged once.
+
+        Raises:
+            TrainingError: the generator collapsed or diverged. ModelError: an external one gives something else than
+                images.
         """
         stage, train = self.gan_stage, self.splits.train
+        if self.external is not None:
+            if not stage.done:
+                stage.begin()
+                health = HealthCheck(self.engine.place(self.teacher), train, self.engine, self.recipe.seed)
+                stage.log(step=0, **health(self.external), real_teacher=health.real_score)
+                save_generator(stage.path("generator.safetensors"), self.external, train, self.recipe.gan)
+                stage.finish(health=stage.history[-1])
+            return self.external
         if stage.done:
-            return self.engine.place(load_generator(stage.path("generator.safetensors")))
+            kept = load_generator(stage.path("generator.safetensors"))
+            return self.engine.place(kept) if isinstance(kept, LatentGenerator) else kept
         generator = train_gan(
             train, self.splits.val, self.teacher, self.recipe.gan, self.engine, self.recipe.seed, stage
         )
@@ -125,7 +149,11 @@ class CganKd(Taught):
             return restore(ratio, stage.path("ratio.safetensors")).to(self.engine.device)
         count = max(2 * len(train), 2048)
         labels = train.task.sample_labels(count, train.labels.cpu(), "empirical", rng(recipe.seed, "ratio labels"))
-        fakes = sample_images(self.generator, labels, recipe.seed, "ratio")
+        if isinstance(self.generator, ImagePool):
+            index = self.generator.take(labels, generator=rng(recipe.seed, "ratio images"))
+            fakes, labels = self.generator.images[index], self.generator.labels[index]
+        else:
+            fakes = sample_images(self.generator, labels, recipe.seed, "ratio")
         ratio = train_ratio(
             self.features(train.images),
             train.labels,
@@ -169,6 +197,14 @@ class CganKd(Taught):
             recipe.synth.pool, train.labels.cpu(), recipe.synth.labels, rng(recipe.seed, "pool labels")
         )
 
+        sampler: Sampler = generator.sample
+        if isinstance(generator, ImagePool):
+            index = generator.take(labels, generator=rng(recipe.seed, "pool images"))
+            if len(index) < len(labels):
+                what = f"{generator.what} has images for {len(index):,} of {len(labels):,} labels, none used twice"
+                self.run.console.say(f"synth              {what}")
+            labels, sampler = generator.labels[index], generator.in_blocks(index, recipe.seed, "sample")
+
         def score(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             # With teacher features, one pass of the teacher serves ratio, filter and soft labels.
             if recipe.ratio.features == "teacher":
@@ -179,7 +215,7 @@ class CganKd(Taught):
 
         pool = generate(
             stage.path("pool"),
-            generator.sample,
+            sampler,
             score,
             train.task,
             labels,
@@ -242,7 +278,7 @@ class CganKd(Taught):
             return wirings
         given = config.virtual is not None and config.objective.needs_virtual
         virtual = self.virtual if given else self.untrained_virtual()
-        lessons = {f"teacher {self.recipe.teacher.model}": self.untrained_teacher()}
+        lessons = {f"teacher {self.tutor.recipe.teacher.model}": self.tutor.untrained_teacher()}
         lessons |= {f"assistant {name}": ImageModel.for_data(self.net(name, 0), train) for name in config.assistants}
         for what, lesson in lessons.items():
             check_model(self.engine.place(lesson).eval(), train, what)
@@ -302,6 +338,7 @@ class CganKd(Taught):
         """What a student's weights depend on: without a teacher, they do not depend on the loss of the other arms."""
         settings = to_dict(config)
         del settings["virtual"]  # whose content is an input
+        settings["teacher"] = None  # whose stage is an input
         if arm.kd:
             return settings | {"loss": str(config.objective.for_task(self.splits.task))}
         for name in ("loss", "assistants", "kd_on", "store_features", "student_taps", "teacher_taps"):
@@ -344,7 +381,7 @@ class CganKd(Taught):
             new_student=self.new_student(config, names),
             virtual=self.virtual if arm.kd and config.objective.needs_virtual else None,
             stage=stage,
-            folder=self.teacher_stage.folder if teaches else None,
+            folder=self.tutor.teacher_stage.folder if teaches else None,
             peers=peers,
         )
         save_state(stage.path("model.safetensors"), student.state_dict())
@@ -363,8 +400,9 @@ class CganKd(Taught):
         return found
 
     def _fakes(self, selection: Selection, config: StudentConfig) -> Fakes:
-        # What is stored with the pool is the teacher's; an assistant has its own view of these images.
-        outputs = None if config.assistants else selection.teacher_outputs
+        # What is stored with the pool is the filter's; an assistant or another teacher has its own view of the images.
+        own = config.assistants or self.tutor.teacher_stage.fingerprint != self.teacher_stage.fingerprint
+        outputs = None if own else selection.teacher_outputs
         return Fakes(selection.images(), selection.labels, outputs, folder=self.synth_stage.path("pool"))
 
     def _own_code(self, config: StudentConfig) -> dict[str, str]:
@@ -373,7 +411,19 @@ class CganKd(Taught):
         own = sorted(name for name in files if not name.startswith(str(Path(gankd.__file__).parent)))
         return {f"loss {Path(name).stem}": fingerprint(Path(name).read_text()) for name in own if Path(name).is_file()}
 
-    # --- assistants (TAKD) ----------------------------------------------------------------------------------
+    # --- whom students learn from ---------------------------------------------------------------------------
+
+    @cached_property
+    def tutor(self) -> Taught:
+        """Whose teacher the losses read: this run's own, or `student.teacher`, trained as that is on the same images.
+
+        Filter, labels of generated images and a virtual teacher remain this run's own teacher's.
+        """
+        name = self.recipe.student.teacher
+        if name is None:
+            return self
+        config = replace(self.recipe.teacher, model=name, weights=None, mean=None, std=None, input_size=None)
+        return Taught(replace(self.recipe, teacher=config), self.run, self.splits)
 
     def prepare_lesson(self, arm: Arm) -> None:
         """Train whom the students of this arm learn from, if anyone."""
@@ -394,25 +444,25 @@ class CganKd(Taught):
     def _lesson_stage(self, arm: Arm) -> Stage:
         """Identity of whom the students of an arm learn from: the last assistant, or the teacher."""
         assistants = self.recipe.student.assistants
-        return self._assistant_stage(arm, assistants) if assistants else self.teacher_stage
+        return self._assistant_stage(arm, assistants) if assistants else self.tutor.teacher_stage
 
     def _assistant_stage(self, arm: Arm, chain: tuple[str, ...]) -> Stage:
         config = replace(self.student_config(arm), model=chain[-1], assistants=chain[:-1])
-        before = self._assistant_stage(arm, chain[:-1]) if chain[:-1] else self.teacher_stage
+        before = self._assistant_stage(arm, chain[:-1]) if chain[:-1] else self.tutor.teacher_stage
         inputs = {"net": self.describe(chain[-1]), "teacher": before.fingerprint, **self._own_code(config)}
         if config.objective.needs_virtual:
             inputs["virtual"] = self.virtual_fingerprint
         if arm.fakes is not None:
             inputs["synth"] = self.synth_stage.fingerprint
             inputs["select"] = fingerprint(to_dict(selection_of(arm, self.recipe.select)))
-        settings = to_dict(config)
+        settings = to_dict(config) | {"teacher": None}
         del settings["virtual"]
         return self._stage(f"assistant-{len(chain)}-{arm.name}", settings, **inputs)
 
     def _lesson(self, arm: Arm, chain: tuple[str, ...]) -> ImageModel:
         """The last assistant of a chain, each trained by the arm's loss from the one before; the teacher if none."""
         if not chain:
-            return self.teacher
+            return self.tutor.teacher
         stage, seed = self._assistant_stage(arm, chain), derive_seed(self.recipe.seed, "assistant", *chain)
         assistant = self.engine.place(ImageModel.for_data(self.net(chain[-1], seed), self.splits.train))
         if stage.done:
@@ -425,7 +475,7 @@ class CganKd(Taught):
 # --- helpers ------------------------------------------------------------------------------------------------
 
 
-def sample_images(generator: ConditionalGenerator, labels: Tensor, seed: int, purpose: str) -> Tensor:
+def sample_images(generator: Generator, labels: Tensor, seed: int, purpose: str) -> Tensor:
     """uint8 images for labels, in blocks with random numbers of their own."""
     return torch.cat(
         [
@@ -435,8 +485,9 @@ def sample_images(generator: ConditionalGenerator, labels: Tensor, seed: int, pu
     )
 
 
-def save_generator(path: Path, generator: ConditionalGenerator, train: LabelledImages, config: GanConfig) -> None:
-    """Write a generator with all that is needed to sample from it."""
+def save_generator(path: Path, generator: Generator, train: LabelledImages, config: GanConfig) -> None:
+    """Write a generator with all that is needed to sample from it; of an external one, where it is and its hash."""
+    trained = config.external is None and isinstance(generator, LatentGenerator)
     save_state(
         path,
         {
@@ -445,13 +496,14 @@ def save_generator(path: Path, generator: ConditionalGenerator, train: LabelledI
             "shape": train.shape,
             "labels": train.labels.cpu(),
             "config": to_dict(config),
-            "state": generator.state_dict(),
+            "state": generator.state_dict() if trained else {},  # type: ignore[attr-defined]
+            **({} if trained else {"fingerprint": generator.fingerprint}),  # type: ignore[attr-defined]
         },
     )
 
 
-def load_generator(path: Path) -> ConditionalGenerator:
-    """Read a generator from its file alone, in eval mode.
+def load_generator(path: Path) -> LatentGenerator | ExternalGenerator:
+    """Read a generator from its file alone, in eval mode; an external one has to be where it was.
 
     Raises:
         CheckpointError: missing, damaged, or not a generator.
@@ -460,6 +512,12 @@ def load_generator(path: Path) -> ConditionalGenerator:
     if not isinstance(stored, dict) or "task" not in stored or "state" not in stored:
         raise CheckpointError(f"{path} holds no generator; it is written by the gan stage as generator.safetensors")
     config = from_dict(GanConfig, stored["config"], str(path))
-    generator = build_generator(task_from_dict(stored["task"]), tuple(stored["shape"]), config, seed=0)
+    task, shape = task_from_dict(stored["task"]), tuple(stored["shape"])
+    if config.external is not None:
+        external = open_external(config.external, task, shape, torch.device("cpu"))
+        if external.fingerprint != stored.get("fingerprint"):
+            raise CheckpointError(f"{external.what} is no longer what {path} was made with; run the gan stage again")
+        return external
+    generator = build_generator(task, shape, config, seed=0)
     fill(generator, stored["state"], f"{path} is no whole generator")
     return generator.eval()

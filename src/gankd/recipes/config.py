@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 from gankd.config import require
+from gankd.data.augment import Augmentation
 from gankd.engine import Precision
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
@@ -20,27 +22,52 @@ from gankd.virtual.gan import VirtualConfig
 class DataConfig:
     """Which images, and how scarce they are made. But for `classes`, only the training split is ever changed."""
 
-    name: Literal["digits", "rotated-digits", "turntable", "folder", "npz"] = "digits"
+    name: Literal[
+        "digits",
+        "rotated-digits",
+        "turntable",
+        "folder",
+        "table",
+        "npz",
+        "h5",
+        "idx",
+        "cifar10",
+        "cifar100",
+        "tiny-imagenet",
+        "imagenet100",
+        "rc49",
+        "utkface",
+        "steering",
+    ] = "digits"
+    """The first three need no files; folder, table, npz, h5 and idx are the user's own images; the others are published
+    sets, read as they are published."""
     root: str | None = None
-    """The user's own images: a folder (name=folder), or an .npz file of arrays (name=npz)."""
+    """The file or folder to read."""
     task: Literal["auto", "classification", "regression"] = "auto"
     """Task of the user's own images."""
     size: int | None = None
-    """Side in pixels: 32 or 64 for turntable; the user's own images are cropped and resized to it."""
+    """Side in pixels: 32 or 64 for turntable; images from files are cropped and resized to it."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
     low: float | None = None
     high: float | None = None
-    """Range of the user's own values; none: from the smallest to the largest label of all splits."""
+    """Range of the user's own values; none: from the smallest to the largest label of all splits. steering: frames
+    outside the range are left out; none: -88.13 to 97.92 degrees."""
+    coarse: bool = False
+    """cifar100: the 20 superclasses in place of the 100 classes."""
+    class_list: str | None = None
+    """imagenet100: file with an id per line; none: imagenet100.txt or classes.txt in the folder."""
     classes: int | None = None
     """Keep the images of this many classes, the first ones."""
     num_train: int | None = None
     """Keep this many training images."""
     per_label: int | None = None
-    """Keep at most this many per label; turntable: images per angle (RC-49's protocol: 25, 15 or 5)."""
+    """Keep at most this many per label; turntable and rc49: images per angle (RC-49's protocol: 25, 15 or 5)."""
     label_noise: float = 0.0
     """Share of training labels replaced (classes), or noise in units of the label range (regression)."""
     seed: int = 0
     """Which images are kept and which labels are disturbed."""
+    authors_rounding: bool = False
+    """utkface: labels cut off to whole years. A defect of the authors' code, kept for comparison with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +111,8 @@ class StudentConfig(DistillConfig):
 
     model: str = "cnn8"
     """A zoo name or module:name."""
+    teacher: str | None = None
+    """Network that losses read, trained as the teacher is; none: the teacher that filters and adjusts."""
     loss: str = "0.5*Label + 0.5*KD"
     """What arms with a teacher minimise: a sum of losses, see `gankd list losses`; other arms learn from labels."""
     assistants: tuple[str, ...] = ()
@@ -221,6 +250,81 @@ def npz() -> Recipe:
     return replace(folder(), name="npz", data=DataConfig(name="npz"))
 
 
+def projected(steps: int, **settings: Any) -> GanConfig:
+    """A generator for 32 pixels within the hour on one core: it also learns to please the teacher's features."""
+    config = logistic(
+        GanConfig(steps=steps, batch_size=32, z_dim=64, lr_g=4e-4, diff_augment=("translation",), **settings)
+    )
+    return replace(config, lr_d=8e-4, penalty_every=16, penalty_weight=0.1, teacher_features=True)
+
+
+def cifar_scarce() -> Recipe:
+    """20 classes of CIFAR-100 at 32x32 with 450 training images each, from an .npz file of them."""
+    augment: tuple[Augmentation, ...] = ("shift", "scale", "flip")
+    return Recipe(
+        name="cifar-scarce",
+        data=DataConfig(name="npz"),
+        teacher=TeacherConfig(model="resnet14x2", updates=3500, lr=3e-3, weight_decay=5e-2, augment=augment),
+        gan=projected(6000, flip=True),
+        synth=SynthConfig(pool=30_000),
+        select=SelectConfig(count=20_000, adjust="soft"),
+        student=StudentConfig(model="cnn16", updates=2000, lr=3e-3, loss="0.2*Label + 0.8*KD"),
+    )
+
+
+def faces_scarce() -> Recipe:
+    """Ages 1 to 60 at 32x32 from 2,000 faces, from an .npz file of them: regression."""
+    augment: tuple[Augmentation, ...] = ("shift", "scale", "flip", "colour")
+    teacher = TeacherConfig(model="resnet8x2", members=2, updates=2500, lr=3e-3, weight_decay=5e-2, augment=augment)
+    return Recipe(
+        name="faces-scarce",
+        data=DataConfig(name="npz", num_train=2000, task="regression", low=1, high=60),
+        teacher=teacher,
+        gan=projected(3000, flip=True),
+        synth=SynthConfig(pool=20_000),
+        select=SelectConfig(count=10_000),
+        student=StudentConfig(model="cnn16", updates=2000, lr=3e-3),
+    )
+
+
+def steering_scarce() -> Recipe:
+    """The steering of a model car at 32x32 from 300 frames, from an .npz file of them: regression."""
+    augment: tuple[Augmentation, ...] = ("shift", "scale", "colour", "rotate")
+    teacher = TeacherConfig(model="cnn32", members=3, updates=1500, lr=3e-3, weight_decay=5e-2, augment=augment)
+    return Recipe(
+        name="steering-scarce",
+        data=DataConfig(name="npz", num_train=300, task="regression", low=-1, high=1),
+        teacher=teacher,
+        gan=projected(2500, width_g=24, width_d=24),
+        synth=SynthConfig(pool=20_000, labels="uniform"),
+        select=SelectConfig(count=10_000),
+        student=StudentConfig(model="cnn16", updates=2000, lr=3e-3),
+    )
+
+
+REAL: dict[str, Callable[[], Recipe]] = {make().name: make for make in (cifar_scarce, faces_scarce, steering_scarce)}
+"""Recipes on real images that `gankd results` runs."""
+
+FILES = {
+    "table": "The user's own images: a CSV or parquet file that lists or holds them",
+    "h5": "The user's own images: arrays in an .h5 file",
+    "idx": "The user's own images: IDX files, as MNIST's",
+    "cifar10": "CIFAR-10: the official archive, its folder, or the authors' .h5",
+    "cifar100": "CIFAR-100: the official archive or its folder",
+    "tiny-imagenet": "Tiny-ImageNet-200: the official folder, or the authors' .h5",
+    "imagenet100": "ImageNet-100: a list of 100 ids over a folder of ImageNet, or the authors' .h5",
+    "rc49": "RC-49: the yaw of rendered chairs, from its .h5",
+    "utkface": "UTKFace: ages, from the folder of faces, or the authors' .h5",
+    "steering": "Steering Angle: data.txt and frames, or the authors' .h5",
+}
+"""Recipes that differ from `folder` in what they read alone."""
+
+
+def of_files(name: str) -> Recipe:
+    """The recipe `folder` for images as `data.name` calls them."""
+    return replace(folder(), name=name, data=DataConfig(name=name))  # type: ignore[arg-type]
+
+
 def cifar20() -> Recipe:
     """The first 20 classes of CIFAR-100 at 16x16 with 200 training images each, from an .npz file of it."""
     return Recipe(
@@ -233,18 +337,22 @@ def cifar20() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    make().name: make
-    for make in (
-        digits,
-        digits_all,
-        digits_noisy,
-        digits_takd,
-        rotated_digits,
-        rotated_digits_all,
-        turntable,
-        folder,
-        npz,
-        cifar20,
-    )
-}
+RECIPES: dict[str, Callable[[], Recipe]] = (
+    {
+        make().name: make
+        for make in (
+            digits,
+            digits_all,
+            digits_noisy,
+            digits_takd,
+            rotated_digits,
+            rotated_digits_all,
+            turntable,
+            folder,
+            npz,
+            cifar20,
+        )
+    }
+    | REAL
+    | {name: partial(of_files, name) for name in FILES}
+)

@@ -72,19 +72,20 @@ class Taught:
     def _data_fingerprint(self) -> str:
         return self.splits.fingerprint()
 
-    def net(self, name: str, seed: int) -> nn.Module:
-        channels, size, _ = self.splits.train.shape
+    def net(self, name: str, seed: int, size: int | None = None) -> nn.Module:
+        """A network with freshly drawn weights, for images of `size` pixels; none: those of the data."""
+        channels, own_size, _ = self.splits.train.shape
         return build_net(
             name,
             in_channels=channels,
-            image_size=size,
+            image_size=size or own_size,
             num_outputs=self.splits.task.head_size,
             seed=seed,
         )
 
-    def describe(self, name: str) -> str:
+    def describe(self, name: str, size: int | None = None) -> str:
         """Hash of a network's structure, and of the file it comes from where that is the user's own."""
-        net = self.net(name, 0)
+        net = self.net(name, 0, size)
         shapes = [[key, list(value.shape)] for key, value in net.state_dict().items()]
         source = ""
         if ":" in name:
@@ -98,7 +99,7 @@ class Taught:
     def teacher_stage(self) -> Stage:
         """Identity and state of the teacher."""
         config = self.recipe.teacher
-        inputs = {"net": self.describe(config.model)}
+        inputs = {"net": self.describe(config.model, config.input_size)}
         if config.weights is not None:
             inputs["weights"] = fingerprint(sorted(hash_state(load_weights(Path(config.weights))).items()))
         return self._stage("teacher", config, **inputs)
@@ -119,7 +120,9 @@ class Taught:
     def _new_teacher(self) -> ImageModel:
         """The teacher before training, or with the weights that the user gives."""
         config, seed = self.recipe.teacher, self.recipe.seed
-        nets = [self.net(config.model, derive_seed(seed, "teacher", n)) for n in range(config.members)]
+        nets = [
+            self.net(config.model, derive_seed(seed, "teacher", n), config.input_size) for n in range(config.members)
+        ]
         if config.weights is not None:
             fill(nets[0], load_weights(Path(config.weights)), f"{config.weights} does not fit {config.model}")
             teacher = self._contract(nets[0])
@@ -157,7 +160,7 @@ class Taught:
     def untrained_teacher(self) -> ImageModel:
         """A network of the teacher's architecture and contract, to try things on."""
         config = self.recipe.teacher
-        nets = [self.net(config.model, number) for number in range(config.members)]
+        nets = [self.net(config.model, number, config.input_size) for number in range(config.members)]
         if config.weights is not None:
             return self._contract(nets[0])
         return ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), self.splits.train)

@@ -2,10 +2,11 @@
 drawn and in the label input of the networks.
 """
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,22 +18,33 @@ from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import TrainingError
 from gankd.generators.diff_augment import Augmentation, diff_augment
+from gankd.generators.external import Generator
 from gankd.generators.health import PrincipalAxes, frechet_distance, variance_ratio
 from gankd.generators.label_embedding import LabelInput, LabelToEmbedding
-from gankd.generators.networks import ConditionalGenerator, ProjectionDiscriminator, to_float
+from gankd.generators.networks import ConditionalGenerator, LatentGenerator, ProjectionDiscriminator, to_float
+from gankd.generators.projected import FeatureDiscriminator
+from gankd.generators.published import Init, Published, PublishedDiscriminator, PublishedGenerator, initialise
 from gankd.losses.adversarial import GanLoss, discriminator_loss, generator_loss, gradient_penalty
 from gankd.losses.vicinal import Vicinity, VicinityKind
 from gankd.models.contract import ImageModel, predict_with_features
+from gankd.models.taps import Tapped, find_taps
 from gankd.run import Stage
 from gankd.seeds import BLOCK, Batches, rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.label_embedding import train_label_embedding
+
+Architecture = Literal["residual", Published]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GanConfig:
     """How the generator is built and trained."""
 
+    external: str | None = None
+    """A generator that is there already, in place of a trained one: module:name, a folder or file of labelled images,
+    or diffusers:FOLDER."""
+    architecture: Architecture = "residual"
+    """residual: small networks for short trainings; the others are published ones, see `gankd list generators`."""
     steps: int = 3000
     """Generator updates."""
     batch_size: int = 64
@@ -73,13 +85,28 @@ class GanConfig:
     """Random changes of all images that the discriminator sees; leaks into samples below 16 pixels."""
     flip: bool = False
     """Mirror every second real image."""
+    teacher_features: bool = False
+    """A second discriminator reads the teacher's feature maps: usable images after a tenth of the updates. The ratio
+    should then be told from other features than the teacher's, which the generator has learnt to please."""
     ema_half_life: float = 0.05
     """Half-life of the averaged generator, as a share of the run; ramped up from the start."""
+    ema_decay: float | None = None
+    """Decay of the averaged generator per update, in place of ema_half_life."""
+    ema_start: int = 0
+    """Updates before which the average is a plain copy."""
+    lr_decay: bool = True
+    """Learning rates fall to a tenth over the second half of the run."""
+    adam_eps: float = 1e-8
+    accumulate: int = 1
+    """Batches of batch_size whose gradients are added up for one update."""
+    init: Init = "default"
+    """Of convolutions and linear layers; normal: standard deviation 0.02."""
     health_checks: int = 8
     """How often in a run the generator is judged by the teacher."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "d_steps", "width_g", "width_d", "z_dim", "embedding_width", "penalty_every"):
+        counts = ("steps", "d_steps", "width_g", "width_d", "z_dim", "embedding_width", "penalty_every", "accumulate")
+        for name in counts:
             require(getattr(self, name) >= 1, f"gan.{name} must be at least 1, got {getattr(self, name)}")
         require(self.batch_size >= 4, f"gan.batch_size must be at least 4, got {self.batch_size}")
         require(self.ili_updates >= 1, f"gan.ili_updates must be at least 1, got {self.ili_updates}")
@@ -95,6 +122,15 @@ class GanConfig:
             f"gan.penalty_weight must be >= 0, got {self.penalty_weight}",
         )
         require(self.vicinity_m > 0, f"gan.vicinity_m must be positive, got {self.vicinity_m}")
+        require(
+            self.ema_decay is None or 0 <= self.ema_decay < 1, f"gan.ema_decay must lie in [0, 1), got {self.ema_decay}"
+        )
+        require(self.ema_start >= 0, f"gan.ema_start must be >= 0, got {self.ema_start}")
+        require(0 < self.adam_eps <= 1, f"gan.adam_eps must lie in (0, 1], got {self.adam_eps}")
+        require(
+            self.batch_norm or self.architecture == "residual",
+            f"gan.batch_norm=false is for gan.architecture=residual, got {self.architecture}",
+        )
 
 
 def relativistic(config: GanConfig) -> GanConfig:
@@ -120,6 +156,120 @@ def logistic(config: GanConfig) -> GanConfig:
         spectral_norm=False,
         betas=(0.0, 0.99),
         lr_d=config.lr_g,
+    )
+
+
+ALL_CHANGES: tuple[Augmentation, ...] = ("color", "translation", "cutout")
+
+
+def biggan_cifar() -> GanConfig:
+    """BigGAN at 32 pixels as cGAN-KD trains it on CIFAR-100 (Ding et al. 2023; the authors' scripts).
+
+    On CIFAR-10, versions 1 and 2 of the paper do without DiffAugment. Deviations: batch normalisation is measured anew
+    for the averaged generator; the published 38,000 updates are those of the checkpoint that was used.
+    """
+    return GanConfig(
+        architecture="biggan",
+        steps=38_000,
+        batch_size=512,
+        d_steps=4,
+        lr_g=2e-4,
+        lr_d=2e-4,
+        betas=(0.0, 0.999),
+        width_g=64,
+        width_d=64,
+        z_dim=128,
+        embedding_width=128,
+        diff_augment=ALL_CHANGES,
+        flip=True,
+        ema_decay=0.9999,
+        ema_start=1000,
+        lr_decay=False,
+        init="normal",
+    )
+
+
+def biggan_tiny_imagenet() -> GanConfig:
+    """BigGAN at 64 pixels: attention at 32, shared embedding of 128, latent in chunks (Ding et al., versions 1 and 2).
+
+    Their training of it is not on record: it is taken from `biggan_cifar`, with batches of 256 and two discriminator
+    updates, which is our own choice.
+    """
+    return replace(biggan_cifar(), batch_size=256, d_steps=2, init="orthogonal")
+
+
+def biggan_deep_imagenet100() -> GanConfig:
+    """BigGAN-deep at 128 pixels on ImageNet-100 (Ding et al., cDR-RS and cGAN-KD; the authors' script).
+
+    Deviations: the last convolution gives three channels, not 128 of which three are used; epsilon of the spectral norm
+    is PyTorch's 1e-12 in place of 1e-6; batch normalisation as in `biggan_cifar`.
+    """
+    return replace(
+        biggan_cifar(),
+        architecture="biggan-deep",
+        steps=96_000,
+        batch_size=128,
+        accumulate=8,
+        d_steps=1,
+        lr_g=1e-4,
+        lr_d=4e-4,
+        adam_eps=1e-6,
+        width_g=128,
+        width_d=128,
+        flip=False,
+        ema_start=20_000,
+        init="orthogonal",
+    )
+
+
+def sagan_steering() -> GanConfig:
+    """CcGAN (SVDL, ILI) with SAGAN at 64 pixels on steering angles (Ding et al. 2023; the authors' scripts).
+
+    Deviations: ILI's networks are smaller and trained for 10,000 updates each by AdamW, in place of 200 and 500 epochs
+    by SGD; attention has no biases.
+    """
+    return GanConfig(
+        architecture="sagan",
+        steps=20_000,
+        batch_size=512,
+        d_steps=2,
+        lr_g=1e-4,
+        lr_d=1e-4,
+        betas=(0.5, 0.999),
+        width_g=64,
+        width_d=64,
+        z_dim=256,
+        embedding_width=128,
+        label_input="ili",
+        ili_updates=10_000,
+        vicinity="soft",
+        vicinity_m=5.0,
+        diff_augment=ALL_CHANGES,
+        ema_decay=0.0,  # CcGAN averages nothing
+        lr_decay=False,
+        init="xavier",
+    )
+
+
+def sagan_utkface() -> GanConfig:
+    """The same on ages (Ding et al. 2023; the authors' scripts; some of their runs have 40,000 updates)."""
+    return replace(sagan_steering(), d_steps=4, vicinity_m=2.0, flip=True)
+
+
+def sngan_rc49() -> GanConfig:
+    """CcGAN with SNGAN at 64 pixels on RC-49 (Ding et al., versions 1 and 2; the authors' scripts).
+
+    Deviations as in `sagan_steering`. Init is PyTorch's, as nothing else is on record.
+    """
+    return replace(
+        sagan_steering(),
+        architecture="sngan",
+        steps=30_000,
+        batch_size=256,
+        d_steps=1,
+        vicinity_m=2.0,
+        diff_augment=(),
+        init="default",
     )
 
 
@@ -183,44 +333,67 @@ class VicinalBatches:
 
 def build_generator(
     task: Task, shape: tuple[int, int, int], config: GanConfig, seed: int, ili: LabelToEmbedding | None = None
-) -> ConditionalGenerator:
-    """A generator with freshly drawn weights."""
+) -> LatentGenerator:
+    """A generator with freshly drawn weights.
+
+    Raises:
+        ConfigError: the architecture does not make images of that size.
+    """
+    settings: dict[str, Any] = {
+        "width": config.width_g,
+        "z_dim": config.z_dim,
+        "label_input": config.label_input,
+        "embedding_width": config.embedding_width,
+        "ili": ili,
+    }
+    generator: LatentGenerator
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ConditionalGenerator(
-            task,
-            shape,
-            width=config.width_g,
-            z_dim=config.z_dim,
-            label_input=config.label_input,
-            embedding_width=config.embedding_width,
-            batch_norm=config.batch_norm,
-            ili=ili,
-        )
+        if config.architecture == "residual":
+            generator = ConditionalGenerator(task, shape, **settings, batch_norm=config.batch_norm)
+        else:
+            generator = PublishedGenerator(config.architecture, task, shape, **settings)
+        initialise(generator, config.init)
+    return generator
 
 
 def build_discriminator(
     task: Task, shape: tuple[int, int, int], config: GanConfig, seed: int, ili: LabelToEmbedding | None = None
-) -> ProjectionDiscriminator:
-    """A discriminator with freshly drawn weights."""
+) -> ProjectionDiscriminator | PublishedDiscriminator:
+    """A discriminator with freshly drawn weights.
+
+    Raises:
+        ConfigError: the architecture does not read images of that size.
+    """
+    settings: dict[str, Any] = {
+        "width": config.width_d,
+        "label_input": config.label_input,
+        "embedding_width": config.embedding_width,
+        "spectral": config.spectral_norm,
+        "ili": ili,
+    }
+    discriminator: ProjectionDiscriminator | PublishedDiscriminator
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        return ProjectionDiscriminator(
-            task,
-            shape,
-            width=config.width_d,
-            label_input=config.label_input,
-            embedding_width=config.embedding_width,
-            spectral=config.spectral_norm,
-            ili=ili,
-        )
+        if config.architecture == "residual":
+            discriminator = ProjectionDiscriminator(task, shape, **settings)
+        else:
+            discriminator = PublishedDiscriminator(config.architecture, task, shape, **settings)
+        initialise(discriminator, config.init)
+    return discriminator
 
 
 class GanTrainer:
     """The two networks, their optimisers and the two kinds of update."""
 
     def __init__(
-        self, train: LabelledImages, config: GanConfig, engine: Engine, seed: int, ili: LabelToEmbedding | None
+        self,
+        train: LabelledImages,
+        config: GanConfig,
+        engine: Engine,
+        seed: int,
+        ili: LabelToEmbedding | None,
+        teacher: ImageModel | None = None,
     ) -> None:
         self.config, self.engine, self.seed = config, engine, seed
         self.train_set = train.to(engine.device)
@@ -232,9 +405,15 @@ class GanTrainer:
         self.penalty_weight = (train.shape[1] / 16) ** 2 if config.penalty_weight is None else config.penalty_weight
         self.generator = engine.place(build_generator(train.task, train.shape, config, seed, ili))
         self.discriminator = engine.place(build_discriminator(train.task, train.shape, config, seed, ili))
-        self.optimizer_g = torch.optim.Adam(self.generator.parameters(), config.lr_g, betas=config.betas, fused=True)
-        self.optimizer_d = torch.optim.Adam(
-            self.discriminator.parameters(), config.lr_d, betas=config.betas, fused=True
+        self.teacher: Tapped | None = None
+        self.critic: FeatureDiscriminator | None = None
+        if config.teacher_features:
+            assert teacher is not None
+            self.teacher, self.critic = self._look_through(engine.place(teacher).eval(), train, ili)
+        self.discriminators = nn.ModuleList(filter(None, (self.discriminator, self.critic)))
+        self.optimizer_g, self.optimizer_d = (
+            torch.optim.Adam(net.parameters(), lr, betas=config.betas, eps=config.adam_eps, fused=True)
+            for net, lr in ((self.generator, config.lr_g), (self.discriminators, config.lr_d))
         )
         self._keep = 0.0
         self.ema = AveragedModel(
@@ -242,15 +421,37 @@ class GanTrainer:
             multi_avg_fn=lambda averaged, current, _: torch._foreach_lerp_(averaged, current, 1 - self._keep),
         )
 
+    def _look_through(
+        self, teacher: ImageModel, train: LabelledImages, ili: LabelToEmbedding | None
+    ) -> tuple[Tapped, FeatureDiscriminator]:
+        """The teacher with its two deepest maps as outputs, and a discriminator of these."""
+        images = self.train_set.images[:2]
+        taps = find_taps(teacher, images)[-2:]
+        require(bool(taps), "gan.teacher_features=true, but no feature maps were found in the teacher; leave it out")
+        tapped = Tapped(teacher, taps)
+        with torch.no_grad():
+            shapes = [(found.shape[1], found.shape[2], found.shape[3]) for found in tapped(images).features]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed + 2)
+            critic = FeatureDiscriminator(
+                train.task,
+                shapes,
+                width=2 * self.config.width_d,
+                label_input=self.config.label_input,
+                embedding_width=self.config.embedding_width,
+                ili=ili,
+            )
+        return tapped, self.engine.place(critic)
+
     def set_learning_rate(self, step: int) -> None:
-        """Constant for the first half of the run, then linear to a tenth: settles the samples."""
-        factor = min(1.0, 1.9 - 1.8 * step / self.config.steps)
+        """Constant for the first half of the run, then linear to a tenth: settles the samples; or constant."""
+        factor = min(1.0, 1.9 - 1.8 * step / self.config.steps) if self.config.lr_decay else 1.0
         for optimizer, lr in ((self.optimizer_g, self.config.lr_g), (self.optimizer_d, self.config.lr_d)):
             for group in optimizer.param_groups:
                 group["lr"] = lr * factor
 
     def _latent(self, count: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(count, self.config.z_dim, generator=generator).to(self.engine.device)
+        return torch.randn(count, self.generator.z_dim, generator=generator).to(self.engine.device)
 
     def _real(self, index: Tensor, generator: torch.Generator) -> Tensor:
         images = to_float(self.train_set.images[index.to(self.engine.device)])
@@ -264,16 +465,29 @@ class GanTrainer:
             images = images.contiguous(memory_format=torch.channels_last)
         return self.discriminator(diff_augment(images, self.config.diff_augment, random), labels)
 
+    def _maps(self, images: Tensor, random: torch.Generator) -> list[Tensor]:
+        """The teacher's maps of images in [-1, 1]."""
+        assert self.teacher is not None
+        return self.teacher((diff_augment(images, self.config.diff_augment, random) + 1) / 2).features
+
     def discriminator_step(self, draw: int) -> Tensor:
-        """One update of the discriminator on its `draw`-th batch; returns its loss."""
+        """The `draw`-th update of the discriminator, on `accumulate` batches; returns its loss."""
+        count = self.config.accumulate
+        penalised = self.config.penalty != "none" and draw % self.config.penalty_every == 0
+        self.optimizer_d.zero_grad(set_to_none=True)
+        losses = [self._discriminator_gradient(draw * count + part, penalised) for part in range(count)]
+        self.optimizer_d.step()
+        return torch.stack(losses).mean()
+
+    def _discriminator_gradient(self, number: int, penalised: bool) -> Tensor:
+        """Add the gradient of the `number`-th batch, divided by the batches of an update; returns the loss."""
         config, device = self.config, self.engine.device
-        random = rng(self.seed, "gan d", draw)
-        batch = self.batches.draw(draw, random)
+        random = rng(self.seed, "gan d", number)
+        batch = self.batches.draw(number, random)
         target = batch.target.to(device)
         real = self._real(batch.real_index, random)
-        with torch.no_grad(), self.engine.autocast():
+        with torch.no_grad(), float32_spectral_norm(self.generator), self.engine.autocast():
             fake = self.generator(self._latent(len(target), random), batch.fake_labels.to(device)).float()
-        penalised = config.penalty != "none" and draw % config.penalty_every == 0
         both = torch.cat([real, fake]).requires_grad_(penalised)
         with float32_spectral_norm(self.discriminator):
             # Second derivatives in bfloat16 are mostly rounding, so penalised updates run in float32.
@@ -289,60 +503,91 @@ class GanTrainer:
                 # Both penalties are means over their own half; over `both` they would come out halved.
                 strength = 2 * self.penalty_weight * config.penalty_every
                 total = loss + strength * gradient_penalty(wanted[None], both)
-            self.optimizer_d.zero_grad(set_to_none=True)
-            total.backward()
-        self.optimizer_d.step()
+            (total / config.accumulate).backward()
+        if self.critic is not None:
+            self._critic_gradient(both.detach(), torch.cat([target, target]), weights, random)
         return loss.detach()
 
+    def _critic_gradient(
+        self, both: Tensor, labels: Tensor, weights: list[Tensor | None], random: torch.Generator
+    ) -> None:
+        """The same for the discriminator of the teacher's maps, always by the hinge loss."""
+        assert self.critic is not None
+        with float32_spectral_norm(self.critic), self.engine.autocast():
+            with torch.no_grad():
+                maps = self._maps(both, random)
+            scores = self.critic(maps, labels)
+            real_scores, fake_scores = (half.flatten() for half in scores.chunk(2))
+            repeated = [w if w is None else w.repeat_interleave(scores.shape[1]) for w in weights]
+            loss = discriminator_loss("hinge", real_scores, fake_scores, *repeated)
+            (loss / self.config.accumulate).backward()
+
     def generator_step(self, step: int) -> Tensor:
-        """One update of the generator and of its average; returns its loss."""
-        config, device = self.config, self.engine.device
-        random = rng(self.seed, "gan g", step)
-        real_scores = None
+        """One update of the generator, on `accumulate` batches, and of its average; returns its loss."""
+        config, count = self.config, self.config.accumulate
         # The discriminator only passes gradients on; frozen, it need not compute its own.
-        trainable = [parameter for parameter in self.discriminator.parameters() if parameter.requires_grad]
-        self.discriminator.requires_grad_(False)
-        with float32_spectral_norm(self.discriminator), self.engine.autocast():
+        judges = itertools.chain(self.discriminators.parameters(), self.teacher.parameters() if self.teacher else ())
+        trainable = [parameter for parameter in judges if parameter.requires_grad]
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        self.optimizer_g.zero_grad(set_to_none=True)
+        losses = [self._generator_gradient(step * count + part) for part in range(count)]
+        self.optimizer_g.step()
+        for parameter in trainable:  # not the frozen label input of ILI
+            parameter.requires_grad_(True)
+        self._keep = 0.0 if step < config.ema_start else self._decay(step)
+        self.ema.update_parameters(self.generator)
+        return torch.stack(losses).mean()
+
+    def _generator_gradient(self, number: int) -> Tensor:
+        """Add the gradient of the `number`-th batch, divided by the batches of an update; returns the loss."""
+        config, device = self.config, self.engine.device
+        random = rng(self.seed, "gan g", number)
+        real_scores = None
+        with float32_spectral_norm(self.discriminators, self.generator), self.engine.autocast():
             if config.loss == "relativistic":
-                batch = self.batches.draw(self.config.steps * config.d_steps + step, random)
+                batch = self.batches.draw(config.steps * config.d_steps * config.accumulate + number, random)
                 target = batch.target.to(device)
                 real_scores = self._score(self._real(batch.real_index, random), target, random)
             else:
                 target = self.batches.targets(config.batch_size, random).to(device)
             fake = self.generator(self._latent(len(target), random), target).float()
             loss = generator_loss(config.loss, self._score(fake, target, random), real_scores)
-        self.optimizer_g.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer_g.step()
-        for parameter in trainable:  # not the frozen label input of ILI
-            parameter.requires_grad_(True)
-        target_keep = 0.5 ** (1 / max(config.ema_half_life * config.steps, 1))
-        self._keep = min(target_keep, (1 + step) / (10 + step))
-        self.ema.update_parameters(self.generator)
+            if self.critic is not None:
+                loss = loss + generator_loss("hinge", self.critic(self._maps(fake, random), target).flatten())
+        (loss / config.accumulate).backward()
         return loss.detach()
 
-    def averaged(self) -> ConditionalGenerator:
+    def _decay(self, step: int) -> float:
+        """How much of the average an update keeps: as set, or by half-life, ramped up."""
+        config = self.config
+        if config.ema_decay is not None:
+            return config.ema_decay
+        target = 0.5 ** (1 / max(config.ema_half_life * config.steps, 1))
+        return min(target, (1 + step) / (10 + step))
+
+    def averaged(self) -> LatentGenerator:
         """The averaged generator in eval mode, its batch normalisation measured anew on 4,096 samples."""
-        generator: ConditionalGenerator = self.ema.module  # type: ignore[assignment]
+        generator: LatentGenerator = self.ema.module  # type: ignore[assignment]
         norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
         if norms:
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # a plain mean over all batches
             generator.train()
-            with torch.no_grad(), self.engine.autocast():
-                for number in range(4096 // BLOCK):
-                    random = rng(self.seed, "gan statistics", number)
-                    labels = self.batches.targets(BLOCK, random).to(self.engine.device)
+            for number in range(4096 // BLOCK):
+                random = rng(self.seed, "gan statistics", number)
+                labels = self.batches.targets(BLOCK, random).to(self.engine.device)
+                with torch.no_grad(), float32_spectral_norm(generator), self.engine.autocast():
                     generator(self._latent(BLOCK, random), labels)
         return generator.eval()
 
 
 @contextmanager
-def float32_spectral_norm(module: nn.Module) -> Iterator[None]:
+def float32_spectral_norm(*modules: nn.Module) -> Iterator[None]:
     """Compute every spectrally normalised weight once, in float32, before autocast can touch it."""
     with parametrize.cached():
-        for part in module.modules():
+        for part in itertools.chain.from_iterable(module.modules() for module in modules):
             if parametrize.is_parametrized(part):
                 _ = part.weight
         yield
@@ -361,7 +606,7 @@ class HealthCheck:
         labels = self.task.sample_labels(count, self.real_labels, "empirical", rng(seed, "health labels"))
         self.labels = labels
 
-    def __call__(self, generator: ConditionalGenerator) -> dict[str, float]:
+    def __call__(self, generator: Generator) -> dict[str, float]:
         """teacher: top-1 (%) or mean |teacher - label| on fakes; variance_ratio; frechet."""
         images = torch.cat(
             [
@@ -391,10 +636,11 @@ def train_gan(
     engine: Engine,
     seed: int,
     stage: Stage | None = None,
-) -> ConditionalGenerator:
+) -> LatentGenerator:
     """Train a conditional GAN on `train`; return the averaged generator in eval mode.
 
-    `teacher` judges the samples now and then; it never trains the generator. `val` serves ILI's first network.
+    `teacher` judges the samples now and then; it trains the generator with `teacher_features` alone. `val` serves ILI's
+    first network.
 
     Raises:
         TrainingError: a loss is not finite, or the generator collapsed (two checks in a row, past a fifth of the run).
@@ -404,24 +650,24 @@ def train_gan(
     ili = None
     if isinstance(train.task, Regression) and config.label_input == "ili":
         ili = train_label_embedding(train, val, config.ili_updates, engine, seed, stage)
-    trainer = GanTrainer(train, config, engine, seed, ili)
+    trainer = GanTrainer(train, config, engine, seed, ili, teacher)
     health = HealthCheck(engine.place(teacher), train, engine, seed)
     every = max(config.steps // config.health_checks, 1) if config.health_checks else config.steps + 1
     state = {
         "generator": trainer.generator,
-        "discriminator": trainer.discriminator,
+        "discriminators": trainer.discriminators,
         "optimizer_g": trainer.optimizer_g,
         "optimizer_d": trainer.optimizer_d,
         "ema": trainer.ema,
     }
     for step in stage.steps(config.steps, **state):
         trainer.generator.train()
-        trainer.discriminator.train()
+        trainer.discriminators.train()
         trainer.set_learning_rate(step)
         for number in range(config.d_steps):
             d_loss = trainer.discriminator_step(step * config.d_steps + number)
         g_loss = trainer.generator_step(step)
-        stage.report(config.batch_size, d_loss=d_loss, g_loss=g_loss)
+        stage.report(config.batch_size * config.accumulate, d_loss=d_loss, g_loss=g_loss)
         if (step + 1) % every == 0 and step + 1 < config.steps:
             found = health(trainer.averaged())
             stage.log(step=step + 1, **found)

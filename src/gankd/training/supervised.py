@@ -29,7 +29,11 @@ class SupervisedConfig:
     batch_size: int = 64
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 2e-3
-    """Highest learning rate; linear warm-up over 5 % of the updates, then cosine to 0."""
+    """Highest learning rate."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """cosine: linear warm-up over 5 % of the updates, then cosine to 0; steps: a tenth after each of `decay_at`."""
+    decay_at: tuple[float, ...] = (0.625, 0.75, 0.875)
+    """Shares of the updates; the default is epochs 150, 180 and 210 of 240."""
     weight_decay: float = 1e-2
     augment: tuple[Augmentation, ...] = ()
 
@@ -38,12 +42,16 @@ class SupervisedConfig:
         require(self.batch_size >= 2, f"{self.where}batch_size must be at least 2, got {self.batch_size}")
         require(0 < self.lr <= 10, f"{self.where}lr must lie in (0, 10], got {self.lr}")
         require(0 <= self.weight_decay < 1, f"{self.where}weight_decay must lie in [0, 1), got {self.weight_decay}")
+        require(
+            all(0 < share < 1 for share in self.decay_at) and list(self.decay_at) == sorted(set(self.decay_at)),
+            f"{self.where}decay_at must be rising shares within (0, 1), got {list(self.decay_at)}",
+        )
 
 
 def make_optimizer(
     model: torch.nn.Module, config: SupervisedConfig, updates: int | None = None
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Optimiser and schedule of `config`: warm-up, then cosine to 0, over `updates` if not those of `config`."""
+    """Optimiser and schedule of `config`, over `updates` if not those of `config`."""
     updates = updates or config.updates
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer: torch.optim.Optimizer
@@ -53,6 +61,9 @@ def make_optimizer(
         optimizer = torch.optim.SGD(
             parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True
         )
+    if config.schedule == "steps":
+        milestones = [round(share * updates) for share in config.decay_at]
+        return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         config.lr,

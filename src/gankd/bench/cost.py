@@ -1,0 +1,174 @@
+"""What a published table costs on this machine: counted multiply-adds over the speed of one timed network."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from gankd.engine import Engine
+from gankd.models import build_net
+from gankd.recipes.arms import ARMS
+from gankd.recipes.config import Recipe
+from gankd.recipes.published.table import PublishedTable, Scale
+from gankd.tasks import Classification, Regression, Task
+from gankd.training.gan import GanConfig, build_discriminator, build_generator
+
+SHAPES = {
+    "digits": (1, 8, 10),
+    "rotated-digits": (1, 16, 1),
+    "cifar10": (3, 32, 10),
+    "cifar100": (3, 32, 100),
+    "tiny-imagenet": (3, 64, 200),
+    "imagenet100": (3, 128, 100),
+    "rc49": (3, 64, 1),
+    "utkface": (3, 64, 1),
+    "steering": (3, 64, 1),
+}
+"""Channels, side and outputs of each set as published."""
+BACKWARD = 3
+"""An update costs so many forward passes."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate, to a factor of some: small networks are slower per operation than large ones."""
+
+    seconds: float
+    """Of all students of the table with one seed, their controls at equal updates, and what they share; the control at
+    equal time comes on top."""
+    shared_seconds: float
+    """Of that, teachers, generator and pool, which further seeds do not repeat."""
+    gigabytes: float
+    """Memory of the largest training."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One network on one image: floating-point operations and bytes kept for the way back, and its parameters."""
+
+    operations: float
+    activations: float
+    parameters: int
+
+
+def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
+    """Count the work of a table from the shapes of its networks alone.
+
+    Args:
+        table: what is run.
+        scale: how large.
+        speed: floating-point operations per second, see `machine_speed`.
+    """
+    base = table.recipe(scale)
+    channels, size, outputs = SHAPES[base.data.name]
+    size = base.data.size or size
+    outputs = outputs if outputs == 1 else base.data.classes or outputs
+
+    def of(name: str) -> Work:
+        return network_work(name, channels, size, outputs)
+
+    memory = [_gigabytes(of(base.teacher.model), base.teacher.batch_size)]
+    shared: dict[Any, float] = {
+        base.teacher.model: _training(of(base.teacher.model), base.teacher.updates, base.teacher.batch_size)
+    }
+    students: dict[Any, float] = {}
+    uses_fakes = False
+    for pair in table.distinct(scale):
+        for method in (*table.controls, *table.methods):
+            recipe, arm = table.cell(base, scale, pair, method), ARMS[method.arm]
+            config, work = recipe.student, of(recipe.student.model)
+            updates = config.updates if arm.matched else round(config.updates * (1 - config.fake_share))
+            operations = _training(work, updates, config.batch_size)
+            uses_fakes |= arm.fakes is not None
+            if arm.kd:
+                teacher = config.teacher or recipe.teacher.model
+                shared[teacher] = _training(of(teacher), recipe.teacher.updates, recipe.teacher.batch_size)
+                operations += of(teacher).operations * updates * config.batch_size
+            for name in config.assistants if arm.kd else ():
+                shared[teacher, name, arm.name] = _training(of(name), updates, config.batch_size)
+            memory.append(_gigabytes(work, config.batch_size))
+            key = (config if arm.kd else (config.model, updates), arm.name, recipe.select.count)
+            students[key] = operations
+    if uses_fakes:
+        task: Task = Regression(low=0.0, high=1.0) if outputs == 1 else Classification(num_classes=outputs)
+        shared["generator"], gigabytes = _generator(base, task, (channels, size, size), of(base.teacher.model))
+        memory.append(gigabytes)
+    together = sum(shared.values()) / speed
+    return Cost(together + sum(students.values()) / speed, together, max(memory))
+
+
+def machine_speed(rounds: int = 2, batch: int = 32) -> float:
+    """Floating-point operations per second of training resnet14 at 32 pixels here, the best of a few updates."""
+    engine = Engine.pick(32)
+    net = engine.place(build_net("resnet14", in_channels=3, image_size=32, num_outputs=10, seed=0))
+    images, labels = torch.zeros(batch, 3, 32, 32, device=engine.device), torch.zeros(batch, dtype=torch.int64)
+    optimizer, seconds = torch.optim.SGD(net.parameters(), 0.1), []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        with engine.autocast():
+            loss = F.cross_entropy(net(images), labels.to(engine.device))
+        loss.backward()
+        optimizer.step()
+        loss.item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return BACKWARD * batch * network_work("resnet14", 3, 32, 10).operations / min(seconds[1:])
+
+
+@cache
+def network_work(name: str, channels: int, size: int, outputs: int) -> Work:
+    """Counted on shapes alone, without weights."""
+    with torch.device("meta"):
+        net = build_net(name, in_channels=channels, image_size=size, num_outputs=outputs, seed=0).eval()
+        return _work(net, lambda: net(torch.zeros(1, channels, size, size)))
+
+
+def _work(net: nn.Module, call: Callable[[], Any]) -> Work:
+    kept: list[int] = []
+    hooks = [
+        layer.register_forward_hook(lambda _, __, out: kept.append(out.numel() * 4))
+        for layer in net.modules()
+        if not any(layer.children())
+    ]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    for hook in hooks:
+        hook.remove()
+    return Work(counter.get_total_flops(), sum(kept), sum(parameter.numel() for parameter in net.parameters()))
+
+
+def _training(work: Work, updates: int, batch: int) -> float:
+    return BACKWARD * work.operations * updates * batch
+
+
+def _gigabytes(work: Work, batch: int) -> float:
+    return (16 * work.parameters + batch * work.activations) / 1e9  # weights, gradients and two moments in float32
+
+
+@cache
+def _gan_work(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> tuple[Work, Work]:
+    with FakeTensorMode():  # shapes alone; autocast, which the networks leave, knows no meta device
+        config = replace(config, init="default", spectral_norm=False)  # which would be slow, and are little work
+        generator, discriminator = build_generator(task, shape, config, 0), build_discriminator(task, shape, config, 0)
+        labels = torch.zeros(1, dtype=torch.int64 if isinstance(task, Classification) else torch.float32)
+        first = _work(generator, lambda: generator(torch.zeros(1, config.z_dim), labels))
+        second = _work(discriminator, lambda: discriminator(torch.zeros(1, *shape), labels))
+    return first, second
+
+
+def _generator(base: Recipe, task: Task, shape: tuple[int, int, int], teacher: Work) -> tuple[float, float]:
+    """Operations of generator, ratio features and pool, and the gigabytes of its training."""
+    config = base.gan
+    generator, discriminator = _gan_work(config, task, shape)
+    images = config.batch_size * config.accumulate
+    judge = config.d_steps * (generator.operations + 2 * BACKWARD * discriminator.operations)
+    training = config.steps * images * (judge + BACKWARD * (generator.operations + discriminator.operations))
+    pool = base.synth.pool * (generator.operations + 2 * teacher.operations)
+    both = _gigabytes(generator, config.batch_size) + 2 * _gigabytes(discriminator, config.batch_size)
+    return training + pool, both

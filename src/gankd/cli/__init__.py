@@ -1,0 +1,73 @@
+"""The `gankd` command. Nothing heavy is imported until a command needs it, so that help is instant."""
+
+import argparse
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from gankd.cli.parser import parser
+from gankd.errors import ConfigError, GankdError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: exit code 0 done, 2 an error of the user's to fix, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    args = argparse.Namespace()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _, unknown = parser().parse_known_args(words, args)
+        if args.command is None:
+            raise ConfigError("no command; try: gankd run digits (all commands: gankd --help)")
+        if unknown:
+            args.parser.refuse(unknown)
+        args.handler(args)
+        sys.stdout.flush()
+    except GankdError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C is one too many
+        _say(f"interrupted; go on with: {_again(args, words)}")
+        # Threads of torch and of the worker pool must not hold the exit up.
+        os._exit(130)
+    except BrokenPipeError:
+        os._exit(141)
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        where = f"cannot use {error.filename}" if error.filename else "cannot read or write"
+        remedy = "check path, permissions and free space, or choose another --out"
+        _fail(f"{where}: {error.strerror}; {remedy}; then: {_again(args, words)}")
+    except (MemoryError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", reason):
+            raise
+        _fail(f"out of memory ({reason[:200]}); choose a smaller width, batch_size, data.size or fewer --workers")
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _again(args: argparse.Namespace, words: Sequence[str]) -> str:
+    """The command that goes on with the work of this one."""
+    folder = getattr(args, "folder", None)
+    if folder is not None and args.command in ("run", "resume") and (folder / "run.json").is_file():
+        words = ["resume", str(folder)]
+    return shlex.join(["gankd", *words])
+
+
+def _say(message: str) -> None:
+    """A last line on standard error, on a line of its own."""
+    from gankd.console import Console
+
+    Console.end_line()
+    print(f"gankd: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+
+
+def _fail(message: str) -> NoReturn:
+    _say(message)
+    sys.exit(2)

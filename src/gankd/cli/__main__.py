@@ -1,0 +1,5 @@
+"""`python -m gankd.cli`."""
+
+from gankd.cli import main
+
+main()

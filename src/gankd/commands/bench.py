@@ -1,0 +1,314 @@
+"""`gankd bench`: a published table, run anew: pairs x methods x seeds beside the printed numbers and the controls."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gankd.bench.grid import LARGEST_FACTOR, CellResult, Grid, Key, base_recipe
+from gankd.bench.rows import interval_text, plain
+from gankd.bench.stats import Interval, holm, mean_stderr, paired_interval, paired_p
+from gankd.commands.stages import RUNS, opened
+from gankd.config import require, to_dict
+from gankd.console import Console, duration
+from gankd.recipes.published import Method, Pair, PublishedTable, Scale, find_table
+from gankd.recipes.published.table import EQUAL_UPDATES, KD_EQUAL_UPDATES, equal_time
+from gankd.report.gather import machine_facts
+from gankd.storage import atomic, write_json
+from gankd.tasks import Task
+
+LEVEL = 0.05
+"""Chance of any false claim on a page."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row against one control, paired by seed."""
+
+    pair: str
+    method: str
+    control: str
+    gain: Interval
+    p: float
+    """Two-sided, of this comparison alone."""
+    adjusted: float
+    """By Holm over all comparisons of the table."""
+
+    @property
+    def text(self) -> str:
+        """The difference with its interval; a star where it stands the correction."""
+        return interval_text(self.gain) + " *" * (self.adjusted < LEVEL)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """The cells of a table, and what they say against the controls."""
+
+    table: PublishedTable
+    scale: Scale
+    task: Task
+    pairs: tuple[Pair, ...]
+    methods: tuple[Method, ...]
+    """Rows and controls."""
+    cells: dict[Key, CellResult]
+    failures: dict[Key, str]
+    factors: dict[tuple[str, str], float]
+    teachers: dict[str, dict[str, Any]]
+    comparisons: tuple[Comparison, ...]
+    seconds: float
+    """Of all stages, one after the other."""
+    page: Path
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 where cells failed."""
+        return 1 if self.failures else 0
+
+    @property
+    def text(self) -> str:
+        """Plain text."""
+        lines = [f"{self.table.title} ({self.table.source}), scale {self.scale}"]
+        for pair in self.pairs:
+            head, *rows = self._rows(pair)
+            widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+            lines += ["", self._heading(pair)]
+            for row in (head, *rows):
+                padded = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+                lines.append("  ".join([row[0].ljust(widths[0]), *padded]))
+        return "\n".join([*lines, "", *self._notes(), *self._failed(), "", f"page: {self.page}"])
+
+    @property
+    def markdown(self) -> str:
+        """The page."""
+        table = self.table
+        machine = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
+        lines = [
+            f"# {table.title}",
+            "",
+            f"Written by `gankd bench {table.name} --scale {self.scale}`. Source: {table.source}.",
+            "",
+            f"Protocol as published: {table.protocol}",
+            "",
+            "Here it differs:",
+            "",
+            *(f"- {text}" for text in self._deviations()),
+            "",
+            *(f"{text}.  " for text in self._notes()),
+            "",
+            f"Machine: {machine}. Computing time of all stages: {duration(self.seconds)}.",
+        ]
+        for pair in self.pairs:
+            head, *rows = self._rows(pair)
+            body = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+            lines += ["", f"## {self._heading(pair)}", "", *("| " + " | ".join(row) + " |" for row in body)]
+        return "\n".join([*lines, "", *self._failed()]).rstrip() + "\n"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; `gankd verify` reads its cells."""
+        return {
+            "table": self.table.name,
+            "scale": self.scale,
+            "source": self.table.source,
+            "metric": self.task.metric,
+            "protocol": self.table.protocol,
+            "deviations": self._deviations(),
+            "note": self.table.note,
+            "pairs": [self._pair_dict(pair) for pair in self.pairs],
+            "comparisons": [
+                {
+                    "pair": each.pair,
+                    "method": each.method,
+                    "control": each.control,
+                    "gain": plain(each.gain),
+                    "p": None if math.isnan(each.p) else each.p,
+                    "p_holm": None if math.isnan(each.adjusted) else each.adjusted,
+                }
+                for each in self.comparisons
+            ],
+            "equal_time": {f"{pair}/{method}": factor for (pair, method), factor in self.factors.items()},
+            "failures": [
+                {"pair": pair, "method": method, "seed": seed, "reason": reason}
+                for (pair, method, seed), reason in self.failures.items()
+            ],
+            "cells": [to_dict(cell) for cell in self.cells.values()],
+            "seconds": self.seconds,
+            "machine": machine_facts(),
+            "page": str(self.page),
+        }
+
+    def _pair_dict(self, pair: Pair) -> dict[str, Any]:
+        teacher, student, assistant = self.table.networks(pair, self.scale)
+        networks = {"teacher": teacher, "student": student, "assistant": assistant}
+        return {
+            "name": pair.name,
+            "networks": networks,
+            "published_teacher": self.table.teacher_number(pair),
+            "teacher": self.teachers.get(pair.name),
+        }
+
+    def _heading(self, pair: Pair) -> str:
+        teacher, student, _ = self.table.networks(pair, self.scale)
+        published = f"{pair.teacher} -> {pair.student}" if pair.teacher else pair.student
+        facts = []
+        if self.scale != "full":
+            facts.append(f"here {teacher} -> {student}" if teacher else f"here {student}")
+        if pair.name in self.teachers:
+            own = self.teachers[pair.name]["test"][self.task.metric]
+            facts.append(f"teacher {own:.2f} {self.task.metric_unit}".rstrip())
+        if pair.printed is not None:
+            facts.append(f"published {self.table.teacher_number(pair):.2f}")
+        return published + (f" ({', '.join(facts)})" if facts else "")
+
+    def _rows(self, pair: Pair) -> list[list[str]]:
+        unit = f"{self.task.metric} {self.task.metric_unit}".strip()
+        columns = ("against NOKD, updates", "against KD, updates", "against NOKD, time")
+        rows = [["method", unit, "published", *columns, "updates", "seconds"]]
+        titles = list(dict.fromkeys(cell.method for cell in self.cells.values() if cell.pair == pair.name))
+        order = {method.title: place for place, method in enumerate(self.methods)}
+        for title in sorted(titles, key=lambda name: order.get(name, len(order))):
+            cells = [cell for cell in self.cells.values() if (cell.pair, cell.method) == (pair.name, title)]
+            mean, error = mean_stderr([cell.test[self.task.metric] for cell in cells])
+            here = [each for each in self.comparisons if (each.pair, each.method) == (pair.name, title)]
+            gains = {each.control: each.text for each in here}
+            published, factor = cells[0].published, self.factors.get((pair.name, title))
+            timed = "" if factor is None else gains.get(equal_time(factor).title, "")
+            rows.append(
+                [
+                    title,
+                    f"{mean:.2f}" if math.isnan(error) else f"{mean:.2f} ± {error:.2f} ({len(cells)})",
+                    "" if published is None else f"{published:.2f}",
+                    *(gains.get(name, "") for name in (EQUAL_UPDATES.title, KD_EQUAL_UPDATES)),
+                    timed and f"x{factor:g}: {timed}",
+                    f"{cells[0].updates}",
+                    f"{sum(cell.seconds for cell in cells) / len(cells):.1f}",
+                ]
+            )
+        rows += [
+            [f"{title}, seed {seed}", f"failed: {reason}", *[""] * 6]
+            for (name, title, seed), reason in self.failures.items()
+            if name == pair.name
+        ]
+        return rows
+
+    def _deviations(self) -> list[str]:
+        scales = {
+            "tiny": "Scale tiny: embedded images, a few updates, stand-ins for all networks; for tests, no evidence.",
+            "small": "Scale small: few images at 32 pixels, small stand-ins for networks, short training by AdamW.",
+        }
+        return [*([scales[self.scale]] if self.scale in scales else []), *self.table.deviations]
+
+    def _notes(self) -> list[str]:
+        notes = [
+            "Test images, last update, mean ± standard error (number of seeds)",
+            "Differences to the controls are paired by seed, [95 % interval], + is better; * stands Holm's correction "
+            f"over all {len(self.comparisons)} comparisons at {LEVEL}",
+            "Equal time: the labels alone for as many updates as fit in the seconds of the row with its share of "
+            f"generator, ratio and pool, rounded up to halves, at most x{LARGEST_FACTOR:g}",
+            "Seconds are of one student's training",
+        ]
+        return [*notes, self.table.note.rstrip(".")] if self.table.note else notes
+
+    def _failed(self) -> list[str]:
+        return [f"failed: {pair}/{title}/{seed}: {reason}" for (pair, title, seed), reason in self.failures.items()]
+
+
+def bench(
+    name: str,
+    out: Path | None = None,
+    *,
+    scale: Scale = "small",
+    data: str | None = None,
+    seeds: int = 3,
+    workers: int = 1,
+    pairs: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    changes: Sequence[str] = (),
+    timed: bool = True,
+    console: Console | None = None,
+) -> BenchResult:
+    """Run a published table; what the folder holds already is reused, cell by cell.
+
+    Args:
+        name: the table.
+        out: bench folder; runs/bench-NAME-SCALE if not given.
+        scale: tiny, small or full.
+        data: the set's images; scale tiny has its own.
+        seeds: students per cell.
+        workers: students trained side by side.
+        pairs: names; all if not given, of those that have the same networks at this scale the first.
+        methods: titles; all if not given. The controls at equal updates are always run.
+        changes: settings for all cells, as NAME=VALUE.
+        timed: also run the time-matched control.
+        console: where progress is shown.
+
+    Raises:
+        GankdError: with one line that says what to do; a failing cell raises nothing.
+    """
+    require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
+    table = find_table(name)
+    rows = tuple(table.method(title) for title in dict.fromkeys(methods)) if methods else table.methods
+    rows = tuple(row for row in rows if row not in table.controls)
+    chosen = tuple(table.pair(pair) for pair in dict.fromkeys(pairs)) if pairs else table.distinct(scale)
+    recipe = base_recipe(table, scale, data, changes)
+    folder = out or RUNS / f"bench-{name}-{scale}"
+    with opened(recipe, folder, console) as method:
+        fakes = sum(row.fakes is not None for row in rows) * len(chosen) * seeds
+        grid = Grid(table, scale, changes, method, workers=workers, students=fakes)
+        all_rows = (*table.controls, *rows)
+        grid.planned = len(all_rows) * len(chosen) * seeds
+        matched = [row for row in rows if row.matched]
+        for pair in chosen:
+            grid.run(pair, all_rows, range(seeds))
+            if timed:
+                grid.run_equal_time(pair, matched, range(seeds))
+        task = method.splits.task
+        controls = {row.title: [control.title for control in table.controls] for row in matched}
+        comparisons = _comparisons(grid, chosen, controls, task)
+        result = BenchResult(
+            table,
+            scale,
+            task,
+            chosen,
+            all_rows,
+            grid.results,
+            grid.failures,
+            grid.factors,
+            grid.teachers,
+            comparisons,
+            grid.seconds,
+            folder / "bench.md",
+        )
+        write_json(folder / "bench.json", result.to_dict())
+        with atomic(result.page) as temporary:
+            temporary.write_text(result.markdown)
+    return result
+
+
+def _comparisons(
+    grid: Grid, pairs: Sequence[Pair], controls: dict[str, list[str]], task: Task
+) -> tuple[Comparison, ...]:
+    """Every matched row against every control, with p-values corrected over all of them."""
+    found = []
+    for pair in pairs:
+        for title, names in controls.items():
+            factor = grid.factors.get((pair.name, title))
+            timed = [] if factor in (None, 1.0) else [equal_time(factor or 1.0).title]
+            for control in [*names, *timed]:
+                values = [_value(grid, (pair.name, title, seed), task) for seed in _seeds(grid)]
+                others = [_value(grid, (pair.name, control, seed), task) for seed in _seeds(grid)]
+                both = [(a, b) for a, b in zip(values, others, strict=True) if a is not None and b is not None]
+                if both:
+                    own, other = zip(*both, strict=True)
+                    gain = paired_interval(own, other, higher_is_better=task.higher_is_better)
+                    found.append((pair.name, title, control, gain, paired_p(own, other)))
+    adjusted = holm([p for *_, p in found])
+    return tuple(Comparison(*each, corrected) for each, corrected in zip(found, adjusted, strict=True))
+
+
+def _seeds(grid: Grid) -> list[int]:
+    return sorted({seed for _, _, seed in grid.results})
+
+
+def _value(grid: Grid, key: Key, task: Task) -> float | None:
+    return grid.results[key].test[task.metric] if key in grid.results else None

@@ -1,0 +1,288 @@
+"""`gankd data`: fetch a published set, and look at any set before training on it."""
+
+import math
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gankd.config import from_dict
+from gankd.console import Console, number
+from gankd.data.folder import load_folder
+from gankd.data.images import Splits
+from gankd.data.inspection import Found, Scan, Shared, contact_images, detect, duplicates, histogram, scan
+from gankd.data.own import ChannelChoice, TaskChoice, counted, shown
+from gankd.data.sources import Fetched
+from gankd.data.sources import fetch as fetch_files
+from gankd.data.table import load_table
+from gankd.errors import DataError
+from gankd.recipes.config import DataConfig
+from gankd.recipes.data import load_splits
+from gankd.report.grids import image_grid
+from gankd.storage import atomic
+from gankd.tasks import Classification, Regression
+
+EMBEDDED = ("digits", "rotated-digits", "turntable")
+SKIPPING: dict[str, Callable[..., Splits]] = {"folder": load_folder, "table": load_table}
+"""Readers of the user's own image files: they can leave some out, and have no size of their own."""
+MOST_LISTED = 5
+"""Unreadable files that are named."""
+MOST_BARS = 20
+"""Classes that have a line each."""
+BAR = 40
+"""Characters of the longest bar."""
+
+
+# --- fetch --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FetchResult:
+    """What `gankd data fetch` prints."""
+
+    fetched: Fetched
+
+    @property
+    def command(self) -> str:
+        """What comes next."""
+        name = {"mnist": "idx"}.get(self.fetched.name, self.fetched.name)
+        return f"gankd run {name} --data {shlex.quote(str(self.fetched.path))}"
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        came = f"{self.fetched.transferred / 1e6:,.1f} MB" if self.fetched.transferred else "was there already"
+        return f"{self.fetched.path}: {self.fetched.name}, {came}, checksums right; next: {self.command}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        fetched = self.fetched
+        files = [str(file) for file in fetched.files]
+        facts = {"name": fetched.name, "path": str(fetched.path), "files": files, "transferred": fetched.transferred}
+        return facts | {"next": self.command}
+
+
+def fetch(name: str, *, to: Path | None = None, console: Console | None = None) -> FetchResult:
+    """Download a published data set, checked and resumable.
+
+    Args:
+        name: cifar10, cifar100, tiny-imagenet or mnist; others say where to get them by hand.
+        to: the folder; data/NAME if not given.
+        console: where progress is shown.
+
+    Raises:
+        GankdError: with one line that says what to do.
+    """
+    console = console or Console("quiet")
+
+    def progress(what: str, done: int, total: int, rate: float) -> None:
+        if console.due() or done == total:
+            left = (total - done) / rate if rate and total else 0.0
+            console.progress(what, done, total, 0.0, left, {"MB": done / 1e6, "MB/s": rate / 1e6} if rate else {})
+
+    return FetchResult(fetch_files(name, Path("data") / name if to is None else to, progress))
+
+
+# --- show ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What `gankd data show` prints."""
+
+    found: Found
+    options: tuple[str, ...]
+    """With which the set can be used."""
+    scan: Scan | None
+    problem: str
+    """Why the set cannot be used as it is; empty if it can."""
+    splits: Splits | None
+    """None where it cannot be read."""
+    sheet: Path | None
+    counts: dict[str, int] = field(default_factory=dict)
+    histogram: list[tuple[str, dict[str, int]]] = field(default_factory=list)
+    shared: list[Shared] = field(default_factory=list)
+
+    @property
+    def command(self) -> str:
+        """What comes next."""
+        data = [] if self.found.path is None else ["--data", str(self.found.path)]
+        return shlex.join(["gankd", "run", self.found.name, *data, *self.options])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        facts: dict[str, Any] = {
+            "name": self.found.name,
+            "path": self.found.path and str(self.found.path),
+            "format": self.found.what,
+            "problem": self.problem,
+            "next": self.command,
+            "sheet": self.sheet and str(self.sheet),
+        }
+        if self.scan is not None:
+            facts["files"] = self.scan.count
+            facts["sizes"] = [[*size, count] for size, count in sorted(self.scan.sizes.items())]
+            facts["unreadable"] = [[str(path), why] for path, why in self.scan.unreadable]
+        if self.splits is not None:
+            task = self.splits.task
+            facts |= {
+                "counts": self.counts,
+                "shape": self.splits.train.shape,
+                "task": task.kind,
+                "range": [task.low, task.high] if isinstance(task, Regression) else None,
+                "classes": task.num_classes if isinstance(task, Classification) else None,
+                "histogram": [{"label": label, **counts} for label, counts in self.histogram],
+                "duplicates": [asdict(each) for each in self.shared],
+                "card": self.splits.card,
+            }
+        return facts
+
+    @property
+    def text(self) -> str:
+        """As people read it."""
+        where = self.found.name if self.found.path is None else shown(self.found.path)
+        lines = [f"{where}: {self.found.what} ({self.found.name})"]
+        if self.scan is not None:
+            lines += self._files()
+        if self.splits is not None:
+            lines += [*self._labels(self.splits), *self._bars(self.splits), *self._duplicates()]
+        if self.sheet is not None:
+            lines.append(f"contact sheet  {shown(self.sheet)}: training images from the lowest to the highest label")
+        if self.problem:
+            then = f"; then  {self.command}" if self.splits is not None else ""
+            lines.append(f"cannot be used yet: {self.problem}{then}")
+        else:
+            lines.append(f"next  {self.command}")
+        return "\n".join(lines)
+
+    def _files(self) -> list[str]:
+        assert self.scan is not None
+        sizes, bad = self.scan.sizes, self.scan.unreadable
+        ends = sorted(sizes, key=math.prod)
+        span = " to ".join(f"{width}x{height}" for width, height in dict.fromkeys((*ends[:1], *ends[-1:])))
+        several = f", {len(sizes):,} sizes" if len(sizes) > 1 else ""
+        grey = f", {self.scan.grey:,} of them grey" if self.scan.mixed else ""
+        files = f"{counted(self.scan.count, 'image')}{grey}"
+        lines = [f"files       {files}, {span} pixels{several}" if sizes else f"files       {files}"]
+        if bad:
+            root = self.found.path if self.found.path is not None and self.found.path.is_dir() else None
+            lines.append(f"unreadable  {counted(len(bad), 'image')}:")
+            names = [(path.relative_to(root) if root else path, why) for path, why in bad[:MOST_LISTED]]
+            lines += [f"  {shown(path)}: {shown(why)}" for path, why in names]
+            lines += [f"  and {len(bad) - MOST_LISTED:,} more"] if len(bad) > MOST_LISTED else []
+        return lines
+
+    def _labels(self, splits: Splits) -> list[str]:
+        channels, height, width = splits.train.shape
+        task, card = splits.task, splits.card
+        if isinstance(task, Classification):
+            what = f"{task.num_classes} classes"
+        else:
+            different = len(set().union(*(part.labels.tolist() for part in (splits.train, splits.val, splits.test))))
+            what = f"values from {number(task.low)} to {number(task.high)} {task.unit}".rstrip()
+            what += f", {different:,} different"
+        why = f"; {card['labels'].partition(': ')[2]}" if "labels" in card else ""
+        colour = {1: "grey"}.get(channels, "RGB")
+        return [
+            f"images      {', '.join(f'{count:,} {part}' for part, count in self.counts.items())}; "
+            f"{colour} {width}x{height}",
+            f"origin      {card.get('origin', 'unknown')}; licence: {card.get('licence', 'unknown')}",
+            f"split       {card.get('split', 'given')}",
+            f"labels      {what}{why}",
+        ]
+
+    def _bars(self, splits: Splits) -> list[str]:
+        rows = [(shown(label), counts, sum(counts.values())) for label, counts in self.histogram]
+        note = ""
+        if isinstance(splits.task, Classification) and len(rows) > MOST_BARS:
+            rows.sort(key=lambda row: -row[2])
+            half = MOST_BARS // 4
+            note = f"  ({len(rows) - 2 * half} classes between them are left out)"
+            rows = rows[:half] + rows[-half:]
+        longest, width = max(total for *_, total in rows), min(max(len(label) for label, *_ in rows), 30)
+        lines = ["", f"  {'':<{width}}" + "".join(f"{part:>8}" for part in self.counts)]
+        for label, counts, total in rows:
+            bar = "#" * max(round(BAR * total / max(longest, 1)), total > 0)
+            numbers = "".join(f"{counts[part]:>8,}" for part in self.counts)
+            lines.append(f"  {label[:width]:<{width}}{numbers}  {bar}".rstrip())
+        return [*lines, *([note] if note else []), ""]
+
+    def _duplicates(self) -> list[str]:
+        if not self.shared:
+            return ["duplicates  none"]
+        lines = []
+        for each in self.shared:
+            inside = each.first == each.second
+            what = f"more than once in {each.first}" if inside else f"of {each.first} in {each.second}"
+            told = [f"{each.same:,} pixel for pixel"] if each.same else []
+            if each.relabelled:
+                told.append(f"{each.relabelled:,} of them with another label")
+            if each.alike:
+                told.append(f"{each.alike:,} alike in 8x8 cells (look whether they are the same)")
+            lines.append(f"duplicates  {what}: {', '.join(told)}")
+        return lines
+
+
+def show(
+    path: str | Path,
+    *,
+    name: str | None = None,
+    task: TaskChoice = "auto",
+    size: int | None = None,
+    channels: ChannelChoice = "auto",
+    low: float | None = None,
+    high: float | None = None,
+    sheet: Path | None = None,
+) -> DataReport:
+    """Look at a data set: format, counts, sizes, labels, duplicates, unreadable files, a contact sheet.
+
+    Unreadable files are reported, and left out of what follows where the reader allows. Where images have several
+    sizes or colours and nothing is chosen, they are shown as 32x32 or RGB, and the options for this are told.
+
+    Args:
+        path: file or folder, or the name of an embedded set.
+        name: what is there, as `data.name` calls it; found out if not given.
+        task, size, channels, low, high: as in `load_folder`.
+        sheet: PNG file for the contact sheet; none is made if not given.
+
+    Raises:
+        GankdError: the path cannot be read, or nothing known is there.
+    """
+    path = Path(path)
+    if not path.exists() and str(path) in EMBEDDED:
+        found = Found(str(path), None, "embedded")
+    else:
+        found = detect(path) if name is None else Found(name, path, "as --name says")
+    files = None if found.path is None else scan(found)
+    if files is not None and found.name in SKIPPING:
+        size = size or files.side
+        channels = "rgb" if channels == "auto" and files.mixed else channels
+    bad = [] if files is None else [path for path, _ in files.unreadable]
+    settings = {"task": task, "size": size, "channels": channels, "low": low, "high": high}
+    splits, problem = None, ""
+    if bad:
+        problem = f"{counted(len(bad), 'image')} cannot be read; replace or remove {'it' if len(bad) == 1 else 'them'}"
+    try:
+        if bad and found.name in SKIPPING:
+            splits = SKIPPING[found.name](found.path, skip=frozenset(bad), **settings)
+        else:
+            root = None if found.path is None else str(found.path)
+            splits = load_splits(from_dict(DataConfig, {"name": found.name, "root": root, **settings}, "--name"))
+    except DataError as error:
+        problem = str(error)
+    options = tuple(
+        word
+        for option, value in settings.items()
+        if value not in (None, "auto")
+        for word in (("--set", f"data.{option}={value}") if option in ("low", "high") else (f"--{option}", str(value)))
+    )
+    if splits is None:
+        return DataReport(found, options, files, problem, None, None)
+    if sheet is not None:
+        images, columns = contact_images(splits.train)
+        grid = image_grid(images, columns=columns, scale=max(1, 64 // images.shape[-1]))
+        with atomic(sheet) as temporary:
+            grid.save(temporary, format="png")
+    counts = {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
+    return DataReport(found, options, files, problem, splits, sheet, counts, histogram(splits), duplicates(splits))

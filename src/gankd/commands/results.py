@@ -1,0 +1,334 @@
+"""`gankd results`: the evidence on real images as one page, with control tables, oracles, samples and curves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from gankd.bench.compare import cells, compare, train_students
+from gankd.bench.results import ArmResult
+from gankd.commands.stages import RunResult, opened, run
+from gankd.config import require, suggest
+from gankd.console import Console, duration
+from gankd.data.images import LabelledImages
+from gankd.models.contract import evaluate, predict
+from gankd.recipes.arms import ARMS, CONTROLS, METHODS
+from gankd.recipes.cgan_kd import CganKd, sample_images
+from gankd.recipes.config import REAL, Recipe
+from gankd.recipes.data import load_splits
+from gankd.report.gather import machine_facts
+from gankd.report.grids import image_grid
+from gankd.report.tables import evidence_rows, markdown_table
+from gankd.seeds import rng
+from gankd.storage import atomic, read_json, write_json
+from gankd.tasks import Classification
+
+STUDENTS = ("cnn16", "resnet8")
+"""Of two families: plain and residual."""
+NOTES = "<!-- notes -->"
+ORACLE = {
+    "raw": "held-out images, true labels",
+    "adjusted": "held-out images, teacher's labels",
+    "adjusted_kd": "held-out images, teacher's labels, + KD",
+}
+"""What arms are called when real images that nobody trained on stand in for generated ones."""
+GRID_COLUMNS, GRID_ROWS = 10, 6
+
+
+@dataclass(frozen=True)
+class SetResults:
+    """One set: the control table of each student, the oracle, and what is known of teacher and generator."""
+
+    name: str
+    runs: tuple[RunResult, ...]
+    """Of each student."""
+    oracle: tuple[ArmResult, ...]
+    """Of the first student; empty where no real images are left over."""
+    facts: dict[str, Any]
+    seconds: float
+    """Computing time of all stages."""
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Plain data: one row per arm and control."""
+        rows = []
+        for student, result in zip(STUDENTS, self.runs, strict=True):
+            for row in evidence_rows(result.arms, result.task, self.name):
+                rows.append({"student": student, **row})
+        for row in evidence_rows(self.oracle, self.runs[0].task, self.name):
+            if row["arm"] in ORACLE:
+                rows.append({"student": STUDENTS[0], **row, "arm": f"oracle {row['arm']}"})
+        return rows
+
+
+@dataclass(frozen=True)
+class Results:
+    """All sets, and the page that shows them."""
+
+    sets: tuple[SetResults, ...]
+    page: Path
+
+    @property
+    def text(self) -> str:
+        """One line per set, student and whole method."""
+        lines = []
+        for found in self.sets:
+            for student, result in zip(STUDENTS, found.runs, strict=True):
+                lines += [f"{found.name:<18}{student:<9}{line}" for line in _verdicts(result.arms)]
+        return "\n".join([*lines, f"page: {self.page}"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"rows": [row for found in self.sets for row in found.rows], "page": str(self.page)}
+
+
+def results(
+    data: Path,
+    out: Path,
+    docs: Path,
+    *,
+    names: Sequence[str] | None = None,
+    seeds: int = 3,
+    workers: int = 1,
+    console: Console | None = None,
+) -> Results:
+    """Run the recipes on real images with two students each; write docs/results.md, .json and pictures.
+
+    Args:
+        data: folder with a file NAME.npz for each recipe (images, label, split).
+        out: run folders; what they hold already is reused.
+        docs: where the page goes; sets that are not run now stay on it.
+        names: recipes; all if not given.
+        seeds: students per arm.
+        workers: students trained side by side.
+        console: where progress is shown.
+
+    Raises:
+        GankdError: with one line that says what to do.
+    """
+    chosen = list(dict.fromkeys(names or REAL))
+    for name in chosen:
+        require(name in REAL, f"no recipe {name!r} on real images; {suggest(name, REAL)}")
+        require((data / f"{name}.npz").is_file(), f"no {name}.npz in {data}; it is to hold images, label and split")
+    found = []
+    for name in chosen:
+        recipe = replace(REAL[name](), seeds=seeds)
+        recipe = replace(recipe, data=replace(recipe.data, root=str((data / f"{name}.npz").resolve())))
+        found.append(_one_set(recipe, out / name, docs / "results", workers, console or Console("quiet")))
+    page = docs / "results.md"
+    _write(page, found)
+    return Results(tuple(found), page)
+
+
+def _one_set(recipe: Recipe, folder: Path, pictures: Path, workers: int, console: Console) -> SetResults:
+    runs = []
+    for student in STUDENTS:
+        console.say(f"== {recipe.name}, {student}")
+        runs.append(run(_with_student(recipe, student), folder, workers=workers, console=console))
+    first = _with_student(recipe, STUDENTS[0])
+    with opened(first, folder) as method:
+        facts = _facts(method)
+        pictures.mkdir(parents=True, exist_ok=True)
+        _samples(method).save(pictures / f"{recipe.name}-samples.png")
+        _curves(method, pictures / f"{recipe.name}-curves.png")
+        stages = [method.teacher_stage, method.gan_stage, method.ratio_stage, method.synth_stage]
+        seconds = sum(stage.seconds for stage in stages)
+    for student in STUDENTS:
+        with opened(_with_student(recipe, student), folder) as method:
+            seconds += sum(method.student_stage(*cell).seconds for cell in cells(method.recipe))
+    return SetResults(recipe.name, tuple(runs), _oracle(first, folder, workers, console), facts, seconds)
+
+
+def _with_student(recipe: Recipe, student: str) -> Recipe:
+    return replace(recipe, student=replace(recipe.student, model=student))
+
+
+# --- oracle -------------------------------------------------------------------------------------------------
+
+
+def _oracle(recipe: Recipe, folder: Path, workers: int, console: Console) -> tuple[ArmResult, ...]:
+    """Students on real images that nobody trained on in place of generated ones: what a perfect generator would give.
+
+    There are such images where the recipe thins its training split.
+    """
+    held = _left_over(load_splits(replace(recipe.data, num_train=None)).train, load_splits(recipe.data).train)
+    if held is None:
+        return ()
+    file = folder / "held-out.npz"
+    if not file.is_file():
+        with atomic(file) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, images=held.images.numpy(), label=held.labels.numpy())
+    console.say(f"== {recipe.name}, oracle: {len(held)} held-out images")
+    perfect = replace(
+        recipe,
+        gan=replace(recipe.gan, external=str(file.resolve())),
+        synth=replace(recipe.synth, pool=len(held), labels="empirical"),
+        select=replace(
+            recipe.select, subsample="none", filter="none", count=min(recipe.select.count or len(held), len(held))
+        ),
+    )
+    with opened(perfect, folder, console) as method:
+        wanted = cells(perfect, [*CONTROLS, *ORACLE])
+        train_students(method, wanted, workers)
+        arms = compare(method, wanted)
+    return tuple(replace(arm, title=ORACLE.get(arm.arm, arm.title)) for arm in arms)
+
+
+def _left_over(everything: LabelledImages, kept: LabelledImages) -> LabelledImages | None:
+    """The images of `everything` that are not in `kept`, by their pixels; None if there are none."""
+    used = {image.numpy().tobytes() for image in kept.images}
+    free = torch.tensor([image.numpy().tobytes() not in used for image in everything.images])
+    return everything.subset(free) if free.any() else None
+
+
+# --- facts and pictures -------------------------------------------------------------------------------------
+
+
+def _facts(method: CganKd) -> dict[str, Any]:
+    """What teacher, generator, ratio and selection are worth, each on images that it was not trained on."""
+    splits, task = method.splits, method.splits.task
+    metric = task.metric
+    selection = method.selection(ARMS["adjusted"])
+    assert selection is not None
+    pool = method.synthetic
+    ratio = method.density_ratio.facts
+    return {
+        "images": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+        "card": splits.card,
+        "teacher": {
+            part: evaluate(method.teacher, images, method.engine)[metric]
+            for part, images in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+        },
+        "generator": {**method.gan_stage.history[-1], "seconds": method.gan_stage.seconds},
+        "ratio": {name: ratio[name] for name in ("auc", "features") if name in ratio},
+        "kept": selection.report["counts"],
+        "agreement": _agreement(method, pool.labels, pool.teacher_outputs().float()),
+    }
+
+
+def _agreement(method: CganKd, labels: Tensor, outputs: Tensor) -> list[dict[str, Any]]:
+    """Per label group: the teacher's metric on generated images, and on held-out (validation) ones of that label."""
+    task, val = method.splits.task, method.splits.val
+    real = predict(method.teacher, val.images, method.engine).cpu()
+    rows = []
+    for group in range(task.num_groups):
+        fake_chosen, real_chosen = task.groups(labels) == group, task.groups(val.labels.cpu()) == group
+        if fake_chosen.any() and real_chosen.any():
+            fakes = task.metrics(outputs[fake_chosen], labels[fake_chosen])[task.metric]
+            held = task.metrics(real[real_chosen], val.labels.cpu()[real_chosen])[task.metric]
+            rows.append({"label": task.group_name(group), "generated": fakes, "held_out": held})
+    return rows
+
+
+def _samples(method: CganKd) -> Any:
+    """Generated images: a row per label (of many, some), those of values from low to high."""
+    task = method.splits.task
+    if isinstance(task, Classification):
+        chosen = torch.linspace(0, task.num_classes - 1, min(GRID_ROWS, task.num_classes)).round().long()
+        labels = chosen.repeat_interleave(GRID_COLUMNS)
+        images = sample_images(method.generator, labels, method.recipe.seed, "results samples")
+    else:
+        values = torch.linspace(task.low, task.high, GRID_COLUMNS)
+        images = method.generator.sweep(values, GRID_ROWS, generator=rng(method.recipe.seed, "results samples"))
+        images = images.flatten(0, 1).cpu()
+    return image_grid(images, GRID_COLUMNS, scale=2)
+
+
+def _curves(method: CganKd, path: Path) -> None:
+    """What the teacher says of the generator while it is trained, and the students' metric on validation images."""
+    checks = [line for line in method.gan_stage.history if "frechet" in line]
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, name, label in (
+        (left, "frechet", "Fréchet distance, teacher's features"),
+        (right, "teacher", f"teacher on generated images, {method.splits.task.metric}"),
+    ):
+        axes.plot([line["step"] for line in checks], [line[name] for line in checks], marker="o")
+        axes.set_xlabel("generator updates")
+        axes.set_ylabel(label)
+    if "real_teacher" in checks[-1]:
+        right.axhline(checks[-1]["real_teacher"], color="grey", linestyle="--")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110, metadata={"Software": None})
+
+
+# --- page ---------------------------------------------------------------------------------------------------
+
+
+def _verdicts(arms: Sequence[ArmResult]) -> list[str]:
+    """For each whole method, against each control."""
+    return [
+        f"{arm.title}: {control} {gain.diff:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] {gain.verdict}"
+        for arm in arms
+        if arm.arm in METHODS
+        for control, gain in arm.vs.items()
+    ]
+
+
+def _write(page: Path, found: Sequence[SetResults]) -> None:
+    """The page and its data; sets that were not run now, and the notes, stay."""
+    store = page.with_suffix(".json")
+    stored = read_json(store) if store.is_file() else {}
+    sections = {**stored.get("sections", {}), **{one.name: _section(one) for one in found}}
+    rows = [row for row in stored.get("rows", []) if row["recipe"] not in {one.name for one in found}]
+    facts = {**stored.get("facts", {}), **{one.name: one.facts for one in found}}
+    rows += [row for one in found for row in one.rows]
+    write_json(store, {"rows": rows, "facts": facts, "sections": sections})
+    machine = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
+    lines = [
+        "# Results on real images",
+        "",
+        "Written by `make results DATA=FOLDER`, but for the notes at the end. Settings were chosen on validation "
+        "images; the tables are of test images, each student at its last update. Differences are paired by seed, with "
+        "Student's 95 % interval; positive is better. Seeds vary the student alone, over one teacher, generator, pool.",
+        "",
+        f"Machine: {machine}.",
+        *(sections[name] for name in REAL if name in sections),
+    ]
+    notes = page.read_text().split(NOTES, 1)[1] if page.is_file() and NOTES in page.read_text() else "\n"
+    with atomic(page) as temporary:
+        temporary.write_text("\n".join(lines) + f"\n\n{NOTES}{notes}")
+
+
+def _section(one: SetResults) -> str:
+    facts, task = one.facts, one.runs[0].task
+    images, teacher, generator = facts["images"], facts["teacher"], facts["generator"]
+    unit = f"{task.metric} {task.metric_unit}".strip()
+    ratio = ", ".join(f"{name} {_short(value)}" for name, value in facts["ratio"].items())
+    kept = ", ".join(f"{name} {count:,}" for name, count in facts["kept"].items())
+    lines = [
+        "",
+        f"## {one.name}",
+        "",
+        f"{images['train']:,} training, {images['val']:,} validation and {images['test']:,} test images. "
+        f"Computing time of all stages: {duration(one.seconds)}.",
+        "",
+        f"Teacher, {unit}: " + ", ".join(f"{part} {value:.3g}" for part, value in teacher.items()) + ".",
+        f"Generator: {generator['step']:,} updates in {duration(generator['seconds'])}; teacher against its labels "
+        f"{generator['teacher']:.3g} (training images {generator['real_teacher']:.3g}), Fréchet distance in the "
+        f"teacher's features {generator['frechet']:.3g}, spread within a label "
+        f"{generator['variance_ratio']:.2f} of the real one.",
+        f"Density ratio: {ratio}. Pool: {kept}.",
+        "",
+        f"![Generated images](results/{one.name}-samples.png)",
+        "",
+        f"![Generator by update](results/{one.name}-curves.png)",
+    ]
+    for student, result in zip(STUDENTS, one.runs, strict=True):
+        lines += ["", f"### Student {student}", "", result.headline, "", markdown_table(result.arms, task).rstrip()]
+    if one.oracle:
+        text = f"### Oracle, student {STUDENTS[0]}: real images that nobody trained on in place of generated ones"
+        lines += ["", text, "", markdown_table(one.oracle, task).rstrip()]
+    lines += ["", f"Teacher against the label ({unit}) per label, on generated and on validation images:", ""]
+    lines += ["| label | generated | validation |", "|---|---:|---:|"]
+    lines += [f"| {row['label']} | {row['generated']:.3g} | {row['held_out']:.3g} |" for row in facts["agreement"]]
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

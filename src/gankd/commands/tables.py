@@ -1,0 +1,155 @@
+"""The published tables: what `gankd list recipes` says of them, and `gankd plan TABLE`."""
+
+import textwrap
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gankd.bench.cost import SHAPES, estimate, machine_speed
+from gankd.bench.grid import base_recipe
+from gankd.commands.plan import PlanRow, distill_for, plan, seconds_per_step, teach_for
+from gankd.config import require
+from gankd.console import duration
+from gankd.data.images import LabelledImages, Splits
+from gankd.models.contract import ImageModel
+from gankd.recipes.arms import ARMS
+from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.config import Recipe
+from gankd.recipes.published import TABLES, Scale, find_table
+from gankd.recipes.taught import Taught
+from gankd.run import Run
+from gankd.seeds import rng
+from gankd.tasks import Classification, Regression, Task
+
+SCALES: tuple[Scale, ...] = ("small", "full")
+
+
+def list_tables(names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """One row per published table: protocol, numbers, deviations, and an estimate of time and memory for this machine,
+    of one seed, from the shapes of its networks.
+
+    Args:
+        names: tables; all if not given.
+
+    Raises:
+        ConfigError: no such table.
+    """
+    tables = [find_table(name) for name in names] if names else list(TABLES.values())
+    speed = machine_speed()
+    rows = []
+    for table in tables:
+        costs = {scale: vars(estimate(table, scale, speed)) for scale in SCALES}
+        rows.append(
+            {
+                "name": table.name,
+                "summary": table.title,
+                "source": table.source,
+                "pairs": [pair.name for pair in table.pairs],
+                "methods": [method.title for method in table.methods],
+                "unit": table.unit,
+                "published": [
+                    {"pair": pair, "method": method, "printed": number}
+                    for (pair, method), number in table.printed.items()
+                ],
+                "protocol": table.protocol,
+                "deviations": list(table.deviations),
+                "note": table.note,
+                "estimate": costs,
+            }
+        )
+    return rows
+
+
+def tables_text(rows: Sequence[dict[str, Any]]) -> str:
+    """The tables as people read them, at most 120 columns; a single one with all that is known of it."""
+    lines = []
+    for row in rows:
+        count = f"{len(row['published'])} published numbers" if row["published"] else "no published numbers"
+        costs = "; ".join(
+            f"{scale} {duration(cost['seconds'])}, {cost['gigabytes']:.1f} GB"
+            for scale, cost in row["estimate"].items()
+        )
+        lines.append(f"{row['name']:<25}{row['summary']}")
+        lines.append(f"{'':<25}{len(row['pairs'])} pairs x {len(row['methods'])} rows, {count}; {costs}")
+    if len(rows) == 1:
+        (row,) = rows
+        points = [row["source"], row["protocol"], *(f"- {text}" for text in row["deviations"]), row["note"]]
+        for point in filter(None, points):
+            lines += ["", *textwrap.wrap(point, 116, subsequent_indent="  " * point.startswith("-"))]
+    foot = (
+        "Run one with gankd bench NAME --data PATH --scale small (or full, for a GPU). Times are for one seed on this "
+        "machine with one student at a time, to a factor of some, without the control at equal time; gankd plan NAME "
+        "measures."
+    )
+    return "\n".join([*lines, "", *textwrap.wrap(foot, 120)])
+
+
+def plan_table_run(
+    name: str,
+    folder: Path,
+    *,
+    scale: Scale = "small",
+    data: str | None = None,
+    seeds: int = 3,
+    workers: int = 1,
+    changes: Sequence[str] = (),
+) -> list[PlanRow]:
+    """Time a few steps of each network of a table and say what the whole would take; nothing is written.
+
+    Without `data`, random images of the published shape are used, and what a folder holds already is not recognised.
+
+    Raises:
+        GankdError: whatever the bench itself would refuse at its start.
+    """
+    require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
+    table = find_table(name)
+    base = base_recipe(table, scale, data, changes)
+    splits = _random_splits(base) if data is None and scale != "tiny" else None
+    fakes = any(method.fakes is not None for method in table.methods)
+    *rows, _ = plan(base, folder, arms=["adjusted" if fakes else "real_matched"], splits=splits)
+    method = CganKd(base, Run(folder), splits)
+    train, engine = method.splits.train, method.engine
+    known: dict[tuple[Any, ...], float] = {}
+    students: dict[str, tuple[int, float]] = {}
+    tutors: dict[str, Taught] = {}
+    for pair in table.distinct(scale):
+        for row in (*table.controls, *table.methods):
+            each = CganKd(table.cell(base, scale, pair, row), method.run, method.splits)
+            arm, config = ARMS[row.arm], each.recipe.student
+            if arm.kd:
+                tutors[each.tutor.teacher_stage.fingerprint] = each.tutor
+            left = [seed for seed in range(seeds) if not each.student_stage(row.arm, seed).done]
+            key = (config.model, config.loss if arm.kd else None, config.teacher if arm.kd else None)
+            if left and key not in known:
+                student = engine.place(ImageModel.for_data(each.net(config.model, 0), train))
+                known[key] = seconds_per_step(partial(distill_for, each, student, taught=arm.kd))
+            seconds = known.get(key, 0.0) * each.student_config(arm).updates * len(left)
+            count, before = students.get(pair.name, (0, 0.0))
+            students[pair.name] = count + len(left), before + seconds / max(1, min(workers, len(left)))
+    for tutor in tutors.values():
+        stage, recipe = tutor.teacher_stage, tutor.recipe.teacher
+        if stage.fingerprint == method.teacher_stage.fingerprint:
+            continue
+        net = engine.place(ImageModel.for_data(tutor.net(recipe.model, 0), train))
+        each_step = 0.0 if stage.done else seconds_per_step(partial(teach_for, tutor, net))
+        megabytes = sum(value.numel() * value.element_size() for value in net.state_dict().values()) / 1e6
+        rows.append(PlanRow(recipe.model, "reuse" if stage.done else "run", 1, each_step * recipe.updates, megabytes))
+    rows += [
+        PlanRow(pair, "run" if count else "reuse", count, seconds, 0.0) for pair, (count, seconds) in students.items()
+    ]
+    return rows
+
+
+def _random_splits(recipe: Recipe) -> Splits:
+    """A few random images of the set's shape, to time networks on."""
+    channels, size, outputs = SHAPES[recipe.data.name]
+    size, classes = recipe.data.size or size, recipe.data.classes or outputs
+    task: Task = Regression(low=0.0, high=1.0) if outputs == 1 else Classification(num_classes=classes)
+    count = max(2 * classes, 256)
+    images = torch.randint(256, (count, channels, size, size), dtype=torch.uint8, generator=rng(0, "plan images"))
+    labels = torch.linspace(0, 1, count) if outputs == 1 else torch.arange(count) % classes
+    part = LabelledImages(images, labels, task)
+    return Splits(part, part, part, recipe.data.name)

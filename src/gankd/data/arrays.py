@@ -1,0 +1,235 @@
+"""Images and labels that lie in arrays, whatever file or object these come from."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import Tensor
+
+from gankd.data.images import LabelledImages, Splits
+from gankd.data.own import ChannelChoice, Choices, Item, TaskChoice, and_more, common_size, counted, settle, shown
+from gankd.data.store import arrange, source_key
+from gankd.errors import DataError
+from gankd.tasks import Task
+
+BLOCK_BYTES = 1 << 26
+"""Read at a time."""
+
+Array = npt.NDArray[Any]
+
+
+class Images:
+    """Images as an array holds them, (N, H, W), (N, H, W, C) or (N, C, H, W), read as uint8 (N, H, W, C) in blocks.
+
+    Args:
+        where: file and name of the array.
+        stored: uint8, or floats in [0, 1], with one or three channels; a numpy array, or what is read like one.
+
+    Raises:
+        DataError: another shape or type, or floats beyond [0, 1].
+    """
+
+    def __init__(self, where: str, stored: Any) -> None:
+        self.where, self._stored = where, stored
+        shape, channels = tuple(stored.shape), (1, 3)
+        self._transposed = len(shape) == 4 and shape[3] not in channels
+        if len(shape) == 3:
+            shape = (*shape, 1)
+        elif self._transposed:
+            shape = (shape[0], *shape[2:], shape[1])
+        if len(shape) != 4 or shape[3] not in channels or 0 in shape:
+            raise DataError(
+                f"{where}: expected images (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels, "
+                f"got {tuple(stored.shape)}; reshape them"
+            )
+        self.shape: tuple[int, int, int, int] = shape
+        if stored.dtype == np.uint8:
+            return
+        if stored.dtype.kind != "f":
+            raise DataError(
+                f"{where}: expected uint8, or floats in [0, 1], got {stored.dtype}; save levels from 0 to 255 by "
+                "images.astype(np.uint8)"
+            )
+        ends = np.array([(block.min(), block.max()) for _, block in self._read()])
+        least, most = ends[:, 0].min(), ends[:, 1].max()
+        if not (least >= 0 and most <= 1):  # true of nan, too
+            raise DataError(
+                f"{where}: expected floats in [0, 1], or uint8, got {least:g} to {most:g}; "
+                "save levels from 0 to 255 by np.rint(images).astype(np.uint8)"
+            )
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def blocks(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """Pixels uint8 (n, H, W, C), and the number of the first."""
+        for first, block in self._read():
+            if block.dtype.kind == "f":
+                block = np.rint(block.astype(np.float32) * 255).astype(np.uint8)
+            block = block.transpose(0, 2, 3, 1) if self._transposed else block.reshape(len(block), *self.shape[1:])
+            yield first, block
+
+    def key(self) -> str:
+        """Name of an array that stays in its file, or hash of all pixels."""
+        if not isinstance(self._stored, np.ndarray):
+            return self.where
+        digest = hashlib.blake2b(repr(self.shape).encode(), digest_size=16)
+        for _, block in self.blocks():
+            digest.update(np.ascontiguousarray(block).data)
+        return digest.hexdigest()
+
+    def _read(self) -> Iterator[tuple[int, Array]]:
+        size = max(1, BLOCK_BYTES // (math.prod(self.shape[1:]) * self._stored.dtype.itemsize))
+        for first in range(0, len(self), size):
+            try:
+                block = self._stored[first : first + size]
+            except Exception as error:  # whatever a broken file makes of its library
+                reason = shown(" ".join(str(error).split()) or type(error).__name__)
+                raise DataError(
+                    f"{self.where}[{first}]: cannot be read ({reason}); the file is damaged, fetch or write it anew"
+                ) from None
+            yield first, block
+
+
+def splits_of_arrays(
+    path: Path,
+    items: list[Item],
+    sets: Sequence[Images],
+    choices: Choices,
+    *,
+    what: str = "file",
+    class_names: tuple[str, ...] = (),
+) -> Splits:
+    """Splits of arrays of N images in all that are described by N items.
+
+    Args:
+        path: where they come from.
+        items: label and split of each image.
+        sets: the images, of one shape.
+        choices: what the user says about them.
+        what: how the card calls `path`.
+        class_names: what the labels 0 .. K - 1 are called.
+
+    Raises:
+        ConfigError: a range of classes. DataError: the labels or the size cannot be used.
+    """
+    labels, task, index, how = settle(path, items, choices, class_names=class_names)
+    _, height, width, _ = sets[0].shape
+    side = choices.size or common_size(path, items[:1], [(width, height)])
+    train, val, test = arrange_arrays(path, sets, labels, task, index, side, choices.channels)
+    colour = "grey" if train.shape[0] == 1 else "RGB"
+    card = {
+        "origin": f"{what} {shown(path.name)}: {counted(len(items), 'image')}, {width}x{height} pixels, "
+        f"used as {colour} {side}x{side}",
+        "licence": "the user's own",
+        **how,
+    }
+    return Splits(train, val, test, path.stem, card)
+
+
+def arrange_arrays(
+    path: Path,
+    sets: Sequence[Images],
+    labels: Tensor,
+    task: Task,
+    index: Mapping[str, Tensor],
+    side: int,
+    channels: ChannelChoice = "auto",
+) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
+    """Train, validation and test: `index` counts through all sets, in their order.
+
+    Raises:
+        DataError: the sets differ in shape, or a block of the file cannot be read.
+    """
+    shapes = [images.shape[1:] for images in sets]
+    if len(set(shapes)) > 1:
+        raise DataError(
+            f"{shown(path)}: expected images of one shape in all splits, got {', '.join(map(str, shapes))}; "
+            "bring them to one"
+        )
+    grey = shapes[0][2] == 1 if channels == "auto" else channels == "grey"
+
+    def fill(target: npt.NDArray[np.uint8], row: npt.NDArray[np.int64]) -> None:
+        passed = 0
+        for images in sets:
+            for first, block in images.blocks():
+                rows = row[passed + first :][: len(block)]
+                used = rows >= 0
+                target[rows[used]] = fit(block[used], side, channels)
+            passed += len(images)
+
+    def key() -> str:
+        return source_key([path] if path.is_file() else [], *(images.key() for images in sets), side, grey)
+
+    return arrange(labels, task, index, (1 if grey else 3, side, side), key, fill)
+
+
+# Labels
+
+
+def texts_of(array: Array) -> list[str]:
+    """Integers or text (N,), as text."""
+    text = np.char.decode(array, errors="replace") if array.dtype.kind == "S" else array.astype(str)
+    found: list[str] = text.tolist()
+    return found
+
+
+def label_texts(where: str, values: Array, task: TaskChoice) -> list[str]:
+    """Labels as they would stand in a table: integers without a point, other numbers so that they read back exactly."""
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    kind = values.dtype.kind
+    if values.ndim != 1 or kind not in "biufSU":
+        remedy = "save labels.argmax(1)" if values.ndim == 2 else "save one number or word per image"
+        raise DataError(f"{where}: expected labels (N,), got {values.dtype} {values.shape}; {remedy}")
+    if kind == "f":
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise DataError(
+                f"{where}[{bad[0]}]: expected a finite label, got {values[bad[0]]}"
+                f"{and_more(len(bad) - 1, 'such labels')}; leave the image out"
+            )
+    # Classes stored as floats are called 3, not 3.0.
+    if kind == "b" or (kind == "f" and task == "classification" and (values == np.rint(values)).all()):
+        values = values.astype(np.int64)
+    texts = texts_of(values)
+    if "" in texts:
+        raise DataError(f"{where}[{texts.index('')}]: no label; fill it in or leave the image out")
+    return texts
+
+
+def refuse_strange(items: list[Item], count: int, where: str) -> None:
+    """Raise DataError unless labels are numbers of `count` classes, whose names stand at `where`."""
+    known = set(map(str, range(count)))
+    strange = [item for item in items if item.label not in known]
+    if strange:
+        raise DataError(
+            f"{strange[0].where}: expected an integer from 0 to {count - 1}, as {where} has "
+            f"{counted(count, 'name')}, got {shown(strange[0].label)}; correct it, or leave {where} out"
+        )
+
+
+# Pixels
+
+
+def fit(pixels: Array, side: int, channels: ChannelChoice) -> Array:
+    """uint8 (N, H, W, C) to (N, C, side, side): the central square resampled, colours as chosen."""
+    count, height, width, depth = pixels.shape
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    pixels = pixels[:, top : top + short, left : left + short]
+    grey = depth == 1 if channels == "auto" else channels == "grey"
+    if short != side or (grey and depth == 3):
+        fitted = np.empty((count, side, side, 1 if grey else depth), np.uint8)
+        for row, picture in enumerate(pixels):
+            image = Image.fromarray(picture if depth == 3 else picture[..., 0])
+            image = (image.convert("L") if grey else image).resize((side, side), Image.Resampling.BICUBIC)
+            fitted[row] = np.asarray(image).reshape(side, side, -1)
+        pixels = fitted
+    pixels = np.broadcast_to(pixels, (count, side, side, 1 if grey else 3))
+    return np.array(pixels.transpose(0, 3, 1, 2), order="C")

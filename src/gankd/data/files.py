@@ -1,0 +1,285 @@
+"""Image files: found, checked, and decoded to square uint8 pixels."""
+
+import io
+import math
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from gankd.data.images import Splits
+from gankd.data.own import SMALLEST_SIZE, ChannelChoice, Choices, Item, common_size, counted, settle, shown
+from gankd.data.store import arrange, source_key
+from gankd.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+_JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Entries by name, without hidden ones and what file managers leave behind."""
+    try:
+        with os.scandir(folder) as entries:
+            kept = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _JUNK]
+    except OSError as error:
+        raise DataError(f"cannot read folder {shown(folder)}: {error.strerror}; check its permissions") from None
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def is_image(name: str) -> bool:
+    """Does a file of this name hold an image?"""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _identity(folder: str | Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def walk(folder: str | Path) -> tuple[list[Path], list[str]]:
+    """Images and names of other files in `folder` and below, links followed.
+
+    Each real folder is read once and none above `folder` at all, so loops of links end, and a link upwards
+    does not pull other classes in.
+    """
+    above = Path(folder).parent.resolve()
+    seen = {_identity(parent) for parent in (above, *above.parents)}
+    images: list[Path] = []
+    others: list[str] = []
+    waiting = [os.fspath(folder)]
+    while waiting:
+        current = waiting.pop()
+        if _identity(current) in seen:
+            continue
+        seen.add(_identity(current))
+        for entry in list_folder(current):
+            if os.path.isdir(entry.path):
+                waiting.append(entry.path)
+            elif is_image(entry.name):
+                images.append(Path(entry.path))
+            else:
+                others.append(entry.name)
+    return images, others
+
+
+# Pixels
+
+
+Source = Path | bytes
+"""A file, or what one holds."""
+
+
+class Pictures(Protocol):
+    """Image files in the order of their items, to be opened as often as needed."""
+
+    def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
+        """What `function` gives for each number and file, or what is wrong with the file."""
+        ...
+
+
+class Files:
+    """Pictures that are files of their own."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
+        """As `Pictures` says."""
+        return in_threads(lambda pair: function(*pair), enumerate(self.paths))
+
+
+def splits_of_pictures(
+    root: Path,
+    items: list[Item],
+    pictures: Pictures,
+    choices: Choices,
+    *,
+    what: str,
+    tabular: bool = True,
+    class_names: tuple[str, ...] = (),
+    hint: str = "",
+) -> Splits:
+    """Splits of image files.
+
+    Args:
+        root: the folder or table that they come from.
+        items: label and split of each.
+        pictures: the files.
+        choices: what the user says about them.
+        what: how the card calls `root`.
+        tabular, class_names, hint: as in `settle`.
+
+    Raises:
+        ConfigError: a range of classes. DataError: a label or an image cannot be used.
+    """
+    labels, task, index, how = settle(root, items, choices, tabular=tabular, class_names=class_names, hint=hint)
+    side, grey, pixels = survey(root, items, pictures, choices.size, choices.channels)
+    train, val, test = arrange(
+        labels,
+        task,
+        index,
+        (1 if grey else 3, side, side),
+        lambda: source_key(dict.fromkeys(item.path for item in items), side, grey),
+        lambda target, row: decode_into(target, row, root, items, pictures),
+    )
+    path = root.resolve()
+    name = (path.stem if path.is_file() else path.name) or "root"
+    origin = f"{what} {shown(path.name or name)}: {counted(len(items), 'image file')}, {pixels}"
+    return Splits(train, val, test, name, {"origin": origin, "licence": "the user's own", **how})
+
+
+def survey(
+    root: Path, items: list[Item], pictures: Pictures, size: int | None, channels: ChannelChoice
+) -> tuple[int, bool, str]:
+    """Height and width that all are to have, whether they are to be grey, and a description of the files.
+
+    Raises:
+        DataError: files that are no images, or without a common size or colour that was not set.
+    """
+    outcomes = pictures.visit(lambda _, source: header(source))
+    headers = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+    if len(headers) < len(items):
+        # Count all bad files at once: some show only when decoded.
+        _refuse_unreadable(root, items, pictures.visit(lambda _, source: probe(source)))
+    sizes = [(width, height) for width, height, _ in headers]
+    side = size or common_size(root, items, sizes)
+    grey = common_channels(root, items, [is_grey for *_, is_grey in headers], channels)
+    least, most = min(sizes, key=math.prod), max(sizes, key=math.prod)
+    span = f"{least[0]}x{least[1]}" + ("" if least == most else f" to {most[0]}x{most[1]}")
+    return side, grey, f"{span} pixels, used as {'grey' if grey else 'RGB'} {side}x{side}"
+
+
+def decode_into(
+    target: npt.NDArray[np.uint8],
+    row: npt.NDArray[np.int64],
+    root: Path,
+    items: list[Item],
+    pictures: Pictures,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+) -> None:
+    """Write image i to target[row[i]], (C, side, side) each; those with row -1 are not opened.
+
+    Raises:
+        DataError: files that cannot be read.
+    """
+    grey, side = target.shape[1] == 1, target.shape[-1]
+
+    def read(index: int, source: Source) -> None:
+        if row[index] >= 0:
+            _check(source)
+            with _open(source) as image:
+                target[row[index]] = square(image, side, grey, resample)
+
+    _refuse_unreadable(root, items, pictures.visit(read))
+
+
+def in_threads(function: Callable[[T], R], arguments: Iterable[T]) -> list[R | str]:
+    """Results, or in place of a result what is wrong with the file; Pillow decodes without Python's lock."""
+
+    def attempt(argument: T) -> R | str:
+        try:
+            return function(argument)
+        except UnidentifiedImageError:
+            return "not an image in a known format"
+        except Exception as error:  # decoders raise whatever a broken file makes of their arithmetic
+            text = " ".join(str(getattr(error, "strerror", None) or error).split())
+            return text or type(error).__name__
+
+    pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+    try:
+        return list(pool.map(attempt, arguments))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C drops what has not begun
+
+
+def _refuse_unreadable(root: Path, items: list[Item], outcomes: list[object | str]) -> None:
+    bad = [(shown(item.key), shown(what)) for item, what in zip(items, outcomes, strict=True) if isinstance(what, str)]
+    if bad:
+        raise DataError(
+            f"{shown(root)}: {len(bad):,} of {counted(len(items), 'image')} cannot be read, first "
+            f"{bad[0][0]}: {bad[0][1]}; replace or remove {'it' if len(bad) == 1 else 'them'}"
+        )
+
+
+def header(source: Source) -> tuple[int, int, bool]:
+    """Width, height and whether an image is grey, without decoding it."""
+    _check(source)
+    with _open(source) as image:
+        return image.width, image.height, is_grey(image)
+
+
+def _check(source: Source) -> None:
+    if isinstance(source, Path) and not stat.S_ISREG(os.stat(source).st_mode):
+        raise ValueError("not a regular file")  # opening a pipe would wait for ever
+    if (os.stat(source).st_size if isinstance(source, Path) else len(source)) == 0:
+        raise ValueError("an empty file (0 bytes)")
+
+
+def probe(source: Source) -> tuple[int, int, bool]:
+    """The header of an image that has been decoded as well: some damage shows only then."""
+    found = header(source)
+    with _open(source) as image:
+        square(image, SMALLEST_SIZE, True)
+    return found
+
+
+def _open(source: Source) -> Image.Image:
+    return Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Does the file store grey levels?"""
+    return image.mode in {"1", "L", "LA", "La", "F"} or image.mode.startswith("I")
+
+
+def common_channels(root: Path, items: list[Item], grey: list[bool], channels: ChannelChoice) -> bool:
+    """Whether to read grey levels; `grey` says how each file stores them."""
+    if channels != "auto":
+        return channels == "grey"
+    if len(set(grey)) > 1:
+        one, other = shown(items[grey.index(True)].key), shown(items[grey.index(False)].key)
+        raise DataError(
+            f"{shown(root)}: expected all grey or all colour, got {one} in grey and {other} in colour "
+            f"({sum(grey):,} and {len(grey) - sum(grey):,} images); add --channels rgb or --channels grey"
+        )
+    return grey[0]
+
+
+def square(
+    opened: Image.Image, side: int, grey: bool, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> npt.NDArray[np.uint8]:
+    """uint8 (C, side, side): upright, opaque, the central square resampled."""
+    # A JPEG much larger than needed is decoded at a half, quarter or eighth, never below twice the side.
+    opened.draft(None, (2 * side, 2 * side))
+    image = flatten(ImageOps.exif_transpose(opened)).convert("L" if grey else "RGB")
+    if image.size != (side, side):
+        short = min(image.size)
+        left, top = (image.width - short) // 2, (image.height - short) // 2
+        square = image.crop((left, top, left + short, top + short))
+        image = square.resize((side, side), resample)
+    return np.asarray(image).reshape(side, side, -1).transpose(2, 0, 1)
+
+
+def flatten(image: Image.Image) -> Image.Image:
+    """The same picture with 8 bits and no transparency."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no fixed range, save with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("pixels beyond 16 bits, save with 8 or 16 bits")
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return image

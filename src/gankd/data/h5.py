@@ -1,0 +1,166 @@
+"""HDF5 files: the user's own, and those in which the authors of cGAN-KD keep their data sets."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gankd.data.arrays import Array, Images
+from gankd.data.images import Splits
+from gankd.data.named_arrays import load_named
+from gankd.data.own import ChannelChoice, Choices, TaskChoice, and_more, counted, shown
+from gankd.errors import DataError
+
+SUFFIXES = (".h5", ".hdf5", ".hdf")
+EXAMPLE = 'file["images"], file["label"] = images, label'
+
+
+def load_h5(
+    path: str | Path,
+    *,
+    task: TaskChoice = "auto",
+    size: int | None = None,
+    channels: ChannelChoice = "auto",
+    low: float | None = None,
+    high: float | None = None,
+    seed: int = 0,
+) -> Splits:
+    """Read images and labels from an HDF5 file; names, layouts and settings are those of `load_npz`.
+
+    What lies in groups is called by its path: `train/images` is `train_images`. Images are read in blocks.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        DataError: the file, an array or a label cannot be used, or h5py is not installed.
+    """
+    choices = Choices(task=task, size=size, channels=channels, low=low, high=high, seed=seed)
+    with open_h5(Path(path)) as file:
+        return load_named(file.path, file.names, lambda name, whole: file.array(name, whole), choices, EXAMPLE)
+
+
+class H5File:
+    """Arrays of an open file by name, checked.
+
+    Raises:
+        DataError: from each method, an array that is missing, damaged, or of another type or shape.
+    """
+
+    def __init__(self, path: Path, file: Any) -> None:
+        import h5py
+
+        self.path, self._arrays = path, dict[str, Any]()
+
+        def visit(name: str, entry: Any) -> None:
+            if isinstance(entry, h5py.Dataset):
+                self._arrays[name] = entry
+
+        file.visititems(visit)
+
+    @property
+    def names(self) -> list[str]:
+        """Of all arrays, in alphabetical order."""
+        return list(self._arrays)
+
+    def has(self, *names: str) -> bool:
+        """Whether there are arrays of these names."""
+        return all(name in self._arrays for name in names)
+
+    def array(self, name: str, whole: bool = True) -> Any:
+        """The array in memory, text as str; if not `whole`, one that reads what is sliced."""
+        import h5py
+
+        if name not in self._arrays:
+            raise DataError(
+                f"{shown(self.path)}: expected an array {name}, got {', '.join(map(shown, self.names[:20])) or 'none'}"
+                f"{and_more(len(self.names[20:]), 'arrays')}; check that it is the file that --data should name"
+            )
+        stored = self._arrays[name]
+        if not whole:
+            return stored
+        try:
+            if h5py.check_string_dtype(stored.dtype):
+                return np.asarray(stored.asstr(errors="replace")[()], dtype=np.str_)
+            return np.asarray(stored[()])
+        except Exception as error:  # whatever a broken file makes of the library
+            reason = shown(" ".join(str(error).split()) or type(error).__name__)
+            raise DataError(
+                f"{shown(self.path)}: {name} cannot be read ({reason}); the file is damaged, fetch or write it anew"
+            ) from None
+
+    def images(self, name: str) -> Images:
+        """Images, read in blocks."""
+        return Images(f"{shown(self.path)}: {name}", self.array(name, whole=False))
+
+    def numbers(self, name: str, count: int) -> Array:
+        """`count` finite numbers, one of each image."""
+        values = self.array(name)
+        values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+        if values.shape != (count,) or values.dtype.kind not in "iuf":
+            raise DataError(
+                f"{shown(self.path)}: expected {name} ({count},), a number for each image, got {values.dtype} "
+                f"{values.shape}; the file is not whole, fetch it anew"
+            )
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            raise DataError(
+                f"{shown(self.path)}: {name}[{bad[0]}]: expected a finite label, got {values[bad[0]]}"
+                f"{and_more(len(bad) - 1, 'such labels')}; leave the image out"
+            )
+        return values
+
+    def classes(self, name: str, count: int, num_classes: int) -> npt.NDArray[np.int64]:
+        """`count` class numbers, 0 .. num_classes - 1."""
+        values = self.numbers(name, count)
+        wrong = np.flatnonzero((values < 0) | (values >= num_classes) | (values != np.rint(values)))
+        if len(wrong):
+            raise DataError(
+                f"{shown(self.path)}: {name}[{wrong[0]}]: expected a class from 0 to {num_classes - 1}, "
+                f"got {values[wrong[0]]:g}{and_more(len(wrong) - 1, 'such labels')}; is it the file of another set?"
+            )
+        return values.astype(np.int64)
+
+    def index(self, name: str, count: int) -> npt.NDArray[np.int64]:
+        """Ascending positions, each once, among `count` images."""
+        values = self.array(name)
+        if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) == 0:
+            raise DataError(
+                f"{shown(self.path)}: expected positions (n,) in {name}, got {values.dtype} {values.shape}; "
+                "fetch the file anew"
+            )
+        if values.min() < 0 or values.max() >= count:
+            raise DataError(
+                f"{shown(self.path)}: expected positions from 0 to {count - 1} in {name}, as there are "
+                f"{counted(count, 'image')}, got {values.min()} to {values.max()}; fetch the file anew"
+            )
+        return np.unique(values.astype(np.int64))
+
+
+@contextmanager
+def open_h5(path: Path) -> Iterator[H5File]:
+    """Open a file to read.
+
+    Raises:
+        DataError: h5py is not installed, there is no such file, or it is damaged or of another kind.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(f"{shown(path)}: .h5 files need h5py; pip install 'gankd[h5]', or pip install h5py") from None
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{shown(path)} {what}; expected an .h5 file; check the path")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        reason = shown(" ".join(str(error).split()))
+        raise DataError(f"{shown(path)} is no .h5 file, or a damaged one ({reason}); fetch or write it anew") from None
+    with file:
+        yield H5File(path, file)
+
+
+def is_h5(path: Path) -> bool:
+    """Goes by the name."""
+    return path.suffix.lower() in SUFFIXES

@@ -1,0 +1,144 @@
+"""MNIST's file format, IDX: grey images and classes in binary files, which may be compressed."""
+
+import gzip
+import math
+import re
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from gankd.data.arrays import Images, label_texts, splits_of_arrays
+from gankd.data.images import Splits
+from gankd.data.own import SPLIT_NAMES, ChannelChoice, Choices, Item, TaskChoice, counted, shown
+from gankd.errors import DataError
+
+NAME = re.compile(r"(?:.*[-.])?([a-z0-9]+)[-.](images|labels)[-.]idx([13])[-.]ubyte(?:\.gz)?", re.IGNORECASE)
+"""As in train-images-idx3-ubyte or t10k-labels.idx1-ubyte.gz."""
+PARTS = {"t10k": "test", **SPLIT_NAMES}
+MAGIC = {"images": 0x00000803, "labels": 0x00000801}
+"""The first four bytes: two zeros, 8 for unsigned bytes, the number of dimensions."""
+GZIP = b"\x1f\x8b"
+BLOCK = 1 << 24
+EXPECTED = "train-images-idx3-ubyte and train-labels-idx1-ubyte, as they are or as .gz"
+
+
+def load_idx(
+    path: str | Path,
+    *,
+    task: TaskChoice = "auto",
+    size: int | None = None,
+    channels: ChannelChoice = "auto",
+    low: float | None = None,
+    high: float | None = None,
+    seed: int = 0,
+) -> Splits:
+    """Read a folder with MNIST's four files, or those of a set in its format; with `t10k`, the test split is given.
+
+    Classes are the numbers in the file of labels, however many, unless `task` is "regression". What becomes of a
+    missing val or test is as in `load_folder`.
+
+    Args:
+        path: the folder, or one of its files.
+        task: what the labels are.
+        size: height and width in pixels, a multiple of 4 from 8 to 128, to which the central square is resampled;
+            None takes square images as they are, 28x28 for MNIST.
+        channels: "rgb" repeats the grey levels three times.
+        low: lower end of the label range; regression only.
+        high: upper end.
+        seed: draws the split.
+
+    Returns:
+        uint8 images (N, C, size, size), each split in the order of the files.
+
+    Raises:
+        ConfigError: a setting is out of range. DataError: a file is missing, truncated or of another kind.
+    """
+    path = Path(path)
+    kind = "classification" if task == "auto" else task
+    choices = Choices(task=kind, size=size, channels=channels, low=low, high=high, seed=seed)
+    folder = path if path.is_dir() else path.parent
+    found = _find(path, folder)
+    items: list[Item] = []
+    sets: list[Images] = []
+    for part in sorted({part for part, _ in found}, key=list(SPLIT_NAMES.values()).index):
+        for role, other in (("images", "labels"), ("labels", "images")):
+            if (part, role) not in found:
+                raise DataError(f"{shown(folder)}: {found[part, other].name} has no file of {role}; put it beside")
+        pixels, labels = (_read(found[part, role], role) for role in ("images", "labels"))
+        where = shown(found[part, "labels"])
+        if len(pixels) != len(labels):
+            raise DataError(
+                f"{where}: expected a label for each image, got {counted(len(labels), 'label')} and "
+                f"{counted(len(pixels), 'image')}; fetch both files anew"
+            )
+        sets.append(Images(shown(found[part, "images"]), pixels))
+        texts = label_texts(where, labels, kind)
+        given = part if len(found) > 2 else None
+        items += [Item(f"{part}[{row}]", folder, text, f"{where}[{row}]", given) for row, text in enumerate(texts)]
+    splits = splits_of_arrays(folder, items, sets, choices, what="folder")
+    if task != "auto":
+        return splits
+    return replace(splits, card=splits.card | {"labels": "classification: IDX files of labels hold classes"})
+
+
+def is_idx(name: str) -> bool:
+    """Is this the name of an IDX file?"""
+    return NAME.fullmatch(name) is not None
+
+
+def _find(path: Path, folder: Path) -> dict[tuple[str, str], Path]:
+    """(split, role) to its file."""
+    if not path.exists():
+        raise DataError(f"no folder {shown(path)}; expected {EXPECTED}; check the path")
+    found: dict[tuple[str, str], Path] = {}
+    for file in sorted(folder.iterdir()):
+        match = NAME.fullmatch(file.name)
+        if match is None or match[1].lower() not in PARTS:
+            continue
+        key = PARTS[match[1].lower()], match[2].lower()
+        if key in found and file.name != f"{found[key].name}.gz":
+            raise DataError(
+                f"{shown(folder)}: expected one file of {key[0]} {key[1]}, got {shown(found[key].name)} and "
+                f"{shown(file.name)}; keep one set in a folder"
+            )
+        found.setdefault(key, file)
+    if ("train", "images") not in found and ("train", "labels") not in found:
+        raise DataError(f"{shown(folder)}: expected {EXPECTED}, got none; put the files there")
+    return found
+
+
+def _read(path: Path, role: str) -> npt.NDArray[np.uint8]:
+    """Images (N, H, W) or labels (N,)."""
+    where, anew = shown(path), "the file is damaged; fetch it anew"
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            head = file.read(4)
+            if head != MAGIC[role].to_bytes(4, "big"):
+                raise DataError(
+                    f"{where}: expected the magic number {MAGIC[role]} of {role}, got "
+                    f"{int.from_bytes(head, 'big') if len(head) == 4 else counted(len(head), 'byte')}; "
+                    f"{'it is compressed: name it .gz' if head[:2] == GZIP else anew}"
+                )
+            sizes = file.read(4 * head[3])
+            if len(sizes) < 4 * head[3]:
+                raise DataError(f"{where}: expected the sizes of {head[3]} dimensions, got {len(sizes)} bytes; {anew}")
+            shape = tuple(int.from_bytes(sizes[4 * axis :][:4], "big") for axis in range(head[3]))
+            count = math.prod(shape)
+            content = bytearray()
+            # In blocks: a wrong size must not take the memory. One more byte than there should be is asked for.
+            while block := file.read(min(BLOCK, count + 1 - len(content))):
+                content += block
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{where}: not a gzip file, or a damaged one ({error}); fetch it anew") from None
+    except EOFError:
+        raise DataError(f"{where}: the compressed file is truncated; fetch it anew") from None
+    except OSError as error:
+        raise DataError(f"cannot read {where}: {error.strerror}; check its permissions") from None
+    if len(content) != count:
+        got = "more" if len(content) > count else f"{len(content):,}"
+        raise DataError(f"{where}: expected {count:,} bytes after the header, got {got}; {anew}")
+    return np.frombuffer(content, np.uint8).reshape(shape)

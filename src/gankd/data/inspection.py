@@ -1,0 +1,282 @@
+"""What there is to know of a data set before anything is trained on it: its format, its labels, what is wrong in it."""
+
+import hashlib
+import itertools
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gankd.data.files import in_threads, is_image, list_folder, probe, walk
+from gankd.data.idx import is_idx
+from gankd.data.images import LabelledImages, Splits
+from gankd.data.own import SHARES, nearest_size, shown, size_fits
+from gankd.data.table import TABLE, holds_paths, read_table
+from gankd.errors import DataError
+from gankd.tasks import Classification, Regression
+
+BINS = 10
+"""Of the histogram of values."""
+COLUMNS, MOST_ROWS = 12, 10
+"""Of the contact sheet."""
+BLOCK = 2048
+"""Images hashed at once."""
+
+FILES = (
+    (r".*\.npz", "npz", "arrays in .npz"),
+    (r".*rc-?49.*\.h(df)?5", "rc49", "RC-49 in h5"),
+    (r".*utkface.*\.h(df)?5", "utkface", "UTKFace in h5"),
+    (r".*steering.*\.h(df)?5", "steering", "Steering Angle in h5"),
+    (r"imagenet.*100class.*\.h(df)?5", "imagenet100", "ImageNet-100 in h5"),
+    (r"cifar-?100.*\.h(df)?5", "cifar100", "CIFAR-100 in h5"),
+    (r"cifar-?10_.*\.h(df)?5", "cifar10", "CIFAR-10 in h5"),
+    (r".*\.(h5|hdf5)", "h5", "arrays in h5"),
+    (r"cifar-100-(python|binary)\.tar\.gz", "cifar100", "the archive of CIFAR-100"),
+    (r"cifar-10-(python|binary)\.tar\.gz", "cifar10", "the archive of CIFAR-10"),
+    (r".*\.parquet", "table", "a Parquet table"),
+    (r".*\.[ct]sv", "table", "a CSV table"),
+)
+"""Files: (pattern of the name, data set, how it is called); the first that fits counts."""
+FOLDERS = (
+    (TABLE, "folder", f"image files with {TABLE}"),
+    ("wnids.txt", "tiny-imagenet", "Tiny-ImageNet"),
+    ("data.txt", "steering", "frames of Steering Angle with data.txt"),
+    ("cifar-10-batches-bin", "cifar10", "CIFAR-10, binary version"),
+    ("cifar-10-batches-py", "cifar10", "CIFAR-10, python version"),
+    ("cifar-100-binary", "cifar100", "CIFAR-100, binary version"),
+    ("cifar-100-python", "cifar100", "CIFAR-100, python version"),
+    ("data_batch_1.bin", "cifar10", "CIFAR-10, binary version"),
+    ("data_batch_1", "cifar10", "CIFAR-10, python version"),
+    ("train.bin", "cifar100", "CIFAR-100, binary version"),
+)
+"""Folders: (what is in it, data set, how it is called); the first that fits counts."""
+FACE = re.compile(r"\d{1,3}_[01]_\d_\d+.*", re.ASCII)
+"""UTKFace: age_gender_race_date."""
+SYNSET = re.compile(r"n\d{8}", re.ASCII)
+"""A class of ImageNet."""
+
+
+# Formats
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set, recognised."""
+
+    name: str
+    """As `data.name` calls it."""
+    path: Path | None
+    """What its reader takes; none for an embedded set."""
+    what: str
+    """How people call the format."""
+
+
+def detect(path: Path) -> Found:
+    """Recognise the format by names of files and folders.
+
+    Raises:
+        DataError: nothing there, or nothing known.
+    """
+    found = _file(path) if path.is_file() else _folder(path) if path.is_dir() else None
+    if found is None:
+        there = "got something else; name the set by --name" if path.exists() else "but there is nothing; check it"
+        raise DataError(
+            f"{shown(path)}: expected class folders, {TABLE}, .csv, .parquet, .npz, .h5, IDX files, or a published "
+            f"set, {there}"
+        )
+    return found
+
+
+def _file(path: Path) -> Found | None:
+    if is_idx(path.name):
+        return Found("idx", path.parent, "IDX files")
+    if path.name == TABLE:
+        return Found("folder", path.parent, f"image files with {TABLE}")
+    for pattern, name, what in FILES:
+        if re.fullmatch(pattern, path.name, re.IGNORECASE):
+            return Found(name, path, what)
+    return None
+
+
+def _folder(path: Path, deep: bool = True) -> Found | None:
+    entries = list_folder(path)
+    names = {entry.name for entry in entries}
+    for marker, name, what in FOLDERS:
+        if marker in names:
+            return Found(name, path, what)
+    files = [path / entry.name for entry in entries if entry.is_file()]
+    folders = [path / entry.name for entry in entries if entry.is_dir()]
+    if any(is_idx(file.name) for file in files):
+        return Found("idx", path, "IDX files")
+    if any(file.suffix.lower() == ".parquet" for file in files) or any((path / "data").glob("*.parquet")):
+        return Found("table", path, "Parquet tables")
+    known = [found for found in map(_file, files) if found]
+    if len(known) == 1:
+        return known[0]
+    pictures = [file.name for file in files if is_image(file.name)]
+    if pictures and 2 * sum(map(bool, map(FACE.fullmatch, pictures))) > len(pictures):
+        return Found("utkface", path, "faces named age_gender_race_date, as in UTKFace")
+    classes = [path / "train"] if path / "train" in folders else [path]
+    synsets = sum(SYNSET.fullmatch(entry.name) is not None for folder in classes for entry in list_folder(folder))
+    if synsets >= 900:
+        return Found("imagenet100", path, "class folders of ImageNet")
+    if deep and len(folders) == 1 and not known:
+        inside = _folder(folders[0], deep=False)
+        if inside is not None and inside.name != "folder":
+            return inside
+    if any(is_image(entry.name) or entry.is_dir() for folder in folders for entry in list_folder(folder)):
+        return Found("folder", path, "class folders")
+    return None
+
+
+# Files
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the image files of a set are like."""
+
+    sizes: dict[tuple[int, int], int]
+    """(width, height) to the number of files."""
+    grey: int
+    """Files in grey."""
+    unreadable: list[tuple[Path, str]]
+    """Files that cannot be decoded, and why."""
+
+    @property
+    def count(self) -> int:
+        """All files."""
+        return sum(self.sizes.values()) + len(self.unreadable)
+
+    @property
+    def side(self) -> int | None:
+        """To what side images are best brought; None if they can stay as they are."""
+        if not self.sizes or (len(self.sizes) == 1 and all(w == h and size_fits(w) for w, h in self.sizes)):
+            return None
+        return min(32, nearest_size(min(map(min, self.sizes))))
+
+    @property
+    def mixed(self) -> bool:
+        """Are some grey and others not?"""
+        return 0 < self.grey < sum(self.sizes.values())
+
+
+def scan(found: Found) -> Scan | None:
+    """Decode every image file once; None for a format that has none of its own.
+
+    Raises:
+        DataError: a table cannot be used.
+    """
+    assert found.path is not None
+    if found.name == "table" and found.path.is_file() and holds_paths(found.path):
+        paths = [item.path for item in read_table(found.path)]
+    elif found.name in ("folder", "utkface", "steering", "tiny-imagenet") and found.path.is_dir():
+        paths = sorted(walk(found.path)[0])
+    else:
+        return None
+    outcomes = in_threads(probe, paths)
+    read = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+    bad = [(path, outcome) for path, outcome in zip(paths, outcomes, strict=True) if isinstance(outcome, str)]
+    return Scan(Counter((width, height) for width, height, _ in read), sum(grey for *_, grey in read), bad)
+
+
+# Labels
+
+
+def histogram(splits: Splits) -> list[tuple[str, dict[str, int]]]:
+    """(class, or range of values; images in each split)."""
+    parts = _parts(splits)
+    task = splits.task
+    if isinstance(task, Classification):
+        counts = {part: data.labels.cpu().bincount(minlength=task.num_classes).tolist() for part, data in parts.items()}
+        names = [task.group_name(number) for number in range(task.num_classes)]
+    else:
+        assert isinstance(task, Regression)
+        edges = np.linspace(task.low, task.high, BINS + 1)
+        # Labels are float32, and the ends of their range may have been rounded the other way.
+        clipped = {part: data.labels.double().cpu().numpy().clip(*edges[[0, -1]]) for part, data in parts.items()}
+        counts = {part: np.histogram(values, edges)[0].tolist() for part, values in clipped.items()}
+        names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges.tolist())]
+    return [(name, {part: counts[part][row] for part in parts}) for row, name in enumerate(names)]
+
+
+def _parts(splits: Splits) -> dict[str, LabelledImages]:
+    return dict(zip(SHARES, (splits.train, splits.val, splits.test), strict=True))
+
+
+# Duplicates
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Images of one split that are in another, or in the same more than once."""
+
+    first: str
+    second: str
+    same: int
+    """Images of `first` whose pixels are in `second`."""
+    relabelled: int
+    """Those of them that have another label there."""
+    alike: int
+    """Further images of `first` with the average and difference hash of one in `second`; 0 within a split."""
+
+
+def duplicates(splits: Splits) -> list[Shared]:
+    """Where images repeat: pixel for pixel, or, across splits, by their coarse hash."""
+    parts = _parts(splits)
+    exact = {part: _digests(data.images) for part, data in parts.items()}
+    coarse = {part: _coarse(data.images) for part, data in parts.items()}
+    labels = {part: data.labels.tolist() for part, data in parts.items()}
+    found = []
+    for second, first in itertools.combinations(SHARES, 2):
+        label_of = dict(zip(exact[second], labels[second], strict=True))
+        own = [
+            (label_of[key], label) for key, label in zip(exact[first], labels[first], strict=True) if key in label_of
+        ]
+        known = set(coarse[second])
+        alike = sum(
+            close in known and key not in label_of for key, close in zip(exact[first], coarse[first], strict=True)
+        )
+        found.append(Shared(first, second, len(own), sum(there != here for there, here in own), alike))
+    for part, keys in exact.items():
+        label_of = dict(zip(keys, labels[part], strict=True))
+        other = sum(label_of[key] != label for key, label in zip(keys, labels[part], strict=True))
+        found.append(Shared(part, part, len(keys) - len(label_of), other, 0))
+    return [each for each in found if each.same or each.alike]
+
+
+def _digests(images: Tensor) -> list[bytes]:
+    return [hashlib.blake2b(image.data, digest_size=16).digest() for image in images.cpu().contiguous().numpy()]
+
+
+def _coarse(images: Tensor) -> list[bytes]:
+    """128 bits each, of the image in grey: which of 8x8 cells are above their mean, and which of 8x9 cells are brighter
+    than their right neighbour.
+    """
+    found: list[bytes] = []
+    for block in images.split(BLOCK):
+        grey = block.float().mean(1, keepdim=True)
+        cells, wide = F.adaptive_avg_pool2d(grey, (8, 8)).flatten(1), F.adaptive_avg_pool2d(grey, (8, 9))[:, 0]
+        bits = torch.cat([cells > cells.mean(1, keepdim=True), (wide[..., :-1] > wide[..., 1:]).flatten(1)], 1)
+        found += [row.tobytes() for row in np.packbits(bits.cpu().numpy(), axis=1)]
+    return found
+
+
+# Contact sheet
+
+
+def contact_images(data: LabelledImages) -> tuple[Tensor, int]:
+    """Images from the lowest to the highest label, evenly spaced, and how many go into a row.
+
+    With few classes each has a row of its own, if all are equally frequent.
+    """
+    rows = min(data.task.num_groups, MOST_ROWS) if isinstance(data.task, Classification) else MOST_ROWS
+    order = data.labels.cpu().argsort(stable=True)
+    count = min(rows * COLUMNS, len(data))
+    places = ((torch.arange(count) + 0.5) * len(data) / count).long()
+    return data.images[order[places]], COLUMNS

@@ -1,0 +1,133 @@
+"""Images and labels that are found by the names of arrays, as in .npz and .h5 files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gankd.data.arrays import Array, Images, label_texts, refuse_strange, splits_of_arrays, texts_of
+from gankd.data.images import Splits
+from gankd.data.own import SHARES, SPLIT_NAMES, Choices, Item, TaskChoice, and_more, counted, shown
+from gankd.errors import DataError
+
+ROLES = {
+    "images": ("images", "image", "x", "data"),
+    "labels": ("label", "labels", "y", "class", "target", "targets", "value", "values", "angle", "age"),
+    "split": ("split",),
+    "class_names": ("class_names", "label_names"),
+}
+"""What arrays may be called, in small or capital letters; of several names the first that is there is read."""
+SPLIT_NUMBERS = {"0": "train", "1": "test"}
+
+Arrays = dict[tuple[str, str], tuple[str, Any]]
+"""(role, split or "") to the name in the file and the array."""
+
+
+def load_named(
+    path: Path, names: Sequence[str], read: Callable[[str, bool], Any], choices: Choices, example: str
+) -> Splits:
+    """Splits of arrays that are called as `ROLES` says, in one of the two layouts of `load_npz`.
+
+    Args:
+        path: the file.
+        names: of all its arrays; those that play no part are not read.
+        read: the array of a name: if True as a whole, else what can be read in blocks.
+        choices: what the user says about the images.
+        example: how such a file is written, for error messages.
+
+    Raises:
+        ConfigError: a range of classes. DataError: an array or a label cannot be used.
+    """
+    roles = _roles(shown(path), names, example)
+    arrays = {key: (name, read(name, key[0] != "images")) for key, name in roles.items()}
+    sets = [_read_set(path, arrays, part, choices.task) for role, part in arrays if role == "images"]
+    items = [item for _, found in sets for item in found]
+    if len({item.label for item in items}) < 2:
+        raise DataError(f"{shown(path)}: expected at least 2 different labels, got only {shown(items[0].label)}")
+    class_names = _class_names(path, arrays, items) if choices.task != "regression" else ()
+    return splits_of_arrays(path, items, [images for images, _ in sets], choices, class_names=class_names)
+
+
+def _roles(where: str, names: Sequence[str], example: str) -> dict[tuple[str, str], str]:
+    """(role, split or "") to the name of the array that plays it."""
+    known: dict[tuple[str, str], str] = {}
+    for name in names:
+        first, _, last = name.lower().replace("/", "_").partition("_")
+        word, part = (last, first) if first in SPLIT_NAMES else (first, last)
+        key = (word, SPLIT_NAMES[part]) if part in SPLIT_NAMES else (name.lower(), "")
+        known.setdefault(key, name)
+    roles = {
+        (role, part): known[word, part]
+        for role, words in ROLES.items()
+        for part in ("", *SHARES)
+        for word in reversed(words)
+        if (word, part) in known
+    }
+    if ("images", "") in roles:  # then arrays of single splits are something else
+        roles = {(role, part): name for (role, part), name in roles.items() if part == ""}
+    got = f"got {', '.join(map(shown, names[:20])) or 'no arrays'}{and_more(len(names[20:]), 'arrays')}"
+    if not {("images", ""), ("images", "train")} & set(roles):
+        others = ", ".join(ROLES["images"][1:])
+        raise DataError(f"{where}: expected an array images (or {others}, or x_train), {got}; write it by {example}")
+    for role, part in roles:
+        if role == "images" and ("labels", part) not in roles:
+            first, *rest = (f"{word}_{part}" if part else word for word in ROLES["labels"])
+            raise DataError(f"{where}: expected an array {first} (or {', '.join(rest)}), {got}; write it by {example}")
+    return roles
+
+
+def _read_set(path: Path, arrays: Arrays, part: str, task: TaskChoice) -> tuple[Images, list[Item]]:
+    """Images of a split (of all if "") and what is known of each."""
+    (images, stored), (label, values) = arrays["images", part], arrays["labels", part]
+    pixels = Images(f"{shown(path)}: {shown(images)}", stored)
+    texts = label_texts(f"{shown(path)}: {shown(label)}", values, task)
+    if len(pixels) != len(texts):
+        raise DataError(
+            f"{shown(path)}: expected a label for each image, got {counted(len(pixels), 'image')} in {shown(images)} "
+            f"and {counted(len(texts), 'label')} in {shown(label)}; leave out what has no partner"
+        )
+    parts: list[str | None] = [part or None] * len(texts)
+    if part == "" and ("split", "") in arrays:
+        parts = _parts(path, *arrays["split", ""], len(texts))
+    where = f"{shown(path)}: {shown(label)}"
+    return pixels, [
+        Item(f"{images}[{row}]", path, text, f"{where}[{row}]", chosen)
+        for row, (text, chosen) in enumerate(zip(texts, parts, strict=True))
+    ]
+
+
+# Labels
+
+
+def _class_names(path: Path, arrays: Arrays, items: list[Item]) -> tuple[str, ...]:
+    """What classes 0 .. K - 1 are called; nothing if the file does not say."""
+    if ("class_names", "") not in arrays:
+        return ()
+    name, array = arrays["class_names", ""]
+    names = texts_of(array) if array.ndim == 1 and array.dtype.kind in "SU" else []
+    if not names or len(set(names)) < len(names):
+        raise DataError(
+            f"{shown(path)}: expected (K,) texts that differ in {shown(name)}, got {array.dtype} {array.shape}; "
+            "save one name per class"
+        )
+    refuse_strange(items, len(names), shown(name))
+    return tuple(map(shown, names))
+
+
+def _parts(path: Path, name: str, array: Array, count: int) -> list[str | None]:
+    """The split that the user chose for each image."""
+    if array.shape != (count,) or array.dtype.kind not in "biuSU":
+        raise DataError(
+            f"{shown(path)}: expected {shown(name)} ({count},) of 0 (train) and 1 (test), or of train, val and test, "
+            f"got {array.dtype} {array.shape}; save one entry per image"
+        )
+    texts = texts_of(array.astype(np.int64) if array.dtype.kind == "b" else array)
+    parts = [SPLIT_NUMBERS.get(text) or SPLIT_NAMES.get(text.lower()) for text in texts]
+    if None in parts:
+        row = parts.index(None)
+        raise DataError(
+            f"{shown(path)}: {shown(name)}[{row}]: expected 0 (train) or 1 (test), or train, val or test, "
+            f"got {shown(texts[row])}; correct it"
+        )
+    return parts

@@ -1,0 +1,236 @@
+"""Parquet tables: image files inside, paths of image files, or a column per pixel."""
+
+import json
+import os
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gankd.data.arrays import Images, label_texts, refuse_strange, splits_of_arrays
+from gankd.data.files import Files, R, Source, in_threads, splits_of_pictures
+from gankd.data.images import Splits
+from gankd.data.own import SPLIT_NAMES, Choices, Item, TaskChoice, shown
+from gankd.data.table import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    SPLIT_COLUMN,
+    PixelColumns,
+    Row,
+    find_column,
+    items_of_rows,
+    labelled,
+    pixel_columns,
+    refuse_half_split,
+)
+from gankd.errors import DataError
+
+BLOCK = 256
+"""Rows in memory at once."""
+
+
+def load_parquet(path: Path, choices: Choices, skip: Collection[Path] = ()) -> Splits:
+    """Read a Parquet file, or a folder of such files that are named by their split; see `load_table`.
+
+    Raises:
+        ConfigError: a range of classes. DataError: the files, a label or an image cannot be used, or pyarrow is not
+            installed.
+    """
+    shards = _find(path)
+    first = shards[0]
+    strange = next((shard for shard in shards if shard.names != first.names), None)
+    if strange is not None:
+        raise DataError(
+            f"{shown(strange.path)}: expected the columns of {shown(first.path.name)}, got {strange.listed}; "
+            "give files of one set"
+        )
+    if columns := pixel_columns(first.names, first.where):
+        items = [item for shard in shards for item in shard.items(columns.label, columns.split, choices.task)]
+        pixels = [shard.pixels(columns) for shard in shards]
+        return splits_of_arrays(path, items, pixels, choices, class_names=first.class_names(columns.label, items))
+
+    image = find_column(first.names, (*IMAGE_COLUMNS, "img"), first.where)
+    label = find_column(first.names, (*LABEL_COLUMNS, "fine_label"), first.where)
+    split = first.names.index(SPLIT_COLUMN) if SPLIT_COLUMN in first.names else None
+    if first.holds_paths(image):
+        named = [item for shard in shards for item in shard.named_items(image, label, split, choices.task)]
+        items = [item for item in named if item.path not in skip]
+        pictures: Files | _Embedded = Files([item.path for item in items])
+    else:
+        items = [item for shard in shards for item in shard.items(label, split, choices.task)]
+        pictures = _Embedded(shards, image)
+    refuse_half_split(items)
+    names = first.class_names(label, items)
+    what = "folder" if path.is_dir() else "table"
+    return splits_of_pictures(path, items, pictures, choices, what=what, class_names=names)
+
+
+def _find(path: Path) -> list["_Shard"]:
+    try:
+        import pyarrow.parquet  # noqa: F401
+    except ImportError:
+        raise DataError(f'{shown(path)} is Parquet, which needs pyarrow; pip install "gankd[parquet]"') from None
+    if path.is_file():
+        return [_Shard(path, None)]
+    paths = sorted(path.glob("*.parquet")) or sorted(path.glob("*/*.parquet"))
+    if not paths:
+        raise DataError(f"no .parquet files in {shown(path)}; expected files such as train-00000-of-00001.parquet")
+    return [_Shard(each, SPLIT_NAMES.get(each.stem.lower().partition("-")[0])) for each in paths]
+
+
+class _Shard:
+    """One file, read a block of rows at a time."""
+
+    def __init__(self, path: Path, part: str | None) -> None:
+        from pyarrow import parquet
+
+        self.path, self.part, self.where = path, part, shown(path)
+        with _refusing(path):
+            self.schema: Any = parquet.read_schema(path)
+        self.names = [name.lower() for name in self.schema.names]
+
+    @property
+    def listed(self) -> str:
+        """The columns, for error messages."""
+        return ", ".join(map(shown, self.names[:20]))
+
+    def blocks(self, *columns: int) -> Iterator[list[Any]]:
+        """Arrow arrays of these columns."""
+        from pyarrow import parquet
+
+        with _refusing(self.path), parquet.ParquetFile(self.path) as file:
+            for batch in file.iter_batches(BLOCK, columns=[self.schema.names[index] for index in columns]):
+                yield [batch.column(self.schema.names[index]) for index in columns]
+
+    def texts(self, column: int, task: TaskChoice = "auto") -> list[str]:
+        """Labels or splits as text."""
+        import pyarrow as pa
+
+        name, kind = shown(self.schema.names[column]), self.schema.field(column).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if not (text or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            raise DataError(f"{self.where}: expected numbers or text in {name}, got {kind}; save one label per image")
+        found: list[Any] = [value for (block,) in self.blocks(column) for value in block.to_pylist()]
+        if None in found:
+            raise DataError(f"{self.where}: {name}[{found.index(None)}]: no label; fill it in or remove the row")
+        if not found:
+            raise DataError(f"{self.where} has no rows; leave it out")
+        return found if text else label_texts(f"{self.where}: {name}", np.array(found), task)
+
+    def rows(self, label: int, split: int | None, task: TaskChoice) -> Iterator[tuple[int, str, str | None]]:
+        """(row, label, split) of each image."""
+        labels = self.texts(label, task)
+        parts = self.texts(split) if split is not None else [self.part] * len(labels)
+        return zip(range(len(labels)), labels, parts, strict=True)
+
+    def items(self, label: int, split: int | None, task: TaskChoice) -> list[Item]:
+        """What is known of images that are in the table."""
+        return [
+            labelled(f"{self.path.name}[{row}]", self.path, text, part, f"{self.where} row {row}")
+            for row, text, part in self.rows(label, split, task)
+        ]
+
+    def holds_paths(self, image: int) -> bool:
+        """Are images paths of files, or files in the table?
+
+        Raises:
+            DataError: neither.
+        """
+        import pyarrow as pa
+
+        kind = self.schema.field(image).type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return True
+        if pa.types.is_struct(kind):
+            kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise DataError(
+                f"{self.where}: expected paths, bytes of image files, or a struct of bytes and path in "
+                f"{shown(self.schema.names[image])}, got {kind}; save images as PNG in a binary column"
+            )
+        return False
+
+    def named_items(self, image: int, label: int, split: int | None, task: TaskChoice) -> list[Item]:
+        """What is known of images that are files below the table's folder."""
+        paths = self.texts(image)
+        return items_of_rows(
+            self.path, [Row(f"row {row}", paths[row], text, part) for row, text, part in self.rows(label, split, task)]
+        )
+
+    def pixels(self, columns: PixelColumns) -> Images:
+        """uint8 (N, H, W, 1) of a column per pixel."""
+        blocks = []
+        for block in self.blocks(*columns.pixels):
+            levels = np.stack([column.to_numpy(zero_copy_only=False) for column in block], 1)
+            if levels.dtype.kind not in "iu" or levels.min() < 0 or levels.max() > 255:
+                raise DataError(
+                    f"{self.where}: expected integers from 0 to 255 in the pixel columns, got {levels.dtype}"
+                    + (f" {levels.min():g} to {levels.max():g}" if levels.dtype.kind in "iuf" else "")
+                    + "; save grey levels as uint8"
+                )
+            blocks.append(levels.astype(np.uint8))
+        pixels = np.concatenate(blocks).reshape(-1, columns.side, columns.side, 1)
+        return Images(f"{self.where}: pixels", pixels)
+
+    def class_names(self, label: int, items: list[Item]) -> tuple[str, ...]:
+        """What Hugging Face's description of the columns calls the classes; nothing where there is none."""
+        try:
+            told = json.loads((self.schema.metadata or {})[b"huggingface"])["info"]["features"]
+            names = told[self.schema.names[label]]["names"]
+        except (KeyError, ValueError, TypeError):
+            return ()
+        if not isinstance(names, list) or len({str(name) for name in names}) < len(names):
+            return ()
+        refuse_strange(items, len(names), "its list of classes")
+        return tuple(shown(str(name)) for name in names)
+
+
+@dataclass
+class _Embedded:
+    """Pictures that lie in the tables; only a block of them is in memory."""
+
+    shards: list[_Shard]
+    column: int
+
+    def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
+        """As `Pictures` says."""
+        outcomes: list[R | str] = []
+        for shard in self.shards:
+            base = shard.path.parent
+            for (block,) in shard.blocks(self.column):
+                cells = enumerate(block.to_pylist(), len(outcomes))
+
+                def attempt(pair: tuple[int, Any], base: Path = base) -> R:
+                    return function(pair[0], _source(pair[1], base))
+
+                outcomes += in_threads(attempt, cells)
+        return outcomes
+
+
+def _source(cell: Any, base: Path) -> Source:
+    """The file that a cell holds, or that it names."""
+    content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
+    if content is not None:
+        return bytes(content)
+    if not path:
+        raise ValueError("neither bytes nor a path")
+    found = Path(os.path.normpath(base / path))
+    if not found.is_relative_to(base):
+        raise ValueError("a path outside the folder")
+    return found
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Errors of pyarrow, in one line."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = shown(" ".join(str(error).split())[:200])
+        raise DataError(f"{shown(path)} is no Parquet file, or a damaged one ({reason}); write it again") from None

@@ -1,0 +1,225 @@
+"""Published data sets: where they are, and how they are fetched."""
+
+import hashlib
+import http.client
+import shutil
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gankd.config import suggest
+from gankd.data.own import shown
+from gankd.errors import ConfigError, DataError
+from gankd.version import __version__
+
+TIMEOUT = 30.0
+"""Seconds without a byte."""
+ATTEMPTS = 4
+"""Transfers of a file that may break off, one after the other; what has arrived is kept."""
+BLOCK = 1 << 18
+
+Progress = Callable[[str, int, int, float], None]
+"""What is under way, bytes (files that are unpacked) so far and in all (0: not known), bytes per second."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file at a fixed address."""
+
+    url: str
+    md5: str
+
+    @property
+    def name(self) -> str:
+        """What the file is called."""
+        return self.url.rpartition("/")[2]
+
+
+def _archives(base: str, md5: dict[str, str]) -> tuple[Archive, ...]:
+    return tuple(Archive(base + name, digest) for name, digest in md5.items())
+
+
+ARCHIVES = {
+    "cifar10": _archives(
+        "https://www.cs.toronto.edu/~kriz/", {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"}
+    ),
+    "cifar100": _archives(
+        "https://www.cs.toronto.edu/~kriz/", {"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"}
+    ),
+    "tiny-imagenet": _archives(
+        "http://cs231n.stanford.edu/", {"tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de"}
+    ),
+    "mnist": _archives(
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+        {
+            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+        },
+    ),
+}
+"""What is fetched. The checksums tell damage, and are those that the publishers and other libraries give."""
+UNPACKED = {"tiny-imagenet": "tiny-imagenet-200"}
+"""Folders to which archives unpack that are not read as they are."""
+BY_HAND = {
+    "utkface": ("https://susanqq.github.io/UTKFace/", "the aligned and cropped faces, unpacked"),
+    "steering": ("https://github.com/SullyChen/driving-datasets", "data.txt and its frames, unpacked"),
+    "rc49": ("https://github.com/UBCDingXin/improved_CcGAN", "the file RC-49_64x64.h5"),
+    "imagenet100": ("https://image-net.org/download-images.php", "the ILSVRC 2012 training images, unpacked"),
+}
+"""What is behind a form, or only on a file sharing service: (address, what to take)."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A data set on disk."""
+
+    name: str
+    path: Path
+    """What the reader takes."""
+    files: tuple[Path, ...]
+    """As published."""
+    transferred: int
+    """Bytes that came over the network, 0 where all was there."""
+
+
+def fetch(name: str, folder: Path, progress: Progress = lambda *_: None) -> Fetched:
+    """Download a data set's files, as published, into `folder`; those that are there already are only checked.
+
+    A transfer that breaks off goes on where it stopped, now or when called again: what has arrived is in a file that
+    ends in .part. A file gets its name when its checksum is right.
+
+    Raises:
+        ConfigError: no such data set. DataError: it cannot be fetched, cannot be downloaded, or the disk is too full.
+    """
+    if name in BY_HAND:
+        address, what = BY_HAND[name]
+        raise DataError(f"{name} has to be got by hand: take {what}, from {address}, and put it into {shown(folder)}")
+    if name not in ARCHIVES:
+        raise ConfigError(f"no data set {name!r} to fetch; {suggest(name, [*ARCHIVES, *BY_HAND])}")
+    archives = ARCHIVES[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    unpacked = folder / UNPACKED[name] if name in UNPACKED else None
+    if unpacked is not None and unpacked.is_dir():
+        return Fetched(name, unpacked, (), 0)
+    files = tuple(folder / archive.name for archive in archives)
+    transferred = sum(_fetch(archive, file, progress) for archive, file in zip(archives, files, strict=True))
+    if unpacked is not None:
+        _unpack(files[0], unpacked, progress)
+    return Fetched(name, unpacked or folder, files, transferred)
+
+
+def _fetch(archive: Archive, path: Path, progress: Progress) -> int:
+    """Bytes transferred until `path` is there and whole."""
+    if path.exists():
+        if _md5(path) != archive.md5:
+            raise DataError(
+                f"{shown(path)}: expected md5 {archive.md5}, got another; move the file away, then fetch again"
+            )
+        return 0
+    part = path.with_name(path.name + ".part")
+    transferred = 0
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            transferred += _transfer(archive, part, progress)
+            break
+        except _BrokenOffError as error:
+            transferred += error.transferred
+            if attempt == ATTEMPTS or error.hopeless:
+                raise DataError(
+                    f"cannot download {archive.url}: {error}; repeat the command, which goes on where it stopped, or "
+                    f"put the file into {shown(path.parent)} by hand (md5 {archive.md5})"
+                ) from None
+    if _md5(part) != archive.md5:
+        part.unlink()
+        raise DataError(
+            f"{archive.url}: expected md5 {archive.md5}, got another file, which was removed; try again later, or put "
+            f"the file into {shown(path.parent)} by hand"
+        )
+    part.replace(path)
+    return transferred
+
+
+class _BrokenOffError(Exception):
+    """A transfer did not reach its end."""
+
+    def __init__(self, reason: str, transferred: int = 0, *, hopeless: bool = False) -> None:
+        super().__init__(reason)
+        self.transferred, self.hopeless = transferred, hopeless
+
+
+def _transfer(archive: Archive, part: Path, progress: Progress) -> int:
+    """Append to `part` what is missing; the number of bytes that came."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(archive.url, headers={"User-Agent": f"gankd/{__version__}"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and have:  # nothing after what we have: it is whole, or it is something else
+            if _md5(part) == archive.md5:
+                return 0
+            part.unlink()
+            return _transfer(archive, part, progress)
+        raise _BrokenOffError(f"{error.code} {error.reason}", hopeless=400 <= error.code < 500) from None
+    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+        reason = getattr(error, "reason", error)
+        raise _BrokenOffError(f"{getattr(reason, 'strerror', None) or reason}", hopeless=True) from None
+    with response:
+        if response.status != 206:  # the whole file from its start, whatever was asked for
+            have = 0
+        missing = int(response.headers.get("Content-Length") or 0)
+        _check_space(part.parent, archive.name, missing)
+        came, start = 0, time.monotonic()
+        with part.open("ab" if have else "wb") as file:
+            while block := _read(response, came):
+                file.write(block)
+                came += len(block)
+                rate = came / max(time.monotonic() - start, 1e-3)
+                progress(archive.name, have + came, have + missing if missing else 0, rate)
+    if came < missing:
+        raise _BrokenOffError(f"the transfer broke off after {have + came:,} of {have + missing:,} bytes", came)
+    return came
+
+
+def _read(response: Any, came: int) -> bytes:
+    try:
+        return response.read(BLOCK)
+    except (http.client.HTTPException, OSError) as error:
+        raise _BrokenOffError(f"the transfer broke off ({type(error).__name__})", came) from None
+
+
+def _unpack(archive: Path, folder: Path, progress: Progress) -> None:
+    """Make `folder`, which is in the archive; it gets its name when it is whole."""
+    begun = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(begun, ignore_errors=True)
+    with zipfile.ZipFile(archive) as file:
+        members = file.infolist()
+        _check_space(folder.parent, archive.name, sum(member.file_size for member in members))
+        for number, member in enumerate(members, 1):
+            file.extract(member, begun)  # never outside the folder
+            progress(f"unpack {archive.name}", number, len(members), 0.0)
+    (begun / folder.name).replace(folder)
+    shutil.rmtree(begun)
+
+
+def _check_space(folder: Path, name: str, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{shown(folder)}: {name} needs {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; free some "
+            "space, or choose another folder with --to"
+        )
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

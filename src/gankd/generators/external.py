@@ -1,0 +1,380 @@
+"""Generators that are there already, in place of a trained one: the user's own network or function, labelled images in
+a folder or a file, or a class-conditional diffusion pipeline. Downstream of here all of them give uint8 images.
+"""
+
+import hashlib
+import inspect
+import json
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gankd.config import require
+from gankd.data.arrays import fit
+from gankd.data.folder import load_folder
+from gankd.data.images import concat
+from gankd.data.npz import load_npz
+from gankd.data.own import counted, shown
+from gankd.errors import ConfigError, DataError, GankdError, ModelError
+from gankd.generators.networks import LatentGenerator, to_float, to_uint8
+from gankd.models import build_net
+from gankd.own_code import import_own
+from gankd.seeds import BLOCK, rng
+from gankd.tasks import Classification, Task
+
+Shape = tuple[int, int, int]
+CHUNK = 32
+"""Images that a diffusion pipeline makes at a time."""
+SETTINGS = "sampling.json"
+"""In a pipeline's folder: arguments of its call, such as num_inference_steps and guidance_scale."""
+RESERVED = {"class_labels", "generator", "batch_size", "output_type", "return_dict"}
+
+
+class Generator(Protocol):
+    """What makes images for labels, trained here or not."""
+
+    task: Task
+
+    def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Labels (N,) in user units to uint8 images (N, C, H, W); all randomness from `generator` on the CPU."""
+
+    def sweep(self, labels: Tensor, rows: int, *, generator: torch.Generator) -> Tensor:
+        """uint8 images (rows, N, C, H, W): labels (N,) along each row, all else as equal as it can be."""
+
+
+class ExternalGenerator(Generator, Protocol):
+    """One that is not trained here."""
+
+    what: str
+    """For messages: where it is from."""
+    fingerprint: str
+    """Hash of all it consists of: files, source code, weights."""
+
+
+def open_external(source: str, task: Task, shape: Shape, device: torch.device) -> ExternalGenerator:
+    """The generator that `gan.external` names, for images (C, H, W) of `task`.
+
+    Args:
+        source: "module:name", an `nn.Module` called as (z, labels) with an attribute z_dim (or a class or function
+            without other arguments that gives one), or a function (labels, generator) to images; a folder or .npz
+            file of labelled images; or "diffusers:FOLDER". Images are uint8, or floats in [-1, 1].
+        task: owns the labels.
+        shape: of the data's images. Folders, files and pipelines are resized to it, own code has to give it.
+        device: for networks.
+
+    Raises:
+        ConfigError: nothing of these. ModelError, DataError: it cannot be used.
+    """
+    kind, colon, rest = source.partition(":")
+    if colon and kind == "diffusers":
+        return Pipeline(Path(rest), task, shape, device)
+    if Path(source).exists():
+        return ImagePool(Path(source), task, shape)
+    require(
+        bool(colon) and "/" not in source,
+        f"gan.external: no folder or file {shown(source)}, and not of the form module:name or diffusers:FOLDER",
+    )
+    module, _, name = source.rpartition(":")
+    found = getattr(import_own(module, f"generator {source}", ModelError), name, None)
+    own = callable(found) and not isinstance(found, nn.Module | type)
+    if callable(found) and own and "generator" in inspect.signature(found).parameters:
+        return OwnFunction(found, source, task, shape)
+    if not isinstance(found, nn.Module):
+        channels, size, _ = shape
+        found = build_net(source, in_channels=channels, image_size=size, num_outputs=task.head_size, seed=0)
+    return OwnNetwork(found, source, task, shape).to(device).eval()
+
+
+def check_images(images: object, count: int, shape: Shape, what: str) -> Tensor:
+    """Images of someone else's code as uint8.
+
+    Raises:
+        ModelError: not uint8 (count, C, H, W), nor floats of that shape in [-1, 1].
+    """
+    if not isinstance(images, Tensor):
+        raise ModelError(f"{what} gives a {type(images).__name__}, expected a tensor of images {(count, *shape)}")
+    if tuple(images.shape) != (count, *shape):
+        raise ModelError(
+            f"{what} gives images {tuple(images.shape)} for {count} labels, expected {(count, *shape)} as the data's; "
+            "resize them in its code, or set data.size"
+        )
+    if images.dtype == torch.uint8:
+        return images
+    if not images.is_floating_point():
+        raise ModelError(f"{what} gives images of type {images.dtype}, expected uint8, or floats in [-1, 1]")
+    low, high = (value.item() for value in images.float().aminmax())
+    if not (low >= -1.001 and high <= 1.001):  # nan too
+        raise ModelError(
+            f"{what} gives floats from {low:.3g} to {high:.3g}, expected [-1, 1]; end it in tanh, or rescale"
+        )
+    return to_uint8(images)
+
+
+class OwnNetwork(LatentGenerator):
+    """The user's network, called as (z, labels) with z (N, z_dim) standard normal and labels in user units."""
+
+    def __init__(self, net: nn.Module, source: str, task: Task, shape: Shape) -> None:
+        super().__init__()
+        z_dim = getattr(net, "z_dim", None)
+        if not (isinstance(z_dim, int) and z_dim >= 1):
+            raise ModelError(f"generator {source} needs an attribute z_dim, the size of its latent, got {z_dim!r}")
+        self.net, self.task, self.shape, self.z_dim = net, task, shape, z_dim
+        self.what = f"generator {source}"
+        weights = [part for name, value in net.state_dict().items() for part in (name.encode(), _bytes(value))]
+        self.fingerprint = _digest(source.encode(), _source_code(type(net)), *weights)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        with _guarded(self.what):
+            images = self.net(z, labels)
+        return to_float(check_images(images, len(labels), self.shape, self.what))
+
+
+class _Sampled(ABC):
+    """A generator of which no latents are known."""
+
+    task: Task
+
+    @abstractmethod
+    def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+        """See `Generator`."""
+
+    def sweep(self, labels: Tensor, rows: int, *, generator: torch.Generator) -> Tensor:
+        """See `Generator`: the images of a row begin with the same random numbers."""
+        seeds = torch.randint(2**62, (rows,), generator=generator).tolist()
+        images = [
+            self.sample(labels[at : at + 1], generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+            for at in range(len(labels))
+        ]
+        return torch.cat(images).unflatten(0, (rows, len(labels)))
+
+
+class OwnFunction(_Sampled):
+    """The user's function from (labels, generator) to images; its labels and generator are on the CPU."""
+
+    def __init__(self, function: Callable[..., object], source: str, task: Task, shape: Shape) -> None:
+        self.function, self.task, self.shape = function, task, shape
+        self.what = f"generator {source}"
+        self.fingerprint = _digest(source.encode(), _source_code(function))
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+        """See `Generator`; the global random numbers are seeded too, for code that draws from these."""
+        with _guarded(self.what), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator.initial_seed())
+            images = self.function(labels, generator=generator)
+        return check_images(images, len(labels), self.shape, self.what)
+
+
+class ImagePool(_Sampled):
+    """Labelled images from elsewhere as a generator that can run dry.
+
+    `sample` gives images of the labels asked for (for values: of the nearest), none twice in a call before all were
+    used; `take` gives none twice at all.
+    """
+
+    def __init__(self, path: Path, task: Task, shape: Shape) -> None:
+        channels, size, _ = shape
+        wanted: dict[str, Any] = {"task": task.kind, "size": size, "channels": "grey" if channels == 1 else "rgb"}
+        if not isinstance(task, Classification):
+            wanted |= {"low": task.low, "high": task.high}
+        if path.is_dir():
+            splits = load_folder(path, **wanted)
+        elif path.suffix.lower() == ".npz":
+            splits = load_npz(path, **wanted)
+        else:
+            raise DataError(f"gan.external: {shown(path)} is no folder and no .npz file; give one of labelled images")
+        whole = concat(splits.train, splits.val, splits.test)
+        self.task, self.what = task, f"gan.external {shown(path)}"
+        self.images, self.labels = whole.images, whole.labels
+        if isinstance(task, Classification):
+            assert isinstance(whole.task, Classification)
+            self.labels = _renumbered(self.labels, whole.task, task, self.what)
+        self.fingerprint = _digest(_bytes(self.images), _bytes(self.labels))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+        """See `Generator`.
+
+        Raises:
+            DataError: a class without any image.
+        """
+        if isinstance(self.task, Classification) and not torch.isin(labels, self.labels).all():
+            missing = labels[~torch.isin(labels, self.labels)][0]
+            raise DataError(f"{self.what} has no image of class {self.task.label_name(missing)}; add some")
+        index = self._match(labels, generator)
+        while (index < 0).any():
+            index[index < 0] = self._match(labels[index < 0], generator)
+        return self.images[index]
+
+    def take(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Images for labels (N,), none twice: indices (M,), M <= N, fewer where images of a label are used up."""
+        index = self._match(labels, generator)
+        return index[index >= 0]
+
+    def in_blocks(self, index: Tensor, seed: int, purpose: str) -> Callable[..., Tensor]:
+        """A sampler that gives the images at `index` in order, also where it begins with a later block.
+
+        A block is known by its random numbers, rng(seed, purpose, block), as these do not depend on what went before.
+        """
+        blocks = {rng(seed, purpose, block).initial_seed(): part for block, part in enumerate(index.split(BLOCK))}
+
+        def sample(_: Tensor, *, generator: torch.Generator) -> Tensor:
+            return self.images[blocks[generator.initial_seed()]]
+
+        return sample
+
+    def _match(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
+        """Index (N,) of an image for each label, none twice; -1 where there is none left.
+
+        Labels choose in random order, classes among equal ones, values the nearest that is left.
+        """
+        order = torch.randperm(len(self), generator=generator)
+        order = order[self.labels[order].argsort(stable=True)]
+        labels: list[float] = self.labels[order].tolist()
+        above, below = list(range(len(labels) + 1)), list(range(len(labels) + 1))  # below is shifted by one
+        exact = isinstance(self.task, Classification)
+        index = torch.full((len(wanted),), -1)
+        values = wanted.tolist()
+        for number in torch.randperm(len(wanted), generator=generator).tolist():
+            value = values[number]
+            start = bisect_left(labels, value)
+            right, left = _free(above, start), _free(below, start) - 1
+            fits = right < len(labels) and (not exact or labels[right] == value)
+            if not exact and left >= 0 and (not fits or value - labels[left] < labels[right] - value):
+                right, fits = left, True
+            if fits:
+                index[number] = order[right]
+                above[right], below[right + 1] = right + 1, right
+        return index
+
+
+class Pipeline(_Sampled):
+    """A class-conditional pipeline of diffusers (DiT, consistency models ...) in a folder; nothing is downloaded.
+
+    Classes go by their names where the pipeline knows these, else by their numbers. Steps and guidance are the
+    pipeline's own, unless its folder holds a sampling.json that says otherwise.
+    """
+
+    def __init__(self, folder: Path, task: Task, shape: Shape, device: torch.device) -> None:
+        self.task, self.shape, self.what = task, shape, f"gan.external diffusers:{shown(folder)}"
+        if not isinstance(task, Classification):
+            raise ConfigError(f"{self.what}: pipelines take classes, but the labels are values")
+        if not (folder / "model_index.json").is_file():
+            raise ModelError(f"{self.what}: no model_index.json there; expected the folder of a pipeline")
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        code = next((path for path in files if path.suffix == ".py"), None)
+        if code is not None:
+            raise ModelError(f"{self.what} holds Python code ({shown(code.name)}), which is never run; remove it")
+        try:
+            from diffusers import DiffusionPipeline  # type: ignore[import-not-found, unused-ignore]
+        except ImportError as error:
+            raise ModelError(f"{self.what} needs diffusers ({error}): pip install 'gankd[diffusers]'") from None
+        with _guarded(self.what):
+            self.pipe = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+            self.pipe.to(device)
+        self.pipe.set_progress_bar_config(disable=True)
+        accepted = inspect.signature(self.pipe.__call__).parameters
+        if "class_labels" not in accepted:
+            raise ModelError(f"{self.what}: a {type(self.pipe).__name__} takes no class_labels")
+        self.settings = _settings(folder / SETTINGS, set(accepted) - RESERVED)
+        self.sized = "batch_size" in accepted
+        self.numbers = list(range(task.num_classes))
+        names: dict[str, int] = getattr(self.pipe, "labels", None) or {}
+        if all(name in names for name in task.class_names):
+            self.numbers = [names[name] for name in task.class_names] or self.numbers
+        contents = [part for path in files for part in (str(path.relative_to(folder)).encode(), path.read_bytes())]
+        self.fingerprint = _digest(*contents)
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
+        """See `Generator`; on to the data's size and channels."""
+        return torch.cat([self._some(part, generator) for part in labels.cpu().split(CHUNK)])
+
+    def _some(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        given: dict[str, Any] = {"class_labels": [self.numbers[label] for label in labels.tolist()]}
+        given |= {"batch_size": len(labels)} if self.sized else {}
+        channels, size, _ = self.shape
+        with _guarded(self.what):
+            images = self.pipe(**given, **self.settings, generator=generator, output_type="np").images
+            levels = to_uint8(2 * torch.as_tensor(images) - 1).numpy()
+            levels = fit(levels, size, "grey" if channels == 1 else "rgb")
+        return check_images(torch.from_numpy(levels), len(labels), self.shape, self.what)
+
+
+@contextmanager
+def _guarded(what: str) -> Iterator[None]:
+    """One line for whatever goes wrong in code that is not ours."""
+    try:
+        yield
+    except GankdError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise ModelError(f"{what} failed: {type(error).__name__}: {reason[:300]}") from error
+
+
+def _free(following: list[int], at: int) -> int:
+    """The end of the chain that leads past all that is taken, which is shortened on the way."""
+    while following[at] != at:
+        following[at] = following[following[at]]
+        at = following[at]
+    return at
+
+
+def _renumbered(labels: Tensor, found: Classification, task: Classification, what: str) -> Tensor:
+    """Class numbers of `found` to those of `task`, by name."""
+    known = {task.group_name(number): number for number in range(task.num_classes)}
+    names = [found.group_name(number) for number in range(found.num_classes)]
+    strange = [name for name in names if name not in known]
+    if strange:
+        raise DataError(
+            f"{what}: {counted(len(strange), 'class')} unknown to the data, such as {shown(strange[0])}; "
+            f"expected some of {', '.join(list(known)[:5])}{' ...' if len(known) > 5 else ''}"
+        )
+    return torch.tensor([known[name] for name in names])[labels]
+
+
+def _settings(path: Path, accepted: set[str]) -> dict[str, Any]:
+    """What the folder of a pipeline says of its call."""
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{shown(path)}: not readable JSON ({error})") from None
+    require(isinstance(settings, dict), f"{shown(path)}: expected names and values, got a {type(settings).__name__}")
+    strange = sorted(set(settings) - accepted)
+    require(
+        not strange, f"{shown(path)}: the pipeline takes no {', '.join(strange)}; known: {', '.join(sorted(accepted))}"
+    )
+    return dict(settings)
+
+
+def _source_code(thing: object) -> bytes:
+    """The file that a class or function is defined in; its name where that has no file."""
+    try:
+        path = Path(inspect.getsourcefile(thing) or "")  # type: ignore[arg-type]
+    except TypeError:
+        path = Path()
+    return path.read_bytes() if path.is_file() else repr(type(thing)).encode()
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes() if value.ndim else str(value).encode()
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""Densely connected networks (Huang, Liu, van der Maaten, Weinberger, CVPR 2017), form BC."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gankd.models.parts import he_normal, require_side, stem
+
+
+class DenseLayer(nn.Module):
+    """BN-ReLU-Conv1 to four times `growth` channels, BN-ReLU-Conv3 to `growth`, which join those of the input."""
+
+    def __init__(self, in_channels: int, growth: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, 4 * growth, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(4 * growth)
+        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv1(F.relu(self.bn1(x)))
+        return torch.cat([x, self.conv2(F.relu(self.bn2(out)))], 1)
+
+
+class Transition(nn.Sequential):
+    """BN-ReLU-Conv1 to half the channels, and the mean of 2x2 pixels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(
+            nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, channels // 2, 1, bias=False), nn.AvgPool2d(2)
+        )
+
+
+class DenseNet(nn.Module):
+    """DenseNet-BC (Huang et al., CVPR 2017): four dense blocks; between them channels and side are halved."""
+
+    def __init__(
+        self, in_channels: int, image_size: int, num_outputs: int, *, growth: int, layers: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        require_side(image_size, 8)
+        channels = 2 * growth
+        self.stem = stem(in_channels, channels, image_size, bare=True)
+        parts: list[nn.Module] = []
+        for number, count in enumerate(layers):
+            if number:
+                parts.append(Transition(channels))
+                channels //= 2
+            parts.append(nn.Sequential(*(DenseLayer(channels + growth * layer, growth) for layer in range(count))))
+            channels += growth * count
+        self.parts = nn.Sequential(*parts)
+        self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+        self.head = nn.Linear(channels, num_outputs)
+        he_normal(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.last(self.parts(self.stem(x))).mean((2, 3)))
+
+
+NETWORKS = {
+    "densenet121": partial(DenseNet, growth=32, layers=(6, 12, 24, 16)),
+    "densenet161": partial(DenseNet, growth=48, layers=(6, 12, 36, 24)),
+}

@@ -1,0 +1,68 @@
+"""What the families of the zoo share: the published form that fits the images, stems, weights, the regression head."""
+
+from typing import Literal
+
+from torch import nn
+
+from gankd.errors import ModelError
+
+Form = Literal[32, 64, 128]
+
+
+def form_of(image_size: int) -> Form:
+    """Side in pixels of the published form of a network that fits images of `image_size` px: the nearest by ratio.
+
+    The cGAN-KD experiments give each family three forms: for CIFAR, for regression at 64 px, for ImageNet-100 at 128.
+    """
+    return 32 if image_size < 46 else 64 if image_size < 91 else 128
+
+
+def stem(in_channels: int, channels: int, image_size: int, *, kernel: int = 3, bare: bool = False) -> nn.Sequential:
+    """The layers before the first stage: a convolution at full side for 32 px, of 4x4 with stride 2 for 64 px, and that
+    with a max-pooling for 128 px, where the stages see a quarter of the side.
+
+    Args:
+        in_channels, channels: of the images, and of what the first stage reads.
+        image_size: side of the images in pixels.
+        kernel: side of the kernel in the form for 32 px.
+        bare: no batch norm and ReLU where no pooling follows, as the blocks begin with theirs.
+    """
+    form = form_of(image_size)
+    layers: list[nn.Module] = [
+        nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False)
+        if form == 32
+        else nn.Conv2d(in_channels, channels, 4, stride=2, padding=1, bias=False)
+    ]
+    if form == 128 or not bare:
+        layers += [nn.BatchNorm2d(channels), nn.ReLU()]
+    if form == 128:
+        layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+    return nn.Sequential(*layers)
+
+
+def he_normal(net: nn.Module) -> None:
+    """Draw every convolution from a normal with variance 2 / (fan out) (He et al., ICCV 2015), biases 0."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def mlp_head(features: int, num_outputs: int) -> nn.Sequential:
+    """The head of the cGAN-KD regression networks, two hidden layers of 512, without the ReLU behind the output.
+
+    That ReLU keeps values from falling below the lowest label but has no gradient there; and what reads the teacher's
+    last layer needs it to be linear.
+    """
+    return nn.Sequential(
+        *(nn.Linear(features, 512), nn.BatchNorm1d(512), nn.ReLU()),
+        *(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU()),
+        nn.Linear(512, num_outputs),
+    )
+
+
+def require_side(image_size: int, least: int) -> None:
+    """Raise ModelError for images that the poolings of a network would leave nothing of."""
+    if image_size < least:
+        raise ModelError(f"its poolings need images of at least {least} px, got {image_size}")

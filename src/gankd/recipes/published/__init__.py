@@ -1,0 +1,22 @@
+"""The tables of the papers as recipes, by name."""
+
+from gankd.config import require, suggest
+from gankd.recipes.published import cifar10, cifar100, imagenet100, values
+from gankd.recipes.published.table import Method, Pair, PublishedTable, Scale
+
+TABLES: dict[str, PublishedTable] = {
+    table.name: table for family in (cifar100, imagenet100, values, cifar10) for table in family.TABLES
+}
+
+
+def find_table(name: str) -> PublishedTable:
+    """The table of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    require(name in TABLES, f"no published table {name!r}; {suggest(name, TABLES)}; all: gankd list recipes")
+    return TABLES[name]
+
+
+__all__ = ["TABLES", "Method", "Pair", "PublishedTable", "Scale", "find_table"]

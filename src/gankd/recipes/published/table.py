@@ -1,0 +1,327 @@
+"""A published table as a recipe: its pairs and rows, the numbers printed in it, the protocol, and what differs here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from gankd.config import override, require, suggest
+from gankd.recipes.arms import ARMS, Processing
+from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig, digits, rotated_digits
+from gankd.synthetic import SelectConfig
+from gankd.training.gan import GanConfig, logistic
+from gankd.training.ratio import RatioConfig
+
+Scale = Literal["tiny", "small", "full"]
+"""tiny: embedded images and seconds, for tests; small: the table's own images at 32 pixels, few of them, and small
+networks, for hours of two CPU cores; full: the published sizes, for a GPU."""
+Kind = Literal["classification", "regression"]
+
+FAKES_SHARE = 0.5
+"""Share of generated images in a batch where a table does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A student, and whose outputs its losses read."""
+
+    student: str
+    """A zoo name."""
+    teacher: str | None = None
+    """A zoo name; none: the network that filters."""
+    printed: float | None = None
+    """The teacher's own number, as printed."""
+    assistant: str | None = None
+    """Network between the two in TAKD."""
+
+    @property
+    def name(self) -> str:
+        """What cells call it."""
+        return self.student if self.teacher is None else f"{self.teacher}-{self.student}"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table: how the students of every pair are trained."""
+
+    title: str
+    loss: str | None = None
+    """Expression of losses; none: the labels alone."""
+    fakes: Processing | None = None
+    """Also on generated images, processed up to this step."""
+    matched: bool = True
+    """As many updates as rows with generated images have; otherwise as many passes over real images as these."""
+    assistant: bool = False
+    """From the pair's assistant in place of its teacher."""
+    count: int | None = None
+    """M^g where it is not the table's."""
+    settings: tuple[str, ...] = ()
+    """Changes of the recipe, as NAME=VALUE."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.loss is None or self.fakes in (None, "adjusted"),
+            f"row {self.title}: losses go with no generated images or with adjusted ones, got {self.fakes}",
+        )
+
+    @property
+    def arm(self) -> str:
+        """The arm that trains so."""
+        if self.loss is not None:
+            return "kd_matched" if self.fakes is None else "adjusted_kd"
+        return self.fakes or ("real_matched" if self.matched else "real")
+
+
+NOKD = Method("NOKD", matched=False)
+CGAN_KD = Method("cGAN-KD", fakes="adjusted")
+EQUAL_UPDATES = Method("NOKD at equal updates")
+KD_EQUAL_UPDATES = "KD at equal updates"
+EQUAL_TIME = "NOKD at equal time"
+
+
+def equal_time(factor: float) -> Method:
+    """The labels alone for `factor` times as many updates; 1 is the update-matched control."""
+    return EQUAL_UPDATES if factor == 1 else Method(f"{EQUAL_TIME} x{factor:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """All experiments on one data set: how its recipes look at each scale."""
+
+    kind: Kind
+    full: Callable[[], Recipe]
+    """The published settings, but for the place of the images and for `select`."""
+    select: SelectConfig
+    """The published choice of generated images, with M^g."""
+    small: DataConfig
+    """Images of scale small."""
+    slow: tuple[str, ...] = ()
+    """Students that are trained with a learning rate of 0.01 at full scale."""
+
+    def recipe(self, scale: Scale, data: str | None) -> Recipe:
+        """Settings of filter teacher, generator, ratio, pool and students, but for the pair's networks."""
+        if scale == "tiny":
+            return _tiny(self.kind, self.select)
+        if scale == "small":
+            return replace(_small(self.kind, self.select), data=replace(self.small, root=data))
+        full = self.full()
+        return replace(full, data=replace(full.data, root=data), select=self.select)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedTable:
+    """One table of a paper."""
+
+    name: str
+    title: str
+    source: str
+    """Paper, version and table."""
+    family: Family
+    pairs: tuple[Pair, ...]
+    methods: tuple[Method, ...]
+    printed: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """(pair, method) -> number as printed."""
+    unit: str = "top-1 accuracy, %"
+    """Of printed numbers."""
+    protocol: str
+    deviations: tuple[str, ...]
+    note: str = ""
+    """What is to be known of the printed numbers."""
+    control_loss: str = "0.1*Label + 0.9*KD(T=4)"
+    """Of the control with a teacher and without generated images."""
+    filters: bool = True
+    """Is there a network that filters for all pairs? Otherwise each pair's teacher is the run's own."""
+
+    def __post_init__(self) -> None:
+        known = {(pair.name, method.title) for pair in self.pairs for method in (*self.methods, *self.controls)}
+        assert set(self.printed) <= known, set(self.printed) - known
+
+    @property
+    def controls(self) -> tuple[Method, ...]:
+        """What gains are shown against, at equal updates."""
+        return EQUAL_UPDATES, Method(KD_EQUAL_UPDATES, self.control_loss)
+
+    def number(self, pair: str, method: str) -> float | None:
+        """The printed number in the metric that is measured here: an error is turned into an accuracy."""
+        return self._measured(self.printed.get((pair, method)))
+
+    def teacher_number(self, pair: Pair) -> float | None:
+        """The same of the pair's teacher."""
+        return self._measured(pair.printed)
+
+    def _measured(self, printed: float | None) -> float | None:
+        return None if printed is None else round(100 - printed, 2) if "error" in self.unit else printed
+
+    def pair(self, name: str) -> Pair:
+        """The pair of this name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        known = {pair.name: pair for pair in self.pairs}
+        require(name in known, f"no pair {name!r} in {self.name}; {suggest(name, known)}")
+        return known[name]
+
+    def method(self, title: str) -> Method:
+        """The row or control of this title.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        known = {method.title: method for method in (*self.methods, *self.controls)}
+        require(
+            title in known or title.startswith(f"{EQUAL_TIME} x"),
+            f"no method {title!r} in {self.name}; {suggest(title, known)}",
+        )
+        return known.get(title) or Method(title)
+
+    def distinct(self, scale: Scale) -> tuple[Pair, ...]:
+        """The pairs whose networks differ at this scale."""
+        seen = {self.networks(pair, scale): pair for pair in reversed(self.pairs)}
+        return tuple(pair for pair in self.pairs if pair in seen.values())
+
+    def networks(self, pair: Pair, scale: Scale) -> tuple[str | None, str, str | None]:
+        """Teacher, student and assistant of a pair as zoo names at this scale."""
+        if scale == "full":
+            head = "" if self.family.kind == "classification" else "+mlp"
+            teacher, assistant = (name and name + head for name in (pair.teacher, pair.assistant))
+            return teacher, pair.student + head, assistant
+        stand_ins = STAND_INS[scale]
+        teacher, assistant = pair.teacher and stand_ins["teacher"], pair.assistant and stand_ins["assistant"]
+        other = pair.student if ":" in pair.student else stand_ins.get("student", pair.student)
+        return teacher, stand_ins.get(pair.student, other), assistant
+
+    def recipe(self, scale: Scale, data: str | None = None) -> Recipe:
+        """Settings that all cells share.
+
+        Args:
+            scale: how large.
+            data: file or folder of the images; scale tiny has its own.
+        """
+        return replace(self.family.recipe(scale, data), name=self.name)
+
+    def cell(self, base: Recipe, scale: Scale, pair: Pair, method: Method) -> Recipe:
+        """`base` with what one pair and method change."""
+        teacher, student, assistant = self.networks(pair, scale)
+        config = replace(base.student, model=student)
+        if scale == "full" and pair.student in self.family.slow:
+            config = replace(config, lr=0.01)
+        recipe = base
+        if teacher is not None and self.filters:
+            config = replace(config, teacher=teacher)
+        elif teacher is not None:
+            recipe = replace(base, teacher=replace(base.teacher, model=teacher))
+        share = config.fake_share
+        if method.count is not None:
+            # As in the published mixture of all real and M^g generated images.
+            published, here = self.family.select.count, recipe.select.count
+            assert published is not None
+            assert here is not None
+            share = method.count / (method.count + published * (1 - share) / share)
+            count = max(1, round(here * method.count / published))
+            recipe = replace(recipe, select=replace(recipe.select, count=count))
+            config = replace(config, fake_share=share)
+        if method.loss is not None:
+            config = replace(config, loss=method.loss)
+            if method.assistant and assistant is not None:
+                config = replace(config, assistants=(assistant,))
+        if not method.matched and ARMS[method.arm].matched:
+            config = replace(config, updates=max(1, round(config.updates * (1 - share))))
+        if method.title.startswith(f"{EQUAL_TIME} x"):
+            config = replace(config, updates=round(config.updates * float(method.title.rpartition("x")[2])))
+        recipe = replace(recipe, student=config)
+        return override(recipe, method.settings) if method.settings else recipe
+
+
+# --- small scales -------------------------------------------------------------------------------------------
+
+STAND_INS: dict[Scale, dict[str, str]] = {
+    "tiny": {
+        "teacher": "cnn16",
+        "assistant": "cnn8",
+        "student": "resnet8",
+        **dict.fromkeys(("vgg8", "vgg11", "mobilenet_v2", "mobilenet_v2_half"), "cnn4"),
+    },
+    "small": {
+        "teacher": "resnet14x2",
+        "assistant": "resnet14",
+        **dict.fromkeys(("resnet20", "wrn_16_1", "wrn_16_2"), "resnet8"),
+        **dict.fromkeys(("resnet56", "resnet32", "wrn_40_1"), "resnet14"),
+        **dict.fromkeys(("vgg8", "vgg11"), "cnn16"),
+        "resnet8x4": "resnet8x2",
+    },
+}
+"""Networks by their part in a pair, or by the published student; mobile networks are small as they are."""
+
+
+def _tiny(kind: Kind, select: SelectConfig) -> Recipe:
+    base = digits() if kind == "classification" else rotated_digits()
+    gan = replace(base.gan, steps=6, batch_size=16, width_g=4, width_d=4, z_dim=4, embedding_width=8, health_checks=1)
+    return replace(
+        base,
+        data=replace(base.data, num_train=80),
+        teacher=TeacherConfig(model="cnn8", updates=60, lr=0.02),
+        gan=gan,
+        ratio=RatioConfig(epochs=3, hidden=(32,), dropout=(0.2,)),
+        synth=SynthConfig(pool=768, labels=base.synth.labels),
+        select=replace(select, count=100),
+        student=StudentConfig(model="cnn4", updates=6, fake_share=FAKES_SHARE),
+    )
+
+
+def _small(kind: Kind, select: SelectConfig) -> Recipe:
+    classes = kind == "classification"
+    return Recipe(
+        teacher=TeacherConfig(model="resnet14x2", updates=2000, augment=("shift", "flip") if classes else ("shift",)),
+        gan=logistic(GanConfig(steps=4000, z_dim=64)),
+        synth=SynthConfig(pool=20_000, labels="balanced" if classes else "uniform"),
+        select=replace(select, count=6000),
+        student=StudentConfig(updates=2000, fake_share=FAKES_SHARE, augment=("shift", "flip") if classes else ()),
+    )
+
+
+# --- helpers of the modules beside --------------------------------------------------------------------------
+
+
+def sgd(
+    *,
+    epochs: float,
+    images: int,
+    batch: int,
+    lr: float,
+    weight_decay: float,
+    drops: tuple[float, ...],
+    flip: bool = True,
+    shift: bool = True,
+) -> dict[str, Any]:
+    """Published training by SGD as settings of `SupervisedConfig`: `drops` are the epochs after which lr falls."""
+    kinds = ("shift",) * shift + ("flip",) * flip
+    return {
+        "updates": round(epochs * images / batch),
+        "batch_size": batch,
+        "optimizer": "sgd",
+        "lr": lr,
+        "schedule": "steps",
+        "decay_at": tuple(drop / epochs for drop in drops),
+        "weight_decay": weight_decay,
+        "augment": kinds,
+    }
+
+
+def by_method(pairs: Sequence[Pair], lines: Mapping[str, str]) -> dict[tuple[str, str], float]:
+    """Printed numbers from one line per method with one number per pair; NA where there is none."""
+    return {
+        (pair.name, title): float(word)
+        for title, line in lines.items()
+        for pair, word in zip(pairs, line.split(), strict=True)
+        if word != "NA"
+    }
+
+
+def by_pair(methods: Sequence[Method], lines: Mapping[str, str]) -> dict[tuple[str, str], float]:
+    """The same from one line per pair with one number per method."""
+    return {
+        (name, method.title): float(word)
+        for name, line in lines.items()
+        for method, word in zip(methods, line.split(), strict=True)
+        if word != "NA"
+    }

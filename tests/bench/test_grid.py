@@ -1,0 +1,179 @@
+"""Published tables run end to end on tiny data: cells, controls, what fails, what is resumed."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gankd.bench import compare as side_by_side
+from gankd.bench.grid import CELLS, FACTORS, append_cell, read_cells, rounded_factor
+from gankd.bench.stats import paired_interval
+from gankd.commands.bench import BenchResult, bench
+from gankd.errors import CheckpointError, ConfigError, RunError
+from gankd.recipes.published import TABLES, Method, Pair
+from gankd.storage import read_json
+
+CLASSES = "cifar10-c10k"
+PAIR = "mobilenet_v2-vgg11"
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
+    """A finished table; do not change its folder."""
+    rows = ["BLKD", "cGAN-KD", "cGAN-KD+TAKD"]
+    return bench(CLASSES, tmp_path_factory.mktemp("bench") / "c", scale="tiny", seeds=2, pairs=[PAIR], methods=rows)
+
+
+def stages(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")}
+
+
+def test_rows_stand_beside_printed_numbers_and_controls(classes: BenchResult) -> None:
+    assert classes.exit_code == 0
+    cells = classes.cells
+    assert {method for _, method, _ in cells} >= {"NOKD at equal updates", "KD at equal updates", "BLKD", "cGAN-KD"}
+    own = cells[PAIR, "cGAN-KD", 0]
+    assert own.published == pytest.approx(100 - 14.32)
+    assert (own.student, own.teacher, own.loss) == ("cnn4", None, "Label")
+    assert cells[PAIR, "BLKD", 0].teacher == "cnn16"  # the pair's, while cnn8 filters
+    assert cells[PAIR, "BLKD", 0].updates == own.updates // 2
+    for each in classes.comparisons:
+        values = [[cells[PAIR, name, seed].test["top1"] for seed in (0, 1)] for name in (each.method, each.control)]
+        assert each.gain == paired_interval(*values, higher_is_better=True)
+        assert each.method in ("cGAN-KD", "cGAN-KD+TAKD")  # published baselines have fewer updates
+        assert not each.adjusted < each.p
+    folder = classes.page.parent
+    assert len(list(folder.glob("teacher-*"))) == 2
+    assert [len(list(folder.glob(f"{name}-*"))) for name in ("gan", "ratio", "synth")] == [1, 1, 1]
+    assert len(list(folder.glob("assistant-*"))) == 1
+    page = classes.page.read_text()
+    assert "| cGAN-KD+TAKD |" in page
+    assert "87.72" in page
+    assert TABLES[CLASSES].protocol in page
+    assert {tuple(cell["versions"]) for cell in read_json(folder / "bench.json")["cells"]}
+    assert read_cells(folder / "bench.json") == read_cells(folder / CELLS) == list(cells.values())
+
+
+def test_the_time_matched_control_fits_in_the_row_s_seconds(classes: BenchResult) -> None:
+    row, control = classes.cells[PAIR, "cGAN-KD", 0], classes.cells[PAIR, "NOKD at equal updates", 0]
+    factor = classes.factors[PAIR, "cGAN-KD"]
+    assert factor in {value / 2 for value in range(2, 9)}
+    assert row.updates == control.updates
+    title = f"NOKD at equal time x{factor:g}" if factor > 1 else control.method
+    assert classes.cells[PAIR, title, 1].updates == round(factor * row.updates)
+    assert [rounded_factor(value) for value in (0.3, 1.0, 1.01, 2.5, 2.6, 9.0)] == [1.0, 1.0, 1.5, 2.5, 3.0, 4.0]
+
+
+def test_what_a_kill_leaves_is_gone_on_with(classes: BenchResult, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(classes.page.parent, tmp_path / "bench"))
+    lost = ["student-adjusted-1-*", "student-kd_matched-0-*"]
+    for path in (path for pattern in lost for path in folder.glob(pattern)):
+        shutil.rmtree(path)
+    lines = (folder / CELLS).read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["method"] != "cGAN-KD"]
+    (folder / CELLS).write_text("\n".join(kept) + '\n{"table": "cifar10-c1')  # the line that a kill cut short
+    before, factors = stages(folder), read_json(folder / FACTORS)
+    rows = ["BLKD", "cGAN-KD", "cGAN-KD+TAKD"]
+    again = bench(CLASSES, folder, scale="tiny", seeds=2, pairs=[PAIR], methods=rows)
+    assert {key: cell.test for key, cell in again.cells.items()} == {
+        key: cell.test for key, cell in classes.cells.items()
+    }
+    after = stages(folder)
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(stages(classes.page.parent))
+    assert read_json(folder / FACTORS) == factors  # measured once
+    assert sorted(cell.key for cell in read_cells(folder / CELLS)) == sorted(again.cells)
+
+
+def test_values_with_the_steps_one_by_one(tmp_path: Path) -> None:
+    rows = ["raw", "adjusted"]
+    found = bench("steering-components", tmp_path / "b", scale="tiny", seeds=1, methods=rows, timed=False)
+    pair = "resnet20"
+    assert {method for _, method, _ in found.cells} == {"NOKD at equal updates", "KD at equal updates", *rows}
+    assert found.cells[pair, "adjusted", 0].published == 1.60
+    assert found.cells[pair, "raw", 0].test != found.cells[pair, "adjusted", 0].test
+    assert "against NOKD, updates" in found.text
+    assert all(each.gain.verdict == "no interval" for each in found.comparisons)
+
+
+NETS = """import torch
+class Narrow(torch.nn.Module):
+    def __init__(self): super().__init__()
+    def forward(self, x): return x.flatten(1)[:, :3]
+class Nan(torch.nn.Module):
+    def __init__(self, num_outputs):
+        super().__init__()
+        self.head = torch.nn.Linear(64, num_outputs)
+    def forward(self, x): return self.head(x.flatten(1)) * (float("nan") if self.training else 1)
+"""
+
+
+def test_a_failing_cell_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("nets_that_fail.py").write_text(NETS)
+    pairs = tuple(Pair(student=name) for name in ("nets_that_fail:Narrow", "nets_that_fail:Nan", "vgg11"))
+    table = replace(TABLES[CLASSES], name="own", pairs=pairs, methods=(Method("NOKD", matched=False),), printed={})
+    monkeypatch.setitem(TABLES, "own", table)
+    found = bench("own", tmp_path / "b", scale="tiny", seeds=1, timed=False)
+    assert found.exit_code == 1
+    assert {pair for pair, _, _ in found.cells} == {"vgg11"}
+    assert "gives outputs of shape (2, 3)" in found.failures["nets_that_fail:Narrow", "NOKD", 0]
+    assert "became nan" in found.failures["nets_that_fail:Nan", "NOKD", 0]
+    assert "| NOKD, seed 0 | failed: student-real-0: Label became nan" in found.page.read_text()
+    assert len(found.to_dict()["failures"]) == len(found.failures) == 6
+
+
+def test_a_dead_process_costs_its_own_student_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever kills the pool takes the others down with it; one by one the culprit is found."""
+    ran: list[list[int]] = []
+
+    def wave(jobs: list[Any], workers: int, tolerant: bool) -> Iterator[Any]:
+        ran.append([job[1][1] for job in jobs])
+        for job in list(jobs):
+            if job[1][1] == 2:
+                raise RunError("a process died") from BrokenProcessPool()
+            yield job, None
+
+    monkeypatch.setattr(side_by_side, "_train_wave", wave)
+    jobs: list[Any] = [(None, ("real", seed)) for seed in range(5)]
+    ended = {cell[1]: error for _, cell, error in side_by_side._train_all(jobs, 2, tolerant=True)}
+    assert [type(ended[seed]) for seed in range(5)] == [type(None), type(None), RunError, type(None), type(None)]
+    assert ran == [[0, 1, 2, 3, 4], [2], [3, 4]]
+    with pytest.raises(RunError):
+        list(side_by_side._train_all(jobs, 2, tolerant=False))
+
+
+def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
+    for call, said in (
+        (lambda: bench("cifar100-table33", tmp_path), "no published table 'cifar100-table33'; did you mean"),
+        (lambda: bench(CLASSES, tmp_path, methods=["BLDK"], scale="tiny"), "no method 'BLDK' in cifar10-c10k; did you"),
+        (lambda: bench(CLASSES, tmp_path, pairs=["vgg11"], scale="tiny"), "no pair 'vgg11'"),
+        (lambda: bench(CLASSES, tmp_path, seeds=0), "--seeds must be at least 1"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{}", '{"cells": [{"table": 1}]}'])
+def test_a_file_that_holds_no_cells_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "bench.json").write_text(content)
+    with pytest.raises(CheckpointError, match="holds no cells of gankd bench"):
+        read_cells(tmp_path / "bench.json")
+
+
+def test_a_line_is_added_behind_one_that_was_cut_short(classes: BenchResult, tmp_path: Path) -> None:
+    cells = list(classes.cells.values())
+    path = tmp_path / CELLS
+    append_cell(path, cells[0])
+    with path.open("a") as file:
+        file.write('{"table"')
+    append_cell(path, cells[1])
+    assert read_cells(path) == cells[:2]
+    append_cell(path, replace(cells[0], seconds=7.0))
+    assert [cell.seconds for cell in read_cells(path)] == [7.0, cells[1].seconds]

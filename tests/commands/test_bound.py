@@ -1,0 +1,140 @@
+"""`gankd bound` as a function, on tiny finished runs of both tasks."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gankd.bench.bound import Bound, Estimate
+from gankd.commands.bound import BoundReport, Distance, LearningCurve, Measured, bound, grid
+from gankd.config import override
+from gankd.errors import ConfigError
+from gankd.recipes import Recipe
+from gankd.recipes.cgan_kd import CganKd
+from gankd.run import Run
+from gankd.storage import read_json
+
+
+def test_a_run_with_classes_is_judged_measured_and_read_again(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, finished = digits_run
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    found = bound(recipe, folder, measure=True, rhos=(1.0,), accept_shares=(1.0,), counts=(20, 40))
+    assert [one.title for one in found.distances] == ["raw", "subsampled", "filtered", "adjusted"]
+    raw, subsampled, filtered, adjusted = found.distances
+    assert raw.available == 768 > subsampled.available > filtered.available == adjusted.available
+    assert raw.labels > filtered.labels  # the filter drops what the teacher disagrees with
+    assert adjusted.labels < 1e-3  # soft labels are the teacher's own, in half precision
+    for one in (*found.distances, *found.by_rho, *found.by_share):
+        assert 0 <= one.tv.low <= one.tv.high <= 1
+        assert 0 <= one.plug_in <= 1
+    assert found.by_rho[0].available == subsampled.available  # rho = 1 drops nobody
+    assert found.by_share[0].available > adjusted.available
+    assert [one.count for one in found.measured] == [0, 20, 40]
+    assert found.curve is not None
+    assert found.curve.sizes == (20, 40, 80)
+    assert found.measured[0].errors == found.curve.errors[-1]  # real images alone
+    method = CganKd(recipe, Run(folder))
+    top1 = (method.student_stage("real_matched", 0).result or {})["val"]["top1"]
+    assert found.measured[0].errors[0] == pytest.approx(1 - top1 / 100)
+    written = read_json(folder / "bound.json")
+    assert written == json.loads(json.dumps(found.to_dict()))
+    assert [row["count"] for row in written["prediction"]] == [0, 20, 40, 80, 100, 160, 320, adjusted.available]
+    students = sorted(folder.glob("student-*"))
+    again = bound(recipe, folder, rhos=(1.0,), accept_shares=(1.0,), counts=(20, 40))  # reads what is there
+    assert again == found
+    assert sorted(folder.glob("student-*")) == students
+
+
+def test_a_run_with_values_says_what_is_not_measured(angles_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, finished = angles_run
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    recipe = override(recipe, ["select.subsample=none"])
+    found = bound(recipe, folder, rhos=(0.7, 0.02), mix="share")
+    assert found.by_share == ()
+    assert [one.title for one in found.by_rho] == ["rho 0.7"]  # of the other 15 are left
+    assert found.notes == (
+        "subsample=none: accept_share has no effect.",
+        "Too few generated images are left to judge: rho 0.02.",
+    )
+    assert found.distances[2].labels > found.distances[3].labels == 0
+    assert [one.count for one in found.measured] == [
+        0
+    ]  # students of the run that are there: M = 100 has subsample=budget
+    assert "loss        |error| / label range, in [0, 1]" in found.text
+    assert "nothing measured yet: gankd bound" in found.text
+    assert "--measure" in found.text
+
+
+def test_wrong_values_and_a_run_without_pool_are_refused(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe, finished = digits_run
+    with pytest.raises(ConfigError, match="has no finished pool of generated images; make it with: gankd synth"):
+        bound(recipe, tmp_path / "none")
+    with pytest.raises(ConfigError, match="delta must lie in"):
+        bound(recipe, finished, delta=0)
+    with pytest.raises(ConfigError, match="--counts must be at least 1, got 0"):
+        bound(recipe, finished, counts=[5, 0])
+    with pytest.raises(ConfigError, match="--seeds must be at least 1"):
+        bound(recipe, finished, seeds=0)
+
+
+def test_counts_of_the_grid_double_from_half_the_real_images() -> None:
+    assert grid(300, 1200) == [150, 300, 600]
+    assert grid(1, 3) == [1, 2]
+    assert grid(300, 100) == []
+
+
+def report(tv: float, rate: float = 2.72, errors: tuple[float, ...] = ()) -> BoundReport:
+    """A report as `bound` makes it, with students whose mean errors are given for M = 0, 400, 1600."""
+    distances = tuple(
+        Distance(name, 1600, Estimate(tv, max(0.0, tv - 0.03), tv + 0.03), tv, 0.0) for name in ("raw", "adjusted")
+    )
+    curve = LearningCurve((25, 50, 100), ((0.3, 0.3), (0.24, 0.24), (0.2, 0.2)), 0.1, 1.0, 0.0) if errors else None
+    measured = tuple(
+        Measured(count, (error - 0.01, error + 0.01)) for count, error in zip((0, 400, 1600), errors, strict=False)
+    )
+    return BoundReport(
+        folder="runs/x",
+        loss="0-1 error",
+        num_real=100,
+        count=400,
+        mix="pooled",
+        delta=0.05,
+        split="val",
+        held_out=50,
+        fitted=80,
+        teacher_error=0.1,
+        distances=distances,
+        by_rho=(),
+        by_share=(),
+        bound=Bound(num_real=100, tv=tv, rate=rate),
+        curve=curve,
+        measured=measured,
+    )
+
+
+def test_a_bound_above_1_is_called_vacuous() -> None:
+    assert "every bound is above 1, the largest possible error: vacuous" in report(0.9, rate=12.0).text
+    assert "a bound above 1, the largest possible error, is vacuous" in report(0.9).text
+    assert "vacuous" not in report(0.05).text
+
+
+def test_students_are_held_against_the_curves() -> None:
+    calibrated = Bound(num_real=100, tv=0.04, rate=1.0, floor=0.1)
+    errors = tuple(calibrated.at(count) for count in (0, 400, 1600))
+    found = report(0.04, errors=errors)
+    assert found.implied_tv is not None
+    assert found.implied_tv[0] == pytest.approx(0.04)
+    rank, least = found._agreement()["calibrated, TV 0.04"]
+    assert rank == pytest.approx(1)
+    assert least == (1600 if errors[2] < errors[0] else 0)
+    assert "TV with which calibrated fits these students, looking at them: 0.040" in found.text
+    assert max(map(len, found.text.splitlines())) <= 120
+
+
+def test_numbers_that_json_has_no_name_for_are_left_open() -> None:
+    values = report(0.0).to_dict()
+    assert values["pays_below"] is None  # infinity
+    assert not any(math.isinf(row["bound"]) for row in values["prediction"])
+    json.dumps(values, allow_nan=False)

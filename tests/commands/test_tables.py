@@ -1,0 +1,55 @@
+"""Published tables in the list and in a plan: what they cost, from shapes and from a few steps."""
+
+from pathlib import Path
+
+import pytest
+
+from gankd.bench.cost import estimate, network_work
+from gankd.commands import tables
+from gankd.commands.tables import list_tables, plan_table_run, tables_text
+from gankd.errors import ConfigError
+from gankd.recipes.published import find_table
+
+
+def test_the_work_of_a_network_grows_with_its_images() -> None:
+    small, large = network_work("resnet8", 1, 16, 10), network_work("resnet8", 1, 32, 10)
+    head = 2 * 64 * 10  # multiplications and additions of the last layer, which sees no pixels
+    assert large.operations - head == 4 * (small.operations - head)
+    assert large.parameters == small.parameters
+    assert 3.9 < large.activations / small.activations < 4
+
+
+def test_time_follows_speed_and_rows() -> None:
+    table = find_table("cifar100-table3")
+    slow, fast = (estimate(table, "tiny", speed) for speed in (1e9, 1e10))
+    assert slow.seconds == pytest.approx(10 * fast.seconds)
+    assert 0 < slow.shared_seconds < slow.seconds
+    assert slow.gigabytes == fast.gigabytes > 0
+    assert (
+        estimate(find_table("cifar100-mg"), "tiny", 1e9).seconds
+        > estimate(find_table("cifar100-components"), "tiny", 1e9).seconds
+    )
+
+
+def test_a_table_is_listed_with_all_that_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "machine_speed", lambda: 1e12)
+    monkeypatch.setattr(tables, "SCALES", ("small",))
+    rows = list_tables(["tiny-imagenet", "rc49-r5"])
+    text = tables_text(rows)
+    assert "6 pairs x 6 rows, no published numbers" in text
+    assert "3 pairs x 2 rows, 6 published numbers" in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert {"pair": "mobilenet_v2", "method": "cGAN-KD", "printed": 1.18} in rows[1]["published"]
+    one = tables_text(rows[1:])
+    assert "mean absolute error on test images" in " ".join(one.lower().split())
+    assert "- A validation split is carved out" in one
+    with pytest.raises(ConfigError, match="no published table"):
+        list_tables(["rc49"])
+
+
+def test_a_table_is_planned_from_a_few_steps(tmp_path: Path) -> None:
+    rows = {row.stage: row for row in plan_table_run("steering-components", tmp_path / "b", scale="tiny", seeds=1)}
+    assert list(rows) == ["teacher", "gan", "ratio", "synth", "resnet20"]
+    assert rows["resnet20"].count == 7  # five rows and two controls
+    assert all(row.seconds > 0 for row in rows.values())
+    assert not (tmp_path / "b").exists()

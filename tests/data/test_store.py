@@ -1,0 +1,148 @@
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gankd.data import store
+from gankd.data.folder import load_folder
+from gankd.data.images import Splits
+from gankd.data.store import arrange, build, cache_folder, source_key
+from gankd.errors import DataError
+from gankd.tasks import Classification
+
+SHAPE = (5, 3, 4, 4)
+
+
+@pytest.fixture
+def tiny_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder, of a machine in whose memory nothing fits."""
+    monkeypatch.setattr(store, "available_memory", lambda: 0)
+    monkeypatch.setenv("GANKD_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def numbered(target: store.Pixels) -> None:
+    target[:] = np.arange(len(target), dtype=np.uint8)[:, None, None, None]
+
+
+def never(target: store.Pixels) -> None:
+    raise AssertionError("decoded again")
+
+
+def test_few_images_stay_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANKD_CACHE", str(tmp_path / "cache"))
+    assert build(SHAPE, lambda: "key", numbered)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_many_images_go_to_a_file_once(tiny_memory: Path) -> None:
+    made = build(SHAPE, lambda: "key", numbered)
+    assert (made.shape, made.dtype) == (SHAPE, torch.uint8)
+    assert made[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert sorted(path.name for path in (tiny_memory / "key").iterdir()) == ["images.npy", "lock"]
+    assert np.array_equal(np.load(tiny_memory / "key" / "images.npy"), made)
+    assert torch.equal(build(SHAPE, lambda: "key", never), made)
+    assert build((2, *SHAPE[1:]), lambda: "key", numbered).shape[0] == 2  # another shape is not taken for these
+
+
+@pytest.mark.parametrize("kept", [0, 50, 200, -1])
+def test_a_file_that_is_cut_off_is_made_anew(tiny_memory: Path, kept: int) -> None:
+    build(SHAPE, lambda: "key", numbered)
+    path = tiny_memory / "key" / "images.npy"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert build(SHAPE, lambda: "key", numbered)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_interrupted_decoding_leaves_nothing(tiny_memory: Path) -> None:
+    def breaks(target: store.Pixels) -> None:
+        target[0] = 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(SHAPE, lambda: "key", breaks)
+    assert [path.name for path in (tiny_memory / "key").iterdir()] == ["lock"]
+    left = tiny_memory / "key" / ".images.npy.abcdefgh"  # of a process that was killed
+    left.touch()
+    build(SHAPE, lambda: "key", numbered)
+    assert not left.exists()
+
+
+def test_a_full_disk(tiny_memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1000, 800, 200))
+    with pytest.raises(
+        DataError, match=r"the images need 0.00 GB, .* 0.00 GB free; free some space, or set GANKD_CACHE"
+    ):
+        build(SHAPE, lambda: "key", never)
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "available_memory", lambda: 0)
+    tiny_memory.parent.joinpath("file").touch()
+    monkeypatch.setenv("GANKD_CACHE", str(tiny_memory.parent / "file"))
+    with pytest.raises(DataError, match=r"cannot be kept there \(Not a directory\); set GANKD_CACHE"):
+        build(SHAPE, lambda: "key", never)
+
+
+def test_splits_are_slices_of_one_block() -> None:
+    index = {"train": torch.tensor([1, 4]), "val": torch.tensor([0]), "test": torch.tensor([2])}
+
+    def fill(target: store.Pixels, row: np.ndarray) -> None:
+        assert row.tolist() == [2, 0, 3, -1, 1]
+        for image, place in enumerate(row):
+            if place >= 0:
+                target[place] = image
+
+    labels = torch.tensor([0, 1, 0, 7, 1])  # that of image 3, which is not used, may be anything
+    train, val, test = arrange(labels, Classification(num_classes=2), index, (1, 4, 4), lambda: "", fill)
+    assert [part.images[:, 0, 0, 0].tolist() for part in (train, val, test)] == [[1, 4], [0], [2]]
+    assert [part.labels.tolist() for part in (train, val, test)] == [[1, 1], [0], [0]]
+    assert train.images.untyped_storage().data_ptr() == test.images.untyped_storage().data_ptr()
+
+
+def test_keys_follow_files_and_settings(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"1")
+    first = source_key([path], 32)
+    assert source_key([path], 32) == first
+    assert source_key([path], 64) != first
+    path.write_bytes(b"2")
+    os.utime(path, ns=(0, 0))
+    assert source_key([path], 32) != first
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GANKD_CACHE", "/elsewhere")
+    assert cache_folder() == Path("/elsewhere")
+    monkeypatch.delenv("GANKD_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert cache_folder() == Path("/x/gankd")
+
+
+def test_memory_is_known() -> None:
+    assert store.available_memory() > 1 << 20
+
+
+def test_mapped_splits_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
+
+    def load() -> Splits:
+        return load_folder(tmp_path / "set")
+
+    in_memory = load().fingerprint()
+    monkeypatch.setattr(store, "available_memory", lambda: 0)
+    monkeypatch.setenv("GANKD_CACHE", str(tmp_path / "cache"))
+    mapped = load()
+    assert mapped.fingerprint() == in_memory
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    (tmp_path / "set" / "a" / "0.png").write_bytes((tmp_path / "set" / "b" / "0.png").read_bytes())
+    os.utime(tmp_path / "set" / "a" / "0.png", ns=(0, 0))
+    assert load().fingerprint() == in_memory  # a0 and b0 are the same image
+    assert len(list((tmp_path / "cache").iterdir())) == 2

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from gankd.config import from_dict, to_dict
 from gankd.data.images import LabelledImages, Splits
 from gankd.errors import GankdError
-from gankd.recipes import digits
+from gankd.recipes import Recipe, digits
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
 from gankd.run import Run
@@ -49,3 +50,15 @@ def test_images_that_no_generator_can_make_are_refused_before_any_training(
     data = LabelledImages(images, torch.tensor([0, 1, 0, 1]), Classification(num_classes=2))
     with pytest.raises(GankdError, match=message):
         _ = CganKd(digits(), Run(tmp_path), Splits(data, data, data, "odd")).splits
+
+
+def test_whole_numbers_and_floats_name_the_same_stages(tmp_path: Path) -> None:
+    """Workers read the recipe from JSON-like data, which turns 1 into 1.0 wherever a float is meant."""
+    recipe = digits()
+    whole = replace(recipe, teacher=replace(recipe.teacher, lr=1), student=replace(recipe.student, lr=1))
+    given = from_dict(Recipe, to_dict(whole))
+    stages = [
+        (method.teacher_stage.fingerprint, method.student_stage("real", 0).fingerprint)
+        for method in (CganKd(recipe, Run(tmp_path)) for recipe in (whole, given))
+    ]
+    assert stages[0] == stages[1]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gankd.config import require, to_dict
+from gankd.config import from_dict, require, to_dict
 from gankd.data.images import LabelledImages, Splits
 from gankd.engine import Engine
 from gankd.errors import CheckpointError, DataError, ModelError
@@ -39,7 +39,9 @@ class Taught:
     """
 
     def __init__(self, recipe: Recipe, run: Run, splits: Splits | None = None) -> None:
-        self.recipe, self.run, self.given_splits = recipe, run, splits
+        # As read from a file: a worker gets it so, and 1 and 1.0 would be different stages.
+        self.recipe = from_dict(Recipe, to_dict(recipe))
+        self.run, self.given_splits = run, splits
 
     # --- data -----------------------------------------------------------------------------------------------
 

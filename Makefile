@@ -28,7 +28,7 @@ demo: $(WITH_GANKD)  ## distil through generated samples, for classes and for an
 evidence: $(WITH_GANKD)  ## the demo with more seeds; writes docs/evidence.md and docs/evidence.json
 	$(ONE_THREAD) $(BIN)/gankd evidence
 
-# DATA holds cifar-scarce.npz, faces-scarce.npz and steering-scarce.npz: images, label, split; see docs/results.md.
+# DATA holds cifar.npz, faces.npz and steering.npz, as examples/real_sets.py writes them from the published sets.
 results: $(WITH_GANKD)  ## the method on real images: make results DATA=FOLDER; writes docs/results.md and .json
 	$(ONE_THREAD) $(BIN)/gankd results --data $(DATA) --seeds 5
 

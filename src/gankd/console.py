@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 Mode = Literal["live", "plain", "quiet", "json"]
+DAY = 24 * 3600
 
 
 def number(value: float) -> str:
@@ -16,8 +17,12 @@ def number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """42s, 3m10s, 2h05m."""
+    """42s, 3m10s, 2h05m, 23 days, about 5 years."""
     whole = round(seconds)
+    if whole >= 2 * 365 * DAY:
+        return f"about {whole / (365 * DAY):.0f} years"
+    if whole >= 2 * DAY:
+        return f"{whole / DAY:.0f} days"
     if whole < 60:
         return f"{whole}s"
     return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -1,6 +1,7 @@
 """Published tables run end to end on tiny data: cells, controls, what fails, what is resumed."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 
 from gankd.bench import compare as side_by_side
-from gankd.bench.grid import CELLS, FACTORS, append_cell, read_cells, rounded_factor
+from gankd.bench.grid import CELLS, FACTORS, Grid, append_cell, base_recipe, read_cells, rounded_factor
 from gankd.bench.stats import paired_interval
 from gankd.commands.bench import BenchResult, bench
-from gankd.errors import CheckpointError, ConfigError, RunError
+from gankd.errors import CheckpointError, ConfigError, GankdError, RunError
+from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.published import TABLES, Method, Pair
+from gankd.run import Run
 from gankd.storage import read_json
 
 CLASSES = "cifar10-c10k"
@@ -90,6 +93,82 @@ def test_what_a_kill_leaves_is_gone_on_with(classes: BenchResult, tmp_path: Path
     assert sorted(cell.key for cell in read_cells(folder / CELLS)) == sorted(again.cells)
 
 
+def test_a_pool_too_small_for_a_row_fails_it(classes: BenchResult, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(classes.page.parent, tmp_path / "bench"))
+    changes = ["select.count=400"]  # 768 x 0.5 x 0.7 are left
+    rows = ["cGAN-KD"]
+    found = bench(CLASSES, folder, scale="tiny", seeds=1, pairs=[PAIR], methods=rows, changes=changes, timed=False)
+    reason = found.failures[PAIR, "cGAN-KD", 0]
+    assert re.match(r"2\d\d of 768 generated images are left .*, expected 400; raise synth.pool or", reason)
+    assert {method for _, method, _ in found.cells} == {"NOKD at equal updates", "KD at equal updates"}
+
+
+def test_the_share_of_generated_images_in_a_row_s_time_follows_the_plan(
+    classes: BenchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one folder, more planned students share the same cost; what was measured for fewer does not stand."""
+    folder = Path(shutil.copytree(classes.page.parent, tmp_path / "bench"))
+    table = TABLES[CLASSES]
+    monkeypatch.setattr(Grid, "run", lambda *_: None)
+    found = []
+    for students in (1, 100, 1):
+        made = CganKd(base_recipe(table, "tiny", None, ()), Run(folder))
+        grid = Grid(table, "tiny", (), made, students=students)
+        grid.results = dict(classes.cells)
+        grid.run_equal_time(table.pair(PAIR), [table.method("cGAN-KD")], [0, 1])
+        found.append(grid.needed[PAIR, "cGAN-KD"])
+        assert grid.factors[PAIR, "cGAN-KD"] == rounded_factor(found[-1])
+    stages = made.gan_stage, made.ratio_stage, made.synth_stage
+    controls = [classes.cells[PAIR, "NOKD at equal updates", seed] for seed in (0, 1)]
+    each = sum(cell.seconds for cell in controls) / 2
+    assert found[0] - found[1] == pytest.approx(0.99 * sum(stage.seconds for stage in stages) / each)
+    assert found[2] == found[0]
+
+
+def test_a_control_that_is_too_short_is_marked(classes: BenchResult) -> None:
+    cut = replace(classes, needed={(PAIR, "cGAN-KD"): 7.3})
+    assert f"x{classes.factors[PAIR, 'cGAN-KD']:g} of x7.3 needed: " in cut.markdown
+    assert cut.to_dict()["equal_time_needed"] == {f"{PAIR}/cGAN-KD": 7.3}
+    assert "needed: " not in replace(cut, needed={(PAIR, "cGAN-KD"): 4.0}).markdown
+    assert "All seeds share one teacher, generator and pool" in cut.markdown
+
+
+def test_a_teacher_is_in_memory_once(tmp_path: Path) -> None:
+    table = TABLES["cifar10-c10k"]
+    method = CganKd(base_recipe(table, "tiny", None, ()), Run(tmp_path))
+    grid = Grid(table, "tiny", (), method)
+    one, other = (grid._made(table.pairs[0], table.method(title)) for title in ("BLKD", "cGAN-KD+BLKD"))
+    assert one.tutor is other.tutor is not method
+    filters = TABLES["c10k-components"]
+    grid = Grid(filters, "tiny", (), method)
+    assert grid._made(filters.pairs[0], filters.controls[1]).tutor is method
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        (CLASSES, "student.model=resnet8"),
+        (CLASSES, "student.teacher=resnet8"),
+        (CLASSES, "student.loss=KD"),
+        (CLASSES, "student.assistants=resnet8"),
+        (CLASSES, "student.init=finetune"),
+        (CLASSES, "seeds=5"),
+        ("cifar100-mg", "student.fake_share=0.3"),
+        ("vkd-pairs", "teacher.model=resnet8"),
+        ("cifar10-uda-c10k", "student.augment=flip"),
+        ("cifar10-sskd-c10k", "select.adjust=none"),
+    ],
+)
+def test_what_rows_set_themselves_cannot_be_changed(table: str, change: str) -> None:
+    with pytest.raises(ConfigError, match=f"--set {change.partition('=')[0]} cannot be changed in {table}: "):
+        base_recipe(TABLES[table], "tiny", None, [change])
+
+
+def test_what_all_rows_share_can_be_changed() -> None:
+    recipe = base_recipe(TABLES[CLASSES], "tiny", None, ["student.fake_share=0.3", "teacher.model=cnn4"])
+    assert (recipe.student.fake_share, recipe.teacher.model) == (0.3, "cnn4")
+
+
 def test_values_with_the_steps_one_by_one(tmp_path: Path) -> None:
     rows = ["raw", "adjusted"]
     found = bench("steering-components", tmp_path / "b", scale="tiny", seeds=1, methods=rows, timed=False)
@@ -97,7 +176,9 @@ def test_values_with_the_steps_one_by_one(tmp_path: Path) -> None:
     assert {method for _, method, _ in found.cells} == {"NOKD at equal updates", "KD at equal updates", *rows}
     assert found.cells[pair, "adjusted", 0].published == 1.60
     assert found.cells[pair, "raw", 0].test != found.cells[pair, "adjusted", 0].test
-    assert "against NOKD, updates" in found.text
+    page = found.markdown
+    assert "against NOKD, updates" in page
+    assert not any(text in page + found.text for text in ("NOKD, time", "Equal time"))
     assert all(each.gain.verdict == "no interval" for each in found.comparisons)
 
 
@@ -126,6 +207,47 @@ def test_a_failing_cell_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: py
     assert "became nan" in found.failures["nets_that_fail:Nan", "NOKD", 0]
     assert "| NOKD, seed 0 | failed: student-real-0: Label became nan" in found.page.read_text()
     assert len(found.to_dict()["failures"]) == len(found.failures) == 6
+
+
+@pytest.mark.parametrize("change", ["teacher.model=nope", "gan.external=nowhere.npz", "teacher.weights=none.pt"])
+def test_what_all_cells_rest_on_is_refused_before_the_first(change: str, tmp_path: Path) -> None:
+    with pytest.raises(GankdError):
+        bench(CLASSES, tmp_path, scale="tiny", seeds=1, pairs=[PAIR], changes=[change], timed=False)
+    assert not list(tmp_path.rglob("done.json"))
+
+
+def test_a_failing_shared_stage_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Grid, "check_shared", lambda *_: None)  # as when it fails later
+    rows, changes = ["cGAN-KD"], ["teacher.model=nope"]
+    found = bench(CLASSES, tmp_path, scale="tiny", seeds=1, pairs=[PAIR], methods=rows, changes=changes, timed=False)
+    assert found.exit_code == 1
+    assert "nope" in found.failures[PAIR, "cGAN-KD", 0]
+    assert found.seconds == pytest.approx(sum(cell.seconds for cell in found.cells.values()))
+    assert found.page.is_file()
+
+
+def test_the_page_says_what_was_run(classes: BenchResult, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(classes.page.parent, tmp_path / "bench"))
+    part = bench(CLASSES, folder, scale="tiny", seeds=1, pairs=[PAIR], methods=["BLKD"], timed=False)
+    page = part.page.read_text()
+    assert f"`gankd bench {CLASSES} --scale tiny --seeds 1 --pairs {PAIR} --methods BLKD --untimed`" in page
+    own = [cell for cell in classes.cells.values() if "equal time" not in cell.method]
+    assert part.left_out == len(own) - len(part.cells) > 0
+    assert f"A part: {part.left_out} further cells" in page
+    assert "A part" not in classes.markdown
+    changed = replace(part, changes=("student.updates=7",)).markdown
+    here, full = changed.split("Here it differs:")[1].split("At scale full also:")
+    assert "student.updates=7" in here
+    assert TABLES[CLASSES].deviations[0] in full
+    assert TABLES[CLASSES].deviations[0] not in here
+
+
+def test_text_fits_a_terminal(classes: BenchResult) -> None:
+    failed = {(PAIR, "a row of the table with a long name", 0): "a reason " * 30}
+    for found in (classes, replace(classes, failures=failed, needed={(PAIR, "cGAN-KD"): 47.3})):
+        lines = found.text.splitlines()[:-1]  # the path
+        assert max(map(len, lines)) <= 120
+        assert any("x" in line and " ± " in line for line in lines)
 
 
 def test_a_dead_process_costs_its_own_student_alone(monkeypatch: pytest.MonkeyPatch) -> None:

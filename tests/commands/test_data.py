@@ -69,7 +69,7 @@ def test_several_sizes_and_broken_files(tmp_path: Path) -> None:
 def test_a_set_that_its_reader_refuses(tmp_path: Path) -> None:
     report = show(pictures(tmp_path, only=4), sheet=tmp_path / "sheet.png")
     assert "expected at least 2 classes, got only only" in report.problem
-    assert (report.splits, report.sheet) == (None, None)
+    assert (report.splits, report.sheet, report.exit_code) == (None, None, 1)
     assert report.text.splitlines()[-1] == f"cannot be used yet: {report.problem}"
     assert not (tmp_path / "sheet.png").exists()
     json.dumps(report.to_dict())
@@ -83,7 +83,7 @@ def test_values_leaks_and_options(tmp_path: Path) -> None:
     report = show(tmp_path / "a.npz", low=-1.0, size=16)
     assert report.command == f"gankd run npz --data {tmp_path / 'a.npz'} --size 16 --set data.low=-1.0"
     assert "duplicates  of test in train: 5 pixel for pixel, 5 of them with another label" in report.text
-    assert "labels      values from -1 to 1, 60 different; the labels are numbers" in report.text
+    assert "labels      values from 0 to 1, 60 different; range -1 to 1; the labels are numbers" in report.text
     assert "  -1 to -0.8" in report.text
     assert report.to_dict()["range"] == [-1, 1]
 

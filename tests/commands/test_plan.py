@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gankd.commands.plan import PlanRow, plan, plan_table
+from gankd.commands.plan import PlanRow, plan, plan_table, seconds_per_step
 from gankd.config import override
 from gankd.errors import GankdError
 from gankd.recipes import Recipe
@@ -92,3 +92,16 @@ def test_a_loss_that_reads_a_virtual_teacher_plans_it(digits_run: tuple[Recipe, 
     given = override(read, ["student.virtual=somewhere.safetensors"])
     with pytest.raises(GankdError, match="no virtual teacher somewhere"):
         plan(given, folder, arms=["kd_matched"])
+
+
+@pytest.mark.parametrize(("step", "calls"), [(0.1, [1, 1, 1, 1, 5, 5, 5]), (1.5, [1, 1])])
+def test_slow_steps_are_timed_once(step: float, calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, made = [0.0], []
+
+    def work(steps: int) -> None:
+        made.append(steps)
+        clock[0] += step * steps
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert seconds_per_step(work) == pytest.approx(step)
+    assert made == calls

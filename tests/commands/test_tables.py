@@ -6,7 +6,9 @@ import pytest
 
 from gankd.bench.cost import estimate, network_work
 from gankd.commands import tables
+from gankd.commands.plan import Timer, plan_table
 from gankd.commands.tables import list_tables, plan_table_run, tables_text
+from gankd.console import Console
 from gankd.errors import ConfigError
 from gankd.recipes.published import find_table
 
@@ -53,3 +55,19 @@ def test_a_table_is_planned_from_a_few_steps(tmp_path: Path) -> None:
     assert rows["resnet20"].count == 7  # five rows and two controls
     assert all(row.seconds > 0 for row in rows.values())
     assert not (tmp_path / "b").exists()
+
+
+def test_steps_that_would_take_too_long_are_counted_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Timer, "speed", 1.0)  # one operation per second
+    table, out = "steering-components", tmp_path / "b"
+    rows = plan_table_run(table, out, scale="tiny", seeds=1, console=Console("plain"))
+    assert all(row.counted for row in rows)
+    base = find_table(table).recipe("tiny").teacher
+    assert rows[0].seconds == 3 * network_work(base.model, 1, 16, 1).operations * base.batch_size * base.updates
+    text = plan_table(rows, out)
+    assert "years *" in text
+    assert "from the shapes of networks" in text
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in said[:3]] == ["teacher", "generator", "sampling,"]

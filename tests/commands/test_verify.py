@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gankd.bench.grid import CELLS, CellResult, read_cells
+from gankd.bench.grid import CELLS, CellResult, append_cell, read_cells
 from gankd.commands.bench import bench
-from gankd.commands.verify import Verification, verify
+from gankd.commands.verify import Verification, _beside, _find, verify
 from gankd.errors import CheckpointError, ConfigError, RunError
 from gankd.recipes.published import TABLES, Pair
 
@@ -55,12 +55,33 @@ def test_an_interval_needs_more_than_one_seed(committed: Path) -> None:
     assert against(own + 1, own - 1, own + 2).verdict == "within the interval"
     assert against(own + 1, own - 1, own + 2).exit_code == 0
     assert against(own + 3, own - 1, own + 2).verdict == "differs"
+    assert "teacher, generator and pool, which are made anew here" in against(own + 3, own - 1, own + 2).text
     alone = against(own + 1, math.nan, math.nan)
     assert alone.verdict == "differs"
     assert "only a bit-equal student agrees" in alone.text
     other = replace(alone, again=replace(alone.again, stage="0", versions=cell.versions | {"torch": "9"}))
     assert "settings or images are not those" in other.text
     assert "torch 9 (was" in other.text
+
+
+def test_cells_of_one_name_are_told_apart(committed: Path, tmp_path: Path) -> None:
+    """One folder may hold a cell of other settings, of another scale, and of images as they were before."""
+    cells = read_cells(committed / CELLS)
+    mine = next(cell for cell in cells if "/".join(map(str, cell.key)) == CELL)
+    changed = replace(mine, changes=("gan.steps=7",), stage="aaaa" + mine.stage)
+    small = replace(mine, scale="small", stage="bbbb" + mine.stage)
+    stale = [replace(cell, stage="cccc" + cell.stage) for cell in cells if cell.key == (*mine.key[:2], 0)]
+    path = tmp_path / CELLS
+    for cell in (*cells, changed, small, *stale):
+        append_cell(path, cell)
+    with pytest.raises(ConfigError, match=f"holds '{CELL}' 3 times; name one: .*small.*gan.steps=7|gan.steps=7.*small"):
+        verify(NAME, CELL, path)
+    known = read_cells(path)
+    for cell in (mine, changed, small):
+        assert _find(known, f"{CELL}/{cell.stage[:8]}", path) == cell
+    assert _beside(known, mine) == [mine]  # its other seed is there twice
+    assert _beside(known, small) == [small]
+    assert {cell.seed for cell in _beside(cells, mine)} == {0, 1}
 
 
 def test_what_is_not_committed_is_refused(committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

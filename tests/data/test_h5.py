@@ -116,6 +116,62 @@ def test_names_and_sizes(tmp_path: Path) -> None:
             load_h5(stored(tmp_path, **content))
 
 
+def test_other_files_are_not_read(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(IMAGES.tobytes())
+    with h5py.File(tmp_path / "target.h5", "w") as file:
+        file["images"] = IMAGES
+    layout = h5py.VirtualLayout(shape=IMAGES.shape, dtype=np.uint8)
+    layout[:] = h5py.VirtualSource(tmp_path / "target.h5", "images", shape=IMAGES.shape)
+    for kind in ("external", "virtual", "labels"):
+        path = tmp_path / f"{kind}.h5"
+        with h5py.File(path, "w") as file:
+            if kind == "external":
+                file.create_dataset("images", IMAGES.shape, np.uint8, external=[(str(secret), 0, IMAGES.nbytes)])
+            elif kind == "virtual":
+                file.create_virtual_dataset("images", layout)
+            else:
+                file["images"] = IMAGES
+                file.create_dataset("label", (COUNT,), np.uint8, external=[(str(secret), 0, COUNT)])
+            if kind != "labels":
+                file["label"] = FOUR
+        with pytest.raises(
+            DataError, match="(images|label) cannot be read .its data lie in other files, which are not"
+        ):
+            load_h5(path)
+
+
+def test_arrays_of_the_wrong_length_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "data.h5"
+    count = 1 << 50  # which no memory holds, and of which the file stores nothing
+    for name, said in {
+        "label": f"got 40 images in images and {count:,} labels in label",
+        "split": "expected split .40,. of 0 .train. and 1",
+        "class_names": "expected .K,. texts that differ in class_names",
+    }.items():
+        with h5py.File(path, "w") as file:
+            file["images"], file["label"] = IMAGES, FOUR
+            if name in file:
+                del file[name]
+            file.create_dataset(name, (count,), np.int64, chunks=(1024,))
+        with pytest.raises(DataError, match=said):
+            load_h5(path)
+        with open_h5(path) as file:
+            with pytest.raises(DataError, match=f"expected {name} .40,., a number for each image"):
+                file.numbers(name, COUNT)
+            with pytest.raises(DataError, match=f"expected positions .n,. in {name}"):
+                file.index(name, COUNT)
+
+
+def test_names_that_are_no_text_and_arrays_without_shape(tmp_path: Path) -> None:
+    path = stored(tmp_path, images=IMAGES, label=FOUR, other=FOUR)
+    path.write_bytes(path.read_bytes().replace(b"other", b"oth\x80r"))
+    assert len(load_h5(path).train) == 28
+    path = stored(tmp_path, images=IMAGES, label=h5py.Empty("f"))
+    with pytest.raises(DataError, match="label cannot be read .it has no shape"):
+        load_h5(path)
+
+
 def test_arrays_of_published_files(tmp_path: Path) -> None:
     path = stored(tmp_path, y=np.array([0.5, np.nan]), wide=np.zeros((2, 2)), c=[0, 7], i=[1, 1, 0], far=[5], none=[])
     with open_h5(path) as file:

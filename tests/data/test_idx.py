@@ -79,6 +79,7 @@ def test_names() -> None:
 
 def broken(folder: Path, content: bytes, role: str = "images", packed: bool = False) -> str:
     dims = {"images": 3, "labels": 1}[role]
+    folder.mkdir(exist_ok=True)
     mnist(folder, packed=packed)
     (folder / f"train-{role}-idx{dims}-ubyte{'.gz' * packed}").write_bytes(content)
     return refused(folder)
@@ -91,11 +92,15 @@ def test_broken_files(tmp_path: Path) -> None:
     assert "expected the magic number 2051 of images, got 0 bytes" in broken(tmp_path, b"")
     assert "it is compressed: name it .gz" in broken(tmp_path, gzip.compress(images))
     assert "expected 31,360 bytes after the header, got 31,359" in broken(tmp_path, images[:-1])
-    assert "expected 31,360 bytes after the header, got more" in broken(tmp_path, images + b"x")
+    assert "expected 31,360 bytes after the header, got 31,361" in broken(tmp_path, images + b"x")
+    for content, got in ((images[:-1], "31,359"), (images + b"x", "more")):
+        said = f"expected 31,360 bytes after the header, got {got}; the file is damaged"
+        assert said in broken(tmp_path / "packed", gzip.compress(content), packed=True)
     assert "expected the sizes of 3 dimensions, got 5 bytes" in broken(tmp_path, images[:9])
     assert "got 41 labels and 40 images" in broken(tmp_path, idx(LABELS[:41]), "labels")
     huge = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 2**32 - 1)
     assert "after the header, got 4" in broken(tmp_path, huge + b"abcd")
+    assert "got 40 labels and 4,294,967,295 images" in broken(tmp_path / "packed", gzip.compress(huge), packed=True)
 
 
 def test_broken_gzip(tmp_path: Path) -> None:

@@ -72,7 +72,13 @@ def test_a_set_in_the_only_folder(tmp_path: Path) -> None:
 
 
 def test_nothing_known(tmp_path: Path) -> None:
-    for path in (touch(tmp_path, "notes.txt"), tmp_path / "notes.txt"):
+    with pytest.raises(DataError, match="but the folder is empty"):
+        detect(tmp_path)
+    touch(tmp_path, "notes.txt")
+    with pytest.raises(DataError, match="but the file is empty"):
+        detect(tmp_path / "notes.txt")
+    (tmp_path / "notes.txt").write_text("to be read")
+    for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(DataError, match="got something else; name the set by --name"):
             detect(path)
     with pytest.raises(DataError, match="but there is nothing"):

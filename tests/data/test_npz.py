@@ -1,11 +1,14 @@
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.lib.npyio import NpzFile
 from PIL import Image
 
+from gankd.data import arrays as arrays_module
 from gankd.data.folder import load_folder
 from gankd.data.images import LabelledImages, Splits
 from gankd.data.npz import load_npz
@@ -280,6 +283,53 @@ def test_damaged_files(tmp_path: Path, kept: int) -> None:
     path = stored(tmp_path, images=numbered(), label=FOUR)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(DataError, match=r"data.npz is no .npz file, or a damaged one \(.+\); write it by np.savez"):
+        load_npz(path)
+
+
+def test_arrays_that_do_not_fit_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    whole = NpzFile.__getitem__
+
+    def noted(self: NpzFile, name: str) -> Any:
+        read.append(name)
+        return whole(self, name)
+
+    monkeypatch.setattr(NpzFile, "__getitem__", noted)
+    assert "got 40 images in images and 41 labels" in refused(tmp_path, images=numbered(), label=np.arange(41))
+    assert read == []
+    load_npz(stored(tmp_path, images=numbered(), label=FOUR))
+    assert read == ["label"]  # images come in blocks
+
+
+def test_a_header_that_lies(tmp_path: Path) -> None:
+    path = stored(tmp_path, images=numbered(), label=FOUR)
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    content["label.npy"] = content["label.npy"].replace(b"(40,), }    ", b"(400000,), }")
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, member in content.items():
+            archive.writestr(name, member)
+    with pytest.raises(DataError, match=r"label cannot be read \(an array int64 \(400000,\) has another size\)"):
+        load_npz(path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("block", [1, 1000])
+def test_blocks_and_orders(tmp_path: Path, save: Any, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).random((COUNT, 8, 8, 3))
+    expected = load_npz(stored(tmp_path, images=images, label=FOUR)).fingerprint()
+    monkeypatch.setattr(arrays_module, "BLOCK_BYTES", block)
+    for order in ("C", "F"):
+        save(tmp_path / "x.npz", images=np.array(images, order=order), label=FOUR)
+        assert load_npz(tmp_path / "x.npz").fingerprint() == expected
+
+
+def test_damaged_images_behind_the_first_block(tmp_path: Path) -> None:
+    path = stored(tmp_path, images=numbered(COUNT, 32, 32), label=FOUR)
+    content = bytearray(path.read_bytes())
+    content[30_000] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"data.npz: images\[\d+\]: cannot be read \(Bad CRC"):
         load_npz(path)
 
 

@@ -47,15 +47,16 @@ def test_both_published_sets(tmp_path: Path, folder: str, date: str) -> None:
     data = load_steering(written(tmp_path / "set", folder, date), size=8)
     assert data.task == Regression(low=-88.13, high=97.92, unit="degrees")
     train, val, test = number(data)
-    assert sorted(train + val + test) == np.flatnonzero(USED).tolist()  # blocks this short have no gaps
+    expected = split_by_blocks(tmp_path / "set", COUNT, ["train", "val", "test"], 0)
+    for name, rows in (("train", train), ("val", val), ("test", test)):
+        assert rows == np.flatnonzero(USED & (expected == name)).tolist()
     for part, rows in zip((data.train, data.val, data.test), (train, val, test), strict=True):
         assert torch.allclose(part.labels, torch.from_numpy(ANGLES[rows]).float(), atol=1e-5)
     # Blocks of four frames: a frame's neighbours in its block are in its split.
     parts = {row: part for part, rows in enumerate((train, val, test)) for row in rows}
     assert all(parts[row] == parts[row - row % 4] for row in parts if row - row % 4 in parts)
-    assert (
-        data.card["origin"] == f"Steering Angle: {USED.sum()} frames used, {COUNT - USED.sum()} outside -88.13 to 97.92"
-    )
+    used = (USED & (expected != "unused")).sum()
+    assert data.card["origin"] == f"Steering Angle: {used} frames used, {COUNT - USED.sum()} outside -88.13 to 97.92"
     assert load_steering(tmp_path / "set").train.shape == (3, 64, 64)
 
 
@@ -63,7 +64,8 @@ def test_the_range_is_a_setting(tmp_path: Path) -> None:
     root = written(tmp_path / "set")
     data = load_steering(root, size=8, low=-80, high=80)
     assert data.task == Regression(low=-80, high=80, unit="degrees")
-    assert sum(map(len, number(data))) == (abs(ANGLES) <= 80).sum()
+    left_out = split_by_blocks(root, COUNT, ["train", "val", "test"], 0) == "unused"
+    assert sum(map(len, number(data))) == ((abs(ANGLES) <= 80) & ~left_out).sum()
     with pytest.raises(ConfigError, match="low must be less than high, got low 100 and high 97.92"):
         load_steering(root, low=100)
     with pytest.raises(
@@ -78,6 +80,18 @@ def test_lines_in_any_order(tmp_path: Path) -> None:
     lines = (root / "data.txt").read_text().splitlines()
     (root / "data.txt").write_text("\n".join(reversed(lines)))
     assert load_steering(root, size=8).fingerprint() == expected.fingerprint()
+
+
+@pytest.mark.parametrize("count", [120, 240, 300, 1000, 1199, 2500])
+@pytest.mark.parametrize("seed", range(3))
+def test_short_drives_have_gaps_too(count: int, seed: int) -> None:
+    parts = split_by_blocks(Path("set"), count, ["train", "val", "test"], seed)
+    used = np.flatnonzero(parts != "unused")
+    change = np.flatnonzero(parts[used][1:] != parts[used][:-1])
+    assert (used[change + 1] - used[change]).min() > max(1, count // 60 // 20)
+    shares = [(parts == part).mean() for part in ("train", "val", "test")]
+    assert shares[0] > 0.4
+    assert min(shares) > 0.02
 
 
 @pytest.mark.parametrize("count", [60_000, 63_825, 45_406, 30_001])
@@ -96,9 +110,9 @@ def test_no_frame_is_near_one_of_another_split(count: int) -> None:
 
 
 def test_few_frames() -> None:
-    assert sorted(split_by_blocks(Path("set"), 3, ["train", "val", "test"], 0)) == ["test", "train", "val"]
-    with pytest.raises(DataError, match="expected at least 3 frames for train, val, test, got 2"):
-        split_by_blocks(Path("set"), 2, ["train", "val", "test"], 0)
+    assert len(split_by_blocks(Path("set"), 6, ["train", "val", "test"], 0)) == 6
+    with pytest.raises(DataError, match="expected at least 6 frames for train, val, test, got 5"):
+        split_by_blocks(Path("set"), 5, ["train", "val", "test"], 0)
 
 
 TABLES: dict[str, tuple[str, str]] = {
@@ -144,15 +158,20 @@ def test_authors_files(tmp_path: Path) -> None:
     split |= {"images_test": frames()[180:], "labels_test": ANGLES[180:].astype(np.float32)}
     train, val, test = number(load_steering(stored(tmp_path / "SteeringAngle_64x64_prop_0.8.h5", **split), size=8))
     assert test == [row for row in range(180, COUNT) if USED[row]]
-    assert sorted(train + val) == [row for row in range(180) if USED[row]]
+    parts = split_by_blocks(tmp_path, 180, ["train", "val"], 0)
+    assert [train, val] == [
+        [row for row in range(180) if USED[row] and parts[row] == part] for part in ("train", "val")
+    ]
     assert val
 
 
 def test_ends_of_the_range_stored_as_float32(tmp_path: Path) -> None:
     labels = np.where(np.arange(COUNT) % 2, -88.13, 97.92).astype(np.float32)
-    assert (
-        sum(map(len, number(load_steering(stored(tmp_path / "a.h5", images=frames(), labels=labels), size=8)))) == COUNT
-    )
+    data = load_steering(stored(tmp_path / "a.h5", images=frames(), labels=labels), size=8)
+    used = split_by_blocks(tmp_path, COUNT, ["train", "val", "test"], 0) != "unused"
+    assert sum(map(len, number(data))) == used.sum()
+    assert f"{COUNT} frames used" not in data.card["origin"]
+    assert "0 outside" in data.card["origin"]
 
 
 def test_broken_files(tmp_path: Path) -> None:

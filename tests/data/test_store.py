@@ -1,6 +1,9 @@
+import gzip
 import os
 import shutil
+import struct
 from collections import namedtuple
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from gankd.data import store
+from gankd.data import arrays, parquet, store
+from gankd.data.arrays import Images
 from gankd.data.folder import load_folder
+from gankd.data.idx import load_idx
 from gankd.data.images import Splits
+from gankd.data.npz import load_npz
 from gankd.data.store import arrange, build, cache_folder, source_key
+from gankd.data.table import load_table
 from gankd.errors import DataError
 from gankd.tasks import Classification
 
@@ -124,6 +131,54 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_is_known() -> None:
     assert store.available_memory() > 1 << 20
+
+
+def idx_set(folder: Path, images: np.ndarray, labels: np.ndarray) -> Splits:
+    for role, array in (("images-idx3", images), ("labels-idx1", labels.astype(np.uint8))):
+        head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+        (folder / f"train-{role}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes(), mtime=0))
+        os.utime(folder / f"train-{role}-ubyte.gz", ns=(0, 0))
+    return load_idx(folder)
+
+
+def npz_set(folder: Path, images: np.ndarray, labels: np.ndarray) -> Splits:
+    np.savez_compressed(folder / "x.npz", images=images, label=labels)
+    os.utime(folder / "x.npz", ns=(0, 0))
+    return load_npz(folder / "x.npz")
+
+
+def parquet_set(folder: Path, images: np.ndarray, labels: np.ndarray) -> Splits:
+    pq = pytest.importorskip("pyarrow.parquet")
+    columns = {f"pixel{number}": levels for number, levels in enumerate(images.reshape(len(images), -1).T)}
+    pq.write_table(pytest.importorskip("pyarrow").table({"label": labels, **columns}), folder / "train.parquet")
+    os.utime(folder / "train.parquet", ns=(0, 0))
+    return load_table(folder)
+
+
+@pytest.mark.parametrize("made", [idx_set, npz_set, parquet_set])
+def test_arrays_are_mapped_in_blocks_and_once(
+    made: Callable[..., Splits], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8), np.arange(40) % 4
+    (tmp_path / "set").mkdir()
+    in_memory = made(tmp_path / "set", images, labels).fingerprint()
+    monkeypatch.setattr(store, "available_memory", lambda: 0)
+    monkeypatch.setenv("GANKD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 640)
+    monkeypatch.setattr(parquet, "BLOCK", 10)
+    sizes: list[int] = []
+    blocks = Images.blocks
+
+    def counted(self: Images) -> Iterator[tuple[int, np.ndarray]]:
+        for first, block in blocks(self):
+            sizes.append(len(block))
+            yield first, block
+
+    monkeypatch.setattr(Images, "blocks", counted)
+    assert made(tmp_path / "set", images, labels).fingerprint() == in_memory
+    assert sizes == [10] * 4
+    assert made(tmp_path / "set", images, labels).fingerprint() == in_memory
+    assert sizes == [10] * 4  # not decoded again
 
 
 def test_mapped_splits_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

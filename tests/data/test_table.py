@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gankd.data import store
 from gankd.data.folder import load_folder
 from gankd.data.images import Splits
 from gankd.data.table import load_table
@@ -237,6 +239,48 @@ def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     assert "no Parquet file, or a damaged one" in refused(path)
     (tmp_path / "empty").mkdir()
     assert "no .parquet files" in refused(tmp_path / "empty")
+
+
+def cells_with_paths(path: Path, names: list[str]) -> Path:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = pa.array([{"bytes": None, "path": name} for name in names], kind)
+    pq.write_table(pa.table({"image": cells, "label": LABELS}), path)
+    return path
+
+
+def test_paths_in_parquet_stay_below_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "outside.png").write_bytes(png(0))
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    cells_with_paths(Path("inner.parquet"), ["../outside.png"] * COUNT)
+    for name in ("inner.parquet", "./inner.parquet", "../deep/inner.parquet"):
+        said = "40 of 40 images cannot be read, first inner.parquet[0]: a path outside the folder"
+        assert said in refused(Path(name))
+    for row in range(COUNT):
+        Path(f"{row}.png").write_bytes(png(row))
+    check(load_table(cells_with_paths(Path("inner.parquet"), [f"{row}.png" for row in range(COUNT)])))
+
+
+def test_a_mapped_set_follows_the_files_that_parquet_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "available_memory", lambda: 0)
+    monkeypatch.setenv("GANKD_CACHE", str(tmp_path / "cache"))
+    for row in range(COUNT):
+        (tmp_path / f"{row}.png").write_bytes(png(row))
+    path = cells_with_paths(tmp_path / "x.parquet", [f"{row}.png" for row in range(COUNT)])
+    before = load_table(path).fingerprint()
+    assert load_table(path).fingerprint() == before
+    (tmp_path / "3.png").write_bytes(png(4))
+    os.utime(tmp_path / "3.png", ns=(0, 0))
+    assert load_table(path).fingerprint() != before
+
+
+def test_text_that_is_no_utf8_in_parquet(tmp_path: Path) -> None:
+    words = [f"kind {label}" for label in LABELS]
+    path = tmp_path / "x.parquet"
+    table = pa.table({"image": [png(row) for row in range(COUNT)], "label": words})
+    pq.write_table(table, path, compression="none")
+    path.write_bytes(path.read_bytes().replace(b"kind 1", b"kin\x80 1"))
+    assert "no Parquet file, or a damaged one ('utf-8' codec can't decode" in refused(path)
 
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

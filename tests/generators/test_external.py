@@ -123,6 +123,28 @@ def test_the_fingerprint_knows_code_and_weights(
     assert own("levels").fingerprint != prints["levels"]
 
 
+@pytest.mark.parametrize("name", ["net", "levels"])
+def test_the_fingerprint_knows_the_files_that_own_code_names(
+    own: Callable[..., ExternalGenerator], tmp_path: Path, name: str
+) -> None:
+    plain = own(name).fingerprint
+    thing, weights = getattr(sys.modules["own_generators"], name), tmp_path / "weights.bin"
+    thing.files = [str(weights)]
+    with pytest.raises(ModelError, match=f"own_generators:{name}: no file .*weights.bin, which its attribute"):
+        own(name)
+    weights.write_bytes(b"1")
+    first = own(name).fingerprint
+    assert own(name).fingerprint == first != plain
+    weights.write_bytes(b"2")
+    assert own(name).fingerprint != first
+    weights.write_bytes(b"1")
+    assert own(name).fingerprint == first
+    for wrong in (str(weights), [3]):
+        thing.files = wrong
+        with pytest.raises(ModelError, match="expected a list of paths as its attribute files, got "):
+            own(name)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -266,6 +288,9 @@ def test_pools_that_do_not_fit_the_data(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "images", {"owl": 4, "emu": 4})
     with pytest.raises(DataError, match="1 class unknown to the data, such as emu; expected some of cat, dog, owl$"):
         pool_of(folder, CLASSES)
+    folder = write_images(tmp_path / "more", {"owl": 4, "emu": 4, "yak": 4})
+    with pytest.raises(DataError, match="2 classes unknown to the data, such as emu"):
+        pool_of(folder, CLASSES)
     with pytest.raises(DataError, match="outside|within"):
         pool_of(values_file(tmp_path / "v.npz", [float(n) for n in range(90, 120)]), AGES)
     (tmp_path / "x.txt").write_text("text")
@@ -340,6 +365,18 @@ def test_a_pipeline_is_asked_by_class_name_and_resized(pipeline: Path, shape: tu
     assert other.fingerprint != generator.fingerprint
     other.sample(labels[:1], generator=rng(0, "x"))
     assert FakePipeline.calls[-1]["guidance_scale"] == 1.5
+
+
+def test_weights_of_a_pipeline_are_not_read_whole(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bytes:
+        raise MemoryError(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    prints = set()
+    for content in (b"1", b"2", b"1"):
+        (pipeline / "weights.safetensors").write_bytes(content)
+        prints.add(open_external(f"diffusers:{pipeline}", CLASSES, SHAPE, CPU).fingerprint)
+    assert len(prints) == 2
 
 
 @pytest.mark.parametrize(

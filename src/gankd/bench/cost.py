@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from statistics import median
 from typing import Any
 
 import torch
@@ -104,8 +105,8 @@ def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
     return Cost(together + sum(students.values()) / speed, together, max(memory))
 
 
-def machine_speed(rounds: int = 2, batch: int = 32) -> float:
-    """Floating-point operations per second of training resnet14 at 32 pixels here, the best of a few updates."""
+def machine_speed(rounds: int = 5, batch: int = 32) -> float:
+    """Floating-point operations per second of training resnet14 at 32 pixels here, the median of a few updates."""
     engine = Engine.pick(32)
     net = engine.place(build_net("resnet14", in_channels=3, image_size=32, num_outputs=10, seed=0))
     images, labels = torch.zeros(batch, 3, 32, 32, device=engine.device), torch.zeros(batch, dtype=torch.int64)
@@ -118,7 +119,37 @@ def machine_speed(rounds: int = 2, batch: int = 32) -> float:
         optimizer.step()
         loss.item()  # waits for the device
         seconds.append(time.perf_counter() - start)
-    return BACKWARD * batch * network_work("resnet14", 3, 32, 10).operations / min(seconds[1:])
+    return BACKWARD * batch * network_work("resnet14", 3, 32, 10).operations / median(seconds[1:])
+
+
+def training_step(
+    name: str, shape: tuple[int, int, int], outputs: int, batch: int, teacher: str | None = None
+) -> float:
+    """Operations of one update on `batch` images (C, H, W), which a teacher sees too if there is one.
+
+    Networks of the user's own cannot be counted without their weights: 0.
+    """
+    if any(":" in each for each in (name, teacher or "")):
+        return 0.0
+    channels, size, _ = shape
+    seen = 0.0 if teacher is None else network_work(teacher, channels, size, outputs).operations
+    return _training(network_work(name, channels, size, outputs), 1, batch) + batch * seen
+
+
+def gan_step(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> float:
+    """Operations of one update of the generator (C, H, W) and those of its discriminator."""
+    generator, discriminator = _gan_work(config, task, shape)
+    judge = config.d_steps * (generator.operations + 2 * BACKWARD * discriminator.operations)
+    both = judge + BACKWARD * (generator.operations + discriminator.operations)
+    return config.batch_size * config.accumulate * both
+
+
+def sampling_step(config: GanConfig, task: Task, shape: tuple[int, int, int], teacher: str, count: int) -> float:
+    """Operations of generating `count` images (C, H, W) and showing them to the teacher; 0 where it is the user's."""
+    if ":" in teacher:
+        return 0.0
+    generator, _ = _gan_work(config, task, shape)
+    return count * (generator.operations + network_work(teacher, *shape[:2], task.head_size).operations)
 
 
 @cache
@@ -166,9 +197,7 @@ def _generator(base: Recipe, task: Task, shape: tuple[int, int, int], teacher: W
     """Operations of generator, ratio features and pool, and the gigabytes of its training."""
     config = base.gan
     generator, discriminator = _gan_work(config, task, shape)
-    images = config.batch_size * config.accumulate
-    judge = config.d_steps * (generator.operations + 2 * BACKWARD * discriminator.operations)
-    training = config.steps * images * (judge + BACKWARD * (generator.operations + discriminator.operations))
+    training = config.steps * gan_step(config, task, shape)
     pool = base.synth.pool * (generator.operations + 2 * teacher.operations)
     both = _gigabytes(generator, config.batch_size) + 2 * _gigabytes(discriminator, config.batch_size)
     return training + pool, both

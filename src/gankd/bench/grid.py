@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import torch
 
 from gankd.bench.compare import Cell, train_side_by_side
-from gankd.config import from_dict, override, to_dict
-from gankd.errors import CheckpointError, ConfigError, GankdError
-from gankd.models.contract import evaluate
+from gankd.config import from_dict, override, require, to_dict
+from gankd.errors import CheckpointError, ConfigError, DataError, GankdError
+from gankd.models.contract import check_model, evaluate
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
-from gankd.recipes.published.table import EQUAL_UPDATES, Method, Pair, PublishedTable, Scale, equal_time
+from gankd.recipes.published.table import EQUAL_TIME, EQUAL_UPDATES, Method, Pair, PublishedTable, Scale, equal_time
+from gankd.recipes.taught import Taught
 from gankd.storage import read_json, write_json
 from gankd.version import __version__
 
@@ -143,6 +145,8 @@ class Grid:
         self.failures: dict[Key, str] = {}
         self.factors: dict[tuple[str, str], float] = {}
         """(pair, method) -> updates of its time-matched control, in units of its own."""
+        self.needed: dict[tuple[str, str], float] = {}
+        """The same as measured, neither rounded nor cut."""
         self.teachers: dict[str, dict[str, Any]] = {}
         """By pair: whom losses read, and what it reaches on test images."""
         self.planned = 0
@@ -150,6 +154,33 @@ class Grid:
         path = method.run.folder / CELLS
         self._stored = {(cell.key, cell.stage): cell for cell in (read_cells(path) if path.is_file() else [])}
         self._broken: dict[str, Exception] = {}
+        self._tutors: dict[str, Taught] = {}
+
+    def check_shared(self, methods: Sequence[Method]) -> None:
+        """Refuse a teacher or an external generator that no cell could use, before the first is trained.
+
+        Raises:
+            ConfigError, DataError, ModelError, CheckpointError: it cannot be found or used.
+        """
+        made, name = self.method, self.method.recipe.teacher.model
+        train = made.splits.train.to(made.engine.device)
+        check_model(made.engine.place(made.untrained_teacher()).eval(), train, f"teacher {name}")
+        _ = made.teacher_stage  # also reads the weights, where the user gives some
+        if any(method.fakes is not None for method in methods):
+            _ = made.external
+
+    @property
+    def untouched(self) -> int:
+        """Stored cells of the same scale and changes that this run left alone; without controls at equal time, whose
+        length follows the plan.
+        """
+        alike = [
+            cell.key
+            for cell in self._stored.values()
+            if (cell.table, cell.scale, cell.changes) == (self.table.name, self.scale, self.changes)
+            and not cell.method.startswith(EQUAL_TIME)
+        ]
+        return len(set(alike) - set(self.results) - set(self.failures))
 
     def run(self, pair: Pair, methods: Sequence[Method], seeds: Sequence[int]) -> None:
         """Train and measure the students of one pair; what fails is kept in `failures`."""
@@ -178,13 +209,14 @@ class Grid:
             controls = [cell for cell in plain if cell is not None]
             if not own or not controls:
                 continue
-            key += f"/{own[0].stage[:8]}"
+            key += f"/{own[0].stage[:8]}/{self.students}"  # among how many the cost of the images is shared
             if key not in known:
                 seconds = sum(cell.seconds for cell in own) / len(own) + self._share(method)
                 each = sum(cell.seconds for cell in controls) / sum(cell.updates for cell in controls)
-                known[key] = rounded_factor(seconds / max(each * own[0].updates, 1e-9))
+                known[key] = seconds / max(each * own[0].updates, 1e-9)
                 write_json(stored, known)
-            self.factors[pair.name, method.title] = known[key]
+            self.needed[pair.name, method.title] = known[key]
+            self.factors[pair.name, method.title] = rounded_factor(known[key])
         factors = {self.factors[at] for at in ((pair.name, method.title) for method in methods) if at in self.factors}
         longer = [equal_time(factor) for factor in sorted(factors) if factor > 1]
         self.planned += len(longer) * len(seeds)
@@ -193,9 +225,11 @@ class Grid:
     @property
     def seconds(self) -> float:
         """Computing time of all stages that the cells rest on, and of the cells."""
-        base = self.method
-        stages = [base.teacher_stage, base.gan_stage, base.ratio_stage, base.synth_stage]
-        found = self._stages | {stage.fingerprint: stage.seconds for stage in stages}
+        found = dict(self._stages)
+        with suppress(Exception):  # a stage that cannot be named was not made, nor one that rests on it
+            for name in ("teacher_stage", "gan_stage", "ratio_stage", "synth_stage"):
+                stage = getattr(self.method, name)
+                found[stage.fingerprint] = stage.seconds
         return sum((found | {cell.stage: cell.seconds for cell in self.results.values()}).values())
 
     def _share(self, method: Method) -> float:
@@ -207,7 +241,19 @@ class Grid:
 
     def _made(self, pair: Pair, method: Method) -> CganKd:
         recipe = self.table.cell(self.method.recipe, self.scale, pair, method)
-        return CganKd(recipe, self.method.run, self.method.splits)
+        made = CganKd(recipe, self.method.run, self.method.splits)
+        if ARMS[method.arm].kd and recipe.student.objective.needs_teacher:
+            made.tutor = self._one(made.tutor)
+        return made
+
+    def _one(self, taught: Taught) -> Taught:
+        """Whoever has this teacher already, so that it is in memory once for all rows."""
+        key = taught.teacher_stage.fingerprint
+        owner = self.method if key == self.method.teacher_stage.fingerprint else taught
+        return self._tutors.setdefault(key, owner)
+
+    def _share_teacher(self, made: CganKd) -> None:
+        made.teacher = self._one(made).teacher
 
     def _prepare(self, made: CganKd, method: Method) -> None:
         """Make what the students of a row need, and remember what cannot be made, not to try again for the next row."""
@@ -215,7 +261,7 @@ class Grid:
         made.check_students([arm])
         steps: list[tuple[str, Callable[[], Any]]] = []
         if arm.fakes is not None:
-            steps.append((made.teacher_stage.fingerprint, lambda: made.teacher))
+            steps.append((made.teacher_stage.fingerprint, lambda: self._share_teacher(made)))
             steps.append((made.synth_stage.fingerprint, lambda: made.synthetic))
         if arm.kd and made.recipe.student.objective.needs_teacher:
             steps.append((made.tutor.teacher_stage.fingerprint, lambda: made.tutor.teacher))
@@ -227,6 +273,12 @@ class Grid:
             except Exception as error:
                 self._broken[key] = error
                 raise
+        selection = made.selection(arm)
+        if selection is not None and selection.report["missing"]:
+            raise DataError(
+                f"{len(selection):,} of {len(made.synthetic):,} generated images are left after subsampling and filter"
+                f", expected {made.recipe.select.count:,}; raise synth.pool or lower select.count"
+            )
         made.prepare_lesson(arm)
 
     def _train(self, pair: Pair, plans: list[tuple[Method, CganKd, list[Cell]]]) -> None:
@@ -323,7 +375,14 @@ def base_recipe(table: PublishedTable, scale: Scale, data: str | None, changes: 
     """What all cells share.
 
     Raises:
-        ConfigError: a change that does not fit.
+        ConfigError: a change that does not fit, or of what the rows of the table set themselves.
     """
+    owned = table.owned() | {
+        "student.init": "rows at equal updates start from scratch",
+        "seeds": "--seeds says how many there are",
+    }
+    for change in changes:
+        name = change.partition("=")[0].strip()
+        require(name not in owned, f"--set {name} cannot be changed in {table.name}: {owned.get(name)}; leave it out")
     recipe = table.recipe(scale, data)
     return override(recipe, changes) if changes else recipe

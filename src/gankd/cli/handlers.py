@@ -244,6 +244,7 @@ def data_show(args: argparse.Namespace) -> None:
         sheet=args.sheet,
     )
     _print_found(args, found)
+    sys.exit(found.exit_code)
 
 
 def vkd_help(args: argparse.Namespace) -> None:

@@ -163,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
 
     real = command("results", do.results, "the evidence on real images; writes docs/results.md, .json and pictures")
     real.add_argument("names", metavar="RECIPE", nargs="*", help="default: all; see gankd list recipes")
-    real.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="holds RECIPE.npz of each recipe")
+    real.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="holds cifar.npz, faces.npz ...")
     real.add_argument("--out", type=Path, default=Path("runs/results"))
     real.add_argument("--docs", type=Path, default=Path("docs"))
     _output(real)
@@ -195,9 +195,14 @@ def _published(command: Callable[..., argparse.ArgumentParser]) -> None:
     bench.add_argument("--pairs", help="comma-separated; default: all")
     bench.add_argument("--methods", help="comma-separated rows; default: all; the controls are always run")
     bench.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="for all cells")
-    bench.add_argument("--untimed", action="store_true", help="leave out the control at equal time")
+    bench.add_argument("--untimed", action="store_true", help="without the control at equal time")
     _workers(bench)
-    verify.add_argument("--cell", required=True, metavar="PAIR/METHOD/SEED", help="as in cells.jsonl")
+    verify.add_argument(
+        "--cell",
+        required=True,
+        metavar="PAIR/METHOD/SEED",
+        help="as in cells.jsonl; /STAGE behind it where there are several",
+    )
     verify.add_argument("--results", type=Path, required=True, metavar="FILE", help="cells.jsonl or bench.json")
     for sub in (bench, verify):
         _output(sub)
@@ -269,4 +274,4 @@ def _students(sub: argparse.ArgumentParser) -> None:
 
 
 def _workers(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--workers", type=int, help="students trained side by side (default: one per core)")
+    sub.add_argument("--workers", type=int, help="students side by side (default: one per core; on a GPU one)")

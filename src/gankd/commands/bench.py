@@ -1,6 +1,8 @@
 """`gankd bench`: a published table, run anew: pairs x methods x seeds beside the printed numbers and the controls."""
 
 import math
+import shlex
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from gankd.report.gather import machine_facts
 from gankd.storage import atomic, write_json
 from gankd.tasks import Task
 
+WIDTH = 120
+"""Columns of plain text."""
 LEVEL = 0.05
 """Chance of any false claim on a page."""
 
@@ -40,6 +44,12 @@ class Comparison:
         """The difference with its interval; a star where it stands the correction."""
         return interval_text(self.gain) + " *" * (self.adjusted < LEVEL)
 
+    @property
+    def short(self) -> str:
+        """The same with half the interval's length."""
+        half = (self.gain.high - self.gain.low) / 2
+        return f"{self.gain.diff:+.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}") + "*" * (self.adjusted < LEVEL)
+
 
 @dataclass(frozen=True)
 class BenchResult:
@@ -54,11 +64,21 @@ class BenchResult:
     cells: dict[Key, CellResult]
     failures: dict[Key, str]
     factors: dict[tuple[str, str], float]
+    needed: dict[tuple[str, str], float]
+    """As measured, where factors are rounded up and cut."""
     teachers: dict[str, dict[str, Any]]
     comparisons: tuple[Comparison, ...]
     seconds: float
     """Of all stages, one after the other."""
     page: Path
+    command: str
+    """What writes this page."""
+    changes: tuple[str, ...]
+    """Settings that differ from the table's, as NAME=VALUE."""
+    timed: bool
+    """With the control at equal time."""
+    left_out: int
+    """Cells in the folder, of the same scale and changes, that this run was not asked for."""
 
     @property
     def exit_code(self) -> int:
@@ -67,16 +87,21 @@ class BenchResult:
 
     @property
     def text(self) -> str:
-        """Plain text."""
+        """Plain text, at most 120 columns; the last ones of the page are left out where they do not fit."""
         lines = [f"{self.table.title} ({self.table.source}), scale {self.scale}"]
         for pair in self.pairs:
-            head, *rows = self._rows(pair)
+            head, *rows = self._rows(pair, short=True)
             widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
+            while sum(widths) + 2 * (len(widths) - 1) > WIDTH and len(widths) > 3:
+                widths.pop()
+            head, *rows = (row[: len(widths)] for row in (head, *rows))
             lines += ["", self._heading(pair)]
             for row in (head, *rows):
                 padded = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
                 lines.append("  ".join([row[0].ljust(widths[0]), *padded]))
-        return "\n".join([*lines, "", *self._notes(), *self._failed(), "", f"page: {self.page}"])
+        notes = [*self._notes(short=True), *self._failed()]
+        wrapped = [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+        return "\n".join([*lines, "", *wrapped, "", f"page: {self.page}"])
 
     @property
     def markdown(self) -> str:
@@ -86,14 +111,11 @@ class BenchResult:
         lines = [
             f"# {table.title}",
             "",
-            f"Written by `gankd bench {table.name} --scale {self.scale}`. Source: {table.source}.",
+            f"Written by `{self.command}`. Source: {table.source}.",
             "",
             f"Protocol as published: {table.protocol}",
             "",
-            "Here it differs:",
-            "",
-            *(f"- {text}" for text in self._deviations()),
-            "",
+            *(line for head, texts in self._deviations().items() for line in _listed(head, texts)),
             *(f"{text}.  " for text in self._notes()),
             "",
             f"Machine: {machine}. Computing time of all stages: {duration(self.seconds)}.",
@@ -112,7 +134,10 @@ class BenchResult:
             "source": self.table.source,
             "metric": self.task.metric,
             "protocol": self.table.protocol,
-            "deviations": self._deviations(),
+            "command": self.command,
+            "changes": list(self.changes),
+            "stored_cells_left_out": self.left_out,
+            "deviations": [text for texts in self._deviations().values() for text in texts],
             "note": self.table.note,
             "pairs": [self._pair_dict(pair) for pair in self.pairs],
             "comparisons": [
@@ -127,6 +152,7 @@ class BenchResult:
                 for each in self.comparisons
             ],
             "equal_time": {f"{pair}/{method}": factor for (pair, method), factor in self.factors.items()},
+            "equal_time_needed": {f"{pair}/{method}": factor for (pair, method), factor in self.needed.items()},
             "failures": [
                 {"pair": pair, "method": method, "seed": seed, "reason": reason}
                 for (pair, method, seed), reason in self.failures.items()
@@ -160,57 +186,82 @@ class BenchResult:
             facts.append(f"published {self.table.teacher_number(pair):.2f}")
         return published + (f" ({', '.join(facts)})" if facts else "")
 
-    def _rows(self, pair: Pair) -> list[list[str]]:
+    def _rows(self, pair: Pair, *, short: bool = False) -> list[list[str]]:
+        """The head and the rows of a pair's table."""
         unit = f"{self.task.metric} {self.task.metric_unit}".strip()
-        columns = ("against NOKD, updates", "against KD, updates", "against NOKD, time")
-        rows = [["method", unit, "published", *columns, "updates", "seconds"]]
+        columns = ["against NOKD, updates", "against KD, updates", "against NOKD, time"]
+        columns = ["- NOKD", "- KD", "- NOKD, time"] if short else columns
+        rows = [["method", unit, "published", *columns[: 2 + self.timed], "updates", "seconds"]]
         titles = list(dict.fromkeys(cell.method for cell in self.cells.values() if cell.pair == pair.name))
         order = {method.title: place for place, method in enumerate(self.methods)}
         for title in sorted(titles, key=lambda name: order.get(name, len(order))):
             cells = [cell for cell in self.cells.values() if (cell.pair, cell.method) == (pair.name, title)]
             mean, error = mean_stderr([cell.test[self.task.metric] for cell in cells])
             here = [each for each in self.comparisons if (each.pair, each.method) == (pair.name, title)]
-            gains = {each.control: each.text for each in here}
+            gains = {each.control: each.short if short else each.text for each in here}
             published, factor = cells[0].published, self.factors.get((pair.name, title))
             timed = "" if factor is None else gains.get(equal_time(factor).title, "")
+            needed = self.needed.get((pair.name, title), 0.0)
+            cut = f" of x{needed:.1f} needed" if needed > LARGEST_FACTOR else ""
             rows.append(
                 [
                     title,
                     f"{mean:.2f}" if math.isnan(error) else f"{mean:.2f} ± {error:.2f} ({len(cells)})",
                     "" if published is None else f"{published:.2f}",
                     *(gains.get(name, "") for name in (EQUAL_UPDATES.title, KD_EQUAL_UPDATES)),
-                    timed and f"x{factor:g}: {timed}",
+                    *([timed and f"x{factor:g}{cut.removesuffix(' needed') if short else cut}: {timed}"] * self.timed),
                     f"{cells[0].updates}",
                     f"{sum(cell.seconds for cell in cells) / len(cells):.1f}",
                 ]
             )
         rows += [
-            [f"{title}, seed {seed}", f"failed: {reason}", *[""] * 6]
+            [f"{title}, seed {seed}", "failed" if short else f"failed: {reason}", *[""] * (len(rows[0]) - 2)]
             for (name, title, seed), reason in self.failures.items()
             if name == pair.name
         ]
         return rows
 
-    def _deviations(self) -> list[str]:
+    def _deviations(self) -> dict[str, list[str]]:
+        """How this run differs from the published one, and what else would at full scale."""
         scales = {
             "tiny": "Scale tiny: embedded images, a few updates, stand-ins for all networks; for tests, no evidence.",
             "small": "Scale small: few images at 32 pixels, small stand-ins for networks, short training by AdamW.",
         }
-        return [*([scales[self.scale]] if self.scale in scales else []), *self.table.deviations]
+        own = [f"Changed for all cells: {change}." for change in self.changes]
+        if self.scale not in scales:
+            return {"Here it differs:": [*own, *self.table.deviations]}
+        return {
+            "Here it differs:": [scales[self.scale], *own],
+            "At scale full also:": list(self.table.deviations),
+        }
 
-    def _notes(self) -> list[str]:
+    def _notes(self, *, short: bool = False) -> list[str]:
+        interval = "± half of the 95 % interval" if short else "[95 % interval]"
         notes = [
             "Test images, last update, mean ± standard error (number of seeds)",
-            "Differences to the controls are paired by seed, [95 % interval], + is better; * stands Holm's correction "
-            f"over all {len(self.comparisons)} comparisons at {LEVEL}",
-            "Equal time: the labels alone for as many updates as fit in the seconds of the row with its share of "
-            f"generator, ratio and pool, rounded up to halves, at most x{LARGEST_FACTOR:g}",
+            "All seeds share one teacher, generator and pool: errors and intervals are those of students alone",
+            f"Differences to the controls are paired by seed, {interval}, + is better; * stands Holm's correction over "
+            f"all {len(self.comparisons)} comparisons at {LEVEL}",
             "Seconds are of one student's training",
         ]
-        return [*notes, self.table.note.rstrip(".")] if self.table.note else notes
+        timed = (
+            "Equal time: the labels alone for as many updates as fit in the seconds of the row with its share of "
+            f"generator, ratio and pool, rounded up to halves, at most x{LARGEST_FACTOR:g}; where more is needed, the "
+            "column says how much, and the control is too short"
+        )
+        part = (
+            f"A part: {self.left_out} further cells of these settings are stored in the folder and not shown; the "
+            "same command with their pairs, methods and seeds shows them"
+        )
+        optional = {timed: self.timed, part: self.left_out > 0, self.table.note.rstrip("."): bool(self.table.note)}
+        return [*notes, *(note for note, holds in optional.items() if holds)]
 
     def _failed(self) -> list[str]:
         return [f"failed: {pair}/{title}/{seed}: {reason}" for (pair, title, seed), reason in self.failures.items()]
+
+
+def _listed(head: str, texts: Sequence[str]) -> list[str]:
+    return [head, "", *(f"- {text}" for text in texts), ""]
 
 
 def bench(
@@ -243,7 +294,8 @@ def bench(
         console: where progress is shown.
 
     Raises:
-        GankdError: with one line that says what to do; a failing cell raises nothing.
+        GankdError: with one line that says what to do, also where the teacher or an external generator that cells share
+            cannot be used; a failing cell raises nothing.
     """
     require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
     table = find_table(name)
@@ -252,12 +304,17 @@ def bench(
     chosen = tuple(table.pair(pair) for pair in dict.fromkeys(pairs)) if pairs else table.distinct(scale)
     recipe = base_recipe(table, scale, data, changes)
     folder = out or RUNS / f"bench-{name}-{scale}"
+    command = ["gankd", "bench", name, "--scale", scale, "--seeds", str(seeds), *(["--data", "PATH"] if data else [])]
+    command += ["--pairs", ",".join(pairs)] if pairs else []
+    command += ["--methods", ",".join(methods)] if methods else []
+    command += [word for change in changes for word in ("--set", change)] + ["--untimed"] * (not timed)
     with opened(recipe, folder, console) as method:
         fakes = sum(row.fakes is not None for row in rows) * len(chosen) * seeds
         grid = Grid(table, scale, changes, method, workers=workers, students=fakes)
         all_rows = (*table.controls, *rows)
         grid.planned = len(all_rows) * len(chosen) * seeds
         matched = [row for row in rows if row.matched]
+        grid.check_shared(all_rows)
         for pair in chosen:
             grid.run(pair, all_rows, range(seeds))
             if timed:
@@ -274,10 +331,15 @@ def bench(
             grid.results,
             grid.failures,
             grid.factors,
+            grid.needed,
             grid.teachers,
             comparisons,
             grid.seconds,
             folder / "bench.md",
+            shlex.join(command),
+            tuple(changes),
+            timed,
+            grid.untouched,
         )
         write_json(folder / "bench.json", result.to_dict())
         with atomic(result.page) as temporary:

@@ -110,6 +110,11 @@ class DataReport:
         data = [] if self.found.path is None else ["--data", str(self.found.path)]
         return shlex.join(["gankd", "run", self.found.name, *data, *self.options])
 
+    @property
+    def exit_code(self) -> int:
+        """1 where the set cannot be used as it is."""
+        return 1 if self.problem else 0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         facts: dict[str, Any] = {
@@ -179,9 +184,11 @@ class DataReport:
         if isinstance(task, Classification):
             what = f"{task.num_classes} classes"
         else:
-            different = len(set().union(*(part.labels.tolist() for part in (splits.train, splits.val, splits.test))))
-            what = f"values from {number(task.low)} to {number(task.high)} {task.unit}".rstrip()
-            what += f", {different:,} different"
+            labels = sorted(set().union(*(part.labels.tolist() for part in (splits.train, splits.val, splits.test))))
+            what = f"values from {number(labels[0])} to {number(labels[-1])} {task.unit}".rstrip()
+            what += f", {len(labels):,} different"
+            if (labels[0], labels[-1]) != (task.low, task.high):
+                what += f"; range {number(task.low)} to {number(task.high)}"
         why = f"; {card['labels'].partition(': ')[2]}" if "labels" in card else ""
         colour = {1: "grey"}.get(channels, "RGB")
         return [

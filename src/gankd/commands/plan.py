@@ -3,14 +3,15 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
 from gankd.bench.compare import cells
-from gankd.console import duration
+from gankd.bench.cost import gan_step, machine_speed, sampling_step, training_step
+from gankd.console import Console, duration
 from gankd.data.images import Splits
 from gankd.models.contract import ImageModel, predict_with_features
 from gankd.recipes.arms import ARMS
@@ -25,6 +26,10 @@ from gankd.training.supervised import train_supervised
 from gankd.virtual.gan import KnowledgeGan
 
 Status = Literal["reuse", "resume", "run"]
+SLOW_STEP = 1.0
+"""Seconds from which on a step is timed once."""
+LONGEST_STEP = 10.0
+"""Seconds from which on a step of a published table is not timed at all."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,42 @@ class PlanRow:
     """Estimated wall time; 0 where all is reused."""
     megabytes: float
     """Estimated disk space that it adds."""
+    counted: bool = False
+    """From the shapes of networks alone, as a step would take too long to time."""
+
+
+class StepTime(NamedTuple):
+    """Of one step."""
+
+    seconds: float
+    counted: bool = False
+
+
+class Timer:
+    """Times steps and says whose.
+
+    Args:
+        console: where it says so.
+        count: take long steps from the shapes of networks.
+    """
+
+    def __init__(self, console: Console | None = None, *, count: bool = False) -> None:
+        self.console, self.count = console or Console("quiet"), count
+
+    @cached_property
+    def speed(self) -> float:
+        """Operations per second here."""
+        return machine_speed()
+
+    def __call__(self, what: str, work: Callable[[int], None], operations: Callable[[], float]) -> StepTime:
+        """Seconds of one step of `work`, which needs so many `operations`; 0: unknown."""
+        guess = operations() / self.speed if self.count else 0.0
+        if guess > LONGEST_STEP:
+            self.console.say(f"{what:<40} about {duration(guess)} a step, from shapes: too long to time")
+            return StepTime(guess, counted=True)
+        found = StepTime(seconds_per_step(work))
+        self.console.say(f"{what:<40} {found.seconds:.2g} s a step")
+        return found
 
 
 def plan(
@@ -48,6 +89,7 @@ def plan(
     arms: Sequence[str] | None = None,
     workers: int = 1,
     splits: Splits | None = None,
+    timer: Timer | None = None,
 ) -> list[PlanRow]:
     """Estimate a run without training anything or writing to its folder.
 
@@ -57,6 +99,7 @@ def plan(
         arms: names of the rows of the table; all if not given.
         workers: students trained side by side.
         splits: images in memory in place of the recipe's data.
+        timer: how steps are timed.
 
     Raises:
         GankdError: whatever the run itself would refuse at its start.
@@ -66,7 +109,8 @@ def plan(
     train, engine = method.splits.train, method.engine
     teacher = engine.place(ImageModel.for_data(method.net(recipe.teacher.model, 0), train))
     student = engine.place(ImageModel.for_data(method.net(recipe.student.model, 0), train))
-    trainer = GanTrainer(train, recipe.gan, engine, 0, None)
+    timer = timer or Timer()
+    trainer = GanTrainer(train, recipe.gan, engine, 0, None, method.untrained_teacher())
 
     teacher_steps = partial(teach_for, method, teacher)
 
@@ -90,30 +134,48 @@ def plan(
         labels = train.labels[:1].cpu().repeat(blocks * BLOCK)
         predict_with_features(teacher, sample_images(generator, labels, 0, "plan"), engine)
 
+    teacher_work = partial(work_of, method, recipe.teacher.model, recipe.teacher.batch_size)
+
+    def student_work(taught: bool) -> float:
+        return work_of(method, recipe.student.model, recipe.student.batch_size, taught)
+
+    def sampling_work() -> float:
+        return sampling_step(recipe.gan, train.task, train.shape, recipe.teacher.model, BLOCK)
+
     needs_fakes = any(ARMS[name].fakes for name, _ in wanted)
     updates = recipe.teacher.updates * recipe.teacher.members if recipe.teacher.weights is None else 0
-    rows = [_row(method.teacher_stage, updates, teacher_steps, recipe.teacher.members * _size(teacher))]
+    name, megabytes = f"teacher {recipe.teacher.model}", recipe.teacher.members * _size(teacher)
+    once = _once(timer, name, teacher_steps, teacher_work)
+    rows = [_row(method.teacher_stage, updates, once, megabytes)]
     taught_virtually = recipe.student.objective.needs_virtual and any(ARMS[name].kd for name, _ in wanted)
     if taught_virtually and recipe.student.virtual is None:
-        row = _row(method.virtual_stage, recipe.virtual.polish, virtual_steps, 0.5)
+        once = _once(timer, "virtual teacher", virtual_steps, lambda: 0.0)
+        row = _row(method.virtual_stage, recipe.virtual.polish, once, 0.5)
         if row.status == "run" and method.beside and rows[0].status == "reuse":  # the teacher is trained once more
-            row = replace(row, seconds=row.seconds + updates * seconds_per_step(teacher_steps))
+            again = timer(name, teacher_steps, teacher_work)
+            row = replace(row, seconds=row.seconds + updates * again.seconds, counted=again.counted)
         rows.append(row)
     if needs_fakes:
         steps = 0 if method.external else recipe.gan.steps
-        rows.append(_row(method.gan_stage, steps, gan_steps, _size(trainer.generator)))
-        rows.append(_row(method.ratio_stage, max(2 * len(train), 2048) // BLOCK + 1, sampling, 1.0))
+        once = _once(timer, "generator", gan_steps, lambda: gan_step(recipe.gan, train.task, train.shape))
+        rows.append(_row(method.gan_stage, steps, once, _size(trainer.generator)))
+        once = _once(timer, f"sampling, {BLOCK} images", sampling, sampling_work)
+        rows.append(_row(method.ratio_stage, max(2 * len(train), 2048) // BLOCK + 1, once, 1.0))
         megabytes = recipe.synth.pool * method.bytes_per_fake / 1e6
-        rows.append(_row(method.synth_stage, recipe.synth.pool // BLOCK + 1, sampling, megabytes))
+        rows.append(_row(method.synth_stage, recipe.synth.pool // BLOCK + 1, once, megabytes))
     for name in dict.fromkeys(name for name, _ in wanted):
         for stage in method.assistant_stages(ARMS[name]):
-            rows.append(_row(stage, recipe.student.updates, partial(student_steps, taught=True), _size(student)))
+            once = _once(timer, stage.name, partial(student_steps, taught=True), partial(student_work, taught=True))
+            rows.append(_row(stage, recipe.student.updates, once, _size(student)))
     left = [cell for cell in wanted if not method.student_stage(*cell).done]
-    seconds = 0.0
+    seconds, counted = 0.0, False
     for taught in (False, True):
         some = [ARMS[name] for name, _ in left if ARMS[name].kd == taught]
         updates = sum(method.student_config(arm).updates for arm in some)
-        seconds += updates * seconds_per_step(partial(student_steps, taught=taught)) if some else 0.0
+        if some:
+            what = f"student {recipe.student.model}{', taught' * taught}"
+            step = timer(what, partial(student_steps, taught=taught), partial(student_work, taught=taught))
+            seconds, counted = seconds + updates * step.seconds, counted or step.counted
     parallel = max(1, min(workers, len(left)))
     rows.append(
         PlanRow(
@@ -122,9 +184,17 @@ def plan(
             len(left),
             seconds / parallel,
             len(left) * _size(student),
+            counted,
         )
     )
     return rows
+
+
+def work_of(method: CganKd | Taught, name: str, batch: int, taught: bool = False) -> float:
+    """Operations of one update of a network on the run's images, beside its teacher if it is taught."""
+    train = method.splits.train
+    teacher = method.tutor.recipe.teacher.model if taught and isinstance(method, CganKd) else None
+    return training_step(name, train.shape, train.task.head_size, batch, teacher)
 
 
 def teach_for(method: Taught, teacher: ImageModel, updates: int) -> None:
@@ -150,30 +220,38 @@ def distill_for(method: CganKd, student: ImageModel, updates: int, taught: bool)
     )
 
 
-def _row(stage: Stage, steps: int, work: Callable[[int], None], megabytes: float) -> PlanRow:
+def _once(
+    timer: Timer, what: str, work: Callable[[int], None], operations: Callable[[], float]
+) -> Callable[[], StepTime]:
+    return cache(lambda: timer(what, work, operations))  # ratio and pool are made of the same steps
+
+
+def _row(stage: Stage, steps: int, step: Callable[[], StepTime], megabytes: float) -> PlanRow:
     if stage.done:
         return PlanRow(stage.name, "reuse", 0, 0.0, 0.0)
     status: Status = "run"
     if stage.folder is not None and any(stage.folder.rglob("checkpoint.safetensors")):
         status = "resume"
-    return PlanRow(stage.name, status, 1, steps * seconds_per_step(work), megabytes)
+    each = step() if steps else StepTime(0.0)
+    return PlanRow(stage.name, status, 1, steps * each.seconds, megabytes, each.counted)
 
 
 def seconds_per_step(work: Callable[[int], None], few: int = 1, many: int = 5) -> float:
     """Seconds per step: the difference between many and few, so that set-up does not count; the fastest of three each,
-    as other processes only ever slow a step down.
+    as other processes only ever slow a step down. A slow step is timed once after one to warm up, which has more weight
+    than set-up then.
     """
 
-    def fastest(steps: int) -> float:
-        seconds = []
-        for _ in range(3):
-            start = time.perf_counter()
-            work(steps)
-            seconds.append(time.perf_counter() - start)
-        return min(seconds)
+    def once(steps: int) -> float:
+        start = time.perf_counter()
+        work(steps)
+        return time.perf_counter() - start
 
     work(few)
-    some, all_ = fastest(few), fastest(many)
+    first = once(few)
+    if first > SLOW_STEP * few:
+        return first / few
+    some, all_ = min(first, once(few), once(few)), min(once(many) for _ in range(3))
     return (all_ - some) / (many - few) if all_ > some else all_ / many
 
 
@@ -183,11 +261,14 @@ def _size(module: torch.nn.Module) -> float:
 
 def plan_table(rows: Sequence[PlanRow], folder: Path) -> str:
     """The plan as people read it."""
-    lines = [f"{'stage':<16} {'status':<8} {'time':>8} {'disk':>9}"]
-    for row in rows:
-        time_ = duration(row.seconds) if row.status != "reuse" else "-"
-        disk = f"{row.megabytes:.1f} MB" if row.status != "reuse" else "-"
-        lines.append(f"{row.stage:<16} {row.status:<8} {time_:>8} {disk:>9}")
+    times = [duration(row.seconds) + " *" * row.counted if row.status != "reuse" else "-" for row in rows]
     total, space = sum(row.seconds for row in rows), sum(row.megabytes for row in rows)
-    lines.append(f"{'total':<16} {'':<8} {duration(total):>8} {f'{space:.1f} MB':>9}   in {folder}")
+    width = max(8, len(duration(total)), *map(len, times))
+    lines = [f"{'stage':<16} {'status':<8} {'time':>{width}} {'disk':>9}"]
+    for row, time_ in zip(rows, times, strict=True):
+        disk = f"{row.megabytes:.1f} MB" if row.status != "reuse" else "-"
+        lines.append(f"{row.stage:<16} {row.status:<8} {time_:>{width}} {disk:>9}")
+    lines.append(f"{'total':<16} {'':<8} {duration(total):>{width}} {f'{space:.1f} MB':>9}   in {folder}")
+    if any(row.counted for row in rows):
+        lines.append(f"* from the shapes of networks, to a factor of some: a step takes more than {LONGEST_STEP:g} s")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from gankd.commands.stages import RunResult, opened, run
 from gankd.config import require, suggest
 from gankd.console import Console, duration
 from gankd.data.images import LabelledImages
+from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import evaluate, predict
 from gankd.recipes.arms import ARMS, CONTROLS, METHODS
 from gankd.recipes.cgan_kd import CganKd, sample_images
@@ -38,6 +39,8 @@ ORACLE = {
 }
 """What arms are called when real images that nobody trained on stand in for generated ones."""
 GRID_COLUMNS, GRID_ROWS = 10, 6
+WITNESSED = 5000
+"""Generated images on which the witness is asked."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def results(
     """Run the recipes on real images with two students each; write docs/results.md, .json and pictures.
 
     Args:
-        data: folder with a file NAME.npz for each recipe (images, label, split).
+        data: folder with the files that the recipes read (`file_of`): arrays images, label and split.
         out: run folders; what they hold already is reused.
         docs: where the page goes; sets that are not run now stay on it.
         names: recipes; all if not given.
@@ -114,15 +117,21 @@ def results(
     chosen = list(dict.fromkeys(names or REAL))
     for name in chosen:
         require(name in REAL, f"no recipe {name!r} on real images; {suggest(name, REAL)}")
-        require((data / f"{name}.npz").is_file(), f"no {name}.npz in {data}; it is to hold images, label and split")
+        file = file_of(name)
+        require((data / file).is_file(), f"no {file} in {data}; it is to hold images, label and split")
     found = []
     for name in chosen:
         recipe = replace(REAL[name](), seeds=seeds)
-        recipe = replace(recipe, data=replace(recipe.data, root=str((data / f"{name}.npz").resolve())))
+        recipe = replace(recipe, data=replace(recipe.data, root=str((data / file_of(name)).resolve())))
         found.append(_one_set(recipe, out / name, docs / "results", workers, console or Console("quiet")))
     page = docs / "results.md"
     _write(page, found)
     return Results(tuple(found), page)
+
+
+def file_of(name: str) -> str:
+    """What a recipe reads: cifar.npz for cifar-scarce and cifar-10k."""
+    return f"{name.partition('-')[0]}.npz"
 
 
 def _one_set(recipe: Recipe, folder: Path, pictures: Path, workers: int, console: Console) -> SetResults:
@@ -156,13 +165,17 @@ def _oracle(recipe: Recipe, folder: Path, workers: int, console: Console) -> tup
 
     There are such images where the recipe thins its training split.
     """
-    held = _left_over(load_splits(replace(recipe.data, num_train=None)).train, load_splits(recipe.data).train)
+    everything, splits = load_splits(replace(recipe.data, num_train=None)).train, load_splits(recipe.data)
+    held = left_over(everything, splits.train, splits.val, splits.test)
     if held is None:
         return ()
-    file = folder / "held-out.npz"
+    task = splits.task
+    named = isinstance(task, Classification)
+    labels = np.array([task.group_name(int(label)) for label in held.labels]) if named else held.labels.numpy()
+    file = folder / f"held-out-{held.fingerprint()[:8]}.npz"  # of other settings, other images are held out
     if not file.is_file():
         with atomic(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, images=held.images.numpy(), label=held.labels.numpy())
+            np.savez(stream, images=held.images.numpy(), label=labels)
     console.say(f"== {recipe.name}, oracle: {len(held)} held-out images")
     perfect = replace(
         recipe,
@@ -179,10 +192,10 @@ def _oracle(recipe: Recipe, folder: Path, workers: int, console: Console) -> tup
     return tuple(replace(arm, title=ORACLE.get(arm.arm, arm.title)) for arm in arms)
 
 
-def _left_over(everything: LabelledImages, kept: LabelledImages) -> LabelledImages | None:
-    """The images of `everything` that are not in `kept`, by their pixels; None if there are none."""
-    used = {image.numpy().tobytes() for image in kept.images}
-    free = torch.tensor([image.numpy().tobytes() not in used for image in everything.images])
+def left_over(everything: LabelledImages, *used: LabelledImages) -> LabelledImages | None:
+    """The images of `everything` that are in none of the others, by their pixels; None if there are none."""
+    known = {image.numpy().tobytes() for part in used for image in part.images}
+    free = torch.tensor([image.numpy().tobytes() not in known for image in everything.images])
     return everything.subset(free) if free.any() else None
 
 
@@ -195,7 +208,6 @@ def _facts(method: CganKd) -> dict[str, Any]:
     metric = task.metric
     selection = method.selection(ARMS["adjusted"])
     assert selection is not None
-    pool = method.synthetic
     ratio = method.density_ratio.facts
     return {
         "images": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
@@ -207,22 +219,45 @@ def _facts(method: CganKd) -> dict[str, Any]:
         "generator": {**method.gan_stage.history[-1], "seconds": method.gan_stage.seconds},
         "ratio": {name: ratio[name] for name in ("auc", "features") if name in ratio},
         "kept": selection.report["counts"],
-        "agreement": _agreement(method, pool.labels, pool.teacher_outputs().float()),
+        "agreement": _agreement(method),
+        "machine": machine_facts(),
     }
 
 
-def _agreement(method: CganKd, labels: Tensor, outputs: Tensor) -> list[dict[str, Any]]:
-    """Per label group: the teacher's metric on generated images, and on held-out (validation) ones of that label."""
-    task, val = method.splits.task, method.splits.val
-    real = predict(method.teacher, val.images, method.engine).cpu()
+def _agreement(method: CganKd) -> list[dict[str, Any]]:
+    """Per label group: metric of two networks on generated images, and on validation images of that label.
+
+    The generator may have learnt to please the teacher. The other network, in whose features the density ratio is told,
+    never trained it.
+    """
+    task, val, pool = method.splits.task, method.splits.val, method.synthetic
+    labels, real_labels = pool.labels, val.labels.cpu()
+    shown = rng(method.recipe.seed, "results witness")
+    chosen = torch.randperm(len(pool), generator=shown)[:WITNESSED]
+    judges = {
+        "teacher": (labels, pool.teacher_outputs().float(), predict(method.teacher, val.images, method.engine).cpu())
+    }
+    if method.recipe.ratio.features != "teacher":
+        on_fakes, on_real = _witness(method, pool.images(chosen)), _witness(method, val.images)
+        judges["witness"] = (labels[chosen], on_fakes, on_real)
     rows = []
     for group in range(task.num_groups):
-        fake_chosen, real_chosen = task.groups(labels) == group, task.groups(val.labels.cpu()) == group
-        if fake_chosen.any() and real_chosen.any():
-            fakes = task.metrics(outputs[fake_chosen], labels[fake_chosen])[task.metric]
-            held = task.metrics(real[real_chosen], val.labels.cpu()[real_chosen])[task.metric]
-            rows.append({"label": task.group_name(group), "generated": fakes, "held_out": held})
-    return rows
+        row: dict[str, Any] = {"label": task.group_name(group)}
+        for name, (asked, on_fakes, on_real) in judges.items():
+            fakes, real = task.groups(asked) == group, task.groups(real_labels) == group
+            if fakes.any() and real.any():
+                row[f"{name}_generated"] = task.metrics(on_fakes[fakes], asked[fakes])[task.metric]
+                row[f"{name}_held_out"] = task.metrics(on_real[real], real_labels[real])[task.metric]
+        rows.append(row)
+    return [row for row in rows if len(row) == 1 + 2 * len(judges)]
+
+
+def _witness(method: CganKd, images: Tensor) -> Tensor:
+    """Outputs of the density ratio's own network, on the CPU."""
+    network = method.ratio_network
+    if isinstance(network, SparseAutoencoder):
+        return network.predict_in_batches(images, method.engine).cpu()
+    return predict(network, images, method.engine).cpu()
 
 
 def _samples(method: CganKd) -> Any:
@@ -279,7 +314,6 @@ def _write(page: Path, found: Sequence[SetResults]) -> None:
     facts = {**stored.get("facts", {}), **{one.name: one.facts for one in found}}
     rows += [row for one in found for row in one.rows]
     write_json(store, {"rows": rows, "facts": facts, "sections": sections})
-    machine = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
     lines = [
         "# Results on real images",
         "",
@@ -287,7 +321,6 @@ def _write(page: Path, found: Sequence[SetResults]) -> None:
         "images; the tables are of test images, each student at its last update. Differences are paired by seed, with "
         "Student's 95 % interval; positive is better. Seeds vary the student alone, over one teacher, generator, pool.",
         "",
-        f"Machine: {machine}.",
         *(sections[name] for name in REAL if name in sections),
     ]
     notes = page.read_text().split(NOTES, 1)[1] if page.is_file() and NOTES in page.read_text() else "\n"
@@ -299,6 +332,7 @@ def _section(one: SetResults) -> str:
     facts, task = one.facts, one.runs[0].task
     images, teacher, generator = facts["images"], facts["teacher"], facts["generator"]
     unit = f"{task.metric} {task.metric_unit}".strip()
+    machine = ", ".join(f"{name} {value}" for name, value in facts["machine"].items())
     ratio = ", ".join(f"{name} {_short(value)}" for name, value in facts["ratio"].items())
     kept = ", ".join(f"{name} {count:,}" for name, count in facts["kept"].items())
     lines = [
@@ -306,7 +340,7 @@ def _section(one: SetResults) -> str:
         f"## {one.name}",
         "",
         f"{images['train']:,} training, {images['val']:,} validation and {images['test']:,} test images. "
-        f"Computing time of all stages: {duration(one.seconds)}.",
+        f"Computing time of all stages: {duration(one.seconds)}, on {machine}.",
         "",
         f"Teacher, {unit}: " + ", ".join(f"{part} {value:.3g}" for part, value in teacher.items()) + ".",
         f"Generator: {generator['step']:,} updates in {duration(generator['seconds'])}; teacher against its labels "
@@ -324,10 +358,20 @@ def _section(one: SetResults) -> str:
     if one.oracle:
         text = f"### Oracle, student {STUDENTS[0]}: real images that nobody trained on in place of generated ones"
         lines += ["", text, "", markdown_table(one.oracle, task).rstrip()]
-    lines += ["", f"Teacher against the label ({unit}) per label, on generated and on validation images:", ""]
-    lines += ["| label | generated | validation |", "|---|---:|---:|"]
-    lines += [f"| {row['label']} | {row['generated']:.3g} | {row['held_out']:.3g} |" for row in facts["agreement"]]
+    lines += ["", *_agreement_table(facts["agreement"], unit)]
     return "\n".join(lines)
+
+
+def _agreement_table(rows: Sequence[dict[str, Any]], unit: str) -> list[str]:
+    """Per label, what each network says of generated and of validation images."""
+    judges = [name for name in ("teacher", "witness") if f"{name}_generated" in rows[0]]
+    lines = [f"Networks against the label ({unit}), per label, on generated | validation images. The witness is the "]
+    lines[0] += "density ratio's own network, which never trained the generator."
+    lines += ["", "| label | " + " | ".join(judges) + " |", "|---|" + "---:|" * len(judges)]
+    for row in rows:
+        cells = (f"{row[f'{name}_generated']:.3g} \\| {row[f'{name}_held_out']:.3g}" for name in judges)
+        lines.append(f"| {row['label']} | {' | '.join(cells)} |")
+    return lines
 
 
 def _short(value: Any) -> str:

@@ -10,9 +10,9 @@ import torch
 
 from gankd.bench.cost import SHAPES, estimate, machine_speed
 from gankd.bench.grid import base_recipe
-from gankd.commands.plan import PlanRow, distill_for, plan, seconds_per_step, teach_for
+from gankd.commands.plan import PlanRow, Status, StepTime, Timer, distill_for, plan, teach_for, work_of
 from gankd.config import require
-from gankd.console import duration
+from gankd.console import Console, duration
 from gankd.data.images import LabelledImages, Splits
 from gankd.models.contract import ImageModel
 from gankd.recipes.arms import ARMS
@@ -96,8 +96,10 @@ def plan_table_run(
     seeds: int = 3,
     workers: int = 1,
     changes: Sequence[str] = (),
+    console: Console | None = None,
 ) -> list[PlanRow]:
-    """Time a few steps of each network of a table and say what the whole would take; nothing is written.
+    """Time a few steps of each network of a table and say what the whole would take; nothing is written. Steps that
+    take long are timed once, and those of more than `plan.LONGEST_STEP` seconds are counted from shapes.
 
     Without `data`, random images of the published shape are used, and what a folder holds already is not recognised.
 
@@ -109,11 +111,12 @@ def plan_table_run(
     base = base_recipe(table, scale, data, changes)
     splits = _random_splits(base) if data is None and scale != "tiny" else None
     fakes = any(method.fakes is not None for method in table.methods)
-    *rows, _ = plan(base, folder, arms=["adjusted" if fakes else "real_matched"], splits=splits)
+    timer = Timer(console, count=True)
+    *rows, _ = plan(base, folder, arms=["adjusted" if fakes else "real_matched"], splits=splits, timer=timer)
     method = CganKd(base, Run(folder), splits)
     train, engine = method.splits.train, method.engine
-    known: dict[tuple[Any, ...], float] = {}
-    students: dict[str, tuple[int, float]] = {}
+    known: dict[tuple[Any, ...], StepTime] = {}
+    students: dict[str, tuple[int, float, bool]] = {}
     tutors: dict[str, Taught] = {}
     for pair in table.distinct(scale):
         for row in (*table.controls, *table.methods):
@@ -125,20 +128,28 @@ def plan_table_run(
             key = (config.model, config.loss if arm.kd else None, config.teacher if arm.kd else None)
             if left and key not in known:
                 student = engine.place(ImageModel.for_data(each.net(config.model, 0), train))
-                known[key] = seconds_per_step(partial(distill_for, each, student, taught=arm.kd))
-            seconds = known.get(key, 0.0) * each.student_config(arm).updates * len(left)
-            count, before = students.get(pair.name, (0, 0.0))
-            students[pair.name] = count + len(left), before + seconds / max(1, min(workers, len(left)))
+                known[key] = timer(
+                    f"{pair.name}, {row.title}",
+                    partial(distill_for, each, student, taught=arm.kd),
+                    partial(work_of, each, config.model, config.batch_size, arm.kd),
+                )
+            step = known[key] if left else StepTime(0.0)
+            seconds = step.seconds * each.student_config(arm).updates * len(left) / max(1, min(workers, len(left)))
+            count, before, counted = students.get(pair.name, (0, 0.0, False))
+            students[pair.name] = count + len(left), before + seconds, counted or step.counted
     for tutor in tutors.values():
         stage, recipe = tutor.teacher_stage, tutor.recipe.teacher
         if stage.fingerprint == method.teacher_stage.fingerprint:
             continue
         net = engine.place(ImageModel.for_data(tutor.net(recipe.model, 0), train))
-        each_step = 0.0 if stage.done else seconds_per_step(partial(teach_for, tutor, net))
+        work = partial(work_of, tutor, recipe.model, recipe.batch_size)
+        step = StepTime(0.0) if stage.done else timer(f"teacher {recipe.model}", partial(teach_for, tutor, net), work)
         megabytes = sum(value.numel() * value.element_size() for value in net.state_dict().values()) / 1e6
-        rows.append(PlanRow(recipe.model, "reuse" if stage.done else "run", 1, each_step * recipe.updates, megabytes))
+        status: Status = "reuse" if stage.done else "run"
+        rows.append(PlanRow(recipe.model, status, 1, step.seconds * recipe.updates, megabytes, step.counted))
     rows += [
-        PlanRow(pair, "run" if count else "reuse", count, seconds, 0.0) for pair, (count, seconds) in students.items()
+        PlanRow(pair, "run" if count else "reuse", count, seconds, 0.0, counted)
+        for pair, (count, seconds, counted) in students.items()
     ]
     return rows
 

@@ -2,6 +2,8 @@
 
 import math
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +53,8 @@ class Verification:
             lines.append("one committed seed has no interval: only a bit-equal student agrees")
         else:
             lines.append(
-                f"95 % interval for one more student, from {self.seeds} seeds: {self.low:.4f}..{self.high:.4f}"
+                f"95 % interval for one more student, from {self.seeds} seeds: {self.low:.4f}..{self.high:.4f}; these "
+                "share teacher, generator and pool, which are made anew here"
             )
         if self.again.stage != self.committed.stage:
             lines.append("settings or images are not those of the committed cell, as its fingerprint says")
@@ -90,20 +93,20 @@ def verify(
 
     Args:
         name: the table.
-        cell: PAIR/METHOD/SEED.
+        cell: PAIR/METHOD/SEED; with /STAGE behind it, the first letters of its fingerprint, where the file has it of
+            several scales, settings or images.
         results: a cells.jsonl, or the .json beside a bench page.
         data: the set's images.
         out: a folder that is not there yet; a temporary one if not given.
         console: where progress is shown.
 
     Raises:
-        ConfigError: no such cell. CheckpointError: no results. RunError: the cell could not be trained.
+        ConfigError: no such cell, or several. CheckpointError: no results. RunError: the cell could not be trained.
     """
     table = find_table(name)
-    known = {"/".join(map(str, found.key)): found for found in read_cells(results) if found.table == name}
+    known = [found for found in read_cells(results) if found.table == name]
     require(bool(known), f"{results} holds no cells of {name}")
-    require(cell in known, f"no cell {cell!r} in {results}; {suggest(cell, known)}")
-    committed = known[cell]
+    committed = _find(known, cell, results)
     require(out is None or not out.exists(), f"{out} is there already; verify needs a fresh --out")
     recipe = base_recipe(table, committed.scale, data, committed.changes)
     with ExitStack() as stack:
@@ -113,12 +116,38 @@ def verify(
         grid.planned = 1
         grid.run(table.pair(committed.pair), [table.method(committed.method)], [committed.seed])
         if grid.failures:
-            raise RunError(f"{cell} cannot be trained: {next(iter(grid.failures.values()))}")
+            raise RunError(f"{_name(committed)} cannot be trained: {next(iter(grid.failures.values()))}")
         again, metric = grid.results[committed.key], method.splits.task.metric
-    values = [
-        found.test[metric]
-        for found in known.values()
-        if (found.pair, found.method, found.scale, found.changes)
-        == (committed.pair, committed.method, committed.scale, committed.changes)
-    ]
+    values = [found.test[metric] for found in _beside(known, committed)]
     return Verification(committed, again, metric, *prediction_interval(values), len(values))
+
+
+def _name(cell: CellResult) -> str:
+    return "/".join(map(str, cell.key))
+
+
+def _find(known: Sequence[CellResult], cell: str, results: Path) -> CellResult:
+    """The one cell of this name.
+
+    Raises:
+        ConfigError: none or several, as after a change of settings or images in the same folder.
+    """
+    found = [each for each in known if cell == _name(each)]
+    if not found:
+        name, _, stage = cell.rpartition("/")
+        found = [each for each in known if stage and name == _name(each) and each.stage.startswith(stage)]
+    require(bool(found), f"no cell {cell!r} in {results}; {suggest(cell, {_name(each) for each in known})}")
+    kinds = [f"{_name(each)}/{each.stage[:8]} ({', '.join([f'scale {each.scale}', *each.changes])})" for each in found]
+    require(len(found) == 1, f"{results} holds {cell!r} {len(found)} times; name one: {' or '.join(kinds)}")
+    return found[0]
+
+
+def _beside(known: Sequence[CellResult], committed: CellResult) -> list[CellResult]:
+    """The cell and its other seeds; without those that are there twice, of which one is of other settings or images."""
+
+    def row(cell: CellResult) -> tuple[object, ...]:
+        return cell.pair, cell.method, cell.scale, cell.changes
+
+    alike = [each for each in known if row(each) == row(committed)]
+    count = Counter(each.seed for each in alike)
+    return [each for each in alike if each == committed or (each.seed != committed.seed and count[each.seed] == 1)]

@@ -2,9 +2,10 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +24,59 @@ BLOCK_BYTES = 1 << 26
 Array = npt.NDArray[Any]
 
 
+class Readable(Protocol):
+    """An open file, or the like."""
+
+    def read(self, count: int, /) -> bytes:
+        """As of binary files."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An array (N, ...) that can only be read from its beginning, as often as needed, in blocks (n, ...)."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    blocks: Callable[[], Iterator[Array]]
+
+
+def read_blocks(file: Readable, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Array]:
+    """Blocks (n, ...) of an array (N, ...) in C order, of which `file` holds the bytes and nothing behind them.
+
+    Raises:
+        EOFError: fewer bytes than that, or more.
+    """
+    size = math.prod(shape[1:]) * dtype.itemsize
+    expected, got = size * shape[0], 0
+    # A wrong shape must not take the memory: each block has to be there before the next is asked for.
+    while got < expected:
+        content = file.read(min(_rows(shape, dtype) * size, expected - got))
+        got += len(content)
+        if not content or len(content) % size:
+            raise EOFError(f"expected {expected:,} bytes after the header, got {got:,}")
+        yield np.frombuffer(content, dtype).reshape(-1, *shape[1:])
+    if file.read(1):  # the end of the file is also where archives compare checksums
+        raise EOFError(f"expected {expected:,} bytes after the header, got more")
+
+
+def _rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    return max(1, BLOCK_BYTES // max(1, math.prod(shape[1:]) * dtype.itemsize))
+
+
 class Images:
     """Images as an array holds them, (N, H, W), (N, H, W, C) or (N, C, H, W), read as uint8 (N, H, W, C) in blocks.
 
     Args:
         where: file and name of the array.
-        stored: uint8, or floats in [0, 1], with one or three channels; a numpy array, or what is read like one.
+        stored: uint8, or floats in [0, 1], with one or three channels; an array, what is sliced like one, or a stream.
+        file: that it stays in, if any: then `key` need not read the pixels.
 
     Raises:
         DataError: another shape or type, or floats beyond [0, 1].
     """
 
-    def __init__(self, where: str, stored: Any) -> None:
-        self.where, self._stored = where, stored
+    def __init__(self, where: str, stored: Any, file: Path | None = None) -> None:
+        self.where, self._stored, self._file = where, stored, file
         shape, channels = tuple(stored.shape), (1, 3)
         self._transposed = len(shape) == 4 and shape[3] not in channels
         if len(shape) == 3:
@@ -75,25 +116,31 @@ class Images:
             yield first, block
 
     def key(self) -> str:
-        """Name of an array that stays in its file, or hash of all pixels."""
-        if not isinstance(self._stored, np.ndarray):
-            return self.where
+        """Hash of the state of the file and the array's name in it, or of all pixels."""
+        if self._file is not None:
+            return source_key([self._file], self.where)
         digest = hashlib.blake2b(repr(self.shape).encode(), digest_size=16)
         for _, block in self.blocks():
             digest.update(np.ascontiguousarray(block).data)
         return digest.hexdigest()
 
     def _read(self) -> Iterator[tuple[int, Array]]:
-        size = max(1, BLOCK_BYTES // (math.prod(self.shape[1:]) * self._stored.dtype.itemsize))
-        for first in range(0, len(self), size):
-            try:
-                block = self._stored[first : first + size]
-            except Exception as error:  # whatever a broken file makes of its library
-                reason = shown(" ".join(str(error).split()) or type(error).__name__)
-                raise DataError(
-                    f"{self.where}[{first}]: cannot be read ({reason}); the file is damaged, fetch or write it anew"
-                ) from None
-            yield first, block
+        first = 0
+        try:
+            for block in self._stored.blocks() if isinstance(self._stored, Stream) else self._slices():
+                yield first, block
+                first += len(block)
+        except DataError:
+            raise
+        except Exception as error:  # whatever a broken file makes of its library
+            reason = shown(" ".join(str(error).split()) or type(error).__name__)
+            raise DataError(
+                f"{self.where}[{first}]: cannot be read ({reason}); the file is damaged, fetch or write it anew"
+            ) from None
+
+    def _slices(self) -> Iterator[Array]:
+        size = _rows(self._stored.shape, self._stored.dtype)
+        return (self._stored[first : first + size] for first in range(0, len(self), size))
 
 
 def splits_of_arrays(
@@ -164,7 +211,7 @@ def arrange_arrays(
             passed += len(images)
 
     def key() -> str:
-        return source_key([path] if path.is_file() else [], *(images.key() for images in sets), side, grey)
+        return source_key([], *(images.key() for images in sets), side, grey)
 
     return arrange(labels, task, index, (1 if grey else 3, side, side), key, fill)
 
@@ -179,14 +226,23 @@ def texts_of(array: Array) -> list[str]:
     return found
 
 
+def check_label_shape(where: str, stored: Any) -> None:
+    """Raise DataError unless there is one label per image, (N,) or (N, 1), whatever the labels are."""
+    shape = tuple(stored.shape)
+    if len(shape) != 1 and shape[1:] != (1,):
+        remedy = "save labels.argmax(1)" if len(shape) == 2 else "save one number or word per image"
+        raise DataError(f"{where}: expected labels (N,), got {stored.dtype} {shape}; {remedy}")
+
+
 def label_texts(where: str, values: Array, task: TaskChoice) -> list[str]:
     """Labels as they would stand in a table: integers without a point, other numbers so that they read back exactly."""
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
+    check_label_shape(where, values)
+    values = values.reshape(-1)
     kind = values.dtype.kind
-    if values.ndim != 1 or kind not in "biufSU":
-        remedy = "save labels.argmax(1)" if values.ndim == 2 else "save one number or word per image"
-        raise DataError(f"{where}: expected labels (N,), got {values.dtype} {values.shape}; {remedy}")
+    if kind not in "biufSU":
+        raise DataError(
+            f"{where}: expected labels (N,), got {values.dtype} {values.shape}; save one number or word per image"
+        )
     if kind == "f":
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from gankd.data.arrays import Array, Images, fit, label_texts, refuse_strange, splits_of_arrays
+from gankd.data.arrays import Array, Images, Stream, fit, label_texts, refuse_strange, splits_of_arrays
 from gankd.data.files import flatten, is_grey
 from gankd.data.images import Splits
 from gankd.data.own import ChannelChoice, Choices, Item, TaskChoice, common_size, shown
@@ -39,9 +39,9 @@ def splits_from_dataset(
         CganKd(recipe, run, splits_from_dataset(train, test=test))
 
     Images: PIL images, or tensors and arrays (H, W), (H, W, C) or (C, H, W) with one or three channels, uint8 or
-    floats in [0, 1], which are rounded to 255ths. Where both ends may be channels, tensors are taken to have them
-    first and arrays last. Labels: numbers or text, also as tensors or arrays of one element; of their task decides
-    what `load_folder` says about tables.
+    floats in [0, 1], which are rounded to 255ths; decoded, all have to fit in memory. Where both ends may be channels,
+    tensors are taken to have them first and arrays last. Labels: numbers or text, also as tensors or arrays of one
+    element; of their task decides what `load_folder` says about tables.
 
     Args:
         train: what is trained on; val and test are drawn from it where they are not given.
@@ -86,7 +86,8 @@ def splits_from_dataset(
     ]
     if class_names and task != "regression":
         refuse_strange(items, len(class_names), "class_names")
-    pixels = Images(name, np.stack(pictures))
+    shape = (len(pictures), *pictures[0].shape)
+    pixels = Images(name, Stream(shape, np.dtype(np.uint8), lambda: (picture[None] for picture in pictures)))
     return splits_of_arrays(
         Path(name), items, [pixels], choices, what="data set", class_names=tuple(map(shown, class_names))
     )

@@ -82,6 +82,10 @@ Source = Path | bytes
 class Pictures(Protocol):
     """Image files in the order of their items, to be opened as often as needed."""
 
+    @property
+    def paths(self) -> Sequence[Path]:
+        """All files that have been read, once `visit` has been called."""
+
     def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
         """What `function` gives for each number and file, or what is wrong with the file."""
         ...
@@ -91,11 +95,16 @@ class Files:
     """Pictures that are files of their own."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
+        self._paths = paths
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """As `Pictures` says."""
+        return self._paths
 
     def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
         """As `Pictures` says."""
-        return in_threads(lambda pair: function(*pair), enumerate(self.paths))
+        return in_threads(lambda pair: function(*pair), enumerate(self._paths))
 
 
 def splits_of_pictures(
@@ -129,7 +138,7 @@ def splits_of_pictures(
         task,
         index,
         (1 if grey else 3, side, side),
-        lambda: source_key(dict.fromkeys(item.path for item in items), side, grey),
+        lambda: source_key(pictures.paths, side, grey),
         lambda target, row: decode_into(target, row, root, items, pictures),
     )
     path = root.resolve()

@@ -15,6 +15,8 @@ from gankd.data.own import ChannelChoice, Choices, TaskChoice, and_more, counted
 from gankd.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
+MOST_REPEATS = 10
+"""Lists of positions may name an image this often on average."""
 EXAMPLE = 'file["images"], file["label"] = images, label'
 
 
@@ -42,7 +44,7 @@ def load_h5(
 
 
 class H5File:
-    """Arrays of an open file by name, checked.
+    """Arrays of an open file by name, checked. Other files, which it may name to hold their data, are never opened.
 
     Raises:
         DataError: from each method, an array that is missing, damaged, or of another type or shape.
@@ -53,9 +55,9 @@ class H5File:
 
         self.path, self._arrays = path, dict[str, Any]()
 
-        def visit(name: str, entry: Any) -> None:
-            if isinstance(entry, h5py.Dataset):
-                self._arrays[name] = entry
+        def visit(name: str | bytes, entry: Any) -> None:
+            if isinstance(entry, h5py.Dataset):  # names that are no UTF-8 come as bytes
+                self._arrays[name if isinstance(name, str) else name.decode(errors="replace")] = entry
 
         file.visititems(visit)
 
@@ -78,26 +80,34 @@ class H5File:
                 f"{and_more(len(self.names[20:]), 'arrays')}; check that it is the file that --data should name"
             )
         stored = self._arrays[name]
-        if not whole:
-            return stored
         try:
+            # The file would choose what else is read: any file of the user's.
+            elsewhere = bool(stored.is_virtual or stored.external)
+            if stored.shape is None:
+                raise ValueError("it has no shape")
+            if elsewhere:
+                raise ValueError("its data lie in other files, which are not opened")
+            if not whole:
+                _ = stored.dtype  # not all types of HDF5 are known to numpy
+                return stored
             if h5py.check_string_dtype(stored.dtype):
                 return np.asarray(stored.asstr(errors="replace")[()], dtype=np.str_)
             return np.asarray(stored[()])
         except Exception as error:  # whatever a broken file makes of the library
             reason = shown(" ".join(str(error).split()) or type(error).__name__)
             raise DataError(
-                f"{shown(self.path)}: {name} cannot be read ({reason}); the file is damaged, fetch or write it anew"
+                f"{shown(self.path)}: {shown(name)} cannot be read ({reason}); fetch or write the file anew"
             ) from None
 
     def images(self, name: str) -> Images:
         """Images, read in blocks."""
-        return Images(f"{shown(self.path)}: {name}", self.array(name, whole=False))
+        return Images(f"{shown(self.path)}: {shown(name)}", self.array(name, whole=False), self.path)
 
     def numbers(self, name: str, count: int) -> Array:
         """`count` finite numbers, one of each image."""
-        values = self.array(name)
-        values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+        values = self.array(name, whole=False)
+        if values.shape in ((count,), (count, 1)):
+            values = self.array(name).reshape(-1)
         if values.shape != (count,) or values.dtype.kind not in "iuf":
             raise DataError(
                 f"{shown(self.path)}: expected {name} ({count},), a number for each image, got {values.dtype} "
@@ -124,8 +134,10 @@ class H5File:
 
     def index(self, name: str, count: int) -> npt.NDArray[np.int64]:
         """Ascending positions, each once, among `count` images."""
-        values = self.array(name)
-        if values.ndim != 1 or values.dtype.kind not in "iu" or len(values) == 0:
+        values = self.array(name, whole=False)
+        if len(values.shape) == 1 and values.shape[0] <= MOST_REPEATS * count:
+            values = self.array(name)
+        if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu" or len(values) == 0:
             raise DataError(
                 f"{shown(self.path)}: expected positions (n,) in {name}, got {values.dtype} {values.shape}; "
                 "fetch the file anew"
@@ -158,7 +170,12 @@ def open_h5(path: Path) -> Iterator[H5File]:
         reason = shown(" ".join(str(error).split()))
         raise DataError(f"{shown(path)} is no .h5 file, or a damaged one ({reason}); fetch or write it anew") from None
     with file:
-        yield H5File(path, file)
+        try:
+            arrays = H5File(path, file)
+        except Exception as error:  # whatever a broken file makes of the library
+            reason = shown(" ".join(str(error).split()) or type(error).__name__)
+            raise DataError(f"{shown(path)} is a damaged .h5 file ({reason}); fetch or write it anew") from None
+        yield arrays
 
 
 def is_h5(path: Path) -> bool:

@@ -4,13 +4,14 @@ import gzip
 import math
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from gankd.data.arrays import Images, label_texts, splits_of_arrays
+from gankd.data.arrays import Array, Images, Stream, label_texts, read_blocks, splits_of_arrays
 from gankd.data.images import Splits
 from gankd.data.own import SPLIT_NAMES, ChannelChoice, Choices, Item, TaskChoice, counted, shown
 from gankd.errors import DataError
@@ -21,7 +22,7 @@ PARTS = {"t10k": "test", **SPLIT_NAMES}
 MAGIC = {"images": 0x00000803, "labels": 0x00000801}
 """The first four bytes: two zeros, 8 for unsigned bytes, the number of dimensions."""
 GZIP = b"\x1f\x8b"
-BLOCK = 1 << 24
+ANEW = "the file is damaged; fetch it anew"
 EXPECTED = "train-images-idx3-ubyte and train-labels-idx1-ubyte, as they are or as .gz"
 
 
@@ -38,7 +39,7 @@ def load_idx(
     """Read a folder with MNIST's four files, or those of a set in its format; with `t10k`, the test split is given.
 
     Classes are the numbers in the file of labels, however many, unless `task` is "regression". What becomes of a
-    missing val or test is as in `load_folder`.
+    missing val or test is as in `load_folder`. Images are read in blocks, also those that are compressed.
 
     Args:
         path: the folder, or one of its files.
@@ -69,13 +70,13 @@ def load_idx(
                 raise DataError(f"{shown(folder)}: {found[part, other].name} has no file of {role}; put it beside")
         pixels, labels = (_read(found[part, role], role) for role in ("images", "labels"))
         where = shown(found[part, "labels"])
-        if len(pixels) != len(labels):
+        if pixels.shape[0] != labels.shape[0]:
             raise DataError(
-                f"{where}: expected a label for each image, got {counted(len(labels), 'label')} and "
-                f"{counted(len(pixels), 'image')}; fetch both files anew"
+                f"{where}: expected a label for each image, got {counted(labels.shape[0], 'label')} and "
+                f"{counted(pixels.shape[0], 'image')}; fetch both files anew"
             )
-        sets.append(Images(shown(found[part, "images"]), pixels))
-        texts = label_texts(where, labels, kind)
+        sets.append(Images(shown(found[part, "images"]), pixels, found[part, "images"]))
+        texts = label_texts(where, np.concatenate(list(labels.blocks())), kind)
         given = part if len(found) > 2 else None
         items += [Item(f"{part}[{row}]", folder, text, f"{where}[{row}]", given) for row, text in enumerate(texts)]
     splits = splits_of_arrays(folder, items, sets, choices, what="folder")
@@ -110,35 +111,43 @@ def _find(path: Path, folder: Path) -> dict[tuple[str, str], Path]:
     return found
 
 
-def _read(path: Path, role: str) -> npt.NDArray[np.uint8]:
+def _read(path: Path, role: str) -> Stream:
     """Images (N, H, W) or labels (N,)."""
-    where, anew = shown(path), "the file is damaged; fetch it anew"
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    where, packed = shown(path), path.suffix.lower() == ".gz"
+    opened = gzip.open if packed else open
+    with _refusing(where), opened(path, "rb") as file:
+        head = file.read(4)
+        if head != MAGIC[role].to_bytes(4, "big"):
+            raise DataError(
+                f"{where}: expected the magic number {MAGIC[role]} of {role}, got "
+                f"{int.from_bytes(head, 'big') if len(head) == 4 else counted(len(head), 'byte')}; "
+                f"{'it is compressed: name it .gz' if head[:2] == GZIP else ANEW}"
+            )
+        sizes = file.read(4 * head[3])
+        if len(sizes) < 4 * head[3]:
+            raise DataError(f"{where}: expected the sizes of {head[3]} dimensions, got {len(sizes)} bytes; {ANEW}")
+        shape = tuple(int.from_bytes(sizes[4 * axis :][:4], "big") for axis in range(head[3]))
+        start, count = file.tell(), math.prod(shape)
+        if not packed and (got := path.stat().st_size - start) != count:
+            raise DataError(f"{where}: expected {count:,} bytes after the header, got {got:,}; {ANEW}")
+
+    def blocks() -> Iterator[Array]:
+        with _refusing(where), opened(path, "rb") as file:
+            file.read(start)
+            yield from read_blocks(file, shape, np.dtype(np.uint8))
+
+    return Stream(shape, np.dtype(np.uint8), blocks)
+
+
+@contextmanager
+def _refusing(where: str) -> Iterator[None]:
+    """What can go wrong with a file, in one line."""
     try:
-        with opened(path, "rb") as file:
-            head = file.read(4)
-            if head != MAGIC[role].to_bytes(4, "big"):
-                raise DataError(
-                    f"{where}: expected the magic number {MAGIC[role]} of {role}, got "
-                    f"{int.from_bytes(head, 'big') if len(head) == 4 else counted(len(head), 'byte')}; "
-                    f"{'it is compressed: name it .gz' if head[:2] == GZIP else anew}"
-                )
-            sizes = file.read(4 * head[3])
-            if len(sizes) < 4 * head[3]:
-                raise DataError(f"{where}: expected the sizes of {head[3]} dimensions, got {len(sizes)} bytes; {anew}")
-            shape = tuple(int.from_bytes(sizes[4 * axis :][:4], "big") for axis in range(head[3]))
-            count = math.prod(shape)
-            content = bytearray()
-            # In blocks: a wrong size must not take the memory. One more byte than there should be is asked for.
-            while block := file.read(min(BLOCK, count + 1 - len(content))):
-                content += block
+        yield
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{where}: not a gzip file, or a damaged one ({error}); fetch it anew") from None
-    except EOFError:
-        raise DataError(f"{where}: the compressed file is truncated; fetch it anew") from None
+    except EOFError as error:
+        reason = str(error) if str(error).startswith("expected") else "the compressed file is truncated"
+        raise DataError(f"{where}: {reason}; {ANEW}") from None
     except OSError as error:
         raise DataError(f"cannot read {where}: {error.strerror}; check its permissions") from None
-    if len(content) != count:
-        got = "more" if len(content) > count else f"{len(content):,}"
-        raise DataError(f"{where}: expected {count:,} bytes after the header, got {got}; {anew}")
-    return np.frombuffer(content, np.uint8).reshape(shape)

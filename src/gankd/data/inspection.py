@@ -85,6 +85,10 @@ def detect(path: Path) -> Found:
     found = _file(path) if path.is_file() else _folder(path) if path.is_dir() else None
     if found is None:
         there = "got something else; name the set by --name" if path.exists() else "but there is nothing; check it"
+        if path.is_dir() and not any(path.iterdir()):
+            there = "but the folder is empty"
+        elif path.is_file() and path.stat().st_size == 0:
+            there = "but the file is empty"
         raise DataError(
             f"{shown(path)}: expected class folders, {TABLE}, .csv, .parquet, .npz, .h5, IDX files, or a published "
             f"set, {there}"

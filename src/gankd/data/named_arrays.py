@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gankd.data.arrays import Array, Images, label_texts, refuse_strange, splits_of_arrays, texts_of
+from gankd.data.arrays import Array, Images, check_label_shape, label_texts, refuse_strange, splits_of_arrays, texts_of
 from gankd.data.images import Splits
 from gankd.data.own import SHARES, SPLIT_NAMES, Choices, Item, TaskChoice, and_more, counted, shown
 from gankd.errors import DataError
@@ -20,19 +20,22 @@ ROLES = {
 """What arrays may be called, in small or capital letters; of several names the first that is there is read."""
 SPLIT_NUMBERS = {"0": "train", "1": "test"}
 
-Arrays = dict[tuple[str, str], tuple[str, Any]]
-"""(role, split or "") to the name in the file and the array."""
+MOST_CLASSES = 1 << 20
+"""Names of classes that are read."""
+
+Read = Callable[[str, bool], Any]
+"""The array of a name: if True as a whole, else what has its shape and type, and can be read in blocks."""
+Roles = dict[tuple[str, str], str]
+"""(role, split or "") to the name of the array that plays it."""
 
 
-def load_named(
-    path: Path, names: Sequence[str], read: Callable[[str, bool], Any], choices: Choices, example: str
-) -> Splits:
+def load_named(path: Path, names: Sequence[str], read: Read, choices: Choices, example: str) -> Splits:
     """Splits of arrays that are called as `ROLES` says, in one of the two layouts of `load_npz`.
 
     Args:
         path: the file.
         names: of all its arrays; those that play no part are not read.
-        read: the array of a name: if True as a whole, else what can be read in blocks.
+        read: gives arrays; as a whole only those whose shape is right.
         choices: what the user says about the images.
         example: how such a file is written, for error messages.
 
@@ -40,17 +43,16 @@ def load_named(
         ConfigError: a range of classes. DataError: an array or a label cannot be used.
     """
     roles = _roles(shown(path), names, example)
-    arrays = {key: (name, read(name, key[0] != "images")) for key, name in roles.items()}
-    sets = [_read_set(path, arrays, part, choices.task) for role, part in arrays if role == "images"]
+    sets = [_read_set(path, roles, read, part, choices.task) for role, part in roles if role == "images"]
     items = [item for _, found in sets for item in found]
     if len({item.label for item in items}) < 2:
         raise DataError(f"{shown(path)}: expected at least 2 different labels, got only {shown(items[0].label)}")
-    class_names = _class_names(path, arrays, items) if choices.task != "regression" else ()
+    class_names = _class_names(path, roles, read, items) if choices.task != "regression" else ()
     return splits_of_arrays(path, items, [images for images, _ in sets], choices, class_names=class_names)
 
 
-def _roles(where: str, names: Sequence[str], example: str) -> dict[tuple[str, str], str]:
-    """(role, split or "") to the name of the array that plays it."""
+def _roles(where: str, names: Sequence[str], example: str) -> Roles:
+    """What each array is for."""
     known: dict[tuple[str, str], str] = {}
     for name in names:
         first, _, last = name.lower().replace("/", "_").partition("_")
@@ -77,20 +79,22 @@ def _roles(where: str, names: Sequence[str], example: str) -> dict[tuple[str, st
     return roles
 
 
-def _read_set(path: Path, arrays: Arrays, part: str, task: TaskChoice) -> tuple[Images, list[Item]]:
+def _read_set(path: Path, roles: Roles, read: Read, part: str, task: TaskChoice) -> tuple[Images, list[Item]]:
     """Images of a split (of all if "") and what is known of each."""
-    (images, stored), (label, values) = arrays["images", part], arrays["labels", part]
-    pixels = Images(f"{shown(path)}: {shown(images)}", stored)
-    texts = label_texts(f"{shown(path)}: {shown(label)}", values, task)
-    if len(pixels) != len(texts):
+    images, label = roles["images", part], roles["labels", part]
+    where = f"{shown(path)}: {shown(label)}"
+    pixels = Images(f"{shown(path)}: {shown(images)}", read(images, False), path)
+    stored = read(label, False)
+    check_label_shape(where, stored)
+    if len(pixels) != stored.shape[0]:
         raise DataError(
             f"{shown(path)}: expected a label for each image, got {counted(len(pixels), 'image')} in {shown(images)} "
-            f"and {counted(len(texts), 'label')} in {shown(label)}; leave out what has no partner"
+            f"and {counted(stored.shape[0], 'label')} in {shown(label)}; leave out what has no partner"
         )
+    texts = label_texts(where, read(label, True), task)
     parts: list[str | None] = [part or None] * len(texts)
-    if part == "" and ("split", "") in arrays:
-        parts = _parts(path, *arrays["split", ""], len(texts))
-    where = f"{shown(path)}: {shown(label)}"
+    if part == "" and ("split", "") in roles:
+        parts = _parts(path, roles["split", ""], read, len(texts))
     return pixels, [
         Item(f"{images}[{row}]", path, text, f"{where}[{row}]", chosen)
         for row, (text, chosen) in enumerate(zip(texts, parts, strict=True))
@@ -100,12 +104,15 @@ def _read_set(path: Path, arrays: Arrays, part: str, task: TaskChoice) -> tuple[
 # Labels
 
 
-def _class_names(path: Path, arrays: Arrays, items: list[Item]) -> tuple[str, ...]:
+def _class_names(path: Path, roles: Roles, read: Read, items: list[Item]) -> tuple[str, ...]:
     """What classes 0 .. K - 1 are called; nothing if the file does not say."""
-    if ("class_names", "") not in arrays:
+    if ("class_names", "") not in roles:
         return ()
-    name, array = arrays["class_names", ""]
-    names = texts_of(array) if array.ndim == 1 and array.dtype.kind in "SU" else []
+    name = roles["class_names", ""]
+    array = read(name, False)
+    if len(array.shape) == 1 and array.shape[0] <= MOST_CLASSES:
+        array = read(name, True)
+    names = texts_of(array) if isinstance(array, np.ndarray) and array.dtype.kind in "SU" else []
     if not names or len(set(names)) < len(names):
         raise DataError(
             f"{shown(path)}: expected (K,) texts that differ in {shown(name)}, got {array.dtype} {array.shape}; "
@@ -115,8 +122,11 @@ def _class_names(path: Path, arrays: Arrays, items: list[Item]) -> tuple[str, ..
     return tuple(map(shown, names))
 
 
-def _parts(path: Path, name: str, array: Array, count: int) -> list[str | None]:
+def _parts(path: Path, name: str, read: Read, count: int) -> list[str | None]:
     """The split that the user chose for each image."""
+    array: Array = read(name, False)
+    if array.shape == (count,):
+        array = read(name, True)
     if array.shape != (count,) or array.dtype.kind not in "biuSU":
         raise DataError(
             f"{shown(path)}: expected {shown(name)} ({count},) of 0 (train) and 1 (test), or of train, val and test, "

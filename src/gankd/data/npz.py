@@ -1,12 +1,14 @@
 """The user's own images and labels as arrays in one `.npz` file: found by name, checked, split."""
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 
-from gankd.data.arrays import Array
+from gankd.data.arrays import Array, Stream, read_blocks
 from gankd.data.images import Splits
 from gankd.data.named_arrays import load_named
 from gankd.data.own import ChannelChoice, Choices, TaskChoice, shown
@@ -33,7 +35,8 @@ def load_npz(
 
     Images: (N, H, W), (N, H, W, C) or (N, C, H, W) with one or three channels, uint8, or floats in [0, 1], which
     are rounded to 255ths. Labels: (N,) or (N, 1), numbers or text. `class_names` (K,) is optional and says what
-    the labels 0 .. K - 1 are called. Nothing is unpickled, and arrays with other names are not read.
+    the labels 0 .. K - 1 are called. Nothing is unpickled, arrays with other names are not read, and
+    images are read in blocks unless they lie in Fortran order.
 
     Task: text is classes, and so are integers with `class_names`, or few different ones (see `load_folder`); other
     numbers are regressed. `task` overrides this. The range of a regression, and what becomes of a missing
@@ -66,7 +69,11 @@ def load_npz(
         raise DataError(f"no file {where}; expected an .npz file with images and labels; check the path")
     try:
         with path.open("rb") as file, _archive(where, file) as stored:
-            return load_named(path, stored.files, lambda name, _: _array(where, stored, name), choices, EXAMPLE)
+
+            def read(name: str, whole: bool) -> Array | Stream:
+                return _array(where, stored, name, whole)
+
+            return load_named(path, stored.files, read, choices, EXAMPLE)
     except OSError as error:
         raise DataError(f"cannot read {where}: {error.strerror}; check its permissions") from None
 
@@ -82,22 +89,50 @@ def _archive(where: str, file: BinaryIO) -> NpzFile:
     return stored
 
 
-def _array(where: str, stored: NpzFile, name: str) -> Array:
+def _array(where: str, stored: NpzFile, name: str, whole: bool) -> Array | Stream:
+    """An array in memory, or if not `whole` one that is read in blocks."""
     try:
-        array: Any = stored[name]
-        if isinstance(array, np.ndarray):  # bytes, where a member of the archive is no .npy file
-            return array
-        reason = "no array"
-    except MemoryError:
-        raise
+        stream, fortran = _stream(stored, name)
+        if not stream.dtype.hasobject:
+            return stored[name] if whole or fortran else stream
+        reason = ""
     except Exception as error:  # whatever a broken file makes of zip and numpy
         reason = _reason(error)
-    if "allow_pickle" in reason:
+    if not reason:
         raise DataError(
             f"{where}: {shown(name)} is an array of Python objects, which is a pickle and could run code when read; "
             "save images as one uint8 array (N, H, W, C), and labels as numbers or text"
         )
     raise DataError(f"{where}: {shown(name)} cannot be read ({reason}); write it by {EXAMPLE}")
+
+
+def _stream(stored: NpzFile, name: str) -> tuple[Stream, bool]:
+    """A member of the archive as its header describes it, and whether it lies in Fortran order.
+
+    Raises:
+        ValueError: no .npy file, or one whose size is another than its header says.
+    """
+    member, archive = f"{name}.npy", stored.zip
+    assert archive is not None
+    with archive.open(member) as file:
+        shape, fortran, dtype = _header(file)
+        start = file.tell()
+    if start + math.prod(shape) * dtype.itemsize != archive.getinfo(member).file_size and not dtype.hasobject:
+        raise ValueError(f"an array {dtype} {shape} has another size")
+
+    def blocks() -> Iterator[Array]:
+        with archive.open(member) as file:
+            file.read(start)
+            yield from read_blocks(file, shape, dtype)
+
+    return Stream(shape, dtype, blocks), fortran and len(shape) > 1
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
 
 
 def _reason(error: Exception) -> str:

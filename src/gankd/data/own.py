@@ -102,8 +102,9 @@ def shown(name: str | Path) -> str:
 
 
 def counted(number: int, thing: str) -> str:
-    """As in "1 image", "2 images"."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    """As in "1 image", "2 images", "2 classes"."""
+    plural = "es" if thing.endswith("s") else "s"
+    return f"{number:,} {thing}{'' if number == 1 else plural}"
 
 
 def and_more(number: int, what: str) -> str:
@@ -291,10 +292,11 @@ def check_train(root: Path, items: list[Item], labels: Tensor, task: Task, train
     if isinstance(task, Classification):
         absent = (labels[train].bincount(minlength=task.num_classes) == 0).nonzero()[:, 0].tolist()
         if absent:
-            example = items[int((labels == absent[0]).nonzero()[0, 0])].key
+            elsewhere = (labels == absent[0]).nonzero()[:1, 0].tolist()
+            but = f" (but {shown(items[elsewhere[0]].key)} elsewhere)" if elsewhere else ", nor elsewhere"
             raise DataError(
                 f"{shown(root)}: expected every class in train, got no image of {task.group_name(absent[0])} "
-                f"there (but {shown(example)} elsewhere); add some or remove the class"
+                f"there{but}; add some or remove the class"
             )
     elif labels[train].min() == labels[train].max():
         raise DataError(

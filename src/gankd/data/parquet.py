@@ -4,13 +4,13 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gankd.data.arrays import Images, label_texts, refuse_strange, splits_of_arrays
+from gankd.data.arrays import Array, Images, Stream, label_texts, refuse_strange, splits_of_arrays
 from gankd.data.files import Files, R, Source, in_threads, splits_of_pictures
 from gankd.data.images import Splits
 from gankd.data.own import SPLIT_NAMES, Choices, Item, TaskChoice, shown
@@ -88,8 +88,9 @@ class _Shard:
         from pyarrow import parquet
 
         self.path, self.part, self.where = path, part, shown(path)
-        with _refusing(path):
-            self.schema: Any = parquet.read_schema(path)
+        with _refusing(path), parquet.ParquetFile(path) as file:
+            self.schema: Any = file.schema_arrow
+            self.count: int = file.metadata.num_rows
         self.names = [name.lower() for name in self.schema.names]
 
     @property
@@ -113,8 +114,11 @@ class _Shard:
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         if not (text or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            raise DataError(f"{self.where}: expected numbers or text in {name}, got {kind}; save one label per image")
-        found: list[Any] = [value for (block,) in self.blocks(column) for value in block.to_pylist()]
+            raise DataError(
+                f"{self.where}: expected numbers or text in {name}, got {shown(str(kind))}; save one label per image"
+            )
+        with _refusing(self.path):
+            found: list[Any] = [value for (block,) in self.blocks(column) for value in block.to_pylist()]
         if None in found:
             raise DataError(f"{self.where}: {name}[{found.index(None)}]: no label; fill it in or remove the row")
         if not found:
@@ -150,7 +154,7 @@ class _Shard:
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             raise DataError(
                 f"{self.where}: expected paths, bytes of image files, or a struct of bytes and path in "
-                f"{shown(self.schema.names[image])}, got {kind}; save images as PNG in a binary column"
+                f"{shown(self.schema.names[image])}, got {shown(str(kind))}; save images as PNG in a binary column"
             )
         return False
 
@@ -163,18 +167,20 @@ class _Shard:
 
     def pixels(self, columns: PixelColumns) -> Images:
         """uint8 (N, H, W, 1) of a column per pixel."""
-        blocks = []
-        for block in self.blocks(*columns.pixels):
-            levels = np.stack([column.to_numpy(zero_copy_only=False) for column in block], 1)
-            if levels.dtype.kind not in "iu" or levels.min() < 0 or levels.max() > 255:
-                raise DataError(
-                    f"{self.where}: expected integers from 0 to 255 in the pixel columns, got {levels.dtype}"
-                    + (f" {levels.min():g} to {levels.max():g}" if levels.dtype.kind in "iuf" else "")
-                    + "; save grey levels as uint8"
-                )
-            blocks.append(levels.astype(np.uint8))
-        pixels = np.concatenate(blocks).reshape(-1, columns.side, columns.side, 1)
-        return Images(f"{self.where}: pixels", pixels)
+        shape = (self.count, columns.side, columns.side, 1)
+
+        def blocks() -> Iterator[Array]:
+            for block in self.blocks(*columns.pixels):
+                levels = np.stack([column.to_numpy(zero_copy_only=False) for column in block], 1)
+                if levels.dtype.kind not in "iu" or levels.min() < 0 or levels.max() > 255:
+                    raise DataError(
+                        f"{self.where}: expected integers from 0 to 255 in the pixel columns, got {levels.dtype}"
+                        + (f" {levels.min():g} to {levels.max():g}" if levels.dtype.kind in "iuf" else "")
+                        + "; save grey levels as uint8"
+                    )
+                yield levels.astype(np.uint8).reshape(-1, *shape[1:])
+
+        return Images(f"{self.where}: pixels", Stream(shape, np.dtype(np.uint8), blocks), self.path)
 
     def class_names(self, label: int, items: list[Item]) -> tuple[str, ...]:
         """What Hugging Face's description of the columns calls the classes; nothing where there is none."""
@@ -195,17 +201,27 @@ class _Embedded:
 
     shards: list[_Shard]
     column: int
+    named: set[Path] = field(default_factory=set)
+    """Files outside the tables that cells name instead of holding them, found while visiting."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """As `Pictures` says."""
+        return [*(shard.path for shard in self.shards), *sorted(self.named)]
 
     def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
         """As `Pictures` says."""
         outcomes: list[R | str] = []
         for shard in self.shards:
-            base = shard.path.parent
+            base = Path(os.path.abspath(shard.path.parent))  # below "." there would be "..", too
             for (block,) in shard.blocks(self.column):
                 cells = enumerate(block.to_pylist(), len(outcomes))
 
                 def attempt(pair: tuple[int, Any], base: Path = base) -> R:
-                    return function(pair[0], _source(pair[1], base))
+                    source = _source(pair[1], base)
+                    if isinstance(source, Path):
+                        self.named.add(source)
+                    return function(pair[0], source)
 
                 outcomes += in_threads(attempt, cells)
         return outcomes
@@ -227,10 +243,10 @@ def _source(cell: Any, base: Path) -> Source:
 @contextmanager
 def _refusing(path: Path) -> Iterator[None]:
     """Errors of pyarrow, in one line."""
-    import pyarrow as pa
-
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
-        reason = shown(" ".join(str(error).split())[:200])
+    except DataError:
+        raise
+    except Exception as error:  # whatever a broken file makes of the library
+        reason = shown(" ".join(str(error).split())[:200]) or type(error).__name__
         raise DataError(f"{shown(path)} is no Parquet file, or a damaged one ({reason}); write it again") from None

@@ -25,7 +25,7 @@ BLOCK = 500
 LEAST_BLOCKS = 60
 """Of a short drive the blocks are shorter, so that there are as many."""
 GAP = 20
-"""A block's length over that of the gap to frames of other splits."""
+"""A block's length over that of the gap to frames of other splits, which is a frame at least."""
 LICENCE = "none stated; cite Chen (SullyChen/driving-datasets)"
 RANK = {"train": 0, "val": 1, "test": 2, UNUSED: -1}
 
@@ -40,8 +40,9 @@ def load_steering(
     labels_train and the same for test; or images and labels, as in CcGAN. Frames outside `low` .. `high` are left out.
 
     Neighbouring frames are almost equal, so train, val and test, 7 : 1 : 2, are drawn as blocks of 500 consecutive
-    frames (shorter ones of a short drive), and where a block borders on one of another split, 25 frames are left out. A
-    test split that the file gives stays; whether its frames neighbour training frames, the file does not say.
+    frames (shorter ones of a short drive), and where a block borders on one of another split, 25 frames are left out (a
+    twentieth of a shorter block, one at least). A test split that the file gives stays; whether its frames neighbour
+    training frames, the file does not say.
 
     Args:
         path: the folder or file.
@@ -71,11 +72,15 @@ def split_by_blocks(path: Path, count: int, drawn: list[str], seed: int) -> npt.
     The gap is cut from train rather than from val, and from val rather than from test.
 
     Raises:
-        DataError: fewer frames than splits.
+        DataError: too few frames for a block of each split.
     """
-    if count < len(drawn):
-        raise DataError(f"{shown(path)}: expected at least {len(drawn)} frames for {', '.join(drawn)}, got {count}")
-    length = min(BLOCK, max(1, count // LEAST_BLOCKS))
+    length = min(BLOCK, max(2, count // LEAST_BLOCKS))
+    gap = max(1, length // GAP)
+    if count < len(drawn) * length:
+        least = len(drawn) * length
+        raise DataError(
+            f"{shown(path)}: expected at least {least} frames for {', '.join(drawn)}, got {count}; add frames"
+        )
     num_blocks = -(-count // length)
     of_block = np.empty(num_blocks, object)
     order = torch.randperm(num_blocks, generator=rng(seed, "steering", "blocks")).numpy()
@@ -83,8 +88,8 @@ def split_by_blocks(path: Path, count: int, drawn: list[str], seed: int) -> npt.
     place = np.arange(count)
     parts = of_block[place // length]
     rank = np.array([RANK[part] for part in parts])
-    # A gap is shorter than a block, so what lies a gap away tells.
-    for shift in (-(length // GAP), length // GAP):
+    # Two gaps are no longer than a block, so what lies a gap away tells.
+    for shift in (-gap, gap):
         parts[rank[(place + shift).clip(0, count - 1)] > rank] = UNUSED
     return parts
 

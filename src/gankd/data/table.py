@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gankd.config import suggest
-from gankd.data.arrays import Array, Images, splits_of_arrays
+from gankd.data.arrays import Array, Images, Stream, splits_of_arrays
 from gankd.data.files import Files, is_image, splits_of_pictures, walk
 from gankd.data.images import Splits
 from gankd.data.own import SPLIT_NAMES, ChannelChoice, Choices, Item, TaskChoice, and_more, counted, shown
@@ -49,6 +49,8 @@ def load_table(
     3. Parquet with such paths or pixels, or with image files inside: a binary column, or a struct with `bytes` and
        `path` as Hugging Face writes it, whose class names are read, too. A folder is read as one set; its files then
        are named by their split, as in `train-00000-of-00001.parquet`.
+
+    All is read in blocks, but the pixels of a CSV file stay in memory, a byte each, until it is read.
 
     A column `split` (train, val, test) is optional. Separators, task, splits, size and colours are as in
     `load_folder`.
@@ -324,7 +326,7 @@ def _read_pixels(table: Path, columns: PixelColumns) -> tuple[list[Item], Images
                 levels = np.array([[-1]], np.int16)
             if len(levels) != len(lines) or levels.min() < 0 or levels.max() > 255:
                 raise DataError(f"{where} {_bad_cell(lines, number, separator, len(first), columns)}")
-            blocks.append(levels.astype(np.uint8))
+            blocks.append(levels.astype(np.uint8).reshape(-1, columns.side, columns.side, 1))
             number += len(lines)
     if not blocks:
         raise DataError(f"{where} has a header but no rows; add one line per image")
@@ -336,8 +338,8 @@ def _read_pixels(table: Path, columns: PixelColumns) -> tuple[list[Item], Images
         for row, cells in enumerate(texts)
     ]
     refuse_half_split(items)
-    pixels = np.concatenate(blocks).reshape(-1, columns.side, columns.side, 1)
-    return items, Images(f"{where}: pixels", pixels)
+    pixels = Stream((len(texts), *blocks[0].shape[1:]), np.dtype(np.uint8), lambda: iter(blocks))
+    return items, Images(f"{where}: pixels", pixels, table)
 
 
 def _cells(lines: list[str], separator: str, columns: list[int], kind: type) -> Array:

@@ -63,7 +63,10 @@ def open_external(source: str, task: Task, shape: Shape, device: torch.device) -
     Args:
         source: "module:name", an `nn.Module` called as (z, labels) with an attribute z_dim (or a class or function
             without other arguments that gives one), or a function (labels, generator) to images; a folder or .npz
-            file of labelled images; or "diffusers:FOLDER". Images are uint8, or floats in [-1, 1].
+            file of labelled images; or "diffusers:FOLDER". Images are uint8, or floats in [-1, 1]. Results are reused
+            as long as a network's weights and the file that defines it or the function are the same; other files
+            that it depends on, such as weights that a function loads or modules it imports, it names in an attribute
+            `files`, a list of paths, to have their content count, too: `function.files = ["weights.pt"]`.
         task: owns the labels.
         shape: of the data's images. Folders, files and pipelines are resized to it, own code has to give it.
         device: for networks.
@@ -127,7 +130,7 @@ class OwnNetwork(LatentGenerator):
         self.net, self.task, self.shape, self.z_dim = net, task, shape, z_dim
         self.what = f"generator {source}"
         weights = [part for name, value in net.state_dict().items() for part in (name.encode(), _bytes(value))]
-        self.fingerprint = _digest(source.encode(), _source_code(type(net)), *weights)
+        self.fingerprint = _digest(source.encode(), _source_code(type(net)), *weights, *_files(net, self.what))
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         with _guarded(self.what):
@@ -156,12 +159,15 @@ class _Sampled(ABC):
 
 
 class OwnFunction(_Sampled):
-    """The user's function from (labels, generator) to images; its labels and generator are on the CPU."""
+    """The user's function from (labels, generator) to images; its labels and generator are on the CPU.
+
+    Its fingerprint knows the file that defines it and those that its attribute `files` names, and nothing else.
+    """
 
     def __init__(self, function: Callable[..., object], source: str, task: Task, shape: Shape) -> None:
         self.function, self.task, self.shape = function, task, shape
         self.what = f"generator {source}"
-        self.fingerprint = _digest(source.encode(), _source_code(function))
+        self.fingerprint = _digest(source.encode(), _source_code(function), *_files(function, self.what))
 
     @torch.no_grad()
     def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -291,7 +297,7 @@ class Pipeline(_Sampled):
         names: dict[str, int] = getattr(self.pipe, "labels", None) or {}
         if all(name in names for name in task.class_names):
             self.numbers = [names[name] for name in task.class_names] or self.numbers
-        contents = [part for path in files for part in (str(path.relative_to(folder)).encode(), path.read_bytes())]
+        contents = [part for path in files for part in (str(path.relative_to(folder)).encode(), path)]
         self.fingerprint = _digest(*contents)
 
     @torch.no_grad()
@@ -368,13 +374,31 @@ def _source_code(thing: object) -> bytes:
     return path.read_bytes() if path.is_file() else repr(type(thing)).encode()
 
 
+def _files(thing: object, what: str) -> list[Path]:
+    """The further files that own code says it depends on."""
+    named = getattr(thing, "files", ())
+    if not isinstance(named, list | tuple) or not all(isinstance(each, str | Path) for each in named):
+        raise ModelError(f"{what}: expected a list of paths as its attribute files, got {shown(repr(named)[:80])}")
+    paths = [Path(each) for each in named]
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        raise ModelError(f"{what}: no file {shown(missing)}, which its attribute files names; correct the path")
+    return paths
+
+
 def _bytes(value: Tensor) -> bytes:
     return value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes() if value.ndim else str(value).encode()
 
 
-def _digest(*parts: bytes) -> str:
+def _digest(*parts: bytes | Path) -> str:
+    """Hash of texts and of the content of files."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
+        if isinstance(part, Path):
+            digest.update(part.stat().st_size.to_bytes(8, "big"))
+            with part.open("rb") as file:
+                hashlib.file_digest(file, lambda: digest)
+        else:
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
     return digest.hexdigest()

@@ -58,3 +58,10 @@ class SparseAutoencoder(nn.Module):
         self.eval()
         with engine.autocast():
             return torch.cat([self.encode(part.to(engine.device)).float() for part in images.split(batch_size)])
+
+    @torch.no_grad()
+    def predict_in_batches(self, images: Tensor, engine: Engine, batch_size: int = 1024) -> Tensor:
+        """Outputs for stored images in eval mode: logits (N, K), or values (N,) in label units."""
+        self.eval()
+        with engine.autocast():
+            return torch.cat([self(part.to(engine.device))[2].float() for part in images.split(batch_size)])

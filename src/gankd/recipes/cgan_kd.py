@@ -109,7 +109,7 @@ class CganKd(Taught):
         return self._stage("ratio", self.recipe.ratio, gan=self.gan_stage.fingerprint)
 
     @cached_property
-    def _ratio_features(self) -> ImageModel | SparseAutoencoder:
+    def ratio_network(self) -> ImageModel | SparseAutoencoder:
         """The network in whose features real and generated images are compared."""
         recipe, train, val = self.recipe, self.splits.train, self.splits.val
         if recipe.ratio.features == "teacher":
@@ -133,7 +133,7 @@ class CganKd(Taught):
 
     def features(self, images: Tensor) -> Tensor:
         """Features (N, F) in which the density ratio compares images."""
-        network = self._ratio_features
+        network = self.ratio_network
         if isinstance(network, ImageModel):
             return predict_with_features(network, images, self.engine)[1]
         return network.encode_in_batches(images, self.engine)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gankd.config import from_dict, to_dict
+from gankd.config import from_dict, override, to_dict
 from gankd.errors import ConfigError
 from gankd.models import ZOO
 from gankd.recipes.arms import ARMS
@@ -49,6 +49,48 @@ def test_printed_numbers_are_where_they_were_printed(name: str, pair: str, metho
     assert found == (None if number is None else pytest.approx(number))
 
 
+CHECKSUMS = {
+    "cifar100-table3": (16, 1147.06, 9893.40),
+    "imagenet100-table3": (16, 1172.20, 10119.27),
+    "cifar100-table4": (117, 8507.13, 505191.85),
+    "cifar100-table5": (168, 12258.43, 1047202.15),
+    "cifar100-table5-densenet": (24, 1744.74, 22158.46),
+    "imagenet100-table6": (63, 4646.16, 150225.28),
+    "steering-table7": (14, 42.50, 285.49),
+    "utkface-table7": (12, 71.61, 455.39),
+    "cifar100-components": (16, 463.26, 3719.31),
+    "steering-components": (20, 51.39, 495.32),
+    "cifar100-mg": (36, 1024.80, 17870.70),
+    "steering-mg": (40, 96.05, 1721.49),
+    "cifar10-c50k": (54, 363.97, 9978.63),
+    "cifar10-c20k": (54, 571.99, 15692.51),
+    "cifar10-c10k": (54, 803.40, 22062.19),
+    "cifar10-sskd-c50k": (6, 36.72, 122.76),
+    "cifar10-sskd-c20k": (6, 56.64, 191.95),
+    "cifar10-sskd-c10k": (6, 83.87, 286.90),
+    "cifar10-uda-c50k": (27, 176.86, 2464.14),
+    "cifar10-uda-c20k": (27, 279.81, 3935.64),
+    "cifar10-uda-c10k": (27, 418.86, 5850.62),
+    "rc49-r25": (6, 3.36, 12.78),
+    "rc49-r15": (6, 4.28, 15.47),
+    "rc49-r5": (6, 8.83, 29.99),
+    "c10k-mg": (30, 450.16, 6701.50),
+    "rc49-mg": (33, 41.54, 689.46),
+    "c10k-components": (15, 229.12, 1772.75),
+    "rc49-components": (15, 20.39, 162.34),
+    "vkd-pairs": (30, 2166.71, 33453.59),
+    "tiny-imagenet": (0, 0, 0),
+}
+"""Count, sum, and sum of place times number, row by row, taken from the transcript of the printed tables by itself."""
+
+
+@EVERY
+def test_printed_numbers_add_up_to_those_of_the_printed_table(table: PublishedTable) -> None:
+    numbers = list(table.printed.values())
+    placed = sum(place * number for place, number in enumerate(numbers, 1))
+    assert (len(numbers), round(sum(numbers), 2), round(placed, 2)) == CHECKSUMS[table.name]
+
+
 @EVERY
 def test_every_table_is_whole(table: PublishedTable) -> None:
     assert len({pair.name for pair in table.pairs}) == len(table.pairs)
@@ -74,12 +116,16 @@ def test_every_table_is_whole(table: PublishedTable) -> None:
 def test_every_cell_is_a_recipe(table: PublishedTable, scale: str) -> None:
     base = table.recipe(scale, "somewhere")  # type: ignore[arg-type]
     assert from_dict(Recipe, to_dict(base)) == base
+    assert base.select.rho is not None
+    survivors = base.synth.pool * base.select.accept_share * base.select.rho
     for method in (*table.methods, *table.controls, equal_time(1.5)):
         pair = table.pairs[-1]
         cell = table.cell(base, scale, pair, method)  # type: ignore[arg-type]
         teacher, student, _ = table.networks(pair, scale)  # type: ignore[arg-type]
         assert cell.student.model == student
         assert cell.student.teacher == (teacher if table.filters else None)
+        assert cell.select.count is not None
+        assert survivors > 1.09 * cell.select.count  # acceptance is drawn
         assert (cell.data, cell.gan, cell.ratio, cell.synth) == (base.data, base.gan, base.ratio, base.synth)
         factor = 1.5 if "time" in method.title else 1
         if method.matched:
@@ -101,6 +147,60 @@ def test_full_scale_has_the_published_schedules() -> None:
     assert [round(350 * at) for at in ages.student.decay_at] == [150, 250]
     assert (ages.select.rho, ages.select.count, ages.teacher.model) == (0.7, 60_000, "vgg11+mlp")
     assert find_table("cifar10-c20k").recipe("full").select.adjust == "argmax"
+
+
+def test_full_scale_has_the_published_density_ratio() -> None:
+    wide, narrow = (2048, 1024, 512, 256, 128), (1024, 512, 256, 128, 64)
+    for name, features, hidden, penalty, epochs, batch, decay in (
+        ("cifar100-table3", "classifier", wide, 1e-2, 200, 256, 1e-4),
+        ("imagenet100-table3", "classifier", wide, 1e-2, 200, 256, 1e-4),
+        ("steering-table7", "autoencoder", narrow, 1e-2, 200, 256, 1e-4),
+        ("utkface-table7", "autoencoder", narrow, 1e-2, 200, 256, 1e-4),
+        ("cifar10-c10k", "classifier", wide, 1e-3, 350, 512, 1e-4),
+        ("rc49-r5", "autoencoder", wide, 1e-3, 350, 256, 0.0),
+    ):
+        ratio = find_table(name).recipe("full").ratio
+        assert (ratio.features, ratio.hidden, ratio.penalty) == (features, hidden, penalty), name
+        assert (ratio.epochs, ratio.batch_size, ratio.weight_decay) == (epochs, batch, decay), name
+        assert (ratio.loss, ratio.lr, ratio.dropout, ratio.output) == ("softplus", 1e-4, (0.5,), "relu")
+        assert ratio.patience == ratio.epochs  # all of them
+
+
+def test_full_scale_has_the_published_batches_and_angles() -> None:
+    large = find_table("imagenet100-table6").recipe("full")
+    assert (large.teacher.batch_size, large.student.batch_size) == (128, 256)
+    assert large.student.updates * 256 == pytest.approx(240 * 217_000, rel=1e-4)
+    assert large.teacher.updates * 128 == pytest.approx(240 * 117_000, rel=1e-4)
+    assert (large.data.size, large.teacher.model, large.student.lr) == (128, "densenet161", 0.05)
+    for images, rho in ((25, 0.5), (15, 0.8), (5, 0.9)):
+        angles = find_table(f"rc49-r{images}").recipe("full")
+        assert (angles.data.per_label, angles.select.rho, angles.select.count) == (images, rho, 50_000)
+        assert (angles.student.lr, angles.student.weight_decay, angles.student.batch_size) == (0.01, 1e-4, 128)
+        assert angles.student.augment == ()
+        assert angles.teacher.updates * 128 == pytest.approx(350 * 450 * images, rel=1e-3)
+        assert angles.student.updates * 128 == pytest.approx(350 * (450 * images + 50_000), rel=1e-3)
+        assert [round(350 * at) for at in angles.student.decay_at] == [150, 250]
+        assert angles.teacher.model == "vgg16+mlp"
+
+
+def test_a_slow_student_keeps_the_learning_rate_that_is_asked_for() -> None:
+    table = find_table("cifar100-table3")
+    pair = table.pair("shufflenet_v1")
+    own = override(table.recipe("full"), ["student.lr=0.02"])
+    assert table.cell(own, "full", pair, NOKD).student.lr == 0.02
+
+
+def test_what_differs_is_said_as_it_is() -> None:
+    scarce, whole = (" ".join(find_table(f"cifar10-{name}").deviations) for name in ("c10k", "c50k"))
+    assert "5,000 labelled images on top" in scarce
+    assert "carved out" not in scarce  # num_train counts what is left
+    assert "389 epochs where 350" in whole
+    assert "267 epochs where 240" in " ".join(find_table("imagenet100-table3").deviations)
+    assert "among those of the published count" in " ".join(find_table("rc49-mg").deviations)
+    assert "weight decay 1e-4" in " ".join(find_table("cifar100-table4").deviations)
+    for table in TABLES.values():
+        assert not any("finetune" in text for text in table.deviations)
+        assert any("learning rate of the density ratio" in text for text in table.deviations) == table.filters
 
 
 @pytest.mark.parametrize("scale", ["tiny", "full"])
@@ -153,5 +253,9 @@ def test_an_assistant_and_settings_reach_the_recipe() -> None:
 def test_what_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match="no published table 'rc49'"):
         find_table("rc49")
+    few = find_table("cifar100-mg")
+    none = override(few.recipe("tiny"), ["select.count=none"])
+    with pytest.raises(ConfigError, match="select.count must be a number in cifar100-mg"):
+        few.cell(none, "tiny", few.pairs[0], few.method("M=5000"))
     with pytest.raises(ConfigError, match="no method 'NOKd' in rc49-r5; did you mean NOKD"):
         find_table("rc49-r5").method("NOKd")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gankd.config import override, require, suggest
+from gankd.errors import ConfigError
 from gankd.recipes.arms import ARMS, Processing
 from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig, digits, rotated_digits
 from gankd.synthetic import SelectConfig
@@ -18,6 +19,8 @@ Kind = Literal["classification", "regression"]
 
 FAKES_SHARE = 0.5
 """Share of generated images in a batch where a table does not say."""
+POOL_MARGIN = 1.1
+"""Generated images that subsampling and filter should leave, in units of the largest M^g: acceptance is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +98,7 @@ class Family:
     small: DataConfig
     """Images of scale small."""
     slow: tuple[str, ...] = ()
-    """Students that are trained with a learning rate of 0.01 at full scale."""
+    """Students that are trained with a learning rate of 0.01 at full scale, unless another is asked for."""
 
     def recipe(self, scale: Scale, data: str | None) -> Recipe:
         """Settings of filter teacher, generator, ratio, pool and students, but for the pair's networks."""
@@ -191,19 +194,45 @@ class PublishedTable:
         return teacher, stand_ins.get(pair.student, other), assistant
 
     def recipe(self, scale: Scale, data: str | None = None) -> Recipe:
-        """Settings that all cells share.
+        """Settings that all cells share, with a pool large enough for the largest M^g.
 
         Args:
             scale: how large.
             data: file or folder of the images; scale tiny has its own.
         """
-        return replace(self.family.recipe(scale, data), name=self.name)
+        recipe = replace(self.family.recipe(scale, data), name=self.name)
+        select = recipe.select
+        assert select.rho is not None
+        most = max(self._count(recipe, method) for method in self.methods)
+        needed = round(POOL_MARGIN * most / (select.accept_share * select.rho))
+        return replace(recipe, synth=replace(recipe.synth, pool=max(recipe.synth.pool, needed)))
+
+    def owned(self) -> dict[str, str]:
+        """Settings that rows and pairs set, so that a change for all cells would be lost, and why they are not free."""
+        network = "pairs name the networks"
+        found = {f"student.{name}": network for name in ("model", "teacher", "assistants")}
+        found["student.loss"] = "rows name the losses"
+        if not self.filters:
+            found["teacher.model"] = network
+        for method in self.methods:
+            if method.count is not None:
+                found["student.fake_share"] = "rows have M^g images, which is a share of all"
+            found |= {change.partition("=")[0]: f"the row {method.title} sets it" for change in method.settings}
+        return found
+
+    def _count(self, recipe: Recipe, method: Method) -> int:
+        """M^g of one row at the scale of `recipe`."""
+        published, here = self.family.select.count, recipe.select.count
+        assert published is not None
+        if here is None:
+            raise ConfigError(f"select.count must be a number in {self.name}, whose rows are shares of it, got none")
+        return here if method.count is None else max(1, round(here * method.count / published))
 
     def cell(self, base: Recipe, scale: Scale, pair: Pair, method: Method) -> Recipe:
         """`base` with what one pair and method change."""
         teacher, student, assistant = self.networks(pair, scale)
         config = replace(base.student, model=student)
-        if scale == "full" and pair.student in self.family.slow:
+        if scale == "full" and pair.student in self.family.slow and config.lr == self.family.full().student.lr:
             config = replace(config, lr=0.01)
         recipe = base
         if teacher is not None and self.filters:
@@ -213,12 +242,10 @@ class PublishedTable:
         share = config.fake_share
         if method.count is not None:
             # As in the published mixture of all real and M^g generated images.
-            published, here = self.family.select.count, recipe.select.count
+            published = self.family.select.count
             assert published is not None
-            assert here is not None
             share = method.count / (method.count + published * (1 - share) / share)
-            count = max(1, round(here * method.count / published))
-            recipe = replace(recipe, select=replace(recipe.select, count=count))
+            recipe = replace(recipe, select=replace(recipe.select, count=self._count(base, method)))
             config = replace(config, fake_share=share)
         if method.loss is not None:
             config = replace(config, loss=method.loss)
@@ -305,6 +332,20 @@ def sgd(
         "weight_decay": weight_decay,
         "augment": kinds,
     }
+
+
+def counted_before_split(epochs: int, left: float) -> str:
+    """Deviation: `epochs` of updates are counted for all real images, of which the share `left` trains."""
+    return (
+        f"Updates are counted for all real images, those that validate included: the others are seen for about "
+        f"{epochs / left:.0f} epochs where {epochs} are published."
+    )
+
+
+RATIO_DEVIATION = (
+    "The learning rate of the density ratio stays the same, published is a tenth after two epochs; the epoch that "
+    "tells held-out images apart best is kept, published is the last."
+)
 
 
 def by_method(pairs: Sequence[Pair], lines: Mapping[str, str]) -> dict[tuple[str, str], float]:

@@ -1,0 +1,97 @@
+"""`gankd results` end to end on tiny data: the page, what it keeps, the oracle, and wrong values."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import gankd.commands.results as module
+from gankd.commands.results import NOTES, left_over
+from gankd.config import override
+from gankd.data.images import LabelledImages
+from gankd.data.rotated_digits import load_rotated_digits
+from gankd.recipes.config import DataConfig, Recipe, rotated_digits
+from gankd.tasks import Regression
+
+Outcome = tuple[int, str, str]
+RANGE = {"task": "regression", "low": -60.0, "high": 60.0}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Rotated digits as files of two recipes: one that thins its training images, and one that takes them all."""
+    splits = load_rotated_digits()
+    parts = [(splits.train, "train", 160), (splits.val, "val", 60), (splits.test, "test", 60)]
+    images = torch.cat([part.images[:count] for part, _, count in parts]).numpy()
+    label = torch.cat([part.labels[:count] for part, _, count in parts]).numpy()
+    split = np.repeat([name for _, name, _ in parts], [count for *_, count in parts])
+
+    def recipe(name: str, thinned: bool) -> Recipe:
+        found = override(rotated_digits(), (*tiny, "ratio.features=autoencoder"))
+        return replace(found, name=name, data=DataConfig(name="npz", num_train=80 if thinned else None, **RANGE))  # type: ignore[arg-type]
+
+    for name in ("thinned", "whole"):
+        np.savez(tmp_path / f"{name}.npz", images=images, label=label, split=split)
+    monkeypatch.setattr(
+        module, "REAL", {"thinned": lambda: recipe("thinned", True), "whole": lambda: recipe("whole", False)}
+    )
+    monkeypatch.setattr(module, "STUDENTS", ("cnn4", "resnet8"))
+    return tmp_path
+
+
+def run(gankd: Callable[..., Outcome], folder: Path, *names: str) -> str:
+    places = ["--data", folder, "--out", folder / "runs", "--docs", folder / "docs"]
+    code, out, err = gankd("results", *names, *places, "--seeds", 2, "--workers", 1, "--quiet")
+    assert (code, err) == (0, ""), err
+    return out
+
+
+@pytest.mark.slow
+def test_the_page_has_every_student_the_oracle_and_keeps_what_is_not_run_again(
+    gankd: Callable[..., Outcome], folder: Path
+) -> None:
+    page = folder / "docs" / "results.md"
+    assert str(page) in run(gankd, folder, "thinned")
+    text = page.read_text()
+    assert "Student cnn4" in text
+    assert "Student resnet8" in text
+    assert "held-out images, true labels" in text
+    assert "| label | teacher | witness |" in text
+    for name in ("samples", "curves"):
+        assert (folder / "docs" / "results" / f"thinned-{name}.png").stat().st_size > 500
+    (file,) = (folder / "runs" / "thinned").glob("held-out-*.npz")
+    with np.load(file) as held:
+        assert len(held["images"]) == 80  # of 160 training images, those that nobody trained on
+    page.write_text(text + "read with care\n")
+
+    run(gankd, folder, "whole")
+    both = page.read_text()
+    assert "## thinned" in both
+    assert "## whole" in both
+    assert both.endswith(f"{NOTES}\nread with care\n")
+    whole = both.split("## whole")[1]
+    assert "Oracle" not in whole  # nothing is left over
+    rows = json.loads(page.with_suffix(".json").read_text())["rows"]
+    assert {row["recipe"] for row in rows} == {"thinned", "whole"}
+    assert {row["student"] for row in rows} == {"cnn4", "resnet8"}
+
+
+def test_left_over_images_are_those_that_were_not_kept() -> None:
+    def images(*levels: int) -> LabelledImages:
+        pixels: Tensor = torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 8, 8).contiguous()
+        return LabelledImages(pixels, pixels[:, 0, 0, 0].float(), Regression(low=0.0, high=9.0))
+
+    found = left_over(images(1, 2, 3, 4, 5), images(4, 2), images(5))
+    assert found is not None
+    assert found.labels.tolist() == [1, 3]
+    assert left_over(images(1, 2), images(2, 1)) is None
+
+
+def test_wrong_values(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "no recipe 'faces'" in refused("results", "faces", "--data", tmp_path)
+    assert f"no cifar.npz in {tmp_path}" in refused("results", "--data", tmp_path)

@@ -109,6 +109,7 @@ def plan(args: argparse.Namespace) -> None:
             seeds=args.seeds or 3,
             workers=_worker_count(args),
             changes=args.set,
+            console=_console(args),
         )
     else:
         recipe, folder, _ = _prepare(args)

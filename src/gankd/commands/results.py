@@ -24,7 +24,7 @@ from gankd.recipes.config import REAL, Recipe
 from gankd.recipes.data import load_splits
 from gankd.report.gather import machine_facts
 from gankd.report.grids import image_grid
-from gankd.report.tables import evidence_rows, markdown_table
+from gankd.report.tables import decimals, difference_text, evidence_rows, markdown_table
 from gankd.seeds import rng
 from gankd.storage import atomic, read_json, write_json
 from gankd.tasks import Classification
@@ -82,7 +82,7 @@ class Results:
         lines = []
         for found in self.sets:
             for student, result in zip(STUDENTS, found.runs, strict=True):
-                lines += [f"{found.name:<18}{student:<9}{line}" for line in _verdicts(result.arms)]
+                lines += [f"{found.name:<18}{student:<9}{line}" for line in _verdicts(result)]
         return "\n".join([*lines, f"page: {self.page}"])
 
     def to_dict(self) -> dict[str, Any]:
@@ -280,8 +280,8 @@ def _curves(method: CganKd, path: Path) -> None:
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, name, label in (
-        (left, "frechet", "Fréchet distance, teacher's features"),
-        (right, "teacher", f"teacher on generated images, {method.splits.task.metric}"),
+        (left, "frechet", "Fréchet distance"),
+        (right, "teacher", f"teacher on them: {method.splits.task.metric}"),
     ):
         axes.plot([line["step"] for line in checks], [line[name] for line in checks], marker="o")
         axes.set_xlabel("generator updates")
@@ -295,11 +295,12 @@ def _curves(method: CganKd, path: Path) -> None:
 # --- page ---------------------------------------------------------------------------------------------------
 
 
-def _verdicts(arms: Sequence[ArmResult]) -> list[str]:
+def _verdicts(result: RunResult) -> list[str]:
     """For each whole method, against each control."""
+    places = decimals(result.arms, result.task)
     return [
-        f"{arm.title}: {control} {gain.diff:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] {gain.verdict}"
-        for arm in arms
+        f"{arm.title}: against {control} {difference_text(gain, places)} {gain.verdict}"
+        for arm in result.arms
         if arm.arm in METHODS
         for control, gain in arm.vs.items()
     ]

@@ -203,12 +203,11 @@ def left_over(everything: LabelledImages, *used: LabelledImages) -> LabelledImag
 
 
 def _facts(method: CganKd) -> dict[str, Any]:
-    """What teacher, generator, ratio and selection are worth, each on images that it was not trained on."""
+    """What teacher, generator, ratio and selection are worth."""
     splits, task = method.splits, method.splits.task
     metric = task.metric
     selection = method.selection(ARMS["adjusted"])
     assert selection is not None
-    ratio = method.density_ratio.facts
     return {
         "images": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
         "card": splits.card,
@@ -217,7 +216,7 @@ def _facts(method: CganKd) -> dict[str, Any]:
             for part, images in (("train", splits.train), ("val", splits.val), ("test", splits.test))
         },
         "generator": {**method.gan_stage.history[-1], "seconds": method.gan_stage.seconds},
-        "ratio": {name: ratio[name] for name in ("auc", "features") if name in ratio},
+        "ratio": {"features": method.recipe.ratio.features, "auc": method.density_ratio.facts["auc"]},
         "kept": selection.report["counts"],
         "agreement": _agreement(method),
         "machine": machine_facts(),
@@ -275,7 +274,7 @@ def _samples(method: CganKd) -> Any:
 
 
 def _curves(method: CganKd, path: Path) -> None:
-    """What the teacher says of the generator while it is trained, and the students' metric on validation images."""
+    """What the teacher says of the generator while it is trained."""
     checks = [line for line in method.gan_stage.history if "frechet" in line]
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)

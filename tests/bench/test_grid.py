@@ -133,6 +133,32 @@ def test_a_control_that_is_too_short_is_marked(classes: BenchResult) -> None:
     assert "All seeds share one teacher, generator and pool" in cut.markdown
 
 
+def test_fine_tuned_rows_share_their_start(tmp_path: Path) -> None:
+    """As published: NOKD is trained once, and rows with generated images and the controls go on from it."""
+    rows, changes = ["NOKD", "cGAN-KD+BLKD", "cGAN-KD+FitNet"], ["student.init=finetune"]
+    found = bench(
+        "cifar100-table4",
+        tmp_path / "b",
+        scale="tiny",
+        seeds=2,
+        pairs=["resnet110-resnet20"],
+        methods=rows,
+        changes=changes,
+        timed=False,
+        workers=2,
+    )
+    assert found.failures == {}
+    assert len(found.cells) == 2 * 5
+    assert {path.name.rsplit("-", 1)[0] for path in found.page.parent.glob("student-real-*")} == {
+        "student-real-0",
+        "student-real-1",
+    }
+    real = [cell for cell in found.cells.values() if cell.method == "NOKD"]
+    assert {cell.updates for cell in real} == {3}
+    assert len({cell.stage for cell in found.cells.values()}) == 10
+    assert "- Changed for all cells: student.init=finetune." in found.markdown
+
+
 def test_a_teacher_is_in_memory_once(tmp_path: Path) -> None:
     table = TABLES["cifar10-c10k"]
     method = CganKd(base_recipe(table, "tiny", None, ()), Run(tmp_path))
@@ -151,7 +177,6 @@ def test_a_teacher_is_in_memory_once(tmp_path: Path) -> None:
         (CLASSES, "student.teacher=resnet8"),
         (CLASSES, "student.loss=KD"),
         (CLASSES, "student.assistants=resnet8"),
-        (CLASSES, "student.init=finetune"),
         (CLASSES, "seeds=5"),
         ("cifar100-mg", "student.fake_share=0.3"),
         ("vkd-pairs", "teacher.model=resnet8"),

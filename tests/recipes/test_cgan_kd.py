@@ -16,7 +16,7 @@ from gankd.commands import run, student
 from gankd.commands.stages import stored_run
 from gankd.config import override
 from gankd.data.images import Splits
-from gankd.errors import CheckpointError, ModelError, RunError
+from gankd.errors import CheckpointError, ConfigError, ModelError, RunError
 from gankd.generators.networks import LatentGenerator
 from gankd.recipes import RECIPES, Recipe
 from gankd.recipes.arms import ARMS, selection_of
@@ -230,13 +230,34 @@ def test_finetuning_starts_from_the_student_of_real_images(
         return distill(model, *args, **options)
 
     monkeypatch.setattr(gankd.recipes.cgan_kd, "distill", spy)
-    student(recipe, folder, arms=["adjusted"])  # trains `real` first, though not asked to show it
+    student(recipe, folder, arms=["adjusted"])  # `real` is there: it is the same student without fine-tuning
     with Run(folder) as held:
         real = CganKd(recipe, held).student("real", 0)
-    fresh, tuned = starts
     weights = torch.cat([value.flatten() for value in real.net.parameters()])
+    (tuned,) = starts
+    assert torch.equal(tuned, weights)
+    for path in folder.glob("student-real-0-*"):
+        shutil.rmtree(path)
+    student(recipe, folder, arms=["raw"])  # trains `real` first, though not asked to show it
+    fresh, tuned = starts[1:]
     assert torch.equal(tuned, weights)
     assert not torch.equal(fresh, weights)
+
+
+def test_fine_tuning_has_its_own_learning_rate_and_one_start(digits_run: tuple[Recipe, Path]) -> None:
+    recipe, folder = digits_run
+    tuned = override(recipe, ["student.init=finetune", "student.finetune_lr=1e-4", "student.start_updates=5"])
+    method, other = CganKd(tuned, Run(folder)), CganKd(override(tuned, ["student.fake_share=0.25"]), Run(folder))
+    configs = {name: method.student_config(arm) for name, arm in ARMS.items()}
+    assert (configs.pop("real").updates, method.student_config(ARMS["real"]).lr) == (5, recipe.student.lr)
+    assert {(config.lr, config.updates) for config in configs.values()} == {(1e-4, recipe.student.updates)}
+    starts = {made.student_stage("real", 0).fingerprint for made in (method, other)}
+    fresh = CganKd(override(recipe, [f"student.updates={round(5 / (1 - recipe.student.fake_share))}"]), Run(folder))
+    assert starts == {fresh.student_stage("real", 0).fingerprint}  # whoever starts from it, it is the same student
+    wrongs = {"student.start_updates=5": "is for student.init=finetune", "student.finetune_lr=0": "0, 10"}
+    for wrong, reason in wrongs.items():
+        with pytest.raises(ConfigError, match=reason):
+            override(recipe, [wrong])
 
 
 def test_an_ensemble_as_teacher(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:

@@ -230,10 +230,32 @@ def test_published_settings() -> None:
     assert [layer.out_features for layer in net.layers] == [2048, 1024, 512, 256, 128]
 
 
+def test_the_learning_rate_falls_after_the_named_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    def step(optimizer: torch.optim.Adam, *args: Any) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    config = replace(FAST, epochs=10, lr=0.01, decay_at=(0.4, 0.8), patience=10, batch_size=256)
+    train_ratio(*gaussians(600, 1, 0), *gaussians(600, 2, 1), CLASSES, config, 0)
+    assert rates == pytest.approx([0.01] * 8 + [0.001] * 8 + [0.0001] * 4)  # two batches of the 450 that train
+
+
+def test_the_last_epoch_is_kept_where_that_is_asked_for() -> None:
+    few = (*gaussians(60, 1, 0), *gaussians(60, 2, 0.3))
+    config = replace(FAST, epochs=40, patience=3)
+    best, last = (train_ratio(*few, CLASSES, replace(config, keep=keep), 0).facts for keep in ("best", "last"))
+    assert float(best["epoch"]) < 40 == last["epoch"]
+    assert float(best["held_out_loss"]) < float(last["held_out_loss"])
+
+
 def test_what_cannot_be_used_is_refused_in_one_line() -> None:
     real, fake = gaussians(30, 1, 0), gaussians(30, 2, 1)
     with pytest.raises(ConfigError, match="needs head=log"):
         RatioConfig(loss="logistic", head="relu")
+    with pytest.raises(ConfigError, match="ratio.decay_at must be rising"):
+        RatioConfig(decay_at=(0.5, 0.2))
     with pytest.raises(ConfigError, match="held_out"):
         RatioConfig(held_out=0.0)
     with pytest.raises(ModelError, match="same width"):

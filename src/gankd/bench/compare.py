@@ -74,11 +74,11 @@ def train_side_by_side(plans: Sequence[tuple[CganKd, list[Cell]]], workers: int,
     for method, (name, _) in missing:
         method.prepare_lesson(ARMS[name])
     waves = [missing]
-    finetuned = [(method, seed) for method, (_, seed) in missing if method.recipe.student.init == "finetune"]
-    if finetuned:  # the others start from these
-        base = [(method, ("real", seed)) for method, seed in dict.fromkeys(finetuned)]
-        waves = [[(method, cell) for method, cell in base if not method.student_stage(*cell).done]]
-        waves.append([job for job in missing if job not in base])
+    finetuned = [(method, ("real", cell[1])) for method, cell in missing if method.recipe.student.init == "finetune"]
+    if finetuned:  # the others start from these, of which several plans may share one
+        starts = {method.student_stage(*cell).fingerprint: (method, cell) for method, cell in reversed(finetuned)}
+        first = [job for job in reversed(starts.values()) if not job[0].student_stage(*job[1]).done]
+        waves = [first, [job for job in missing if job[0].student_stage(*job[1]).fingerprint not in starts]]
     start, done = time.monotonic(), 0
     total, images = sum(map(len, waves)), 0
     console.say(f"students           {total} to train, {min(workers, total)} at a time")

@@ -377,10 +377,7 @@ def base_recipe(table: PublishedTable, scale: Scale, data: str | None, changes: 
     Raises:
         ConfigError: a change that does not fit, or of what the rows of the table set themselves.
     """
-    owned = table.owned() | {
-        "student.init": "rows at equal updates start from scratch",
-        "seeds": "--seeds says how many there are",
-    }
+    owned = table.owned() | {"seeds": "--seeds says how many there are"}
     for change in changes:
         name = change.partition("=")[0].strip()
         require(name not in owned, f"--set {name} cannot be changed in {table.name}: {owned.get(name)}; leave it out")

@@ -559,7 +559,7 @@ def _students(
 ) -> tuple[LearningCurve | None, tuple[Measured, ...]]:
     """The learning curve and the errors for each M; `workers` of 0 train nothing and read what there is."""
     recipe, splits = method.recipe, method.splits
-    recipe = replace(recipe, student=replace(recipe.student, init="scratch"))
+    recipe = replace(recipe, student=recipe.student.from_scratch)
     plain = CganKd(recipe, method.run, splits) if recipe != method.recipe else method
     cells: list[Cell] = [("real_matched", seed) for seed in range(seeds)]
 

@@ -253,10 +253,14 @@ class CganKd(Taught):
     def student_config(self, arm: Arm) -> StudentConfig:
         """Settings of one arm: unmatched arms get as many passes over real images as the others see."""
         config = self.recipe.student
+        if starts_from_another(config, arm) and config.finetune_lr is not None:
+            config = replace(config, lr=config.finetune_lr)
         if arm.kd and arm.fakes is None:
             config = replace(config, kd_on="both")  # without generated images, real ones are all there is to learn on
         if arm.matched:
             return config
+        if config.start_updates is not None:
+            return replace(config, updates=config.start_updates)
         return replace(config, updates=max(1, round(config.updates * (1 - config.fake_share))))
 
     def check_students(self, arms: Sequence[Arm]) -> dict[str, Wiring]:
@@ -328,7 +332,7 @@ class CganKd(Taught):
             inputs["virtual"] = self.virtual_fingerprint
         if arm.kd:
             inputs |= self._own_code(config)
-        if config.init == "finetune" and name != "real":
+        if starts_from_another(config, arm):
             inputs["init"] = self.student_stage("real", seed).fingerprint
         settings = {**self._student_settings(config, arm), "seed": seed, "bf16": self.engine.bf16}
         inputs["data"] = self._data_fingerprint
@@ -338,6 +342,10 @@ class CganKd(Taught):
         """What a student's weights depend on: without a teacher, they do not depend on the loss of the other arms."""
         settings = to_dict(config)
         del settings["virtual"]  # whose content is an input
+        for name in ("init", "finetune_lr", "start_updates"):  # what they lead to is in lr, updates and inputs
+            del settings[name]
+        if arm.fakes is None:
+            del settings["fake_share"]  # which is no more than a number of updates then
         settings["teacher"] = None  # whose stage is an input
         if arm.kd:
             return settings | {"loss": str(config.objective.for_task(self.splits.task))}
@@ -357,7 +365,7 @@ class CganKd(Taught):
         student = self.engine.place(ImageModel.for_data(net, train))
         if stage.done:
             return restore(student, stage.path("model.safetensors"))
-        if config.init == "finetune" and name != "real":
+        if starts_from_another(config, arm):
             student.load_state_dict(self.student("real", seed).state_dict())
         self._distill(student, arm, config, seed, stage)
         return student
@@ -446,8 +454,13 @@ class CganKd(Taught):
         assistants = self.recipe.student.assistants
         return self._assistant_stage(arm, assistants) if assistants else self.tutor.teacher_stage
 
+    def _assistant_config(self, arm: Arm, chain: tuple[str, ...]) -> StudentConfig:
+        """Settings of the last assistant of a chain, which always starts from scratch."""
+        config = self.student_config(arm).from_scratch
+        return replace(config, lr=self.recipe.student.lr, model=chain[-1], assistants=chain[:-1])
+
     def _assistant_stage(self, arm: Arm, chain: tuple[str, ...]) -> Stage:
-        config = replace(self.student_config(arm), model=chain[-1], assistants=chain[:-1])
+        config = self._assistant_config(arm, chain)
         before = self._assistant_stage(arm, chain[:-1]) if chain[:-1] else self.tutor.teacher_stage
         inputs = {"net": self.describe(chain[-1]), "teacher": before.fingerprint, **self._own_code(config)}
         if config.objective.needs_virtual:
@@ -467,12 +480,16 @@ class CganKd(Taught):
         assistant = self.engine.place(ImageModel.for_data(self.net(chain[-1], seed), self.splits.train))
         if stage.done:
             return restore(assistant, stage.path("model.safetensors"))
-        config = replace(self.student_config(arm), model=chain[-1], assistants=chain[:-1])
-        self._distill(assistant, arm, config, seed, stage)
+        self._distill(assistant, arm, self._assistant_config(arm, chain), seed, stage)
         return assistant
 
 
 # --- helpers ------------------------------------------------------------------------------------------------
+
+
+def starts_from_another(config: StudentConfig, arm: Arm) -> bool:
+    """Is this student fine-tuned from the one of arm `real`?"""
+    return config.init == "finetune" and arm.name != "real"
 
 
 def sample_images(generator: Generator, labels: Tensor, seed: int, purpose: str) -> Tensor:

@@ -122,10 +122,31 @@ class StudentConfig(DistillConfig):
     """File of a virtual teacher from elsewhere, for losses that read @virtual; none: that of the run."""
     init: Literal["scratch", "finetune"] = "scratch"
     """finetune starts every arm but `real` from the student of arm `real`, as the paper does."""
+    finetune_lr: float | None = None
+    """Highest learning rate of students that start from another; none: lr."""
+    start_updates: int | None = None
+    """Updates of the student that the others start from; none: as many passes over real images as they have."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.objective
+        require(
+            self.start_updates is None or self.init == "finetune",
+            f"student.start_updates is for student.init=finetune, got {self.start_updates} with {self.init}",
+        )
+        require(
+            self.finetune_lr is None or 0 < self.finetune_lr <= 10,
+            f"student.finetune_lr must lie in (0, 10], got {self.finetune_lr}",
+        )
+        require(
+            self.start_updates is None or self.start_updates >= 1,
+            f"student.start_updates must be at least 1, got {self.start_updates}",
+        )
+
+    @property
+    def from_scratch(self) -> "StudentConfig":
+        """The same settings for a student that does not start from another."""
+        return replace(self, init="scratch", start_updates=None, finetune_lr=None)
 
     @property
     def objective(self) -> Objective:

@@ -44,9 +44,13 @@ class RatioConfig:
     """Most passes over the real samples."""
     patience: int = 20
     """Passes without a lower held-out loss after which a candidate stops."""
+    keep: Literal["best", "last"] = "best"
+    """Weights of the pass with the lowest held-out loss, or (published) of the last one, whatever the patience."""
     batch_size: int = 256
     """Real samples, and fakes, in each step."""
     lr: float = 1e-3
+    decay_at: tuple[float, ...] = ()
+    """Shares of the epochs after each of which the learning rate falls to a tenth."""
     weight_decay: float = 1e-4
     held_out: float = 0.25
     """Share of real and of fake samples that stop, choose and calibrate instead of train."""
@@ -64,6 +68,10 @@ class RatioConfig:
         require(self.patience >= 1, f"patience must be at least 1, got {self.patience}")
         require(self.batch_size >= 2, f"batch_size must be at least 2, got {self.batch_size}")
         require(0 < self.lr <= 1, f"lr must lie in (0, 1], got {self.lr}")
+        require(
+            all(0 < share < 1 for share in self.decay_at) and list(self.decay_at) == sorted(set(self.decay_at)),
+            f"ratio.decay_at must be rising shares within (0, 1), got {list(self.decay_at)}",
+        )
         require(0 <= self.weight_decay < 1, f"weight_decay must lie in [0, 1), got {self.weight_decay}")
         require(0 < self.held_out < 1, f"held_out must lie in (0, 1), got {self.held_out}")
         require(
@@ -80,14 +88,19 @@ class RatioConfig:
         return heads[self.loss]
 
 
-def published_ratio(hidden: tuple[int, ...] = (2048, 1024, 512, 256, 128)) -> RatioConfig:
-    """The estimator cDRE of Ding et al. (2023): softplus loss, MLP-5, dropout 0.5, all 200 epochs allowed.
+def published_ratio(
+    hidden: tuple[int, ...] = (2048, 1024, 512, 256, 128), *, epochs: int = 200, drops: tuple[int, ...] = (80, 150)
+) -> RatioConfig:
+    """The estimator cDRE of Ding et al. (2023): softplus loss, MLP-5, dropout 0.5, a tenth of the learning rate after
+    epochs 80 and 150 of 200, the last one kept.
 
-    `hidden=(1024, 512, 256, 128, 64)` is theirs for scalar labels. Held-out samples, the best epoch,
-    calibration and the normaliser remain ours, as does one feature vector per image in place of image-sized
-    ones.
+    `hidden=(1024, 512, 256, 128, 64)` is theirs for scalar labels. Held-out samples, calibration and the normaliser
+    remain ours, as does one feature vector per image in place of image-sized ones.
     """
-    return RatioConfig(loss="softplus", hidden=hidden, dropout=(0.5,), lr=1e-4, patience=200)
+    decay_at = tuple(drop / epochs for drop in drops)
+    return RatioConfig(
+        loss="softplus", hidden=hidden, dropout=(0.5,), lr=1e-4, epochs=epochs, decay_at=decay_at, keep="last"
+    )
 
 
 def train_ratio(
@@ -172,13 +185,16 @@ def train_ratio(
     num_late = int(late_real.sum())
     judged = batch(*held.draw(max(JUDGED_PAIRS, num_late), rng(seed, "ratio", "judged")))
     per_epoch = -(-(len(late_real) - num_late) // config.batch_size)
-    best = _Best(nets, config.patience)
+    drops = [round(share * config.epochs) for share in config.decay_at]
+    best = _Best(nets, config.patience, last=config.keep == "last")
     optimizer = torch.optim.Adam(
         nets.parameters(), config.lr, betas=(0.5, 0.999), weight_decay=config.weight_decay, fused=True
     )
     for step in stage.steps(config.epochs * per_epoch, nets=nets, optimizer=optimizer, best=best):
         if best.finished:
             break
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * 0.1 ** sum(step // per_epoch >= drop for drop in drops)
         inputs = batch(*fit.draw(config.batch_size, rng(seed, "ratio", "batch", step)))
         losses = []
         for number in best.running:
@@ -307,10 +323,10 @@ class _Pairs:
 
 
 class _Best:
-    """The best weights so far of each candidate, and which still improve; part of the checkpoint."""
+    """The best (or else the last) weights so far of each candidate, and which still improve; part of the checkpoint."""
 
-    def __init__(self, nets: nn.ModuleList, patience: int) -> None:
-        self._nets, self._patience = nets, patience
+    def __init__(self, nets: nn.ModuleList, patience: int, *, last: bool = False) -> None:
+        self._nets, self._patience, self._last = nets, patience, last
         self.losses = torch.full((len(nets),), torch.inf, dtype=torch.float64)
         self.epochs = [0] * len(nets)
         self.weights = [self._copy(net) for net in nets]
@@ -332,7 +348,7 @@ class _Best:
         for number, loss in losses.items():
             if loss != loss:
                 raise TrainingError("ratio: the held-out loss became nan; lower lr or use loss=logistic")
-            if loss < self.losses[number]:
+            if self._last or loss < self.losses[number]:
                 self.losses[number], self.epochs[number] = loss, self._epoch
                 self.weights[number] = self._copy(self._nets[number])
 

@@ -151,19 +151,20 @@ def test_full_scale_has_the_published_schedules() -> None:
 
 def test_full_scale_has_the_published_density_ratio() -> None:
     wide, narrow = (2048, 1024, 512, 256, 128), (1024, 512, 256, 128, 64)
-    for name, features, hidden, penalty, epochs, batch, decay in (
-        ("cifar100-table3", "classifier", wide, 1e-2, 200, 256, 1e-4),
-        ("imagenet100-table3", "classifier", wide, 1e-2, 200, 256, 1e-4),
-        ("steering-table7", "autoencoder", narrow, 1e-2, 200, 256, 1e-4),
-        ("utkface-table7", "autoencoder", narrow, 1e-2, 200, 256, 1e-4),
-        ("cifar10-c10k", "classifier", wide, 1e-3, 350, 512, 1e-4),
-        ("rc49-r5", "autoencoder", wide, 1e-3, 350, 256, 0.0),
+    for name, features, hidden, penalty, epochs, batch, decay, drops in (
+        ("cifar100-table3", "classifier", wide, 1e-2, 200, 256, 1e-4, [80, 150]),
+        ("imagenet100-table3", "classifier", wide, 1e-2, 200, 256, 1e-4, [80, 150]),
+        ("steering-table7", "autoencoder", narrow, 1e-2, 200, 256, 1e-4, [80, 150]),
+        ("utkface-table7", "autoencoder", narrow, 1e-2, 200, 256, 1e-4, [80, 150]),
+        ("cifar10-c10k", "classifier", wide, 1e-3, 350, 512, 1e-4, [150, 250]),
+        ("rc49-r5", "autoencoder", wide, 1e-3, 350, 256, 0.0, [100, 200]),
     ):
         ratio = find_table(name).recipe("full").ratio
         assert (ratio.features, ratio.hidden, ratio.penalty) == (features, hidden, penalty), name
         assert (ratio.epochs, ratio.batch_size, ratio.weight_decay) == (epochs, batch, decay), name
         assert (ratio.loss, ratio.lr, ratio.dropout, ratio.output) == ("softplus", 1e-4, (0.5,), "relu")
-        assert ratio.patience == ratio.epochs  # all of them
+        assert [round(epochs * share) for share in ratio.decay_at] == drops
+        assert ratio.keep == "last"
 
 
 def test_full_scale_has_the_published_batches_and_angles() -> None:
@@ -183,6 +184,21 @@ def test_full_scale_has_the_published_batches_and_angles() -> None:
         assert angles.teacher.model == "vgg16+mlp"
 
 
+def test_fine_tuned_rows_go_on_from_nokd() -> None:
+    """NOKD is one student for all rows, as long as it is alone; what was published without it starts from scratch."""
+    for name in ("cifar100-table4", "cifar100-mg", "imagenet100-table3", "utkface-table7"):
+        table = find_table(name)
+        tuned = override(table.recipe("full"), ["student.init=finetune"])
+        plain = round(tuned.student.updates * (1 - tuned.student.fake_share))  # passes over real images
+        assert tuned.student.finetune_lr == (None if "utkface" in name else 0.01)
+        for method in (*table.methods, *table.controls, equal_time(2.0)):
+            student = table.cell(tuned, "full", table.pairs[0], method).student
+            expected = ("finetune", plain) if method.matched else ("scratch", None)
+            assert (student.init, student.start_updates) == expected
+            if method.matched:
+                assert student.updates == tuned.student.updates * (2 if "time" in method.title else 1)
+
+
 def test_a_slow_student_keeps_the_learning_rate_that_is_asked_for() -> None:
     table = find_table("cifar100-table3")
     pair = table.pair("shufflenet_v1")
@@ -199,8 +215,9 @@ def test_what_differs_is_said_as_it_is() -> None:
     assert "among those of the published count" in " ".join(find_table("rc49-mg").deviations)
     assert "weight decay 1e-4" in " ".join(find_table("cifar100-table4").deviations)
     for table in TABLES.values():
-        assert not any("finetune" in text for text in table.deviations)
-        assert any("learning rate of the density ratio" in text for text in table.deviations) == table.filters
+        from_scratch = "2104.03164v1" in table.source or not table.filters  # first version; VKD
+        assert any("finetune" in text for text in table.deviations) != from_scratch, table.name
+        assert any("held out from the density ratio" in text for text in table.deviations) == table.filters
 
 
 @pytest.mark.parametrize("scale", ["tiny", "full"])

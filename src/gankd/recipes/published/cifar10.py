@@ -24,6 +24,7 @@ from gankd.training.ratio import published_ratio
 
 PAPER = "Ding et al., arXiv 2104.03164v1 and v2"
 FAKES = 100_000
+RATIO = published_ratio(epochs=350, drops=(150, 250))
 BLKD_LOSS = "0.5*Label + 0.5*KD(T=5)"
 
 
@@ -34,7 +35,7 @@ def full(train: int, rho: float) -> Recipe:
         data=DataConfig(name="cifar10", num_train=None if train == 50_000 else train),
         teacher=TeacherConfig(model="densenet121", **sgd(images=train, **schedule)),
         gan=replace(biggan_cifar(), diff_augment=()),
-        ratio=replace(published_ratio(), features="classifier", penalty=1e-3, epochs=350, patience=350, batch_size=512),
+        ratio=replace(RATIO, features="classifier", penalty=1e-3, batch_size=512),
         synth=SynthConfig(pool=round(2.2 * FAKES / rho)),
         student=StudentConfig(fake_share=FAKES / (train + FAKES), **sgd(images=train + FAKES, **schedule)),
     )

@@ -7,6 +7,7 @@ from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig,
 from gankd.recipes.published.table import (
     CGAN_KD,
     EQUAL_UPDATES,
+    FROM_SCRATCH,
     KD_EQUAL_UPDATES,
     NOKD,
     RATIO_DEVIATION,
@@ -36,7 +37,11 @@ def full() -> Recipe:
         gan=biggan_cifar(),
         ratio=replace(published_ratio(), features="classifier"),
         synth=SynthConfig(pool=250_000),
-        student=StudentConfig(fake_share=FAKES / (TRAIN + FAKES), **sgd(images=TRAIN + FAKES, batch=128, **schedule)),
+        student=StudentConfig(
+            fake_share=FAKES / (TRAIN + FAKES),
+            finetune_lr=0.01,
+            **sgd(images=TRAIN + FAKES, batch=128, **schedule),
+        ),
     )
 
 
@@ -57,8 +62,8 @@ DEVIATIONS = (
     "A validation split, one image in ten, is carved out of the training images; published settings were fixed on test "
     "images.",
     counted_before_split(240, 0.9),
-    "Students start from scratch; published cGAN-KD students start from their own NOKD weights at lr 0.01 and have "
-    "twice the updates.",
+    FROM_SCRATCH,
+    "Fine-tuned or not, TAKD's assistants start from scratch; published ones start from such weights, too.",
     "Batch size 128 in every row; published rows without generated images have 64.",
     "SGD with Nesterov momentum, learning rates fall at the epoch named, not one later.",
     "Rows without generated images see the real images for 240 epochs as published; the controls at equal updates and "

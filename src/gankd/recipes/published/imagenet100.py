@@ -26,7 +26,7 @@ def full() -> Recipe:
         gan=biggan_deep_imagenet100(),
         ratio=replace(published_ratio(), features="classifier"),
         synth=SynthConfig(pool=250_000),
-        student=StudentConfig(fake_share=FAKES / (TRAIN + FAKES), **student),
+        student=StudentConfig(fake_share=FAKES / (TRAIN + FAKES), finetune_lr=0.01, **student),
     )
 
 

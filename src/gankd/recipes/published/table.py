@@ -251,8 +251,13 @@ class PublishedTable:
             config = replace(config, loss=method.loss)
             if method.assistant and assistant is not None:
                 config = replace(config, assistants=(assistant,))
+        passes = max(1, round(config.updates * (1 - base.student.fake_share)))  # over real images, as NOKD has
         if not method.matched and ARMS[method.arm].matched:
-            config = replace(config, updates=max(1, round(config.updates * (1 - share))))
+            config = replace(config, updates=passes)
+        if config.init == "finetune":
+            # As published: rows without generated images are trained once, from scratch; the others go on from NOKD.
+            tuned = replace(config, start_updates=config.start_updates or passes)
+            config = tuned if method.matched else config.from_scratch
         if method.title.startswith(f"{EQUAL_TIME} x"):
             config = replace(config, updates=round(config.updates * float(method.title.rpartition("x")[2])))
         recipe = replace(recipe, student=config)
@@ -343,8 +348,14 @@ def counted_before_split(epochs: int, left: float) -> str:
 
 
 RATIO_DEVIATION = (
-    "The learning rate of the density ratio stays the same, published is a tenth after two epochs; the epoch that "
-    "tells held-out images apart best is kept, published is the last."
+    "A quarter of the images is held out from the density ratio to calibrate it; published is all of them, and no "
+    "calibration."
+)
+
+
+FROM_SCRATCH = (
+    "Students start from scratch; published cGAN-KD students start from their own NOKD weights and have twice the "
+    "updates (--set student.init=finetune: also for the controls at equal updates)."
 )
 
 

@@ -9,6 +9,7 @@ from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig,
 from gankd.recipes.published.cifar100 import ADJUSTED, FILTERED, MG_DEVIATION, PAPER, RAW, SUBSAMPLED, counts
 from gankd.recipes.published.table import (
     CGAN_KD,
+    FROM_SCRATCH,
     NOKD,
     RATIO_DEVIATION,
     Family,
@@ -26,7 +27,7 @@ from gankd.training.ratio import RatioConfig, published_ratio
 FIRST = "Ding et al., arXiv 2104.03164v1 and v2"
 RATIO = replace(published_ratio((1024, 512, 256, 128, 64)), features="autoencoder")
 RATIO_FIRST = replace(
-    published_ratio(), features="autoencoder", penalty=1e-3, epochs=350, patience=350, weight_decay=0.0
+    published_ratio(epochs=350, drops=(100, 200)), features="autoencoder", penalty=1e-3, weight_decay=0.0
 )
 """Of the first version."""
 
@@ -65,10 +66,6 @@ DEVIATIONS = (
     "A student with a teacher's loss on real images is an additional control: regression had no other baseline.",
     "The auto-encoder of the density ratio is small and trained by Adam; the published code is as wide as images.",
     RATIO_DEVIATION,
-)
-SCRATCH = (
-    "Students start from scratch; published cGAN-KD students start from their own NOKD weights and have another 350 "
-    "epochs."
 )
 CONTROL_LOSS = "0.5*Label + 0.5*KD"
 
@@ -117,7 +114,7 @@ STEERING_LINES = {
 }
 STEERING_DEVIATIONS = (
     *DEVIATIONS,
-    SCRATCH,
+    FROM_SCRATCH,
     "The size of the published training set is not printed; updates are counted for 9,800 real images, those that "
     "validate or keep the splits apart included.",
 )
@@ -207,7 +204,7 @@ UTKFACE = _table(
     deviations=(
         *DEVIATIONS,
         counted_before_split(350, 7 / 8),
-        SCRATCH,
+        FROM_SCRATCH,
         "Ages and predictions stay float; the published code floors predictions, labels and the filter's errors.",
         "The filter is VGG-11 as in the published scripts; the table's caption says VGG-13.",
     ),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import gankd.run
-import gankd.training.gan
+import gankd.training.gan_health
 from gankd.console import Console
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
@@ -135,7 +135,7 @@ def test_an_interrupted_stage_continues_to_the_last_bit(
     loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gankd.run, "LOG_STEPS", 1)
-    monkeypatch.setattr(gankd.training.gan, "COLLAPSED", 0.0)  # six steps make no generator yet
+    monkeypatch.setattr(gankd.training.gan_health, "COLLAPSED", 0.0)  # six steps make no generator yet
     train = LOOPS[loop]
     whole = train(Stage("loop", tmp_path / "whole", checkpoint_seconds=0.0))
 

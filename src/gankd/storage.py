@@ -50,6 +50,18 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
+NOTES = "<!-- notes -->"
+"""What follows this line on a page of results is written by hand."""
+
+
+def write_results_page(path: Path, text: str) -> None:
+    """Write a page of results (Markdown) atomically; its hand-written notes stay."""
+    before = path.read_text() if path.is_file() else ""
+    notes = before.split(NOTES, 1)[1] if NOTES in before else "\n"
+    with atomic(path) as temporary:
+        temporary.write_text(f"{text.rstrip()}\n\n{NOTES}{notes}")
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write plain data atomically."""
     with atomic(path) as temporary:

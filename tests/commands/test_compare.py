@@ -8,7 +8,7 @@ import pytest
 
 from gankd.bench.stats import paired_interval
 from gankd.commands import compare_losses
-from gankd.commands.compare import NOTES
+from gankd.storage import NOTES
 
 Outcome = tuple[int, str, str]
 
@@ -48,7 +48,7 @@ def test_the_page_is_written_with_its_notes_kept(
     assert "labels alone" in out
     assert "| KD |" in page.read_text()
     assert rows[1]["loss"] == "KD"
-    page.write_text(page.read_text() + f"\n{NOTES}\nWhy so.\n")
+    page.write_text(page.read_text().rstrip() + "\nWhy so.\n")
     code, _, _ = gankd(*line, *words)
     assert code == 0
     assert page.read_text().endswith(f"{NOTES}\nWhy so.\n")

@@ -13,7 +13,7 @@ from gankd.errors import ConfigError, ModelError
 from gankd.losses.distillation import all_losses
 from gankd.models import ZOO, build_net
 from gankd.recipes import RECIPES
-from gankd.training import gan
+from gankd.training import gan_published
 from gankd.training.gan import Architecture
 
 Outcome = tuple[int, str, str]
@@ -165,4 +165,4 @@ def test_every_architecture_of_generators_is_listed() -> None:
     assert max(map(len, text.splitlines())) <= 120
     for row in rows.values():
         assert row["name"] in text
-        assert not row["preset"] or callable(getattr(gan, row["preset"]))
+        assert not row["preset"] or callable(getattr(gan_published, row["preset"]))

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 import gankd.commands.results as module
-from gankd.commands.results import NOTES, left_over
+from gankd.commands.results import left_over
 from gankd.config import override
 from gankd.data.images import LabelledImages
 from gankd.data.rotated_digits import load_rotated_digits
-from gankd.recipes.config import DataConfig, Recipe, rotated_digits
+from gankd.recipes.config import DataConfig, Recipe
+from gankd.recipes.ready import rotated_digits
+from gankd.storage import NOTES
 from gankd.tasks import Regression
 
 Outcome = tuple[int, str, str]

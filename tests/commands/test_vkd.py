@@ -11,7 +11,7 @@ import pytest
 import gankd.commands.vkd_table
 from gankd.bench.rows import Row, RowResult, Rows
 from gankd.bench.stats import paired_interval
-from gankd.commands.vkd_table import NOTES
+from gankd.storage import NOTES
 from gankd.tasks import Classification
 from gankd.virtual.teacher import VirtualTeacher
 

@@ -26,23 +26,25 @@ from gankd.seeds import BLOCK, rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training import gan as module
 from gankd.training.gan import (
-    ClassBatches,
     GanConfig,
     GanTrainer,
-    HealthCheck,
-    VicinalBatches,
-    biggan_cifar,
-    biggan_deep_imagenet100,
-    biggan_tiny_imagenet,
     build_discriminator,
     build_generator,
+    fitted_vicinity,
     float32_spectral_norm,
     logistic,
     relativistic,
+    train_gan,
+)
+from gankd.training.gan_batches import ClassBatches, VicinalBatches
+from gankd.training.gan_health import HealthCheck
+from gankd.training.gan_published import (
+    biggan_cifar,
+    biggan_deep_imagenet100,
+    biggan_tiny_imagenet,
     sagan_steering,
     sagan_utkface,
     sngan_rc49,
-    train_gan,
 )
 from gankd.training.supervised import SupervisedConfig, train_supervised
 
@@ -118,7 +120,8 @@ def test_class_batches_pair_real_images_with_fakes_of_their_classes() -> None:
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_vicinal_batches_are_in_label_units(kind: str) -> None:
     config = replace(SMALL, vicinity=kind, sigma=0.02, kappa=0.05, batch_size=500)  # type: ignore[arg-type]
-    batches = VicinalBatches(AGE_TOY, config)
+    assert isinstance(AGE_TOY.task, Regression)
+    batches = VicinalBatches(AGE_TOY.task, fitted_vicinity(AGE_TOY, config), config.batch_size)
     draw = batches.draw(0, rng(0, "d"))
     assert draw.real_weight is not None
     assert draw.fake_weight is not None

@@ -16,7 +16,7 @@ from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
 from gankd.report.gather import machine_facts
-from gankd.storage import atomic, write_json
+from gankd.storage import write_json, write_results_page
 from gankd.tasks import Task
 from gankd.training.objective import Objective, term
 
@@ -86,23 +86,14 @@ class LossComparison:
         return "\n".join(lines) + "\n"
 
     def write(self, page: Path) -> Path:
-        """Write the page and the rows as JSON beside it; what the page says from `NOTES` on stays.
+        """Write the page and the rows as JSON beside it; what stands on the page by hand stays.
 
         Returns:
             `page`.
         """
-        notes = ""
-        if page.is_file() and NOTES in page.read_text():
-            notes = "\n" + NOTES + page.read_text().split(NOTES, 1)[1]
-        page.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(page) as temporary:
-            temporary.write_text(self.markdown + notes)
+        write_results_page(page, self.markdown)
         write_json(page.with_suffix(".json"), self.rows)
         return page
-
-
-NOTES = "<!-- notes -->"
-"""What follows it on the page is written by hand and kept."""
 
 
 def compare_losses(

@@ -17,20 +17,17 @@ from gankd.losses.distillation import Loss, all_losses
 from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
 from gankd.models import ZOO, build_net
 from gankd.models.contract import ImageModel
-from gankd.recipes.config import FILES, RECIPES
+from gankd.recipes.ready import FILES, RECIPES
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.distill import DistillConfig, Learner
 from gankd.training.gan import (
     Architecture,
     GanConfig,
-    biggan_cifar,
-    biggan_deep_imagenet100,
     build_discriminator,
     build_generator,
-    sagan_steering,
-    sngan_rc49,
 )
+from gankd.training.gan_published import biggan_cifar, biggan_deep_imagenet100, sagan_steering, sngan_rc49
 from gankd.training.objective import term_of
 from gankd.virtual.gan import VirtualConfig
 from gankd.virtual.sources import POLICIES, SOURCES
@@ -153,9 +150,9 @@ def generators_table(rows: list[Row]) -> str:
         lines.append(f"{row['name']:<13}{row['sizes']:<13}{millions:<24} {row['summary']}")
         lines.append(" " * 26 + "; ".join(filter(None, (row["paper"], row["preset"] and f"preset {row['preset']}"))))
     foot = (
-        "Set gan.architecture. Parameters are those of generator and discriminator at the widths of the preset, which "
-        "is a function in gankd.training.gan. All take classes and values. A generator that is there already: "
-        "gan.external=module:name, a folder or .npz file of labelled images, or diffusers:FOLDER."
+        "Set gan.architecture. Parameters are those of generator and discriminator at the widths of the preset, a function "
+        "in gankd.training.gan_published. All take classes and values. A generator that is there already: gan.external="
+        "module:name, a folder or .npz file of labelled images, or diffusers:FOLDER."
     )
     head = f"{'architecture':<13}{'pixels':<13}{'parameters':<24} "
     return "\n".join([head.rstrip(), *lines, "", *textwrap.wrap(foot, 120)])

@@ -20,18 +20,18 @@ from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import evaluate, predict
 from gankd.recipes.arms import ARMS, CONTROLS, METHODS
 from gankd.recipes.cgan_kd import CganKd, sample_images
-from gankd.recipes.config import REAL, Recipe
+from gankd.recipes.config import Recipe
 from gankd.recipes.data import load_splits
+from gankd.recipes.real import REAL
 from gankd.report.gather import machine_facts
 from gankd.report.grids import image_grid
 from gankd.report.tables import decimals, difference_text, evidence_rows, markdown_table
 from gankd.seeds import rng
-from gankd.storage import atomic, read_json, write_json
+from gankd.storage import atomic, read_json, write_json, write_results_page
 from gankd.tasks import Classification
 
 STUDENTS = ("cnn16", "resnet8")
 """Of two families: plain and residual."""
-NOTES = "<!-- notes -->"
 ORACLE = {
     "raw": "held-out images, true labels",
     "adjusted": "held-out images, teacher's labels",
@@ -323,9 +323,7 @@ def _write(page: Path, found: Sequence[SetResults]) -> None:
         "",
         *(sections[name] for name in REAL if name in sections),
     ]
-    notes = page.read_text().split(NOTES, 1)[1] if page.is_file() and NOTES in page.read_text() else "\n"
-    with atomic(page) as temporary:
-        temporary.write_text("\n".join(lines) + f"\n\n{NOTES}{notes}")
+    write_results_page(page, "\n".join(lines))
 
 
 def _section(one: SetResults) -> str:

@@ -8,7 +8,7 @@ from gankd.bench.stats import mean_stderr
 from gankd.commands.stages import RunResult, opened, run
 from gankd.console import Console, duration
 from gankd.recipes.arms import CONTROLS, METHODS
-from gankd.recipes.config import RECIPES
+from gankd.recipes.ready import RECIPES
 from gankd.report.gather import gather, machine_facts
 from gankd.report.page import write_index
 from gankd.report.tables import markdown_table

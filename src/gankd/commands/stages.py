@@ -15,7 +15,8 @@ from gankd.data.images import Splits
 from gankd.errors import CheckpointError, ConfigError
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
-from gankd.recipes.config import RECIPES, Recipe
+from gankd.recipes.config import Recipe
+from gankd.recipes.ready import RECIPES
 from gankd.report.tables import evidence_rows, headline, results_table
 from gankd.run import Run
 from gankd.storage import read_json, write_json
@@ -208,7 +209,7 @@ def run(
     """The whole method with its controls, and report.html.
 
     Args:
-        recipe: settings; see `gankd.recipes.config`.
+        recipe: settings; see `gankd.recipes.config`, ready-made ones in `gankd.recipes.ready`.
         folder: run folder; whatever in it was made with the same settings and inputs is reused.
         arms: names of the rows of the table; all if not given.
         workers: students trained side by side.

@@ -22,15 +22,13 @@ from gankd.models.contract import evaluate
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
 from gankd.report.gather import machine_facts
-from gankd.storage import atomic, read_json, write_json
+from gankd.storage import read_json, write_json, write_results_page
 
 TUNING_SEEDS = (100, 101)
 """Of students on which weights are chosen; the table has others."""
 WEIGHTS = (0.3, 0.6, 0.9)
 FORMS = {"soft1": "SoftTargets", "kd": "KD"}
 """The student at temperature 1, or softened like its target with the factor T^2."""
-NOTES = "<!-- notes -->"
-"""What follows it on the page is written by hand and kept."""
 
 SOURCES = {
     "KD (real teacher)": "teacher",
@@ -155,7 +153,7 @@ def vkd_table(
             "machine": machine_facts(),
         }
     if page is not None:
-        write_page(page, facts, found)
+        put_on_page(page, facts, found)
     return VkdTable(facts, found)
 
 
@@ -236,7 +234,7 @@ def _interval(stored: dict[str, float | None]) -> Interval:
     return Interval(**{name: math.nan if value is None else value for name, value in stored.items()})
 
 
-def write_page(page: Path, facts: dict[str, Any], rows: Rows) -> None:
+def put_on_page(page: Path, facts: dict[str, Any], rows: Rows) -> None:
     """Put one recipe's results on the page; those of other recipes, and the notes, stay.
 
     Raises:
@@ -248,7 +246,6 @@ def write_page(page: Path, facts: dict[str, Any], rows: Rows) -> None:
         raise CheckpointError(f"{data} holds no results of gankd vkd table; move it away")
     stored[facts["recipe"]] = facts | {"markdown": rows.markdown}
     write_json(data, stored)
-    notes = page.read_text().split(NOTES, 1)[1] if page.is_file() and NOTES in page.read_text() else "\n"
     lines = [
         f"# {NAME}: what it carries, and what it is worth",
         "",
@@ -260,8 +257,7 @@ def write_page(page: Path, facts: dict[str, Any], rows: Rows) -> None:
     ]
     for each in stored.values():
         lines += _section(each)
-    with atomic(page) as temporary:
-        temporary.write_text("\n".join(lines) + f"\n\n{NOTES}{notes}")
+    write_results_page(page, "\n".join(lines))
 
 
 def _section(facts: dict[str, Any]) -> list[str]:

@@ -34,7 +34,8 @@ from gankd.tasks import task_from_dict, task_to_dict
 from gankd.training.autoencoder import train_autoencoder
 from gankd.training.criterion import NewStudent, Wiring, connect
 from gankd.training.distill import Fakes, distill
-from gankd.training.gan import GanConfig, HealthCheck, build_generator, train_gan
+from gankd.training.gan import GanConfig, build_generator, train_gan
+from gankd.training.gan_health import HealthCheck
 from gankd.training.ratio import train_ratio
 from gankd.training.supervised import train_supervised
 

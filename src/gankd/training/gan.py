@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +16,20 @@ from torch.optim.swa_utils import AveragedModel
 from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
-from gankd.errors import TrainingError
 from gankd.generators.diff_augment import Augmentation, diff_augment
-from gankd.generators.external import Generator
-from gankd.generators.health import PrincipalAxes, frechet_distance, variance_ratio
 from gankd.generators.label_embedding import LabelInput, LabelToEmbedding
 from gankd.generators.networks import ConditionalGenerator, LatentGenerator, ProjectionDiscriminator, to_float
 from gankd.generators.projected import FeatureDiscriminator
 from gankd.generators.published import Init, Published, PublishedDiscriminator, PublishedGenerator, initialise
 from gankd.losses.adversarial import GanLoss, discriminator_loss, generator_loss, gradient_penalty
 from gankd.losses.vicinal import Vicinity, VicinityKind
-from gankd.models.contract import ImageModel, predict_with_features
+from gankd.models.contract import ImageModel
 from gankd.models.taps import Tapped, find_taps
 from gankd.run import Stage
-from gankd.seeds import BLOCK, Batches, rng
+from gankd.seeds import BLOCK, rng
 from gankd.tasks import Classification, Regression, Task
+from gankd.training.gan_batches import ClassBatches, VicinalBatches
+from gankd.training.gan_health import HealthCheck, refuse_collapse
 from gankd.training.label_embedding import train_label_embedding
 
 Architecture = Literal["residual", Published]
@@ -159,176 +158,11 @@ def logistic(config: GanConfig) -> GanConfig:
     )
 
 
-ALL_CHANGES: tuple[Augmentation, ...] = ("color", "translation", "cutout")
-
-
-def biggan_cifar() -> GanConfig:
-    """BigGAN at 32 pixels as cGAN-KD trains it on CIFAR-100 (Ding et al. 2023; the authors' scripts).
-
-    On CIFAR-10, versions 1 and 2 of the paper do without DiffAugment. Deviations: batch normalisation is measured anew
-    for the averaged generator; the published 38,000 updates are those of the checkpoint that was used.
-    """
-    return GanConfig(
-        architecture="biggan",
-        steps=38_000,
-        batch_size=512,
-        d_steps=4,
-        lr_g=2e-4,
-        lr_d=2e-4,
-        betas=(0.0, 0.999),
-        width_g=64,
-        width_d=64,
-        z_dim=128,
-        embedding_width=128,
-        diff_augment=ALL_CHANGES,
-        flip=True,
-        ema_decay=0.9999,
-        ema_start=1000,
-        lr_decay=False,
-        init="normal",
-    )
-
-
-def biggan_tiny_imagenet() -> GanConfig:
-    """BigGAN at 64 pixels: attention at 32, shared embedding of 128, latent in chunks (Ding et al., versions 1 and 2).
-
-    Their training of it is not on record: it is taken from `biggan_cifar`, with batches of 256 and two discriminator
-    updates, which is our own choice.
-    """
-    return replace(biggan_cifar(), batch_size=256, d_steps=2, init="orthogonal")
-
-
-def biggan_deep_imagenet100() -> GanConfig:
-    """BigGAN-deep at 128 pixels on ImageNet-100 (Ding et al., cDR-RS and cGAN-KD; the authors' script).
-
-    Deviations: the last convolution gives three channels, not 128 of which three are used; epsilon of the spectral norm
-    is PyTorch's 1e-12 in place of 1e-6; batch normalisation as in `biggan_cifar`.
-    """
-    return replace(
-        biggan_cifar(),
-        architecture="biggan-deep",
-        steps=96_000,
-        batch_size=128,
-        accumulate=8,
-        d_steps=1,
-        lr_g=1e-4,
-        lr_d=4e-4,
-        adam_eps=1e-6,
-        width_g=128,
-        width_d=128,
-        flip=False,
-        ema_start=20_000,
-        init="orthogonal",
-    )
-
-
-def sagan_steering() -> GanConfig:
-    """CcGAN (SVDL, ILI) with SAGAN at 64 pixels on steering angles (Ding et al. 2023; the authors' scripts).
-
-    Deviations: ILI's networks are smaller and trained for 10,000 updates each by AdamW, in place of 200 and 500 epochs
-    by SGD; attention has no biases.
-    """
-    return GanConfig(
-        architecture="sagan",
-        steps=20_000,
-        batch_size=512,
-        d_steps=2,
-        lr_g=1e-4,
-        lr_d=1e-4,
-        betas=(0.5, 0.999),
-        width_g=64,
-        width_d=64,
-        z_dim=256,
-        embedding_width=128,
-        label_input="ili",
-        ili_updates=10_000,
-        vicinity="soft",
-        vicinity_m=5.0,
-        diff_augment=ALL_CHANGES,
-        ema_decay=0.0,  # CcGAN averages nothing
-        lr_decay=False,
-        init="xavier",
-    )
-
-
-def sagan_utkface() -> GanConfig:
-    """The same on ages (Ding et al. 2023; the authors' scripts; some of their runs have 40,000 updates)."""
-    return replace(sagan_steering(), d_steps=4, vicinity_m=2.0, flip=True)
-
-
-def sngan_rc49() -> GanConfig:
-    """CcGAN with SNGAN at 64 pixels on RC-49 (Ding et al., versions 1 and 2; the authors' scripts).
-
-    Deviations as in `sagan_steering`. Init is PyTorch's, as nothing else is on record.
-    """
-    return replace(
-        sagan_steering(),
-        architecture="sngan",
-        steps=30_000,
-        batch_size=256,
-        d_steps=1,
-        vicinity_m=2.0,
-        diff_augment=(),
-        init="default",
-    )
-
-
-class Draw(NamedTuple):
-    """One discriminator batch: real images by index, labels of fakes, and the label both are judged by."""
-
-    real_index: Tensor
-    fake_labels: Tensor
-    target: Tensor
-    real_weight: Tensor | None
-    fake_weight: Tensor | None
-
-
-class ClassBatches:
-    """Real images in shuffled order, and as many fakes of the same classes."""
-
-    def __init__(self, train: LabelledImages, batch_size: int, seed: int) -> None:
-        self.labels = train.labels.cpu()
-        self._order = Batches(len(train), batch_size, seed, "gan real")
-
-    def draw(self, draw: int, generator: torch.Generator) -> Draw:
-        """The `draw`-th discriminator batch."""
-        index = self._order(draw)
-        labels = self.labels[index]
-        return Draw(index, labels, labels, None, None)
-
-    def targets(self, count: int, generator: torch.Generator) -> Tensor:
-        """Labels for a generator step, as often as they occur."""
-        return self.labels[torch.randint(len(self.labels), (count,), generator=generator)]
-
-
-class VicinalBatches:
-    """Real images from the vicinity of noisy target labels (HVDL and SVDL of CcGAN)."""
-
-    def __init__(self, train: LabelledImages, config: GanConfig) -> None:
-        assert isinstance(train.task, Regression)
-        self.task, self.batch_size = train.task, config.batch_size
-        self.vicinity = Vicinity.fit(
-            train.task.normalise(train.labels).cpu(),
-            config.vicinity,
-            config.sigma,
-            config.kappa,
-            config.vicinity_m,
-        )
-
-    def draw(self, draw: int, generator: torch.Generator) -> Draw:
-        """The `draw`-th discriminator batch."""
-        batch = self.vicinity.draw(self.batch_size, generator)
-        return Draw(
-            batch.real_index,
-            self.task.denormalise(batch.fake_label),
-            self.task.denormalise(batch.target),
-            batch.real_weight,
-            batch.fake_weight,
-        )
-
-    def targets(self, count: int, generator: torch.Generator) -> Tensor:
-        """Labels for a generator step: distinct labels, plus noise."""
-        return self.task.denormalise(self.vicinity.draw_targets(count, generator))
+def fitted_vicinity(train: LabelledImages, config: GanConfig) -> Vicinity:
+    """The vicinity of continuous labels that `config` asks for."""
+    assert isinstance(train.task, Regression)
+    labels = train.task.normalise(train.labels).cpu()
+    return Vicinity.fit(labels, config.vicinity, config.sigma, config.kappa, config.vicinity_m)
 
 
 def build_generator(
@@ -400,7 +234,7 @@ class GanTrainer:
         self.batches = (
             ClassBatches(train, config.batch_size, seed)
             if isinstance(train.task, Classification)
-            else VicinalBatches(train, config)
+            else VicinalBatches(train.task, fitted_vicinity(train, config), config.batch_size)
         )
         self.penalty_weight = (train.shape[1] / 16) ** 2 if config.penalty_weight is None else config.penalty_weight
         self.generator = engine.place(build_generator(train.task, train.shape, config, seed, ili))
@@ -593,41 +427,6 @@ def float32_spectral_norm(*modules: nn.Module) -> Iterator[None]:
         yield
 
 
-class HealthCheck:
-    """What the teacher says of a generator, against real images of the same labels."""
-
-    def __init__(self, teacher: ImageModel, real: LabelledImages, engine: Engine, seed: int, count: int = 1024) -> None:
-        self.teacher, self.engine, self.seed, self.task = teacher, engine, seed, real.task
-        self.real_labels = real.labels.cpu()
-        outputs, features = predict_with_features(teacher, real.images, engine)
-        self.axes = PrincipalAxes(features)
-        self.real_features = self.axes(features).cpu()
-        self.real_score = self.task.metrics(outputs.cpu(), self.real_labels)[self.task.metric]
-        labels = self.task.sample_labels(count, self.real_labels, "empirical", rng(seed, "health labels"))
-        self.labels = labels
-
-    def __call__(self, generator: Generator) -> dict[str, float]:
-        """teacher: top-1 (%) or mean |teacher - label| on fakes; variance_ratio; frechet."""
-        images = torch.cat(
-            [
-                generator.sample(chunk, generator=rng(self.seed, "health", block))
-                for block, chunk in enumerate(self.labels.split(BLOCK))
-            ]
-        )
-        outputs, features = predict_with_features(self.teacher, images, self.engine)
-        features = self.axes(features).cpu()
-        groups, real_groups = self.task.groups(self.labels), self.task.groups(self.real_labels)
-        return {
-            "teacher": self.task.metrics(outputs.cpu(), self.labels)[self.task.metric],
-            "variance_ratio": variance_ratio(features, groups, self.real_features, real_groups),
-            "frechet": frechet_distance(features, self.real_features),
-        }
-
-
-COLLAPSED = 0.1
-"""A generator whose features vary less than this share of the real ones within a label makes copies."""
-
-
 def train_gan(
     train: LabelledImages,
     val: LabelledImages,
@@ -671,19 +470,8 @@ def train_gan(
         if (step + 1) % every == 0 and step + 1 < config.steps:
             found = health(trainer.averaged())
             stage.log(step=step + 1, **found)
-            _refuse_collapse(stage, (step + 1) / config.steps)
+            refuse_collapse(stage, (step + 1) / config.steps)
     generator = trainer.averaged()
     stage.log(step=config.steps, **health(generator), real_teacher=health.real_score)
-    _refuse_collapse(stage, 1.0)
+    refuse_collapse(stage, 1.0)
     return generator
-
-
-def _refuse_collapse(stage: Stage, done: float) -> None:
-    ratios = [line["variance_ratio"] for line in stage.history if "variance_ratio" in line]
-    recent = ratios[-2:]
-    if done > 0.2 and len(recent) == 2 and all(ratio < COLLAPSED for ratio in recent):
-        raise TrainingError(
-            f"gan: the generator collapsed: within a label its images vary {recent[-1]:.2f} times as much as real ones "
-            f"(two checks below {COLLAPSED}); the last good checkpoint is kept; lower gan.lr_d, or try "
-            "gan.loss=relativistic with gan.penalty=r1r2, or gan.diff_augment"
-        )

@@ -19,7 +19,7 @@ from gankd.recipes.published.table import (
     sgd,
 )
 from gankd.synthetic import SelectConfig
-from gankd.training.gan import biggan_cifar, biggan_tiny_imagenet
+from gankd.training.gan_published import biggan_cifar, biggan_tiny_imagenet
 from gankd.training.ratio import published_ratio
 
 PAPER = "Ding et al., arXiv 2104.03164v1 and v2"

@@ -21,7 +21,7 @@ from gankd.recipes.published.table import (
     sgd,
 )
 from gankd.synthetic import SelectConfig
-from gankd.training.gan import biggan_cifar
+from gankd.training.gan_published import biggan_cifar
 from gankd.training.ratio import published_ratio
 
 PAPER = "Ding et al., Expert Systems with Applications 213 (2023) 119060, arXiv 2104.03164v5"

@@ -8,7 +8,7 @@ from gankd.recipes.published import cifar100
 from gankd.recipes.published.cifar100 import PAPER, taught, taught_on_fakes
 from gankd.recipes.published.table import CGAN_KD, NOKD, Family, Pair, PublishedTable, by_method, sgd
 from gankd.synthetic import SelectConfig
-from gankd.training.gan import biggan_deep_imagenet100
+from gankd.training.gan_published import biggan_deep_imagenet100
 from gankd.training.ratio import published_ratio
 
 TRAIN, FAKES = 117_000, 100_000

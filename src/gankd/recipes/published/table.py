@@ -7,7 +7,8 @@ from typing import Any, Literal
 from gankd.config import override, require, suggest
 from gankd.errors import ConfigError
 from gankd.recipes.arms import ARMS, Processing
-from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig, digits, rotated_digits
+from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig
+from gankd.recipes.ready import digits, rotated_digits
 from gankd.synthetic import SelectConfig
 from gankd.training.gan import GanConfig, logistic
 from gankd.training.ratio import RatioConfig

@@ -21,7 +21,8 @@ from gankd.recipes.published.table import (
 )
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
-from gankd.training.gan import GanConfig, sagan_steering, sagan_utkface, sngan_rc49
+from gankd.training.gan import GanConfig
+from gankd.training.gan_published import sagan_steering, sagan_utkface, sngan_rc49
 from gankd.training.ratio import RatioConfig, published_ratio
 
 FIRST = "Ding et al., arXiv 2104.03164v1 and v2"

@@ -150,9 +150,9 @@ def generators_table(rows: list[Row]) -> str:
         lines.append(f"{row['name']:<13}{row['sizes']:<13}{millions:<24} {row['summary']}")
         lines.append(" " * 26 + "; ".join(filter(None, (row["paper"], row["preset"] and f"preset {row['preset']}"))))
     foot = (
-        "Set gan.architecture. Parameters are those of generator and discriminator at the widths of the preset, a function "
-        "in gankd.training.gan_published. All take classes and values. A generator that is there already: gan.external="
-        "module:name, a folder or .npz file of labelled images, or diffusers:FOLDER."
+        "Set gan.architecture. Parameters are those of generator and discriminator at the widths of the preset, which "
+        "gankd.training.gan_published holds. All take classes and values. A generator that is there already: "
+        "gan.external=module:name, a folder or .npz file of labelled images, or diffusers:FOLDER."
     )
     head = f"{'architecture':<13}{'pixels':<13}{'parameters':<24} "
     return "\n".join([head.rstrip(), *lines, "", *textwrap.wrap(foot, 120)])

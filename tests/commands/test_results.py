@@ -64,6 +64,7 @@ def test_the_page_has_every_student_the_oracle_and_keeps_what_is_not_run_again(
     assert "Student resnet8" in text
     assert "held-out images, true labels" in text
     assert "| label | teacher | witness |" in text
+    assert text.count("On training images: real, equal updates ") == 2
     for name in ("samples", "curves"):
         assert (folder / "docs" / "results" / f"thinned-{name}.png").stat().st_size > 500
     (file,) = (folder / "runs" / "thinned").glob("held-out-*.npz")
@@ -79,6 +80,10 @@ def test_the_page_has_every_student_the_oracle_and_keeps_what_is_not_run_again(
     whole = both.split("## whole")[1]
     assert "Oracle" not in whole  # nothing is left over
     rows = json.loads(page.with_suffix(".json").read_text())["rows"]
+    fitted = json.loads(page.with_suffix(".json").read_text())["facts"]["whole"]["controls on training images"]
+    assert {student: set(values) for student, values in fitted.items()} == {
+        student: {"real_matched", "kd_matched"} for student in ("cnn4", "resnet8")
+    }
     assert {row["recipe"] for row in rows} == {"thinned", "whole"}
     assert {row["student"] for row in rows} == {"cnn4", "resnet8"}
 

@@ -141,7 +141,7 @@ def _one_set(recipe: Recipe, folder: Path, pictures: Path, workers: int, console
         runs.append(run(_with_student(recipe, student), folder, workers=workers, console=console))
     first = _with_student(recipe, STUDENTS[0])
     with opened(first, folder) as method:
-        facts = _facts(method)
+        facts = _facts(method) | {"controls on training images": {}}
         pictures.mkdir(parents=True, exist_ok=True)
         _samples(method).save(pictures / f"{recipe.name}-samples.png")
         _curves(method, pictures / f"{recipe.name}-curves.png")
@@ -150,6 +150,7 @@ def _one_set(recipe: Recipe, folder: Path, pictures: Path, workers: int, console
     for student in STUDENTS:
         with opened(_with_student(recipe, student), folder) as method:
             seconds += sum(method.student_stage(*cell).seconds for cell in cells(method.recipe))
+            facts["controls on training images"][student] = _on_training_images(method)
     return SetResults(recipe.name, tuple(runs), _oracle(first, folder, workers, console), facts, seconds)
 
 
@@ -220,6 +221,18 @@ def _facts(method: CganKd) -> dict[str, Any]:
         "kept": selection.report["counts"],
         "agreement": _agreement(method),
         "machine": machine_facts(),
+    }
+
+
+def _on_training_images(method: CganKd) -> dict[str, float]:
+    """Mean metric of each control on the images that it learnt from: what is missing to it on test images is the most
+    that further images like these could give.
+    """
+    train, seeds = method.splits.train, range(method.recipe.seeds)
+    return {
+        name: sum(evaluate(method.student(name, seed), train, method.engine)[train.task.metric] for seed in seeds)
+        / len(seeds)
+        for name in CONTROLS
     }
 
 
@@ -352,7 +365,11 @@ def _section(one: SetResults) -> str:
         f"![Generator by update](results/{one.name}-curves.png)",
     ]
     for student, result in zip(STUDENTS, one.runs, strict=True):
-        lines += ["", f"### Student {student}", "", result.headline, "", markdown_table(result.arms, task).rstrip()]
+        known = ", ".join(
+            f"{ARMS[name].title} {value:.3g}" for name, value in facts["controls on training images"][student].items()
+        )
+        lines += ["", f"### Student {student}", "", result.headline, f"On training images: {known}."]
+        lines += ["", markdown_table(result.arms, task).rstrip()]
     if one.oracle:
         text = f"### Oracle, student {STUDENTS[0]}: real images that nobody trained on in place of generated ones"
         lines += ["", text, "", markdown_table(one.oracle, task).rstrip()]

@@ -42,13 +42,14 @@ def folder(tmp_path: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         module, "REAL", {"thinned": lambda: recipe("thinned", True), "whole": lambda: recipe("whole", False)}
     )
-    monkeypatch.setattr(module, "STUDENTS", ("cnn4", "resnet8"))
     return tmp_path
 
 
 def run(gankd: Callable[..., Outcome], folder: Path, *names: str) -> str:
     places = ["--data", folder, "--out", folder / "runs", "--docs", folder / "docs"]
-    code, out, err = gankd("results", *names, *places, "--seeds", 2, "--workers", 1, "--quiet")
+    code, out, err = gankd(
+        "results", *names, *places, "--seeds", 2, "--workers", 1, "--quiet", "--students", "cnn4,resnet8"
+    )
     assert (code, err) == (0, ""), err
     return out
 
@@ -101,4 +102,7 @@ def test_left_over_images_are_those_that_were_not_kept() -> None:
 
 def test_wrong_values(refused: Callable[..., str], tmp_path: Path) -> None:
     assert "no recipe 'faces'" in refused("results", "faces", "--data", tmp_path)
+    (tmp_path / "cifar.npz").touch()
+    assert "at least one student" in refused("results", "cifar-10k", "--data", tmp_path, "--students", "")
+    (tmp_path / "cifar.npz").unlink()
     assert f"no cifar.npz in {tmp_path}" in refused("results", "--data", tmp_path)

@@ -326,6 +326,7 @@ def results(args: argparse.Namespace) -> None:
         args.out,
         args.docs,
         names=args.names,
+        students=_split(args.students),
         seeds=args.seeds,
         workers=_worker_count(args),
         console=_console(args),

@@ -164,6 +164,7 @@ def parser() -> argparse.ArgumentParser:
     real = command("results", do.results, "the evidence on real images; writes docs/results.md, .json and pictures")
     real.add_argument("names", metavar="RECIPE", nargs="*", help="default: all; see gankd list recipes")
     real.add_argument("--data", type=Path, required=True, metavar="FOLDER", help="holds cifar.npz, faces.npz ...")
+    real.add_argument("--students", default="cnn16,resnet8", help="comma-separated networks (default cnn16,resnet8)")
     real.add_argument("--out", type=Path, default=Path("runs/results"))
     real.add_argument("--docs", type=Path, default=Path("docs"))
     _output(real)

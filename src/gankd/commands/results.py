@@ -48,6 +48,7 @@ class SetResults:
     """One set: the control table of each student, the oracle, and what is known of teacher and generator."""
 
     name: str
+    students: tuple[str, ...]
     runs: tuple[RunResult, ...]
     """Of each student."""
     oracle: tuple[ArmResult, ...]
@@ -60,12 +61,12 @@ class SetResults:
     def rows(self) -> list[dict[str, Any]]:
         """Plain data: one row per arm and control."""
         rows = []
-        for student, result in zip(STUDENTS, self.runs, strict=True):
+        for student, result in zip(self.students, self.runs, strict=True):
             for row in evidence_rows(result.arms, result.task, self.name):
                 rows.append({"student": student, **row})
         for row in evidence_rows(self.oracle, self.runs[0].task, self.name):
             if row["arm"] in ORACLE:
-                rows.append({"student": STUDENTS[0], **row, "arm": f"oracle {row['arm']}"})
+                rows.append({"student": self.students[0], **row, "arm": f"oracle {row['arm']}"})
         return rows
 
 
@@ -81,7 +82,7 @@ class Results:
         """One line per set, student and whole method."""
         lines = []
         for found in self.sets:
-            for student, result in zip(STUDENTS, found.runs, strict=True):
+            for student, result in zip(found.students, found.runs, strict=True):
                 lines += [f"{found.name:<18}{student:<9}{line}" for line in _verdicts(result)]
         return "\n".join([*lines, f"page: {self.page}"])
 
@@ -96,6 +97,7 @@ def results(
     docs: Path,
     *,
     names: Sequence[str] | None = None,
+    students: Sequence[str] = STUDENTS,
     seeds: int = 3,
     workers: int = 1,
     console: Console | None = None,
@@ -107,6 +109,7 @@ def results(
         out: run folders; what they hold already is reused.
         docs: where the page goes; sets that are not run now stay on it.
         names: recipes; all if not given.
+        students: zoo names or module:name; the first also learns from the oracle's images.
         seeds: students per arm.
         workers: students trained side by side.
         console: where progress is shown.
@@ -119,11 +122,13 @@ def results(
         require(name in REAL, f"no recipe {name!r} on real images; {suggest(name, REAL)}")
         file = file_of(name)
         require((data / file).is_file(), f"no {file} in {data}; it is to hold images, label and split")
+    networks = tuple(dict.fromkeys(students))
+    require(bool(networks), "results needs at least one student, got none")
     found = []
     for name in chosen:
         recipe = replace(REAL[name](), seeds=seeds)
         recipe = replace(recipe, data=replace(recipe.data, root=str((data / file_of(name)).resolve())))
-        found.append(_one_set(recipe, out / name, docs / "results", workers, console or Console("quiet")))
+        found.append(_one_set(recipe, networks, out / name, docs / "results", workers, console or Console("quiet")))
     page = docs / "results.md"
     _write(page, found)
     return Results(tuple(found), page)
@@ -134,12 +139,14 @@ def file_of(name: str) -> str:
     return f"{name.partition('-')[0]}.npz"
 
 
-def _one_set(recipe: Recipe, folder: Path, pictures: Path, workers: int, console: Console) -> SetResults:
+def _one_set(
+    recipe: Recipe, students: Sequence[str], folder: Path, pictures: Path, workers: int, console: Console
+) -> SetResults:
     runs = []
-    for student in STUDENTS:
+    for student in students:
         console.say(f"== {recipe.name}, {student}")
         runs.append(run(_with_student(recipe, student), folder, workers=workers, console=console))
-    first = _with_student(recipe, STUDENTS[0])
+    first = _with_student(recipe, students[0])
     with opened(first, folder) as method:
         facts = _facts(method) | {"controls on training images": {}}
         pictures.mkdir(parents=True, exist_ok=True)
@@ -147,11 +154,13 @@ def _one_set(recipe: Recipe, folder: Path, pictures: Path, workers: int, console
         _curves(method, pictures / f"{recipe.name}-curves.png")
         stages = [method.teacher_stage, method.gan_stage, method.ratio_stage, method.synth_stage]
         seconds = sum(stage.seconds for stage in stages)
-    for student in STUDENTS:
+    for student in students:
         with opened(_with_student(recipe, student), folder) as method:
             seconds += sum(method.student_stage(*cell).seconds for cell in cells(method.recipe))
             facts["controls on training images"][student] = _on_training_images(method)
-    return SetResults(recipe.name, tuple(runs), _oracle(first, folder, workers, console), facts, seconds)
+    return SetResults(
+        recipe.name, tuple(students), tuple(runs), _oracle(first, folder, workers, console), facts, seconds
+    )
 
 
 def _with_student(recipe: Recipe, student: str) -> Recipe:
@@ -364,14 +373,14 @@ def _section(one: SetResults) -> str:
         "",
         f"![Generator by update](results/{one.name}-curves.png)",
     ]
-    for student, result in zip(STUDENTS, one.runs, strict=True):
+    for student, result in zip(one.students, one.runs, strict=True):
         known = ", ".join(
             f"{ARMS[name].title} {value:.3g}" for name, value in facts["controls on training images"][student].items()
         )
         lines += ["", f"### Student {student}", "", result.headline, f"On training images: {known}."]
         lines += ["", markdown_table(result.arms, task).rstrip()]
     if one.oracle:
-        text = f"### Oracle, student {STUDENTS[0]}: real images that nobody trained on in place of generated ones"
+        text = f"### Oracle, student {one.students[0]}: real images that nobody trained on in place of generated ones"
         lines += ["", text, "", markdown_table(one.oracle, task).rstrip()]
     lines += ["", *_agreement_table(facts["agreement"], unit)]
     return "\n".join(lines)

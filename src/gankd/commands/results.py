@@ -190,6 +190,7 @@ def _oracle(recipe: Recipe, folder: Path, workers: int, console: Console) -> tup
     perfect = replace(
         recipe,
         gan=replace(recipe.gan, external=str(file.resolve())),
+        ratio=replace(recipe.ratio, features="teacher"),  # nothing is subsampled: no network of its own for that
         synth=replace(recipe.synth, pool=len(held), labels="empirical"),
         select=replace(
             recipe.select, subsample="none", filter="none", count=min(recipe.select.count or len(held), len(held))

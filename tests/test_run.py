@@ -48,8 +48,8 @@ class Fragile(Stage):
     at: int | None = None
     fails: list[int] = field(default_factory=list)
 
-    def part(self, name: str) -> "Fragile":
-        part = super().part(name)
+    def part(self, name: str, *, counted: bool = True) -> "Fragile":
+        part = super().part(name, counted=counted)
         return Fragile(part.name, part.folder, checkpoint_seconds=0.0)
 
     def report(self, images: int, **terms: Tensor) -> None:
@@ -226,6 +226,48 @@ def test_time_is_counted_over_all_sittings(tmp_path: Path, monkeypatch: pytest.M
     clock[0] += 1
     stage.finish()
     assert stage.seconds == Stage("s", tmp_path).seconds == 41  # two steps kept, two after, and the end
+
+
+def test_the_time_of_parts_and_of_what_comes_before_the_steps_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def sit(stop: int | None) -> Stage:
+        stage = Stage("s", tmp_path, checkpoint_seconds=0.0)
+        clock[0] += 1000  # between the making of a stage and its begin others may work
+        stage.begin()
+        clock[0] += 3
+        for name, counted in (("a", True), ("b", True), ("else's", False)):
+            for _ in stage.part(name, counted=counted).steps(2, counter=Counter()):
+                clock[0] += 10
+        clock[0] += 5
+        for step in stage.steps(4, counter=Counter()):
+            clock[0] += 100
+            if step == stop:
+                raise Killed
+        return stage
+
+    with pytest.raises(Killed):
+        sit(stop=2)  # 200 seconds of steps are kept
+    stage = sit(stop=None)  # the parts are there
+    clock[0] += 1
+    stage.finish()
+    assert stage.seconds == Stage("s", tmp_path).seconds == 8 + 200 + 2 * 20 + 8 + 200 + 1
+
+
+def test_a_part_that_was_not_looked_at_again_still_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    for _ in Stage("s", tmp_path).part("a").steps(2, counter=Counter()):
+        clock[0] += 10
+    stage = Stage("s", tmp_path)
+    stage.part("a")  # its result is a file, so that no step is taken
+    stage.begin()
+    clock[0] += 1
+    stage.finish()
+    assert stage.seconds == 21
 
 
 def test_lines_are_written_every_so_often_and_at_the_end() -> None:

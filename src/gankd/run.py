@@ -58,8 +58,14 @@ class Stage:
         self.history: list[dict[str, Any]] = []
         """The lines of metrics.jsonl."""
         self.seconds = 0.0
-        """Time spent training, over all sittings."""
-        self._sitting = time.monotonic()
+        """Time spent, over all sittings; that of parts is added in the end."""
+        self._since: float | None = None
+        """Since when the clock runs, if it does; while a part runs, it does not."""
+        self._unsaved = 0.0
+        """Seconds of this sitting that no checkpoint holds."""
+        self._paused = False
+        self._whole: Stage | None = None
+        self._parts: list[Stage] = []
         self._reset_rate()
         self._read_done()
 
@@ -86,8 +92,11 @@ class Stage:
         return self.folder / name
 
     def begin(self) -> None:
-        """Start the clock; make the folder and write config.json, at the first sitting."""
-        self._sitting = time.monotonic()
+        """Start the clock, if it does not run; make the folder and write config.json, at the first sitting."""
+        if self._since is None:
+            if self._whole is not None:
+                self._whole._pause()
+            self._since = time.monotonic()
         self._reset_rate()
         if self.folder is None:
             return
@@ -95,9 +104,9 @@ class Stage:
         if not (self.folder / "config.json").is_file():
             write_json(self.folder / "config.json", self.description)
 
-    def part(self, name: str) -> "Stage":
-        """A sub-step with a folder of its own inside this stage's."""
-        return Stage(
+    def part(self, name: str, *, counted: bool = True) -> "Stage":
+        """A sub-step with a folder of its own inside this stage's; its time counts as this stage's, or not."""
+        part = Stage(
             f"{self.name} {name}",
             self.folder / name if self.folder else None,
             fingerprint(self.fingerprint, name),
@@ -105,6 +114,37 @@ class Stage:
             self.checkpoint_seconds,
             {"part": name, "of": self.fingerprint},
         )
+        part._whole = self
+        if counted:
+            self._parts.append(part)
+        return part
+
+    # --- the clock ------------------------------------------------------------------------------------------
+
+    def _bank(self) -> None:
+        """Add the time since the clock was last read."""
+        if self._since is not None:
+            now = time.monotonic()
+            self.seconds, self._unsaved = self.seconds + now - self._since, self._unsaved + now - self._since
+            self._since = now
+
+    def _pause(self) -> None:
+        self._bank()
+        self._paused, self._since = self._since is not None, None
+
+    def _stop(self) -> None:
+        """Stop the clock; that of the stage that this is a part of goes on."""
+        self._bank()
+        self._since = None
+        if self._whole is not None and self._whole._paused:
+            self._whole._since = time.monotonic()
+
+    def _spent(self) -> float:
+        """Seconds with those of parts, also where this part was finished at an earlier sitting."""
+        own = self.seconds
+        if own == 0 and self.folder is not None and (self.folder / "checkpoint.safetensors").is_file():
+            own = float(load_state(self.folder / "checkpoint.safetensors")["seconds"])
+        return own + sum(part._spent() for part in self._parts)
 
     # --- the loop -------------------------------------------------------------------------------------------
 
@@ -131,6 +171,8 @@ class Stage:
                 saved = time.monotonic()
         if self.folder is not None and total > start:
             self._save(total, state)
+        if self._whole is not None:
+            self._stop()
 
     def report(self, images: int, **terms: Tensor) -> None:
         """Account for one step: `images` seen, and terms of the loss still on the device.
@@ -180,9 +222,10 @@ class Stage:
     def finish(self, **result: Any) -> None:
         """Mark the stage as done; `result` is plain data for later stages and the report."""
         self.result = result
-        self.seconds += time.monotonic() - self._sitting
+        self.begin()
+        self._stop()
+        self.seconds = self._spent()
         if self.folder is not None:
-            self.begin()
             write_json(self.folder / "done.json", {"result": result, "seconds": self.seconds})
             (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
@@ -197,8 +240,8 @@ class Stage:
         for name, item in state.items():
             if isinstance(item, torch.nn.Module) and not all(p.isfinite().all() for p in item.parameters()):
                 raise self._diverged(f"weights of {name} became nan or inf")
-        now = time.monotonic()
-        self.seconds, self._sitting = self.seconds + now - self._sitting, now
+        self._bank()
+        self._unsaved = 0.0
         states = {name: item.state_dict() for name, item in state.items()}
         save_state(
             self.folder / "checkpoint.safetensors",
@@ -215,7 +258,7 @@ class Stage:
                 restore_optimizer(item, stored["state"][name])
             else:
                 item.load_state_dict(stored["state"][name])
-        self.seconds = stored["seconds"]
+        self.seconds = stored["seconds"] + self._unsaved
         # Lines logged after the checkpoint belong to steps that are about to be repeated.
         self._rewrite_history(self.stored_history()[: stored["lines"]])
         return int(stored["step"])

@@ -3,12 +3,15 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from gankd.bench.bound import Bound, Estimate
-from gankd.commands.bound import BoundReport, Distance, LearningCurve, Measured, bound, grid
+from gankd.commands.bound import BoundReport, Distance, LearningCurve, Measured, _Judge, bound, grid
 from gankd.config import override
 from gankd.errors import ConfigError
 from gankd.recipes import Recipe
@@ -65,6 +68,34 @@ def test_a_run_with_values_says_what_is_not_measured(angles_run: tuple[Recipe, P
     assert "loss        |error| / label range, in [0, 1]" in found.text
     assert "nothing measured yet: gankd bound" in found.text
     assert "--measure" in found.text
+
+
+@pytest.mark.parametrize(("case", "least", "most"), [("alike", 0.0, 0.25), ("apart", 0.9, 1.0), ("labels", 0.4, 0.7)])
+def test_distances_of_known_pairs(digits_run: tuple[Recipe, Path], case: str, least: float, most: float) -> None:
+    """Normal features: TV is 0 where they are alike, about 1 far apart, 1/2 where half of the labels are missing."""
+    recipe, folder = digits_run
+    method = CganKd(recipe, Run(folder))
+    held, count = method.splits.val, 1000
+    noise = torch.Generator().manual_seed(0)
+    real, fake, judged = (torch.randn(n, 8, generator=noise) for n in (count, count, len(held)))
+    fake_labels = torch.arange(count) % (5 if case == "labels" else 10)
+    selection = SimpleNamespace(
+        labels=fake_labels,
+        teacher_outputs=torch.eye(10)[fake_labels],
+        consistent=torch.ones(count, dtype=torch.bool),
+    )
+    fits = torch.arange(count) % 2 == 0
+    fits = fits[torch.randperm(count, generator=noise)]
+    distance = _Judge(method, held)._distance(
+        selection,  # type: ignore[arg-type]
+        fake + 6 * (case == "apart"),
+        fits,
+        int(fits.sum()),
+        (real, torch.arange(count) % 10),
+        judged,
+    )
+    assert least <= distance.tv.value <= most
+    assert distance.labels == pytest.approx(0, abs=1e-3)
 
 
 def test_wrong_values_and_a_run_without_pool_are_refused(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
@@ -129,6 +160,8 @@ def test_students_are_held_against_the_curves() -> None:
     rank, least = found._agreement()["calibrated, TV 0.04"]
     assert rank == pytest.approx(1)
     assert least == (1600 if errors[2] < errors[0] else 0)
+    last = replace(found.distances[-1], tv=Estimate(0.04, 0.04, 0.044))  # both ends read alike
+    assert len(replace(found, distances=(last,))._agreement()) == len(found._agreement()) == 4
     assert "TV with which calibrated fits these students, looking at them: 0.040" in found.text
     assert max(map(len, found.text.splitlines())) <= 120
 

@@ -257,6 +257,8 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "test_batch: cannot be read ("),
     "text": (b"hello", "test_batch: cannot be read ("),
     "a list": (b"\x80\x02].", "a list in place of a dict"),
+    "room for 33 million objects": (b"\x80\x02}r\x00\x00\x00\x02.", "object number 33554432 in a file of 9 bytes"),
+    "changes what reads it": (b"\x80\x02c_codecs\nencode\nN}U\x01xK\x01s\x86b.", "test_batch: cannot be read ("),
     "no data": (dumped({"labels": [1, 2]}), "expected data, uint8 (N, 3,072), and labels, N integers, got labels"),
     "wide": (dumped({"data": pixels(2, 0)[:, :99], "labels": [1, 2]}), "expected data, uint8 (N, 3,072)"),
     "short": (dumped({"data": pixels(2, 0), "labels": [1]}), "got 2 images and 1 labels"),

@@ -209,9 +209,11 @@ class Grid:
             controls = [cell for cell in plain if cell is not None]
             if not own or not controls:
                 continue
-            key += f"/{own[0].stage[:8]}/{self.students}"  # among how many the cost of the images is shared
+            # Among how many the cost of the images is shared, and how many students take the room of one generator.
+            key += f"/{own[0].stage[:8]}/{self.students}/{self.side_by_side}"
             if key not in known:
                 seconds = sum(cell.seconds for cell in own) / len(own) + self._share(method)
+                seconds += self._assistants(pair, method) / len(own)
                 each = sum(cell.seconds for cell in controls) / sum(cell.updates for cell in controls)
                 known[key] = seconds / max(each * own[0].updates, 1e-9)
                 write_json(stored, known)
@@ -232,12 +234,23 @@ class Grid:
                 found[stage.fingerprint] = stage.seconds
         return sum((found | {cell.stage: cell.seconds for cell in self.results.values()}).values())
 
+    @property
+    def side_by_side(self) -> int:
+        """Students that are trained in the time of one stage that has the machine to itself, by as many threads."""
+        on_cpu = self.method.engine.device.type == "cpu"
+        return max(1, min(self.workers, torch.get_num_threads())) if on_cpu else 1
+
     def _share(self, method: Method) -> float:
-        """Seconds of generator, ratio and pool that fall to one student."""
+        """Seconds of generator, ratio and pool that fall to one student, in seconds of a student's training."""
         if method.fakes is None:
             return 0.0
         stages = self.method.gan_stage, self.method.ratio_stage, self.method.synth_stage
-        return sum(stage.seconds for stage in stages) / max(self.students, 1)
+        return self.side_by_side * sum(stage.seconds for stage in stages) / max(self.students, 1)
+
+    def _assistants(self, pair: Pair, method: Method) -> float:
+        """The same of the networks between teacher and student, which the students of a row share."""
+        stages = self._made(pair, method).assistant_stages(ARMS[method.arm])
+        return self.side_by_side * sum(stage.seconds for stage in stages)
 
     def _made(self, pair: Pair, method: Method) -> CganKd:
         recipe = self.table.cell(self.method.recipe, self.scale, pair, method)

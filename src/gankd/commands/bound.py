@@ -37,7 +37,7 @@ from gankd.recipes.config import Recipe
 from gankd.seeds import derive_seed, rng
 from gankd.storage import write_json
 from gankd.synthetic import SelectConfig, Selection
-from gankd.training.ratio import train_ratio
+from gankd.training.ratio import RatioConfig, train_ratio
 
 Mix = Literal["pooled", "share"]
 RHOS = (0.5, 0.7, 0.9, 1.0)
@@ -339,10 +339,14 @@ class BoundReport:
         errors = [mean_stderr(one.errors)[0] for one in self.measured]
         found = {}
         for name, bound in self._curves().items():
-            for tv in (self.distances[-1].tv.value, self.distances[-1].tv.high):
+            estimate = self.distances[-1].tv
+            for title, tv in (
+                (f"TV {estimate.value:.2f}", estimate.value),
+                (f"up to {estimate.high:.2f}", estimate.high),
+            ):
                 values = [replace(bound, tv=tv).at(count) for count in counts]
                 rank = rank_correlation(values, errors)
-                found[f"{name}, TV {tv:.2f}"] = rank, counts[values.index(min(values))]
+                found[f"{name}, {title}"] = rank, counts[values.index(min(values))]
         return found
 
     def _caveats(self) -> list[str]:
@@ -421,8 +425,10 @@ def bound(
         if select.subsample != "budget":
             del wanted["accept_share"]
             notes.append(f"subsample={select.subsample}: accept_share has no effect.")
-        distances, fitted = judge({title: one for group in wanted.values() for title, one in group.items() if one})
-        found = {one.title: one for one in distances}
+        # The four steps are judged alike whatever is swept beside them; fewer fakes would make a worse classifier.
+        judged = {name: judge({title: one for title, one in group.items() if one}) for name, group in wanted.items()}
+        fitted = judged[""][1]
+        found = {one.title: one for distances, _ in judged.values() for one in distances}
         if "adjusted" not in found:
             raise DataError(f"{folder}: too few generated images are left after selection; enlarge synth.pool")
         missing = [title for group in wanted.values() for title in group if title not in found]
@@ -496,7 +502,7 @@ class _Judge:
         chosen = {config: selection for config, selection in chosen.items() if sizes[config] >= FEWEST}
         if not chosen:
             return [], 0
-        fitted = min(sizes[config] for config in chosen)  # as many for each: fewer would make a worse classifier
+        fitted = min(sizes[config] for config in chosen)  # as many for each
 
         needed = torch.cat([selection.index for selection in chosen.values()]).unique()
         features = method.features(pool.images(needed))
@@ -529,9 +535,10 @@ class _Judge:
         if labels.ndim == 2:  # a loss that is linear in the label sees soft labels as labels drawn from them
             labels = torch.multinomial(labels.float(), 1, generator=rng(seed, "bound", "labels"))[:, 0]
         first, rest = fits.nonzero()[:fitted, 0], (~fits).nonzero()[:, 0]
-        config = replace(method.recipe.ratio, loss="logistic", head="auto")
+        # The published schedule keeps an over-fitted last epoch, which would see less of the distance.
+        fresh = RatioConfig(hidden=method.recipe.ratio.hidden, batch_size=method.recipe.ratio.batch_size)
         fakes = features[first.to(features.device)], labels[first]
-        ratios = [train_ratio(*real, *fakes, task, config, derive_seed(seed, "bound", fit)) for fit in range(FITS)]
+        ratios = [train_ratio(*real, *fakes, task, fresh, derive_seed(seed, "bound", fit)) for fit in range(FITS)]
         # The classifiers compare images of like labels; how often each label occurs is the other half of the pair.
         of_groups = group_log_ratio(task.groups(real[1]), task.groups(labels[first]), task.num_groups)
 

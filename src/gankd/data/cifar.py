@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import pickletools
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -306,11 +307,15 @@ class _Type:
     def __setstate__(self, state: object) -> None: ...
 
 
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """As Python 3 stores bytes for Python 2."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("text in an encoding that is not used")
-    return text.encode("latin-1")
+class _Encode:
+    """Stands in for codecs.encode, by which Python 3 stores bytes for Python 2; a file cannot change it."""
+
+    __slots__ = ()
+
+    def __call__(self, text: Any, encoding: Any = "latin1") -> bytes:
+        if not isinstance(text, str) or encoding != "latin1":
+            raise pickle.UnpicklingError("text in an encoding that is not used")
+        return text.encode("latin-1")
 
 
 _STAND_INS: dict[tuple[str, str], Any] = {
@@ -318,7 +323,7 @@ _STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy._core.multiarray", "_reconstruct"): _Array,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): _Encode(),
 }
 
 
@@ -340,8 +345,16 @@ def _text(value: Any) -> Any:
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
+def _check_memo(content: bytes) -> None:
+    """Refuse numbers of remembered objects that no file of this length has: room is made for all of them at once."""
+    for code, argument, _ in pickletools.genops(content):
+        if code.name in ("PUT", "LONG_BINPUT") and (argument or 0) > len(content):
+            raise pickle.UnpicklingError(f"object number {argument} in a file of {len(content)} bytes")
+
+
 def _unpickle(where: str, content: bytes, version: Version) -> dict[str, Any]:
     try:
+        _check_memo(content)
         found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
         if not isinstance(found, dict):
             raise pickle.UnpicklingError(f"a {type(found).__name__} in place of a dict")

@@ -143,6 +143,9 @@ class CganKd(Taught):
     def density_ratio(self) -> DensityRatio:
         """log p_real / p_fake in eval mode, and its facts."""
         stage, train, recipe = self.ratio_stage, self.splits.train, self.recipe
+        if not stage.done:
+            _ = self.generator  # whose time is not that of the ratio
+            stage.begin()
         width = self.features(train.images[:2]).shape[1]
         if stage.done:
             ratio = DensityRatio(train.task, width, recipe.ratio.hidden, recipe.ratio.output)
@@ -375,8 +378,12 @@ class CganKd(Taught):
         """Train one student or assistant from the lesson of its arm, and finish its stage."""
         splits, selection = self.splits, self.selection(arm)
         teaches = arm.kd and config.objective.needs_teacher
+        fakes = None if selection is None else self._fakes(selection, config)
+        teacher = self._lesson(arm, config.assistants) if teaches else None
+        virtual = self.virtual if arm.kd and config.objective.needs_virtual else None
         peers: list[ImageModel] = []
         names: list[str] = []
+        stage.begin()  # storing the teacher's outputs is the student's time, making the teacher is not
         distill(
             student,
             splits.train,
@@ -385,10 +392,10 @@ class CganKd(Taught):
             self.engine,
             seed,
             objective=config.objective if arm.kd else None,
-            fakes=None if selection is None else self._fakes(selection, config),
-            teacher=self._lesson(arm, config.assistants) if teaches else None,
+            fakes=fakes,
+            teacher=teacher,
             new_student=self.new_student(config, names),
-            virtual=self.virtual if arm.kd and config.objective.needs_virtual else None,
+            virtual=virtual,
             stage=stage,
             folder=self.tutor.teacher_stage.folder if teaches else None,
             peers=peers,

@@ -89,6 +89,11 @@ class TeacherConfig(SupervisedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.std is None or min(self.std) > 0, f"teacher.std must be positive, got {self.std}")
+        for name in ("mean", "std", "input_size"):
+            require(
+                self.weights is not None or getattr(self, name) is None,
+                f"teacher.{name} belongs to teacher.weights, which is not set; leave it out",
+            )
         require(
             self.input_size is None or self.input_size >= 1,
             f"teacher.input_size must be positive, got {self.input_size}",

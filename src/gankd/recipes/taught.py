@@ -138,6 +138,7 @@ class Taught:
         check_model(teacher, train.to(self.engine.device), f"teacher {config.model}")
         if config.weights is not None:
             return
+        stage.begin()
         for number, net in enumerate(teacher.members):
             part = stage if config.members == 1 else stage.part(f"member-{number}")
             member, seed = ImageModel.for_data(net, train), derive_seed(self.recipe.seed, "member", number)
@@ -243,6 +244,7 @@ class Taught:
         gan.to(self.engine.device)
         earlier = self._teach_beside(gan, stage) if self.beside else torch.zeros(0, gan.num_outputs)
         reader = self.output_reader
+        stage.begin()
         bank = store_outputs(reader, train.to(self.engine.device), self.recipe.teacher.augment, config.views, seed)
         if config.polish > 0:
             polish(gan, bank, stage.part("polish"))
@@ -265,7 +267,7 @@ class Taught:
         Returns:
             (N, K) logits of the teacher for its training images, a tenth of its training before the end.
         """
-        part, teacher, splits = stage.part("beside"), self._new_teacher(), self.splits
+        part, teacher, splits = stage.part("beside", counted=False), self._new_teacher(), self.splits
 
         def look() -> Tensor:
             return predict(teacher, splits.train.images, self.engine).float()

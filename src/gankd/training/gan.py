@@ -446,6 +446,7 @@ def train_gan(
         DataError: continuous labels that are all equal.
     """
     stage = stage or Stage("gan")
+    stage.begin()
     ili = None
     if isinstance(train.task, Regression) and config.label_input == "ili":
         ili = train_label_embedding(train, val, config.ili_updates, engine, seed, stage)

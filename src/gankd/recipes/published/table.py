@@ -349,14 +349,15 @@ def counted_before_split(epochs: int, left: float) -> str:
 
 
 RATIO_DEVIATION = (
-    "A quarter of the images is held out from the density ratio to calibrate it; published is all of them, and no "
-    "calibration."
+    "A quarter of the images is held out from the density ratio to calibrate it, and the generated images of a label "
+    "have a mean ratio of 1; published are all of them, and no calibration. Its label input is learned and 32 wide; "
+    "published is one of as many as there are classes, or the generator's."
 )
 
 
 FROM_SCRATCH = (
-    "Students start from scratch; published cGAN-KD students start from their own NOKD weights and have twice the "
-    "updates (--set student.init=finetune: also for the controls at equal updates)."
+    "Students start from scratch; published cGAN-KD students start from their own NOKD weights and have its updates "
+    "on top (--set student.init=finetune: also for the controls at equal updates)."
 )
 
 

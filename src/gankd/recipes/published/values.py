@@ -65,6 +65,7 @@ DEVIATIONS = (
     "Subsampling keeps the best half of a fixed pool (budget); published is rejection with a running maximum "
     "(--set select.subsample=running_max).",
     "A student with a teacher's loss on real images is an additional control: regression had no other baseline.",
+    "Outputs are taken as they are; published networks end in a ReLU, and predictions are cut to the range of labels.",
     "The auto-encoder of the density ratio is small and trained by Adam; the published code is as wide as images.",
     RATIO_DEVIATION,
 )

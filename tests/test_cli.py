@@ -23,6 +23,8 @@ from PIL import Image
 import gankd.cli
 import gankd.recipes.taught
 from gankd.cli import main
+from gankd.cli.handlers import _with_absolute_paths
+from gankd.config import override
 from gankd.console import Console, columns
 from gankd.recipes import RECIPES, Recipe
 from gankd.storage import load_state, save_state
@@ -157,7 +159,7 @@ def test_wrong_words(line: str, said: str, refused: Refused, tmp_path: Path) -> 
 )
 def test_wrong_settings(setting: str, said: str, refused: Refused, tmp_path: Path) -> None:
     """Refused before anything is trained."""
-    assert refused("run", "digits", "--set", setting).startswith(said)
+    assert refused("run", "digits", "--set", setting).replace(f"{Path.cwd()}/", "").startswith(said)
     assert not list(tmp_path.glob("runs/digits/*-*"))
 
 
@@ -336,9 +338,8 @@ def test_files_that_run_code_are_never_loaded(refused: Refused, capsys: pytest.C
         "sample", "g.safetensors", "--labels", 1
     )
     torch.save(Harmful(), "net.pt")
-    assert refused("teach", "digits", "--set", "teacher.weights=net.pt").startswith(
-        "net.pt holds pickled code, which is never run; save only the state_dict"
-    )
+    said = refused("teach", "digits", "--set", "teacher.weights=net.pt")
+    assert said.startswith(f"{Path.cwd()}/net.pt holds pickled code, which is never run; save only the state_dict")
     assert "code ran" not in capsys.readouterr().out
 
 
@@ -533,3 +534,19 @@ def test_a_reader_that_leaves_early_is_no_error(
     assert capsys.readouterr().err == ""
     with suppress(BrokenPipeError):
         stream.close()
+
+
+def test_paths_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run may be gone on with in another folder than the one where it was started."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fakes.npz").touch()
+    recipe = override(
+        RECIPES["imagenet100"](),
+        ["data.root=in", "data.class_list=list.txt", "teacher.weights=w.pt", "gan.external=fakes.npz"],
+    )
+    found = _with_absolute_paths(recipe)
+    own = [found.data.root, found.data.class_list, found.teacher.weights, found.gan.external]
+    assert own == [str(tmp_path / name) for name in ("in", "list.txt", "w.pt", "fakes.npz")]
+    for external in ("my_nets:make", "diffusers:FOLDER"):
+        named = override(recipe, [f"gan.external={external}"])
+        assert _with_absolute_paths(named).gan.external == external

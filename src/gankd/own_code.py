@@ -18,4 +18,6 @@ def import_own(module_name: str, what: str, error: type[GankdError]) -> ModuleTy
     try:
         return import_module(module_name)
     except Exception as reason:  # the user's code may raise anything
-        raise error(f"cannot import {module_name!r} for {what}: {reason}") from reason
+        missing = isinstance(reason, ModuleNotFoundError) and reason.name == module_name
+        remedy = f"; give the command in the folder where {module_name}.py lies" if missing else ""
+        raise error(f"cannot import {module_name!r} for {what}: {reason}{remedy}") from reason

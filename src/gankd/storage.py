@@ -4,7 +4,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,16 +84,39 @@ def read_json(path: Path) -> Any:
 
 def save_state(path: Path, state: Any) -> None:
     """Write nested dicts, lists and tuples of tensors and plain values to one safetensors file, atomically."""
+    tensors: dict[str, Tensor] = {}
+    tree = _pack(state, tensors)
+    _write_tensors(path, tensors, {"gankd": str(FORMAT), "tree": json.dumps(tree)})
+
+
+def save_weights(path: Path, weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+    """Write weights under their own names, for any program that reads safetensors, and plain data about them."""
+    _write_tensors(path, weights, {"card": json.dumps(dict(card))})
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """What `save_weights` stored beside the weights; nothing for weights from elsewhere."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(length, path.stat().st_size)))
+            card = json.loads(header["__metadata__"]["card"])
+        except (ValueError, KeyError, TypeError):
+            return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors: dict[str, Tensor] = {}
-    tree = _pack(state, tensors)
     # Copies: safetensors refuses tensors that share memory or are not laid out in plain order.
-    tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata={"gankd": str(FORMAT), "tree": json.dumps(tree)})
+            save_file(copies, temporary, metadata=metadata)
         except SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             if code is None:
@@ -155,7 +178,12 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"no weights file {path}")
     try:
         if path.suffix == ".safetensors":
-            return load(path.read_bytes())  # as in load_state
+            state = load(path.read_bytes())  # as in load_state
+            if state and all(re.fullmatch(r"\d{5}", name) for name in state):
+                raise CheckpointError(
+                    f"{path} is a file of a run's own; write its student for use elsewhere by: gankd export RUN"
+                )
+            return state
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
@@ -166,7 +194,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise CheckpointError(f"{path} is truncated or not a weights file ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} is not a state_dict (names to tensors); save model.state_dict()")
+        raise CheckpointError(f"{path} is not a state_dict (names to tensors); save model.state_dict() alone")
     return state
 
 

@@ -151,6 +151,11 @@ def test_a_control_that_is_too_short_is_marked(classes: BenchResult) -> None:
     assert "All seeds share one teacher, generator and pool" in cut.markdown
 
 
+def test_scale_tiny_takes_no_images() -> None:
+    with pytest.raises(ConfigError, match="scale tiny has images of its own"):
+        base_recipe(TABLES[CLASSES], "tiny", "photos", [])
+
+
 def test_fine_tuned_rows_share_their_start(tmp_path: Path) -> None:
     """As published: NOKD is trained once, and rows with generated images and the controls go on from it."""
     rows, changes = ["NOKD", "cGAN-KD+BLKD", "cGAN-KD+FitNet"], ["student.init=finetune"]

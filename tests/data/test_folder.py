@@ -540,6 +540,7 @@ def test_only_one_class(tmp_path: Path) -> None:
             "line 3: expected a number as label, got 'two'",
         ),
         ('image,label\na.png,1.5\nb.png,"2,5"\nsub/in.png,3\n', "write a decimal point"),
+        ("image;label\na.png;1,5\nb.png;2,5\nsub/in.png;3,0\n", "write a decimal point"),
         ("image,label\na.png,1.5\nb.png,-inf\n", "line 3: expected a finite label"),
         ("image,label\na.png,1.5\nb.png,1e40\n", "line 3: expected a finite label"),
         ("image,label\na.png,2.5\nb.png,2.5\n", "got 2.5 for all of 2 images"),

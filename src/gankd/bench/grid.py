@@ -394,5 +394,9 @@ def base_recipe(table: PublishedTable, scale: Scale, data: str | None, changes: 
     for change in changes:
         name = change.partition("=")[0].strip()
         require(name not in owned, f"--set {name} cannot be changed in {table.name}: {owned.get(name)}; leave it out")
+    require(
+        data is None or scale != "tiny",
+        "--data: scale tiny has images of its own, to try things out; leave it out, or add --scale small or full",
+    )
     recipe = table.recipe(scale, data)
     return override(recipe, changes) if changes else recipe

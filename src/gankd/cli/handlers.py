@@ -86,6 +86,15 @@ def eval(args: argparse.Namespace) -> None:
     _print_result(args, evaluate(stored_run(folder)[0], folder, split=args.split), None)
 
 
+def export(args: argparse.Namespace) -> None:
+    from gankd.commands.export import export
+    from gankd.commands.stages import find_run, stored_run
+
+    folder = find_run(args.target)
+    found = export(stored_run(folder)[0], folder, args.to, arm=args.arm, seed=args.seed)
+    _print_found(args, found)
+
+
 def report(args: argparse.Namespace) -> None:
     from gankd.commands.stages import find_run, report, stored_run
 
@@ -395,7 +404,7 @@ def _prepare(args: argparse.Namespace) -> tuple["Recipe", Path, "Console"]:
         recipe = override_from_file(recipe, args.config)
     changes = {name: getattr(args, name) for name in ("size", "task", "channels") if getattr(args, name) is not None}
     if args.data is not None:
-        changes["root"] = os.path.abspath(args.data)  # `resume` may be called in another folder
+        changes["root"] = args.data
     recipe = replace(recipe, data=replace(recipe.data, **changes))
     if getattr(args, "seeds", None) is not None:
         recipe = replace(recipe, seeds=args.seeds)
@@ -405,7 +414,23 @@ def _prepare(args: argparse.Namespace) -> tuple["Recipe", Path, "Console"]:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, expected a run folder; choose another --out")
     args.folder = folder
-    return recipe, folder, _console(args)
+    return _with_absolute_paths(recipe), folder, _console(args)
+
+
+def _with_absolute_paths(recipe: "Recipe") -> "Recipe":
+    """`resume` may be called in another folder."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else os.path.abspath(path)
+
+    external = recipe.gan.external  # which may be module:name or diffusers:FOLDER, too
+    return replace(
+        recipe,
+        data=replace(recipe.data, root=absolute(recipe.data.root), class_list=absolute(recipe.data.class_list)),
+        teacher=replace(recipe.teacher, weights=absolute(recipe.teacher.weights)),
+        student=replace(recipe.student, virtual=absolute(recipe.student.virtual)),
+        gan=replace(recipe.gan, external=absolute(external) if external and os.path.exists(external) else external),
+    )
 
 
 def _show(value: Any) -> str:

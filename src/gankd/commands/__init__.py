@@ -1,6 +1,7 @@
 """The commands as Python functions: `from gankd.commands import run, teach, gan, ratio, synth, student, ...`."""
 
 from gankd.commands.compare import compare_losses
+from gankd.commands.export import export
 from gankd.commands.inspect import inspect_networks
 from gankd.commands.listing import listing
 from gankd.commands.plan import plan
@@ -23,6 +24,7 @@ __all__ = [
     "RunResult",
     "compare_losses",
     "evaluate",
+    "export",
     "find_recipe",
     "gan",
     "inspect_networks",

@@ -45,6 +45,7 @@ FILES = (
 FOLDERS = (
     (TABLE, "folder", f"image files with {TABLE}"),
     ("wnids.txt", "tiny-imagenet", "Tiny-ImageNet"),
+    ("imagenet100.txt", "imagenet100", "ImageNet-100: a list of classes over a folder of ImageNet"),
     ("data.txt", "steering", "frames of Steering Angle with data.txt"),
     ("cifar-10-batches-bin", "cifar10", "CIFAR-10, binary version"),
     ("cifar-10-batches-py", "cifar10", "CIFAR-10, python version"),
@@ -127,7 +128,7 @@ def _folder(path: Path, deep: bool = True) -> Found | None:
         return Found("utkface", path, "faces named age_gender_race_date, as in UTKFace")
     classes = [path / "train"] if path / "train" in folders else [path]
     synsets = sum(SYNSET.fullmatch(entry.name) is not None for folder in classes for entry in list_folder(folder))
-    if synsets >= 900:
+    if synsets >= 900 or (synsets >= 100 and "classes.txt" in names):
         return Found("imagenet100", path, "class folders of ImageNet")
     if deep and len(folders) == 1 and not known:
         inside = _folder(folders[0], deep=False)

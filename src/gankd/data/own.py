@@ -31,6 +31,8 @@ SMALLEST_SIZE, LARGEST_SIZE = 8, 128
 MOST_INTEGER_CLASSES = 20
 """Integer labels with more different values than this are numbers to regress, not names of classes."""
 NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
+"""A number as written where the comma is the decimal point."""
 INTEGER = re.compile(r"[+-]?\d{1,15}", re.ASCII)
 LARGEST_LABEL = 1e30
 """Differences of labels and their normalisation must stay within float32."""
@@ -119,6 +121,8 @@ def choose_task(items: list[Item], task: TaskChoice, tabular: bool) -> tuple[str
     if not tabular:
         return "classification", "one class per folder"
     labels = [item.label for item in items]
+    if 2 * sum(COMMA.fullmatch(label) is not None for label in labels) > len(labels):
+        return "regression", "the labels are numbers"  # whose reading then says what to write for the comma
     if 2 * sum(NUMBER.fullmatch(label) is not None for label in labels) <= len(labels):
         return "classification", "the labels are text"
     different = len(set(labels))
@@ -152,7 +156,7 @@ def read_values(root: Path, items: list[Item], low: float | None, high: float | 
     values: list[float] = []
     for item in items:
         if not NUMBER.fullmatch(item.label):
-            comma = re.fullmatch(r"[+-]?\d+,\d+", item.label)
+            comma = COMMA.fullmatch(item.label)
             raise DataError(
                 f"{item.where}: expected a number as label, got {item.label!r}; "
                 f"{'write a decimal point' if comma else 'correct it'}, or add --task classification"
@@ -166,7 +170,7 @@ def read_values(root: Path, items: list[Item], low: float | None, high: float | 
         if not least <= values[-1] <= most:
             raise DataError(
                 f"{item.where}: expected a label within the range that was set, [{least:g}, {most:g}], "
-                f"got {item.label}; correct it, or widen --low and --high"
+                f"got {item.label}; correct it, or widen the range (data.low, data.high)"
             )
     labels = torch.tensor(values, dtype=torch.float32)
     if labels.min() == labels.max():

@@ -21,7 +21,7 @@ from gankd.recipes.config import Recipe
 from gankd.recipes.data import load_splits
 from gankd.run import Run, Stage, fingerprint
 from gankd.seeds import derive_seed
-from gankd.storage import load_state, load_weights, save_state
+from gankd.storage import load_state, load_weights, read_card, save_state
 from gankd.training.supervised import train_supervised
 from gankd.training.vkd import Beside, OutputReader, check, polish, store_outputs
 from gankd.virtual.gan import KnowledgeGan
@@ -101,7 +101,7 @@ class Taught:
     def teacher_stage(self) -> Stage:
         """Identity and state of the teacher."""
         config = self.recipe.teacher
-        inputs = {"net": self.describe(config.model, config.input_size)}
+        inputs = {"net": self.describe(config.model, self._teacher_size)}
         if config.weights is not None:
             inputs["weights"] = fingerprint(sorted(hash_state(load_weights(Path(config.weights))).items()))
         return self._stage("teacher", config, **inputs)
@@ -119,11 +119,17 @@ class Taught:
         self._train_teacher(teacher, stage)
         return self._finish_teacher(teacher)
 
+    @property
+    def _teacher_size(self) -> int | None:
+        """Side in pixels of the teacher's images, where the user or the file of its weights says so."""
+        config = self.recipe.teacher
+        return config.input_size or read_card(Path(config.weights or "")).get("size")
+
     def _new_teacher(self) -> ImageModel:
         """The teacher before training, or with the weights that the user gives."""
         config, seed = self.recipe.teacher, self.recipe.seed
         nets = [
-            self.net(config.model, derive_seed(seed, "teacher", n), config.input_size) for n in range(config.members)
+            self.net(config.model, derive_seed(seed, "teacher", n), self._teacher_size) for n in range(config.members)
         ]
         if config.weights is not None:
             fill(nets[0], load_weights(Path(config.weights)), f"{config.weights} does not fit {config.model}")
@@ -147,7 +153,8 @@ class Taught:
     def _finish_teacher(self, teacher: ImageModel) -> ImageModel:
         stage, val = self.teacher_stage, self.splits.val
         metrics = evaluate(teacher, val, self.engine)
-        refuse_chance_level(metrics[val.task.metric], val, f"teacher {self.recipe.teacher.model}")
+        config = self.recipe.teacher
+        refuse_chance_level(metrics[val.task.metric], val, f"teacher {config.model}", given=config.weights is not None)
         save_state(stage.path("model.safetensors"), teacher.state_dict())
         stage.finish(val=metrics)
         return teacher.eval()
@@ -155,15 +162,24 @@ class Taught:
     def _contract(self, net: nn.Module) -> ImageModel:
         """The user's trained network: its own normalisation, and outputs in label units."""
         config, train = self.recipe.teacher, self.splits.train
-        own = ImageModel.for_data(net, train)
-        mean = own.mean if config.mean is None else torch.tensor(config.mean)
-        std = own.std if config.std is None else torch.tensor(config.std)
-        return ImageModel(net, size=config.input_size or train.shape[1], mean=mean.flatten(), std=std.flatten())
+        own, card = ImageModel.for_data(net, train), read_card(Path(config.weights or ""))  # of gankd export
+        mean, std = (
+            getattr(own, name) if given is None else torch.tensor(given)
+            for name, given in (("mean", config.mean or card.get("mean")), ("std", config.std or card.get("std")))
+        )
+        return ImageModel(
+            net,
+            size=self._teacher_size or train.shape[1],
+            mean=mean.flatten(),
+            std=std.flatten(),
+            offset=card.get("offset", 0.0),
+            factor=card.get("factor", 1.0),
+        )
 
     def untrained_teacher(self) -> ImageModel:
         """A network of the teacher's architecture and contract, to try things on."""
         config = self.recipe.teacher
-        nets = [self.net(config.model, number, config.input_size) for number in range(config.members)]
+        nets = [self.net(config.model, number, self._teacher_size) for number in range(config.members)]
         if config.weights is not None:
             return self._contract(nets[0])
         return ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), self.splits.train)
@@ -354,13 +370,18 @@ def hash_state(state: dict[str, Tensor]) -> dict[str, str]:
     }
 
 
-def refuse_chance_level(value: float, data: LabelledImages, what: str) -> None:
-    """Raise ModelError unless `value` of the task's metric is clearly better than a constant guess on `data`."""
+def refuse_chance_level(value: float, data: LabelledImages, what: str, *, given: bool = False) -> None:
+    """Raise ModelError unless `value` of the task's metric is clearly better than a constant guess on `data`.
+
+    `given`: its weights come from the user, so that training it longer is no remedy.
+    """
+    remedy = "train it longer (teacher.updates), choose another teacher.model, or check the labels"
+    if given:
+        remedy = "check that its outputs are in the order or unit of these labels, and teacher.mean and teacher.std"
     task, chance = data.task, data.task.chance(data.labels)
     better = value > 1.2 * chance if task.higher_is_better else value < 0.9 * chance
     if not better:
         raise ModelError(
             f"{what} is at chance level: {task.metric} {value:.4g} {task.metric_unit} on {len(data)} validation "
-            f"images, a constant guess has {chance:.4g}; train it longer (teacher.updates), choose another "
-            "teacher.model, or check the labels"
+            f"images, a constant guess has {chance:.4g}; {remedy}"
         )

@@ -1,0 +1,66 @@
+"""The best trained student of a run as one file: plain weights, with a card that says how to feed it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gankd.bench.compare import cells, chosen_by_validation
+from gankd.commands.stages import opened
+from gankd.config import require, suggest
+from gankd.models.files import save_model
+from gankd.recipes.arms import ARMS
+from gankd.recipes.config import Recipe
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Which student was written, and where."""
+
+    path: Path
+    model: str
+    arm: str
+    seed: int
+    val: dict[str, float]
+
+    @property
+    def text(self) -> str:
+        """One line."""
+        measured = ", ".join(f"{name} {value:.4g}" for name, value in self.val.items())
+        return f"{self.path}: {self.model}, arm {self.arm}, seed {self.seed}; on validation images {measured}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**vars(self), "path": str(self.path)}
+
+
+def export(
+    recipe: Recipe, folder: Path | str, out: Path | None = None, *, arm: str | None = None, seed: int | None = None
+) -> Exported:
+    """Write one finished student, chosen on validation images where it is not named; `load_model` reads it.
+
+    Args:
+        recipe: settings of the run.
+        folder: its folder.
+        out: the file, student.safetensors in the folder if not given.
+        arm: which one; the whole method that does best on validation images if not given.
+        seed: which one; the best of the arm on validation images if not given.
+
+    Raises:
+        ConfigError: no such student is finished, or a name that is none.
+    """
+    require(arm is None or arm in ARMS, f"no arm {arm!r}; {suggest(arm or '', ARMS)}")
+    path = Path(folder) / "student.safetensors" if out is None else out
+    require(path.suffix == ".safetensors", f"--to must end in .safetensors, got {path}")
+    with opened(recipe, Path(folder)) as method:
+        done = [cell for cell in cells(recipe) if method.student_stage(*cell).done]
+        wanted = arm or chosen_by_validation(method, done) or next((name for name, _ in done), None)
+        mine = [cell for cell in done if cell[0] == wanted and seed in (None, cell[1])]
+        which = f"student{f' of arm {wanted}' if wanted else ''}{f' with seed {seed}' if seed is not None else ''}"
+        require(bool(mine), f"no finished {which} in {folder}; train it with: gankd student {folder}")
+        metric, sign = method.splits.task.metric, 1 if method.splits.task.higher_is_better else -1
+        measured = {cell: dict((method.student_stage(*cell).result or {})["val"]) for cell in mine}
+        best = max(mine, key=lambda cell: sign * measured[cell][metric])
+        found = Exported(path, recipe.student.model, best[0], best[1], measured[best])
+        facts = {"arm": found.arm, "seed": found.seed, "val": found.val}
+        save_model(path, method.student(*best), found.model, method.splits.task, facts)
+    return found

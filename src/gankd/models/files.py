@@ -1,0 +1,64 @@
+"""A trained network as one file for other programs: its weights under their own names, and a card beside them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gankd.errors import CheckpointError
+from gankd.models import build_net
+from gankd.models.contract import Ensemble, ImageModel
+from gankd.storage import load_weights, read_card, save_weights
+from gankd.tasks import Task, task_from_dict, task_to_dict
+
+
+def save_model(path: Path, model: ImageModel, name: str, task: Task, facts: dict[str, Any] | None = None) -> None:
+    """Write weights as `name` calls them, so that any program can load them, and a card with all else.
+
+    The card (JSON in the header of the safetensors file) says how to feed the network and how to read it:
+    `output = offset + factor * net((image / 255 - mean) / std)`, an image of `channels` x `size` x `size`.
+
+    Args:
+        path: ends in .safetensors.
+        model: one network, no ensemble.
+        name: a zoo name or module:name.
+        task: what the outputs are.
+        facts: plain data that is kept along.
+    """
+    assert not isinstance(model.net, Ensemble)
+    card = {
+        "model": name,
+        "channels": model.mean.numel(),
+        "size": model.size,
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
+        "offset": model.offset,
+        "factor": model.factor,
+        "task": task_to_dict(task),
+        **(facts or {}),
+    }
+    save_weights(path, model.net.state_dict(), card)
+
+
+def load_model(path: Path | str) -> tuple[ImageModel, Task]:
+    """Inverse of `save_model`: the network in eval mode, which takes uint8 images (N, C, H, W), and its task.
+
+    Raises:
+        CheckpointError: missing, damaged, or without a card. ModelError: its network cannot be built here.
+    """
+    path = Path(path)
+    card, weights = read_card(path), load_weights(path)
+    try:
+        task = task_from_dict(card["task"])
+        net = build_net(
+            card["model"], in_channels=card["channels"], image_size=card["size"], num_outputs=task.head_size, seed=0
+        )
+        net.load_state_dict(weights)
+        mean, std = torch.tensor(card["mean"]), torch.tensor(card["std"])
+        model = ImageModel(net, size=card["size"], mean=mean, std=std, offset=card["offset"], factor=card["factor"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path} is no network that gankd export wrote ({type(error).__name__} {reason})"
+        ) from None
+    return model.eval(), task

@@ -55,3 +55,9 @@ def test_place_lays_out_weights() -> None:
     Engine(CPU, bf16=False, channels_last=True).place(net)
     assert net.weight.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(net.weight, values)
+
+
+def test_a_gpu_trains_one_student_at_a_time() -> None:
+    cpu, gpu = (Engine(torch.device(name), bf16=False, channels_last=False) for name in ("cpu", "cuda"))
+    assert [cpu.at_a_time(workers) for workers in (1, 4)] == [1, 4]
+    assert [gpu.at_a_time(workers) for workers in (1, 4)] == [1, 1]

@@ -56,6 +56,10 @@ class Engine:
         """bfloat16 where it pays; losses cast back to float32 themselves."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
+    def at_a_time(self, workers: int) -> int:
+        """How many students `workers` processes train at a time: a GPU is not shared."""
+        return max(1, workers) if self.device.type == "cpu" else 1
+
     def place(self, module: M) -> M:
         """Move a module to the device, in this engine's memory format."""
         module.to(self.device)

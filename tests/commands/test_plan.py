@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gankd.commands.plan import PlanRow, plan, plan_table, seconds_per_step
+from gankd.commands.plan import PlanRow, StepTime, Timer, plan, plan_table, seconds_per_step
 from gankd.config import override
 from gankd.errors import GankdError
 from gankd.recipes import Recipe
@@ -60,12 +60,37 @@ def test_what_rests_on_a_change_runs(digits_run: tuple[Recipe, Path], tmp_path: 
 
 def test_time_grows_with_the_work(tiny: tuple[str, ...], angles_run: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, _ = angles_run  # improved label input: its networks are not there yet
-    few, many = (plan(override(recipe, [*SMALL, f"gan.steps={steps}"]), tmp_path / "no") for steps in (10, 10_000))
+    recipe = override(recipe, [*SMALL, "gan.ili_updates=1"])
+    few, many = (plan(override(recipe, [f"gan.steps={steps}"]), tmp_path / "no") for steps in (10, 10_000))
     assert many[1].seconds > 50 * few[1].seconds
     assert not (tmp_path / "no").exists()
     lines = plan_table(many, tmp_path).splitlines()
     assert lines[0].split() == ["stage", "status", "time", "disk"]
     assert lines[-1].startswith("total")
+
+
+class ASecondEach(Timer):
+    """Every step takes a second."""
+
+    def __call__(self, what: str, work: Callable[[int], None], operations: Callable[[], float]) -> StepTime:
+        work(1)
+        return StepTime(1.0)
+
+
+@pytest.mark.parametrize("features", ["teacher", "classifier", "autoencoder"])
+def test_networks_of_label_and_ratio_count(features: str, angles_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe = override(angles_run[0], [f"ratio.features={features}", "gan.ili_updates=70", "teacher.updates=30"])
+    rows = {row.stage: row for row in plan(recipe, tmp_path / "no", timer=ASecondEach())}
+    assert rows["gan"].seconds == recipe.gan.steps + 70
+    assert rows["ratio"].seconds == 2048 // 256 + 1 + (0 if features == "teacher" else 30)
+
+
+def test_assistants_are_networks_of_their_own(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    recipe = override(digits_run[0], ['student.assistants=["cnn16","cnn8"]', "student.updates=50"])
+    rows = plan(recipe, tmp_path / "no", arms=["kd_matched"], timer=ASecondEach())
+    first, second = (row for row in rows if row.stage.startswith("assistant"))
+    assert first.seconds == second.seconds == 50
+    assert first.megabytes > 2 * second.megabytes
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def train_side_by_side(plans: Sequence[tuple[CganKd, list[Cell]]], workers: int,
     missing = [(method, cell) for method, cells in plans for cell in cells if not method.student_stage(*cell).done]
     if not missing:
         return
-    console = plans[0][0].run.console
+    console, workers = plans[0][0].run.console, plans[0][0].engine.at_a_time(workers)
     # Workers read these from the run folder, so they must be there first.
     for method, (name, _) in missing:
         if ARMS[name].fakes is not None:
@@ -120,7 +120,7 @@ def _train_wave(wave: list[Job], workers: int, tolerant: bool) -> Iterator[tuple
     if not wave:
         return
     method = wave[0][0]
-    if workers <= 1 or method.engine.device.type != "cpu":
+    if workers <= 1:
         for job in list(wave):
             failure: Exception | None = None
             try:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gankd.engine import Engine
 from gankd.models import build_net
 from gankd.recipes.arms import ARMS
+from gankd.recipes.cgan_kd import CLASSIFIER
 from gankd.recipes.config import Recipe
 from gankd.recipes.published.table import PublishedTable, Scale
 from gankd.tasks import Classification, Regression, Task
@@ -99,6 +100,8 @@ def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
             students[key] = operations
     if uses_fakes:
         task: Task = Regression(low=0.0, high=1.0) if outputs == 1 else Classification(num_classes=outputs)
+        if base.ratio.features == "classifier":
+            shared["ratio"] = _training(of(CLASSIFIER), base.teacher.updates, base.teacher.batch_size)
         shared["generator"], gigabytes = _generator(base, task, (channels, size, size), of(base.teacher.model))
         memory.append(gigabytes)
     together = sum(shared.values()) / speed

@@ -237,8 +237,7 @@ class Grid:
     @property
     def side_by_side(self) -> int:
         """Students that are trained in the time of one stage that has the machine to itself, by as many threads."""
-        on_cpu = self.method.engine.device.type == "cpu"
-        return max(1, min(self.workers, torch.get_num_threads())) if on_cpu else 1
+        return min(self.method.engine.at_a_time(self.workers), torch.get_num_threads())
 
     def _share(self, method: Method) -> float:
         """Seconds of generator, ratio and pool that fall to one student, in seconds of a student's training."""

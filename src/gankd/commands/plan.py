@@ -13,15 +13,19 @@ from gankd.bench.compare import cells
 from gankd.bench.cost import gan_step, machine_speed, sampling_step, training_step
 from gankd.console import Console, duration
 from gankd.data.images import Splits
+from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import ImageModel, predict_with_features
-from gankd.recipes.arms import ARMS
-from gankd.recipes.cgan_kd import CganKd, sample_images
+from gankd.recipes.arms import ARMS, Arm
+from gankd.recipes.cgan_kd import CLASSIFIER, CganKd, sample_images
 from gankd.recipes.config import Recipe
 from gankd.recipes.taught import Taught
 from gankd.run import Run, Stage
 from gankd.seeds import BLOCK
+from gankd.tasks import Regression
+from gankd.training.autoencoder import train_autoencoder
 from gankd.training.distill import distill
 from gankd.training.gan import GanTrainer
+from gankd.training.label_embedding import train_label_embedding
 from gankd.training.supervised import train_supervised
 from gankd.virtual.gan import KnowledgeGan
 
@@ -122,6 +126,9 @@ def plan(
 
     student_steps = partial(distill_for, method, student)
 
+    def ili_steps(updates: int) -> None:
+        train_label_embedding(train, train.subset(torch.arange(2)), updates, engine, 0, Stage("ili"))
+
     def virtual_steps(steps: int) -> None:
         gan = KnowledgeGan(train.task, recipe.virtual, seed=0)
         labels = train.task.hard_labels(train.labels.cpu())[torch.arange(recipe.virtual.batch_size) % len(train)]
@@ -158,15 +165,21 @@ def plan(
     if needs_fakes:
         steps = 0 if method.external else recipe.gan.steps
         once = _once(timer, "generator", gan_steps, lambda: gan_step(recipe.gan, train.task, train.shape))
-        rows.append(_row(method.gan_stage, steps, once, _size(trainer.generator)))
+        row = _row(method.gan_stage, steps, once, _size(trainer.generator))
+        if steps and isinstance(train.task, Regression) and recipe.gan.label_input == "ili":
+            row = _longer(row, recipe.gan.ili_updates, _once(timer, "label embedding (ILI)", ili_steps, lambda: 0.0))
+        rows.append(row)
         once = _once(timer, f"sampling, {BLOCK} images", sampling, sampling_work)
-        rows.append(_row(method.ratio_stage, max(2 * len(train), 2048) // BLOCK + 1, once, 1.0))
+        row = _row(method.ratio_stage, max(2 * len(train), 2048) // BLOCK + 1, once, 1.0)
+        if recipe.ratio.features != "teacher":
+            feature_steps, work = _features_of_ratio(method)
+            once_features = _once(timer, f"ratio's {recipe.ratio.features}", feature_steps, work)
+            row = _longer(row, recipe.teacher.updates, once_features)
+        rows.append(row)
         megabytes = recipe.synth.pool * method.bytes_per_fake / 1e6
         rows.append(_row(method.synth_stage, recipe.synth.pool // BLOCK + 1, once, megabytes))
     for name in dict.fromkeys(name for name, _ in wanted):
-        for stage in method.assistant_stages(ARMS[name]):
-            once = _once(timer, stage.name, partial(student_steps, taught=True), partial(student_work, taught=True))
-            rows.append(_row(stage, recipe.student.updates, once, _size(student)))
+        rows += assistant_rows(method, ARMS[name], timer)
     left = [cell for cell in wanted if not method.student_stage(*cell).done]
     seconds, counted = 0.0, False
     for taught in (False, True):
@@ -176,7 +189,7 @@ def plan(
             what = f"student {recipe.student.model}{', taught' * taught}"
             step = timer(what, partial(student_steps, taught=taught), partial(student_work, taught=taught))
             seconds, counted = seconds + updates * step.seconds, counted or step.counted
-    parallel = max(1, min(workers, len(left)))
+    parallel = max(1, min(engine.at_a_time(workers), len(left)))
     rows.append(
         PlanRow(
             f"students ({len(wanted)})",
@@ -188,6 +201,40 @@ def plan(
         )
     )
     return rows
+
+
+def assistant_rows(method: CganKd, arm: Arm, timer: Timer) -> list[PlanRow]:
+    """What the networks between teacher and student take."""
+    rows, config = [], method.recipe.student
+    for stage, name in zip(method.assistant_stages(arm), config.assistants, strict=False):
+        net = method.engine.place(ImageModel.for_data(method.net(name, 0), method.splits.train))
+        steps = partial(distill_for, method, net, taught=True)
+        once = _once(timer, f"assistant {name}", steps, partial(work_of, method, name, config.batch_size, True))
+        rows.append(_row(stage, method.student_config(arm).updates, once, _size(net)))
+    return rows
+
+
+def _features_of_ratio(method: CganKd) -> tuple[Callable[[int], None], Callable[[], float]]:
+    """Training of the network in whose features real and generated images are compared, and operations of an update."""
+    train = method.splits.train
+    if method.recipe.ratio.features == "classifier":
+        net = method.engine.place(ImageModel.for_data(method.net(CLASSIFIER, 0), train))
+        work = partial(work_of, method, CLASSIFIER, method.recipe.teacher.batch_size)
+        return partial(teach_for, method, net), work
+    encoder = method.engine.place(SparseAutoencoder(train.task, train.shape, 0))
+
+    def steps(updates: int) -> None:
+        train_autoencoder(encoder, train, updates, method.engine, 0, Stage("autoencoder"))
+
+    return steps, lambda: 0.0
+
+
+def _longer(row: PlanRow, steps: int, step: Callable[[], StepTime]) -> PlanRow:
+    """The same stage with so many further steps, if it is to run."""
+    if row.status == "reuse":
+        return row
+    each = step()
+    return replace(row, seconds=row.seconds + steps * each.seconds, counted=row.counted or each.counted)
 
 
 def work_of(method: CganKd | Taught, name: str, batch: int, taught: bool = False) -> float:

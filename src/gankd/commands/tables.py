@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,17 @@ import torch
 
 from gankd.bench.cost import SHAPES, estimate, machine_speed
 from gankd.bench.grid import base_recipe
-from gankd.commands.plan import PlanRow, Status, StepTime, Timer, distill_for, plan, teach_for, work_of
+from gankd.commands.plan import (
+    PlanRow,
+    Status,
+    StepTime,
+    Timer,
+    assistant_rows,
+    distill_for,
+    plan,
+    teach_for,
+    work_of,
+)
 from gankd.config import require
 from gankd.console import Console, duration
 from gankd.data.images import LabelledImages, Splits
@@ -118,12 +129,18 @@ def plan_table_run(
     known: dict[tuple[Any, ...], StepTime] = {}
     students: dict[str, tuple[int, float, bool]] = {}
     tutors: dict[str, Taught] = {}
+    assistants: dict[str, PlanRow] = {}
     for pair in table.distinct(scale):
         for row in (*table.controls, *table.methods):
             each = CganKd(table.cell(base, scale, pair, row), method.run, method.splits)
             arm, config = ARMS[row.arm], each.recipe.student
             if arm.kd:
                 tutors[each.tutor.teacher_stage.fingerprint] = each.tutor
+            stages = each.assistant_stages(arm)
+            if any(stage.fingerprint not in assistants for stage in stages):
+                found = assistant_rows(each, arm, timer)
+                for stage, network, one in zip(stages, config.assistants, found, strict=True):
+                    assistants[stage.fingerprint] = replace(one, stage=f"assistant {network}")
             left = [seed for seed in range(seeds) if not each.student_stage(row.arm, seed).done]
             key = (config.model, config.loss if arm.kd else None, config.teacher if arm.kd else None)
             if left and key not in known:
@@ -134,7 +151,8 @@ def plan_table_run(
                     partial(work_of, each, config.model, config.batch_size, arm.kd),
                 )
             step = known[key] if left else StepTime(0.0)
-            seconds = step.seconds * each.student_config(arm).updates * len(left) / max(1, min(workers, len(left)))
+            seconds = step.seconds * each.student_config(arm).updates * len(left)
+            seconds /= max(1, min(engine.at_a_time(workers), len(left)))
             count, before, counted = students.get(pair.name, (0, 0.0, False))
             students[pair.name] = count + len(left), before + seconds, counted or step.counted
     for tutor in tutors.values():
@@ -147,6 +165,7 @@ def plan_table_run(
         megabytes = sum(value.numel() * value.element_size() for value in net.state_dict().values()) / 1e6
         status: Status = "reuse" if stage.done else "run"
         rows.append(PlanRow(recipe.model, status, 1, step.seconds * recipe.updates, megabytes, step.counted))
+    rows += assistants.values()
     rows += [
         PlanRow(pair, "run" if count else "reuse", count, seconds, 0.0, counted)
         for pair, (count, seconds, counted) in students.items()

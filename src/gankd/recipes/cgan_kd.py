@@ -39,6 +39,9 @@ from gankd.training.gan_health import HealthCheck
 from gankd.training.ratio import train_ratio
 from gankd.training.supervised import train_supervised
 
+CLASSIFIER = "resnet20"
+"""Network that is trained for the features of the density ratio, where these are not the teacher's."""
+
 
 class CganKd(Taught):
     """The method on one data set: each part is made when first asked for, and reused when it is there already.
@@ -120,7 +123,7 @@ class CganKd(Taught):
         seed = derive_seed(recipe.seed, "ratio features")
         network: ImageModel | SparseAutoencoder
         if recipe.ratio.features == "classifier":
-            network = self.engine.place(ImageModel.for_data(self.net("resnet20", seed), train))
+            network = self.engine.place(ImageModel.for_data(self.net(CLASSIFIER, seed), train))
         else:
             network = self.engine.place(SparseAutoencoder(train.task, train.shape, seed))
         if path.is_file():

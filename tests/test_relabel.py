@@ -48,6 +48,14 @@ def test_per_group_ignores_the_tasks_choice() -> None:
     assert torch.equal(mine, published)
 
 
+def test_global_ignores_it_too() -> None:
+    """One threshold for all, whatever the task: an odd class loses more than its share."""
+    values, groups = torch.arange(100.0), torch.arange(100) // 25
+    mask, thresholds = keep_most_consistent(values, groups, "global", 0.6, num_groups=4, per_class=True)
+    assert mask.tolist() == [value <= 59.4 for value in range(100)]  # numpy.quantile(0 .. 99, 0.6)
+    assert thresholds.tolist() == pytest.approx([59.4] * 4)
+
+
 def test_ties_with_the_threshold_are_kept() -> None:
     values = torch.tensor([0.0, 1, 1, 1, 1, 1, 1, 1, 1, 5])  # whole numbers, as floored ages give
     groups = torch.zeros(10, dtype=torch.int64)

@@ -9,7 +9,7 @@ from gankd.config import require
 from gankd.errors import ConfigError, DataError
 from gankd.tasks import Task
 
-FilterRule = Literal["none", "published", "per_group", "real_calibrated"]
+FilterRule = Literal["none", "published", "per_group", "global", "real_calibrated"]
 SMALL_REAL_GROUP = 20
 """A group with fewer held-out real samples gets the threshold of all of them together."""
 
@@ -31,6 +31,7 @@ def keep_most_consistent(
         published        alpha = rho-quantile of the fakes, per class or over all labels, as `per_class` says
         [1]
         per_group        alpha = rho-quantile of the fakes of each group, also for scalar labels
+        global           alpha = rho-quantile of all fakes, also for classes, as in the first version of [1]
         real_calibrated  alpha = rho-quantile of held-out *real* images of each group: a good class loses few
         fakes
                          and a hopeless one many, where a quantile of the fakes always drops 1 - rho
@@ -41,7 +42,7 @@ def keep_most_consistent(
     Args:
         disagreement: (N,) scores of the fakes, as `Task.disagreement` gives them.
         groups: (N,) int64 label groups.
-        rule: one of the four above.
+        rule: one of the five above.
         rho: level of the quantile in (0, 1]; linear interpolation, as in `numpy.quantile`.
         num_groups: number of label groups.
         per_class: the published rule's choice for this task, `Task.filter_per_group`.
@@ -70,7 +71,7 @@ def keep_most_consistent(
         thresholds = torch.full((num_groups,), torch.inf, dtype=torch.float64, device=scores.device)
     elif rule == "per_group" or (rule == "published" and per_class):
         thresholds = group_quantile(scores, groups, num_groups, rho)
-    elif rule == "published":
+    elif rule in ("published", "global"):
         thresholds = group_quantile(scores, everything, 1, rho).expand(num_groups).clone()
     elif rule == "real_calibrated":
         if real_disagreement is None or real_groups is None or len(real_groups) == 0:
@@ -84,7 +85,7 @@ def keep_most_consistent(
         enough = real_groups.bincount(minlength=num_groups) >= SMALL_REAL_GROUP
         thresholds = torch.where(enough, group_quantile(real, real_groups, num_groups, rho), overall)
     else:
-        raise ConfigError(f"filter must be none, published, per_group or real_calibrated, got {rule!r}")
+        raise ConfigError(f"filter must be none, published, per_group, global or real_calibrated, got {rule!r}")
     return scores <= thresholds[groups], thresholds
 
 

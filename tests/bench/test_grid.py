@@ -96,7 +96,7 @@ def test_what_a_kill_leaves_is_gone_on_with(classes: BenchResult, tmp_path: Path
 
 def test_a_pool_too_small_for_a_row_fails_it(classes: BenchResult, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(classes.page.parent, tmp_path / "bench"))
-    changes = ["select.count=400"]  # 768 x 0.5 x 0.7 are left
+    changes = ["select.count=400", "synth.pool=768"]  # 768 x 0.5 x 0.7 are left
     rows = ["cGAN-KD"]
     found = bench(CLASSES, folder, scale="tiny", seeds=1, pairs=[PAIR], methods=rows, changes=changes, timed=False)
     reason = found.failures[PAIR, "cGAN-KD", 0]
@@ -149,6 +149,16 @@ def test_a_control_that_is_too_short_is_marked(classes: BenchResult) -> None:
     assert cut.to_dict()["equal_time_needed"] == {f"{PAIR}/cGAN-KD": 7.3}
     assert "needed: " not in replace(cut, needed={(PAIR, "cGAN-KD"): 4.0}).markdown
     assert "All seeds share one teacher, generator and pool" in cut.markdown
+
+
+def test_a_rule_that_accepts_fewer_gets_a_larger_pool() -> None:
+    table = TABLES[CLASSES]
+    recipe = base_recipe(table, "full", "data", ["select.subsample=running_max"])
+    assert recipe.select.count is not None
+    assert recipe.select.rho is not None
+    assert recipe.synth.pool * 0.1 * recipe.select.rho > 1.09 * recipe.select.count
+    own = base_recipe(table, "full", "data", ["select.subsample=running_max", "synth.pool=1234"])
+    assert own.synth.pool == 1234
 
 
 def test_scale_tiny_takes_no_images() -> None:

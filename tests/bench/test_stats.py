@@ -69,8 +69,13 @@ def test_one_seed_has_no_interval() -> None:
     assert interval.verdict == "no interval"
 
 
-def test_equal_differences_have_no_width() -> None:
-    assert paired_interval([3.0, 4.0], [1.0, 2.0], higher_is_better=True) == Interval(2.0, 2.0, 2.0)
+def test_equal_differences_say_nothing_of_their_spread() -> None:
+    """Two accuracies of a hundred images are the same distance apart by chance now and then."""
+    for values, control in (([95.0, 96.0], [94.0, 95.0]), ([0.3, 0.4], [0.1, 0.2])):  # the latter but for rounding
+        found = paired_interval(values, control, higher_is_better=True)
+        assert (math.isnan(found.low), math.isnan(found.high), found.verdict) == (True, True, "no interval")
+        assert found.diff == pytest.approx(values[0] - control[0])
+        assert math.isnan(paired_p(values, control))
     assert paired_interval([1.0, 1.0], [1.0, 1.0], higher_is_better=True).verdict == "no difference found"
 
 

@@ -398,4 +398,7 @@ def base_recipe(table: PublishedTable, scale: Scale, data: str | None, changes: 
         "--data: scale tiny has images of its own, to try things out; leave it out, or add --scale small or full",
     )
     recipe = table.recipe(scale, data)
-    return override(recipe, changes) if changes else recipe
+    if not changes:
+        return recipe
+    recipe, changed = override(recipe, changes), {change.partition("=")[0].strip() for change in changes}
+    return recipe if "synth.pool" in changed else table.with_pool(recipe)

@@ -29,6 +29,10 @@ class Interval:
         return "worse" if self.high < 0 else "no difference found"
 
 
+NO_SPREAD = 1e-9
+"""A standard error below this share of the mean is rounding."""
+
+
 def mean_stderr(values: Sequence[float]) -> tuple[float, float]:
     """Mean and its standard error s / sqrt(n), s with n - 1 degrees of freedom; nan for one value.
 
@@ -53,8 +57,9 @@ def paired_interval(
 ) -> Interval:
     """Student's t interval of the mean paired difference; `values[i]` and `control_values[i]` share a seed.
 
-    Pairing removes what the seed does to both (split, initialisation, data order). One seed gives nan bounds;
-    equal differences give an interval of no width.
+    Pairing removes what the seed does to both (split, initialisation, data order). One seed gives nan bounds, and so do
+    differences that are all the same but not 0, as two or three accuracies of few images can be by chance: they say
+    nothing about their spread.
 
     Raises:
         ConfigError: lengths differ, no values, or a level outside (0, 1).
@@ -67,7 +72,7 @@ def paired_interval(
     sign = 1.0 if higher_is_better else -1.0
     differences = [sign * (value - control) for value, control in zip(values, control_values, strict=True)]
     diff, error = mean_stderr(differences)
-    if len(differences) == 1:
+    if len(differences) == 1 or (error <= NO_SPREAD * abs(diff) and diff != 0):
         return Interval(diff, math.nan, math.nan)
     from scipy.stats import t  # half a second to import
 
@@ -87,7 +92,7 @@ def paired_p(values: Sequence[float], control_values: Sequence[float]) -> float:
         f"a paired test needs one control value per seed, got {len(values)} and {len(control_values)}",
     )
     diff, error = mean_stderr([value - control for value, control in zip(values, control_values, strict=True)])
-    if math.isnan(error) or error == 0:
+    if math.isnan(error) or error <= NO_SPREAD * abs(diff):
         return math.nan
     from scipy.stats import t
 

@@ -241,7 +241,7 @@ class BenchResult:
             "Test images, last update, mean ± standard error (number of seeds)",
             "All seeds share one teacher, generator and pool: errors and intervals are those of students alone",
             f"Differences to the controls are paired by seed, {interval}, + is better; * stands Holm's correction over "
-            f"all {len(self.comparisons)} comparisons at {LEVEL}",
+            f"all {sum(not math.isnan(each.p) for each in self.comparisons)} comparisons at {LEVEL}",
             "Seconds are of one student's training",
         ]
         timed = (

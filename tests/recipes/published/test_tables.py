@@ -146,7 +146,8 @@ def test_full_scale_has_the_published_schedules() -> None:
     ages = find_table("utkface-table7").recipe("full", "data")
     assert [round(350 * at) for at in ages.student.decay_at] == [150, 250]
     assert (ages.select.rho, ages.select.count, ages.teacher.model) == (0.7, 60_000, "vgg11+mlp")
-    assert find_table("cifar10-c20k").recipe("full").select.adjust == "argmax"
+    first = find_table("cifar10-c20k").recipe("full").select
+    assert (first.adjust, first.filter) == ("argmax", "global")
 
 
 def test_full_scale_has_the_published_density_ratio() -> None:

@@ -43,7 +43,6 @@ def full(train: int, rho: float) -> Recipe:
 
 DEVIATIONS = (
     "SGD with Nesterov momentum.",
-    "The filter has a threshold per class; the published one was global.",
     "KL is summed over classes; the published code took the mean over them, which is ten times weaker.",
     "Subsampling keeps the best half per class of a fixed pool (budget); published is rejection with a running maximum "
     "(--set select.subsample=running_max).",
@@ -157,7 +156,7 @@ WIDE_VIEWS = "shift,rotate,scale,flip,colour"
 
 
 def _select(rho: float) -> SelectConfig:
-    return SelectConfig(rho=rho, adjust="argmax", count=FAKES)
+    return SelectConfig(rho=rho, filter="global", adjust="argmax", count=FAKES)
 
 
 def _family(scarce: str) -> Family:

@@ -24,6 +24,10 @@ POOL_MARGIN = 1.1
 """Generated images that subsampling and filter should leave, in units of the largest M^g: acceptance is drawn."""
 
 
+RUNNING_MAX_SHARE = 0.1
+"""What rejection with a running maximum accepts, at least; a quarter was measured on digits."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """A student, and whose outputs its losses read."""
@@ -201,11 +205,15 @@ class PublishedTable:
             scale: how large.
             data: file or folder of the images; scale tiny has its own.
         """
-        recipe = replace(self.family.recipe(scale, data), name=self.name)
+        return self.with_pool(replace(self.family.recipe(scale, data), name=self.name))
+
+    def with_pool(self, recipe: Recipe) -> Recipe:
+        """`recipe` with a pool from which subsampling and filter leave enough for the largest M^g."""
         select = recipe.select
-        assert select.rho is not None
+        accepted = {"budget": select.accept_share, "running_max": RUNNING_MAX_SHARE, "none": 1.0}[select.subsample]
+        kept = 1.0 if select.filter == "none" or select.rho is None else select.rho
         most = max(self._count(recipe, method) for method in self.methods)
-        needed = round(POOL_MARGIN * most / (select.accept_share * select.rho))
+        needed = round(POOL_MARGIN * most / (accepted * kept))
         return replace(recipe, synth=replace(recipe.synth, pool=max(recipe.synth.pool, needed)))
 
     def owned(self) -> dict[str, str]:

@@ -303,6 +303,26 @@ def test_networks_that_do_not_fit(tiny: tuple[str, ...], refused: Refused, monke
         assert refused("run", "digits", *settings, "--set", setting, "--quiet").startswith(said)
 
 
+def test_a_network_that_fails_later_is_told_in_one_line(tiny: tuple[str, ...], refused: Refused) -> None:
+    Path("late_nets.py").write_text(
+        "import torch\n"
+        "class Late(torch.nn.Module):\n"
+        "    def __init__(self, in_channels, image_size, num_outputs):\n"
+        "        super().__init__()\n"
+        "        self.layer, self.calls = torch.nn.Linear(in_channels * image_size**2, num_outputs), 0\n"
+        "    def forward(self, x):\n"
+        "        self.calls += self.training\n"
+        "        if self.calls > 3: raise KeyError('broken at step 4')\n"
+        "        return self.layer(x.flatten(1))\n"
+    )
+    settings = [word for setting in tiny for word in ("--set", setting)]
+    for which in ("teacher", "student"):
+        line = refused("run", "digits", *settings, "--set", f"{which}.model=late_nets:Late", "--quiet", "--workers", 1)
+        assert line.startswith(
+            f"{which} late_nets:Late fails while it is trained: KeyError 'broken at step 4' (late_nets.py, line 8); "
+        )
+
+
 def test_a_teacher_at_chance_level(tiny: tuple[str, ...], refused: Refused) -> None:
     settings = [word for setting in tiny for word in ("--set", setting)]
     said = refused("run", "digits", *settings, "--set", "teacher.updates=1", "--quiet")

@@ -22,6 +22,7 @@ from gankd.generators.external import ExternalGenerator, Generator, ImagePool, o
 from gankd.generators.networks import LatentGenerator
 from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import ImageModel, check_model, evaluate, predict, predict_with_features
+from gankd.own_code import told_in_one_line
 from gankd.recipes.arms import ARMS, Arm, selection_of
 from gankd.recipes.config import Recipe, StudentConfig
 from gankd.recipes.taught import Taught, fill, restore
@@ -387,22 +388,23 @@ class CganKd(Taught):
         peers: list[ImageModel] = []
         names: list[str] = []
         stage.begin()  # storing the teacher's outputs is the student's time, making the teacher is not
-        distill(
-            student,
-            splits.train,
-            splits.val,
-            config,
-            self.engine,
-            seed,
-            objective=config.objective if arm.kd else None,
-            fakes=fakes,
-            teacher=teacher,
-            new_student=self.new_student(config, names),
-            virtual=virtual,
-            stage=stage,
-            folder=self.tutor.teacher_stage.folder if teaches else None,
-            peers=peers,
-        )
+        with told_in_one_line(config.model, f"student {config.model}"):
+            distill(
+                student,
+                splits.train,
+                splits.val,
+                config,
+                self.engine,
+                seed,
+                objective=config.objective if arm.kd else None,
+                fakes=fakes,
+                teacher=teacher,
+                new_student=self.new_student(config, names),
+                virtual=virtual,
+                stage=stage,
+                folder=self.tutor.teacher_stage.folder if teaches else None,
+                peers=peers,
+            )
         save_state(stage.path("model.safetensors"), student.state_dict())
         for number, peer in enumerate(peers, 1):
             save_state(stage.path(f"peer-{number}.safetensors"), peer.state_dict())

@@ -251,6 +251,13 @@ def test_images_that_cannot_be_used(case: str, refused: Refused, monkeypatch: py
     assert not Path("runs").exists()
 
 
+def test_a_published_table_is_no_recipe(refused: Refused) -> None:
+    assert refused("run", "cifar100-table3") == (
+        "cifar100-table3 is a published table; run it with: gankd bench cifar100-table3"
+    )
+    assert "did you mean cifar100-table3" in refused("plan", "cifar100-tabl3")
+
+
 def test_data_belongs_to_the_recipe_folder(refused: Refused) -> None:
     assert refused("run", "folder") == "the recipe folder needs --data PATH, the folder of your images"
     assert refused("run", "digits", "--data", pets()) == "--data is for recipes that read files; digits is embedded"

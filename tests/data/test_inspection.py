@@ -84,6 +84,12 @@ def test_nothing_known(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(DataError, match="got something else; name the set by --name"):
             detect(path)
+    touch(tmp_path, "flat/a.jpg", "flat/b.jpg", "hollow/cat/notes.txt")
+    with pytest.raises(DataError, match="got images without labels; sort them into a folder per class"):
+        detect(tmp_path / "flat")
+    (tmp_path / "hollow" / "cat" / "notes.txt").unlink()
+    with pytest.raises(DataError, match="got folders without images"):
+        detect(tmp_path / "hollow")
     with pytest.raises(DataError, match="but there is nothing"):
         detect(tmp_path / "none")
 

@@ -253,7 +253,17 @@ class BenchResult:
             f"A part: {self.left_out} further cells of these settings are stored in the folder and not shown; the "
             "same command with their pairs, methods and seeds shows them"
         )
-        optional = {timed: self.timed, part: self.left_out > 0, self.table.note.rstrip("."): bool(self.table.note)}
+        tuned = (
+            "Rows with generated images, and the controls, go on from the student of NOKD, whose updates and seconds come "
+            "on top of theirs"
+        )
+        finetuned = any(change.replace(" ", "") == "student.init=finetune" for change in self.changes)
+        optional = {
+            tuned: finetuned,
+            timed: self.timed,
+            part: self.left_out > 0,
+            self.table.note.rstrip("."): bool(self.table.note),
+        }
         return [*notes, *(note for note, holds in optional.items() if holds)]
 
     def _failed(self) -> list[str]:

@@ -16,6 +16,7 @@ from gankd.errors import CheckpointError, ConfigError
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
+from gankd.recipes.published import TABLES
 from gankd.recipes.ready import RECIPES
 from gankd.report.tables import evidence_rows, headline, results_table
 from gankd.run import Run
@@ -81,12 +82,14 @@ def find_recipe(target: str, out: Path | None = None) -> tuple[Recipe, Path]:
     folder = Path(target)
     if (folder / RUN_FILE).is_file():
         return stored_run(folder)[0], out or folder
+    if target in TABLES:
+        raise ConfigError(f"{target} is a published table; run it with: gankd bench {target}")
     if folder.exists():
         raise ConfigError(
             f"{folder} is no run folder (it has no {RUN_FILE}); for your own images: "
             f"gankd run {'npz' if folder.suffix == '.npz' else 'folder'} --data {folder}"
         )
-    raise ConfigError(f"no recipe and no run folder {target!r}; {suggest(target, RECIPES)}")
+    raise ConfigError(f"no recipe and no run folder {target!r}; {suggest(target, [*RECIPES, *TABLES])}")
 
 
 def find_run(target: str) -> Path:

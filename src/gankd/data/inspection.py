@@ -86,8 +86,13 @@ def detect(path: Path) -> Found:
     found = _file(path) if path.is_file() else _folder(path) if path.is_dir() else None
     if found is None:
         there = "got something else; name the set by --name" if path.exists() else "but there is nothing; check it"
-        if path.is_dir() and not any(path.iterdir()):
+        entries = list_folder(path) if path.is_dir() else []
+        if path.is_dir() and not entries:
             there = "but the folder is empty"
+        elif any(is_image(entry.name) for entry in entries):
+            there = f"got images without labels; sort them into a folder per class, or add {TABLE}"
+        elif entries and all(entry.is_dir() for entry in entries):
+            there = "got folders without images"
         elif path.is_file() and path.stat().st_size == 0:
             there = "but the file is empty"
         raise DataError(
@@ -100,6 +105,8 @@ def detect(path: Path) -> Found:
 def _file(path: Path) -> Found | None:
     if is_idx(path.name):
         return Found("idx", path.parent, "IDX files")
+    if path.name == "data.txt":
+        return Found("steering", path.parent, "frames of Steering Angle with data.txt")
     if path.name == TABLE:
         return Found("folder", path.parent, f"image files with {TABLE}")
     for pattern, name, what in FILES:

@@ -190,7 +190,7 @@ def test_fine_tuned_rows_share_their_start(tmp_path: Path) -> None:
     assert {cell.updates for cell in real} == {3}
     assert len({cell.stage for cell in found.cells.values()}) == 10
     assert "- Changed for all cells: student.init=finetune." in found.markdown
-    assert "go on from the student of NOKD, whose updates and seconds come on top" in found.markdown
+    assert "go on from the student of NOKD, whose updates and seconds come on top of theirs" in found.markdown
 
 
 def test_a_teacher_is_in_memory_once(tmp_path: Path) -> None:

@@ -254,8 +254,8 @@ class BenchResult:
             "same command with their pairs, methods and seeds shows them"
         )
         tuned = (
-            "Rows with generated images, and the controls, go on from the student of NOKD, whose updates and seconds come "
-            "on top of theirs"
+            "Rows with generated images, and the controls, go on from the student of NOKD, whose updates and seconds "
+            "come on top of theirs"
         )
         finetuned = any(change.replace(" ", "") == "student.init=finetune" for change in self.changes)
         optional = {

@@ -74,7 +74,7 @@ def arms(task: Task) -> tuple[ArmResult, ...]:
             arm=arm.name,
             title=arm.title,
             seeds=(0, 1, 2),
-            values=tuple(50 + sign * (index + 0.1 * seed) for seed in (1, 3, 2)),
+            values=tuple(50 + sign * (index * (1 + 0.0005 * (seed - 2)) + 0.1 * seed) for seed in (1, 3, 2)),
             updates=600 if arm.name == "real" else 2400,
             seconds=3.0,
         )
@@ -208,7 +208,7 @@ def test_ids_are_unique_and_links_lead_somewhere(page: Page) -> None:
 def test_page_says_what_was_measured(page: Page) -> None:
     text = " ".join(page.text.split())
     for expected in (
-        "better by 5.00 [5.00, 5.00] points",
+        "better by 5.00 [4.99, 5.01] points",
         "Better than every control",
         "exactly as many updates as",
         "2:51 min",
@@ -234,7 +234,7 @@ def test_page_says_what_was_measured(page: Page) -> None:
 
 @pytest.mark.parametrize("task", [CLASSES, DEGREES])
 def test_gains_lie_right_of_zero_with_their_seeds(task: Task, tmp_path: Path) -> None:
-    """Rows come in the order of ARMS, each gaining 1 on the row before, with every seed alike."""
+    """Rows come in the order of ARMS, each gaining 1 on the row before, with every seed almost alike."""
     write_report(replace(ReportData(recipe="r", task=task, created="", version=""), arms=arms(task)), tmp_path / "p")
     tags = [(attrs.get("class"), attrs) for _, attrs in Page(tmp_path / "p").tags]
     (zero,) = {attrs["x1"] for name, attrs in tags if name == "zero-line"}
@@ -245,8 +245,8 @@ def test_gains_lie_right_of_zero_with_their_seeds(task: Task, tmp_path: Path) ->
     expected = [origin + gain * step / 3 for gain in (-1, 2, 3, 4, 5, 6)]
     assert marks == pytest.approx(expected, abs=0.02)
     seeds = [float((attrs["cx"] or "").rstrip("%")) for name, attrs in tags if name == "seed"]
-    assert seeds[:3] == pytest.approx([marks[0]] * 3, abs=0.02)
-    assert seeds[-6:-3] == pytest.approx([marks[-1]] * 3, abs=0.02)
+    assert seeds[:3] == pytest.approx([marks[0]] * 3, abs=0.05)
+    assert seeds[-6:-3] == pytest.approx([marks[-1]] * 3, abs=0.05)
 
 
 def test_names_are_escaped(page: Page) -> None:

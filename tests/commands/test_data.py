@@ -75,6 +75,14 @@ def test_a_set_that_its_reader_refuses(tmp_path: Path) -> None:
     json.dumps(report.to_dict())
 
 
+@pytest.mark.parametrize("kept", [0, 100, 400])
+def test_one_file_that_is_truncated_is_an_error(tmp_path: Path, kept: int) -> None:
+    np.savez(tmp_path / "a.npz", images=np.zeros((4, 8, 8), np.uint8), label=np.arange(4))
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:kept])
+    with pytest.raises(GankdError, match=r"a\.npz"):
+        show(tmp_path / "a.npz")
+
+
 def test_values_leaks_and_options(tmp_path: Path) -> None:
     images = RANDOM.integers(0, 256, (60, 8, 8), dtype=np.uint8)
     images[50:55] = images[:5]

@@ -49,6 +49,15 @@ def test_a_table_is_listed_with_all_that_is_known_of_it(monkeypatch: pytest.Monk
         list_tables(["rc49"])
 
 
+def test_estimates_of_many_tables_show_how_far_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tables, "machine_speed", lambda: 1e12)
+    monkeypatch.setattr(tables, "SCALES", ())
+    list_tables(["rc49-r5", "rc49-r15"], console=Console("plain"))
+    assert capsys.readouterr().err.startswith("estimates           50%  0s left")
+
+
 def test_a_table_is_planned_from_a_few_steps(tmp_path: Path) -> None:
     rows = {row.stage: row for row in plan_table_run("steering-components", tmp_path / "b", scale="tiny", seeds=1)}
     assert list(rows) == ["teacher", "gan", "ratio", "synth", "resnet20"]

@@ -1,14 +1,16 @@
 """Published architectures: their parameter counts, the maths of their parts, and one round through training."""
 
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 from torch.nn.utils import parametrize
 
 from gankd.errors import ConfigError
@@ -102,6 +104,14 @@ def test_the_parameters_of_sagan_at_64_pixels_by_hand() -> None:
     blocks = sum(conv(a, b, 3) + conv(b, b, 3) + conv(a, b, 1) for a, b in down)
     expected = blocks + attention(c) + 16 * c * 16 + 1 + e * 16 * c * 16
     assert sum(p.numel() for p in d.parameters() if p.requires_grad) == expected
+
+
+@pytest.mark.parametrize("without_values", [FakeTensorMode, partial(torch.device, "meta")])
+def test_networks_that_are_only_counted_have_no_spectral_norms(without_values: Callable[[], Any]) -> None:
+    small = Classification(num_classes=3)
+    with without_values():  # norms would be estimated at length, and count as work and memory of every image
+        assert not any(map(parametrize.is_parametrized, pair("biggan", small, 32, width=4, z_dim=12)[1].modules()))
+    assert any(map(parametrize.is_parametrized, pair("biggan", small, 32, width=4, z_dim=12)[1].modules()))
 
 
 # --- parts --------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ def list_(args: argparse.Namespace) -> None:
     rows = [] if args.name else listing(args.what)
     found, text = {args.what: rows}, list_table(rows, args.what)
     if args.what == "recipes":
-        tables = list_tables(args.name or None)
+        tables = list_tables(args.name or None, console=None if args.json else _console(args))
         found["tables"] = tables
         text = "\n\n".join(filter(None, (text, tables_text(tables))))
     _print_json(**found) if args.json else _print(text)

@@ -254,7 +254,7 @@ def show(
         sheet: PNG file for the contact sheet; none is made if not given.
 
     Raises:
-        GankdError: the path cannot be read, or nothing known is there.
+        GankdError: the path cannot be read, nothing known is there, or a file that holds a whole set is broken.
     """
     path = Path(path)
     if not path.exists() and str(path) in EMBEDDED:
@@ -277,6 +277,8 @@ def show(
             root = None if found.path is None else str(found.path)
             splits = load_splits(from_dict(DataConfig, {"name": found.name, "root": root, **settings}, "--name"))
     except DataError as error:
+        if files is None:
+            raise  # nothing was found out that could be shown beside it
         problem = str(error)
     options = tuple(
         word

@@ -1,6 +1,7 @@
 """The published tables: what `gankd list recipes` says of them, and `gankd plan TABLE`."""
 
 import textwrap
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,20 +39,26 @@ from gankd.tasks import Classification, Regression, Task
 SCALES: tuple[Scale, ...] = ("small", "full")
 
 
-def list_tables(names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+def list_tables(names: Sequence[str] | None = None, *, console: Console | None = None) -> list[dict[str, Any]]:
     """One row per published table: protocol, numbers, deviations, and an estimate of time and memory for this machine,
     of one seed, from the shapes of its networks.
 
     Args:
         names: tables; all if not given.
+        console: where progress is shown.
 
     Raises:
         ConfigError: no such table.
     """
     tables = [find_table(name) for name in names] if names else list(TABLES.values())
+    console = console or Console("quiet")
     speed = machine_speed()
-    rows = []
+    rows: list[dict[str, Any]] = []
+    start = time.monotonic()
     for table in tables:
+        if rows and console.due():
+            left = (time.monotonic() - start) * (len(tables) / len(rows) - 1)
+            console.progress("estimates", len(rows), len(tables), 0.0, left, {})
         costs = {scale: vars(estimate(table, scale, speed)) for scale in SCALES}
         rows.append(
             {

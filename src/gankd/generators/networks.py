@@ -195,8 +195,9 @@ def wrapper(spectral: bool) -> Callable[[nn.Module], nn.Module]:
 
 
 def _normalised(module: nn.Module) -> nn.Module:
-    # Without values (to count parameters) there is no norm, and looking for it takes a minute.
-    return module if next(module.parameters()).is_meta else spectral_norm(module)
+    # Without values (to count parameters or operations) there is no norm, and looking for it takes a minute.
+    bare = next(module.parameters()).untyped_storage().device.type == "meta"  # of fake tensors as well
+    return module if bare else spectral_norm(module)
 
 
 def _plain(module: nn.Module) -> nn.Module:

@@ -3,7 +3,7 @@ import math
 import pytest
 from scipy.stats import ttest_rel
 
-from gankd.bench.stats import Interval, holm, mean_stderr, paired_interval, paired_p, prediction_interval
+from gankd.bench.stats import Interval, holm, interval_p, mean_stderr, paired_interval, paired_p, prediction_interval
 from gankd.errors import ConfigError
 
 ARM = [95.1, 94.8, 95.9, 95.3, 94.6]
@@ -108,6 +108,11 @@ def test_the_paired_test_agrees_with_scipy_and_with_its_interval() -> None:
     assert paired_p(CONTROL, ARM) == pytest.approx(p)
     edge = paired_interval(ARM, CONTROL, higher_is_better=True, level=1 - p)
     assert edge.low == pytest.approx(0, abs=1e-9)  # the interval of level 1 - p touches zero
+    assert interval_p(paired_interval(ARM, CONTROL, higher_is_better=False), len(ARM)) == pytest.approx(p)
+    assert interval_p(paired_interval(ARM, CONTROL, higher_is_better=True, level=0.8), len(ARM), 0.8) == pytest.approx(
+        p
+    )
+    assert math.isnan(interval_p(paired_interval([1.0], [2.0], higher_is_better=True), 1))
     assert all(math.isnan(paired_p(*values)) for values in (([1.0], [2.0]), ([1.0, 2.0], [2.0, 3.0])))
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,7 +87,34 @@ def test_the_page_has_every_student_the_oracle_and_keeps_what_is_not_run_again(
         student: {"real_matched", "kd_matched"} for student in ("cnn4", "resnet8")
     }
     assert {row["recipe"] for row in rows} == {"thinned", "whole"}
+    assert both.count("| cnn4 | cGAN-KD + KD |") == both.count("| resnet8 | cGAN-KD + KD |") == 2  # in the summary
+    assert "corrected for all 16 comparisons" in both
     assert {row["student"] for row in rows} == {"cnn4", "resnet8"}
+
+
+def test_the_summary_has_the_whole_methods_with_one_correction_for_all() -> None:
+    def row(recipe: str, arm: str, control: str, diff: float, low: float | None, high: float | None) -> dict[str, Any]:
+        names = {"recipe": recipe, "student": "cnn16", "task": "regression", "arm": arm, "control": control}
+        numbers = {"seeds": [0, 1, 2], "mean": 6.25, "control_mean": 6.25 + diff}
+        return {**names, **numbers, "diff": diff, "ci_low": low, "ci_high": high}
+
+    rows = [
+        row("cifar-10k", "raw", "kd_matched", 9.0, 8.9, 9.1),
+        row("cifar-10k", "oracle adjusted", "kd_matched", 9.0, 8.9, 9.1),
+        row("faces-scarce", "adjusted", "real_matched", 0.5, 0.25, 0.75),
+        row("faces-scarce", "adjusted", "kd_matched", -0.5, None, None),
+        row("cifar-scarce", "adjusted_kd", "real_matched", 1.0, 0.75, 1.25),
+        row("cifar-scarce", "adjusted_kd", "kd_matched", 0.25, -0.5, 1.0),
+    ]
+    *_, first, second = module._summary(rows)
+    # t = 4.302653 * diff / half with 2 degrees of freedom, p = 1 - t / sqrt(t^2 + 2); times 3, 2, 1
+    assert first == (
+        "| cifar-scarce | cnn16 | cGAN-KD + KD | 6.25 | 3 | 7.25 | +1.00 [+0.75, +1.25] | 0.01 "
+        "| 6.50 | +0.25 [-0.50, +1.00] | 0.29 |"
+    )
+    assert second == (
+        "| faces-scarce | cnn16 | cGAN-KD | 6.25 | 3 | 6.75 | +0.50 [+0.25, +0.75] | 0.026 | 5.75 | -0.50 | - |"
+    )
 
 
 def test_left_over_images_are_those_that_were_not_kept() -> None:

@@ -99,6 +99,16 @@ def paired_p(values: Sequence[float], control_values: Sequence[float]) -> float:
     return 2 * float(t.sf(abs(diff) / error, len(values) - 1))
 
 
+def interval_p(interval: Interval, count: int, level: float = 0.95) -> float:
+    """The p-value of `paired_p`, from the interval of `paired_interval` over `count` seeds; nan where it has none."""
+    half = interval.high - interval.diff
+    if not half > 0:
+        return math.nan
+    from scipy.stats import t
+
+    return 2 * float(t.sf(abs(interval.diff) / half * t.ppf(0.5 + level / 2, count - 1), count - 1))
+
+
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """Adjusted p-values that control the chance of any false claim among them, in the given order.
 

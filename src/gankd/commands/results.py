@@ -1,5 +1,6 @@
 """`gankd results`: the evidence on real images as one page, with control tables, oracles, samples and curves."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from gankd.bench.compare import cells, compare, train_students
 from gankd.bench.results import ArmResult
+from gankd.bench.stats import Interval, holm, interval_p
 from gankd.commands.stages import RunResult, opened, run
 from gankd.config import require, suggest
 from gankd.console import Console, duration
@@ -25,7 +27,7 @@ from gankd.recipes.data import load_splits
 from gankd.recipes.real import REAL
 from gankd.report.gather import machine_facts
 from gankd.report.grids import image_grid
-from gankd.report.tables import decimals, difference_text, evidence_rows, markdown_table
+from gankd.report.tables import decimals, difference_text, evidence_rows, markdown_table, value_decimals
 from gankd.seeds import rng
 from gankd.storage import atomic, read_json, write_json, write_results_page
 from gankd.tasks import Classification
@@ -344,9 +346,41 @@ def _write(page: Path, found: Sequence[SetResults]) -> None:
         "images; the tables are of test images, each student at its last update. Differences are paired by seed, with "
         "Student's 95 % interval; positive is better. Seeds vary the student alone, over one teacher, generator, pool.",
         "",
+        *_summary(rows),
         *(sections[name] for name in REAL if name in sections),
     ]
     write_results_page(page, "\n".join(lines))
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The whole methods against both controls, with one correction for all comparisons that are shown."""
+    shown = [row for row in rows if row["arm"] in METHODS and row["control"] in CONTROLS]
+    gains = [Interval(row["diff"], *(_or_nan(row[end]) for end in ("ci_low", "ci_high"))) for row in shown]
+    adjusted = holm([interval_p(gain, len(row["seeds"])) for gain, row in zip(gains, shown, strict=True)])
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for row, gain, p in zip(shown, gains, adjusted, strict=True):
+        places = 2 if row["task"] == Classification.kind else value_decimals(row["control_mean"])
+        key = (row["recipe"], row["student"], ARMS[row["arm"]].title.removeprefix("+ adjusted: "))
+        cells = lines.setdefault(key, [f"{row['mean']:.{places}f}", str(len(row["seeds"]))])
+        cells += [f"{row['control_mean']:.{places}f}", difference_text(gain, places)]
+        cells.append("-" if math.isnan(p) else f"{p:.2g}")
+    heads = ["set", "student", "trained on", "mean", "seeds"]
+    heads += [head for name in CONTROLS for head in (ARMS[name].title, "gain", "p")]
+    order = sorted(lines, key=lambda key: list(REAL).index(key[0]))
+    return [
+        "## All sets",
+        "",
+        f"Accuracy in % for classes, mean absolute error for values. p is Student's, corrected for all {len(shown)} "
+        "comparisons of this table (Holm); intervals are not corrected.",
+        "",
+        f"| {' | '.join(heads)} |",
+        "|---|---|---|" + "---:|" * (len(heads) - 3),
+        *(f"| {' | '.join((*key, *lines[key]))} |" for key in order),
+    ]
+
+
+def _or_nan(bound: float | None) -> float:
+    return math.nan if bound is None else bound
 
 
 def _section(one: SetResults) -> str:

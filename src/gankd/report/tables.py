@@ -151,7 +151,12 @@ def evidence_rows(arms: Sequence[ArmResult], task: Task, recipe: str) -> list[di
 def decimals(arms: Sequence[ArmResult], task: Task) -> int:
     """Decimals that show two or three telling digits of the metric."""
     typical = max((abs(value) for arm in arms for value in arm.values if math.isfinite(value)), default=1.0)
-    if task.metric_unit == "%" or typical == 0:
+    return 2 if task.metric_unit == "%" else value_decimals(typical)
+
+
+def value_decimals(typical: float) -> int:
+    """Decimals of values of about this size."""
+    if typical == 0:
         return 2
     order = math.floor(math.log10(typical))  # 0.35: -1, 3.07: 0, 30.7: 1
     return min(8, max(0, 3 - order if order >= 1 else 2 - order))

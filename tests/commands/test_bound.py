@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gankd.bench.bound import Bound, Estimate
-from gankd.commands.bound import BoundReport, Distance, LearningCurve, Measured, _Judge, bound, grid
+from gankd.bench.bound import Bound, Estimate, grid
+from gankd.commands.bound import _Judge, bound
 from gankd.config import override
 from gankd.errors import ConfigError
 from gankd.recipes import Recipe
 from gankd.recipes.cgan_kd import CganKd
+from gankd.report.bound import BoundReport, Distance, LearningCurve, Measured
 from gankd.run import Run
 from gankd.storage import read_json
 

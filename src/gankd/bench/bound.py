@@ -257,3 +257,9 @@ def rank_correlation(predicted: Sequence[float], measured: Sequence[float]) -> f
     from scipy.stats import spearmanr  # half a second to import
 
     return float(spearmanr(predicted, measured).statistic)
+
+
+def grid(num_real: int, most: int) -> list[int]:
+    """M = N / 2, N, 2 N, 4 N ... below `most`."""
+    start = max(1, num_real // 2)
+    return [start << power for power in range(64) if start << power < most] if most > 0 else []

@@ -56,6 +56,9 @@ def test_an_interval_needs_more_than_one_seed(committed: Path) -> None:
     assert against(own + 1, own - 1, own + 2).exit_code == 0
     assert against(own + 3, own - 1, own + 2).verdict == "differs"
     assert "teacher, generator and pool, which are made anew here" in against(own + 3, own - 1, own + 2).text
+    few = against(own + 1, own - 1, own + 2)
+    assert "2 seeds make a wide interval" in few.text
+    assert "wide" not in replace(few, seeds=4).text
     alone = against(own + 1, math.nan, math.nan)
     assert alone.verdict == "differs"
     assert "only a bit-equal student agrees" in alone.text

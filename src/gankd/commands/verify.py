@@ -18,6 +18,8 @@ from gankd.errors import RunError
 from gankd.recipes.published import find_table
 
 Verdict = Literal["bit-equal", "within the interval", "differs"]
+TELLING = 4
+"""Committed seeds below which Student's factor is so large that nearly every student lies within the interval."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Verification:
                 f"95 % interval for one more student, from {self.seeds} seeds: {self.low:.4f}..{self.high:.4f}; these "
                 "share teacher, generator and pool, which are made anew here"
             )
+            if self.seeds < TELLING:
+                lines.append(f"{self.seeds} seeds make a wide interval: to lie within says little")
         if self.again.stage != self.committed.stage:
             lines.append("settings or images are not those of the committed cell, as its fingerprint says")
         changed = [

@@ -26,7 +26,7 @@ def cifar_scarce() -> Recipe:
         name="cifar-scarce",
         data=DataConfig(name="npz", num_train=2000),
         teacher=TeacherConfig(model="cnn32", members=3, updates=2500, lr=3e-3, weight_decay=5e-2, augment=augment),
-        gan=projected(3000, flip=True),
+        gan=projected(6000, flip=True),
         ratio=RatioConfig(features="classifier"),
         synth=SynthConfig(pool=30_000),
         select=SelectConfig(count=20_000, adjust="soft"),

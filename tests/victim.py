@@ -23,6 +23,7 @@ log: str = globals()["log"]
 kill: str | None = globals()["kill"]
 
 os.setpgid(0, 0)  # as a shell does for each command: Ctrl-C goes to all processes of the group
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run in the background, where it is ignored
 output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 for descriptor in (1, 2):
     os.dup2(output, descriptor)

@@ -101,6 +101,7 @@ def test_the_summary_has_the_whole_methods_with_one_correction_for_all() -> None
     rows = [
         row("cifar-10k", "raw", "kd_matched", 9.0, 8.9, 9.1),
         row("cifar-10k", "oracle adjusted", "kd_matched", 9.0, 8.9, 9.1),
+        row("a set of old", "adjusted", "kd_matched", 9.0, 8.9, 9.1),
         row("faces-scarce", "adjusted", "real_matched", 0.5, 0.25, 0.75),
         row("faces-scarce", "adjusted", "kd_matched", -0.5, None, None),
         row("cifar-scarce", "adjusted_kd", "real_matched", 1.0, 0.75, 1.25),

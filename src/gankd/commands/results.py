@@ -354,7 +354,8 @@ def _write(page: Path, found: Sequence[SetResults]) -> None:
 
 def _summary(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The whole methods against both controls, with one correction for all comparisons that are shown."""
-    shown = [row for row in rows if row["arm"] in METHODS and row["control"] in CONTROLS]
+    shown = [row for row in rows if row["recipe"] in REAL and row["arm"] in METHODS and row["control"] in CONTROLS]
+    shown.sort(key=lambda row: list(REAL).index(row["recipe"]))
     gains = [Interval(row["diff"], *(_or_nan(row[end]) for end in ("ci_low", "ci_high"))) for row in shown]
     adjusted = holm([interval_p(gain, len(row["seeds"])) for gain, row in zip(gains, shown, strict=True)])
     lines: dict[tuple[str, ...], list[str]] = {}
@@ -366,7 +367,6 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[str]:
         cells.append("-" if math.isnan(p) else f"{p:.2g}")
     heads = ["set", "student", "trained on", "mean", "seeds"]
     heads += [head for name in CONTROLS for head in (ARMS[name].title, "gain", "p")]
-    order = sorted(lines, key=lambda key: list(REAL).index(key[0]))
     return [
         "## All sets",
         "",
@@ -375,7 +375,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[str]:
         "",
         f"| {' | '.join(heads)} |",
         "|---|---|---|" + "---:|" * (len(heads) - 3),
-        *(f"| {' | '.join((*key, *lines[key]))} |" for key in order),
+        *(f"| {' | '.join((*key, *cells))} |" for key, cells in lines.items()),
     ]
 
 

@@ -370,8 +370,8 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [
         "## All sets",
         "",
-        f"Accuracy in % for classes, mean absolute error for values. p is Student's, corrected for all {len(shown)} "
-        "comparisons of this table (Holm); intervals are not corrected.",
+        "Accuracy in % for classes, mean absolute error for values. p is Student's, corrected for all "
+        f"{sum(not math.isnan(p) for p in adjusted)} comparisons of this table (Holm); intervals are not corrected.",
         "",
         f"| {' | '.join(heads)} |",
         "|---|---|---|" + "---:|" * (len(heads) - 3),

@@ -132,7 +132,7 @@ def test_what_cannot_be_used_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match="filter must be"):
         keep_most_consistent(values, groups, "best", 0.9, num_groups=2, per_class=True)  # type: ignore[arg-type]
     values[0] = torch.nan
-    with pytest.raises(DataError, match="1 of 10 fakes"):
+    with pytest.raises(DataError, match="1 of 10 generated images"):
         keep_most_consistent(values, groups, "published", 0.9, num_groups=2, per_class=True)
 
 

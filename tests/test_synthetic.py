@@ -331,7 +331,7 @@ def test_what_cannot_be_selected_is_refused(pool: SyntheticSet) -> None:
     with pytest.raises(ConfigError, match="held-out real"):
         pool.select(SelectConfig(filter="real_calibrated"), 0)
     strict = SelectConfig(filter="real_calibrated")
-    with pytest.raises(DataError, match="none of 1500 fakes"):
+    with pytest.raises(DataError, match="none of 1500 generated images"):
         pool.select(strict, 0, torch.full((30,), -1.0), torch.zeros(30, dtype=torch.int64))
     for bad in ({"accept_share": 0}, {"rho": 2}, {"count": 0}, {"burn_in": 0}, {"cap_quantile": 0}):
         with pytest.raises(GankdError, match=next(iter(bad))):

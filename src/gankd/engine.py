@@ -1,4 +1,4 @@
-"""Where and how numbers are computed: device, precision and memory layout, decided once."""
+"""Device, precision and memory layout of all computations, decided once."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -24,22 +24,22 @@ class Engine:
 
     @classmethod
     def pick(cls, image_size: int, device: str = "auto", precision: Precision = "auto") -> "Engine":
-        """The fastest sound choice for images of `image_size` pixels on this machine.
+        """Pick the fastest safe settings for images of `image_size` pixels on this machine.
 
-        Below 16 pixels the nets are so small that casting and layout cost more than they save, so these stay in
-        float32 on the CPU.
+        Below 16 pixels the networks are so small that casts and layout changes cost more than they save, so these
+        stay in float32 with the default layout.
 
         Raises:
-            ConfigError: a device or precision that this machine does not have.
+            ConfigError: this machine does not have the device.
         """
         name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         require(name.split(":")[0] in ("cpu", "cuda"), f"device must be auto, cpu or cuda, got {device!r}")
         if name.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(f"device {device!r} asked for, but PyTorch finds no GPU here; use device=cpu")
+            raise ConfigError(f"device is {device!r}, but PyTorch finds no GPU here; use device=cpu")
         chosen = torch.device(name)
         if chosen.type == "cuda":
-            torch.backends.cudnn.deterministic = True  # a resumed stage ends where the undisturbed one would
-            torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 is where the speed is
+            torch.backends.cudnn.deterministic = True  # a resumed stage must end like an uninterrupted one
+            torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 brings the speed
         if precision == "auto":
             bf16 = image_size >= 16 and cls._has_bf16(chosen)
         else:
@@ -53,11 +53,11 @@ class Engine:
         return torch.cpu._is_avx512_bf16_supported()
 
     def autocast(self) -> AbstractContextManager[object]:
-        """bfloat16 where it pays; losses cast back to float32 themselves."""
+        """Context with bfloat16 autocast if this engine uses it; losses cast back to float32 themselves."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def at_a_time(self, workers: int) -> int:
-        """How many students `workers` processes train at a time: a GPU is not shared."""
+        """Number of students that `workers` processes train at a time: 1 on a GPU, which is not shared."""
         return max(1, workers) if self.device.type == "cpu" else 1
 
     def place(self, module: M) -> M:

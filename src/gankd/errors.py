@@ -1,4 +1,4 @@
-"""What a user can cause and fix: each error is one line that says what, where, expected, got and the remedy."""
+"""Errors that a user can cause and fix. Each is one line: what, where, expected, got and the remedy."""
 
 
 class GankdError(Exception):
@@ -10,7 +10,7 @@ class ConfigError(GankdError):
 
 
 class DataError(GankdError):
-    """Images or labels cannot be used as they are."""
+    """Images or labels cannot be used."""
 
 
 class ModelError(GankdError):
@@ -26,4 +26,4 @@ class TrainingError(GankdError):
 
 
 class RunError(GankdError):
-    """A run folder cannot be used: another process holds it, or it cannot be written."""
+    """A run folder cannot be used: another process uses it, or it cannot be written to."""

@@ -1,4 +1,4 @@
-"""Modules of the user's own, named as "module:name" wherever a network or a loss is."""
+"""The user's own modules: networks and losses named "module:name"."""
 
 import sys
 import traceback
@@ -12,10 +12,10 @@ from gankd.errors import GankdError, ModelError
 
 
 def import_own(module_name: str, what: str, error: type[GankdError]) -> ModuleType:
-    """Import a module by name, from the current folder too; `what` says what is looked for in it.
+    """Import a module by name, also from the current folder; `what` names its content in the message.
 
     Raises:
-        error: it cannot be imported.
+        error: the module cannot be imported.
     """
     if "" not in sys.path:
         sys.path.insert(0, "")
@@ -23,20 +23,20 @@ def import_own(module_name: str, what: str, error: type[GankdError]) -> ModuleTy
         return import_module(module_name)
     except Exception as reason:  # the user's code may raise anything
         missing = isinstance(reason, ModuleNotFoundError) and reason.name == module_name
-        remedy = f"; give the command in the folder where {module_name}.py lies" if missing else ""
+        remedy = f"; run the command in the folder that contains {module_name}.py" if missing else ""
         raise error(f"cannot import {module_name!r} for {what}: {reason}{remedy}") from reason
 
 
 @contextmanager
-def told_in_one_line(name: str, what: str) -> Iterator[None]:
-    """What a network of the user's own raises while it is trained becomes one line with its place.
+def user_errors_in_one_line(name: str, what: str) -> Iterator[None]:
+    """Turn an error in the user's network during training into one line with file and line number.
 
     Args:
-        name: of the network; other errors than of one named module:name are left as they are.
-        what: how the network is called in the line.
+        name: name of the network; errors are left as they are unless it has the form module:name.
+        what: how the message refers to the network.
 
     Raises:
-        ModelError: with the original error as its cause.
+        ModelError: the network failed; the original error is its cause.
     """
     try:
         yield
@@ -48,6 +48,6 @@ def told_in_one_line(name: str, what: str) -> Iterator[None]:
         place = traceback.extract_tb(error.__traceback__)[-1]
         reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
         raise ModelError(
-            f"{what} fails while it is trained: {reason} ({Path(place.filename).name}, line {place.lineno}); mend it "
-            "and give the command again, what is finished is kept"
+            f"{what} fails while it is trained: {reason} ({Path(place.filename).name}, line {place.lineno}); fix it "
+            "and run the command again; finished stages are kept"
         ) from error

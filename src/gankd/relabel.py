@@ -1,4 +1,4 @@
-"""What the teacher thinks of generated images: drop those on which it disagrees with the assigned label."""
+"""Filter of the teacher: drop generated images on which it disagrees with the assigned label."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from gankd.tasks import Task
 
 FilterRule = Literal["none", "published", "per_group", "global", "real_calibrated"]
 SMALL_REAL_GROUP = 20
-"""A group with fewer held-out real samples gets the threshold of all of them together."""
+"""A group with fewer held-out real samples gets the threshold of all groups together."""
 
 
 def keep_most_consistent(
@@ -28,16 +28,14 @@ def keep_most_consistent(
     """Keep the fakes on which the teacher disagrees with the assigned label by at most a threshold alpha.
 
         none             keep all
-        published        alpha = rho-quantile of the fakes, per class or over all labels, as `per_class` says
-        [1]
+        published [1]    alpha = rho-quantile of the fakes, per class if `per_class`, else over all labels
         per_group        alpha = rho-quantile of the fakes of each group, also for scalar labels
         global           alpha = rho-quantile of all fakes, also for classes, as in the first version of [1]
-        real_calibrated  alpha = rho-quantile of held-out *real* images of each group: a good class loses few
-        fakes
-                         and a hopeless one many, where a quantile of the fakes always drops 1 - rho
+        real_calibrated  alpha = rho-quantile of held-out *real* images of each group: a well generated class loses
+                         few fakes and a badly generated one many, while the other rules always drop 1 - rho
 
-    Other than in [1] the quantile is over all fakes instead of a burn-in batch, and ties with alpha are kept:
-    the authors' strict `<` drops every tie, which costs far more than 1 - rho where scores are whole numbers.
+    Departures from [1]: the quantile is over all fakes instead of a burn-in batch, and ties with alpha are kept.
+    The authors' strict `<` drops every tie, which costs far more than 1 - rho where scores are whole numbers.
 
     Args:
         disagreement: (N,) scores of the fakes, as `Task.disagreement` gives them.
@@ -50,10 +48,10 @@ def keep_most_consistent(
         real_groups: (R,) their label groups.
 
     Returns:
-        (N,) bool mask of what is kept, and (num_groups,) float64 thresholds; NaN for a group without samples.
+        (N,) bool mask of the kept fakes, and (num_groups,) float64 thresholds; NaN for a group without samples.
 
     Raises:
-        ConfigError: `rho` out of range, an unknown rule, or `real_calibrated` without real scores.
+        ConfigError: `rho` is out of range, the rule is unknown, or `real_calibrated` has no real scores.
         DataError: a score is NaN.
 
     [1] Ding, Wang, Xu, Wang, Welch. Distilling and transferring knowledge via cGAN-generated samples for
@@ -63,7 +61,7 @@ def keep_most_consistent(
     if disagreement.isnan().any():
         raise DataError(
             f"the teacher's disagreement is NaN for {int(disagreement.isnan().sum())} of "
-            f"{len(disagreement)} fakes; check the teacher's outputs"
+            f"{len(disagreement)} generated images; check the teacher's outputs"
         )
     scores = disagreement.double()
     everything = torch.zeros_like(groups)
@@ -90,7 +88,7 @@ def keep_most_consistent(
 
 
 def group_quantile(values: Tensor, groups: Tensor, num_groups: int, level: float) -> Tensor:
-    """(num_groups,) quantiles of (N,) values in (N,) groups, as `numpy.quantile` has them; NaN if empty."""
+    """(num_groups,) quantiles of (N,) values in (N,) groups, as in `numpy.quantile`; NaN for empty groups."""
     by_value = values.argsort(stable=True)
     ordered = values[by_value[groups[by_value].argsort(stable=True)]]
     count = groups.bincount(minlength=num_groups)
@@ -107,7 +105,7 @@ def group_quantile(values: Tensor, groups: Tensor, num_groups: int, level: float
 
 
 def label_histogram(labels: Tensor, task: Task) -> list[float]:
-    """Number of labels in each of the task's groups; (N, K) probabilities count in parts."""
+    """Number of labels in each of the task's groups; (N, K) probabilities count fractionally."""
     if labels.ndim == 2:
         return [float(value) for value in labels.double().sum(0)]
     return [float(value) for value in task.groups(labels).bincount(minlength=task.num_groups)]

@@ -1,4 +1,4 @@
-"""A run is a folder of stages; a stage is one step with frozen settings, reused only when all it rests on is equal."""
+"""A run is a folder of stages; a stage is one step with frozen settings, reused if settings and inputs are equal."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from gankd.storage import (
 )
 
 CHECKPOINT_SECONDS = 15.0
-"""How much work a kill may cost at most."""
+"""Time between checkpoints: the most work that a kill can cost."""
 LOG_STEPS = 50
 """Steps between two lines of metrics.jsonl."""
 
@@ -41,7 +41,7 @@ def fingerprint(*parts: Any) -> str:
 class Stage:
     """One step of a run. Its folder holds config.json, metrics.jsonl, checkpoint.safetensors and done.json.
 
-    `Stage("teacher")` without a folder works in memory only: nothing is written, nothing is resumed.
+    `Stage("teacher")` without a folder works in memory only: nothing is written or resumed.
     """
 
     name: str
@@ -50,19 +50,19 @@ class Stage:
     console: Console = field(default_factory=lambda: Console("quiet"))
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     description: dict[str, Any] = field(default_factory=dict)
-    """What config.json says, once the stage begins."""
+    """Content of config.json, written when the stage begins."""
     result: dict[str, Any] | None = None
-    """What `finish` stored: None while the stage is not done."""
+    """Result stored by `finish`; None while the stage is not done."""
 
     def __post_init__(self) -> None:
         self.history: list[dict[str, Any]] = []
         """The lines of metrics.jsonl."""
         self.seconds = 0.0
-        """Time spent, over all sittings; that of parts is added in the end."""
+        """Time spent, over all sittings; the time of parts is added at the end."""
         self._since: float | None = None
-        """Since when the clock runs, if it does; while a part runs, it does not."""
+        """Start of the running clock; None while it is stopped, as it is while a part runs."""
         self._unsaved = 0.0
-        """Seconds of this sitting that no checkpoint holds."""
+        """Seconds of this sitting that are in no checkpoint yet."""
         self._paused = False
         self._whole: Stage | None = None
         self._parts: list[Stage] = []
@@ -80,19 +80,23 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        """Has this stage been finished with these very settings and inputs, here or by another in the same folder?"""
+        """True if the stage is finished with these settings and inputs, by this or another process."""
         if self.result is None:
             self._read_done()
         return self.result is not None
 
     def path(self, name: str) -> Path:
-        """A file of this stage."""
+        """Path of a file of this stage.
+
+        Raises:
+            RunError: the stage has no folder.
+        """
         if self.folder is None:
             raise RunError(f"stage {self.name} has no folder to keep {name} in; give the run a folder")
         return self.folder / name
 
     def begin(self) -> None:
-        """Start the clock, if it does not run; make the folder and write config.json, at the first sitting."""
+        """Start the clock unless it runs; at the first sitting, make the folder and write config.json."""
         if self._since is None:
             if self._whole is not None:
                 self._whole._pause()
@@ -105,7 +109,7 @@ class Stage:
             write_json(self.folder / "config.json", self.description)
 
     def part(self, name: str, *, counted: bool = True) -> "Stage":
-        """A sub-step with a folder of its own inside this stage's; its time counts as this stage's, or not."""
+        """Sub-step with its own folder inside this stage's; `counted` adds its time to this stage's."""
         part = Stage(
             f"{self.name} {name}",
             self.folder / name if self.folder else None,
@@ -133,14 +137,14 @@ class Stage:
         self._paused, self._since = self._since is not None, None
 
     def _stop(self) -> None:
-        """Stop the clock; that of the stage that this is a part of goes on."""
+        """Stop the clock; if this is a part, the clock of its stage continues."""
         self._bank()
         self._since = None
         if self._whole is not None and self._whole._paused:
             self._whole._since = time.monotonic()
 
     def _spent(self) -> float:
-        """Seconds with those of parts, also where this part was finished at an earlier sitting."""
+        """Seconds including those of parts, also if this part was finished at an earlier sitting."""
         own = self.seconds
         if own == 0 and self.folder is not None and (self.folder / "checkpoint.safetensors").is_file():
             own = float(load_state(self.folder / "checkpoint.safetensors")["seconds"])
@@ -149,10 +153,10 @@ class Stage:
     # --- the loop -------------------------------------------------------------------------------------------
 
     def steps(self, total: int, **state: Any) -> Iterator[int]:
-        """Count steps 0 .. total - 1, from the last checkpoint on, and write one every few seconds.
+        """Count steps up to total - 1, starting at the last checkpoint (or 0), and save one every few seconds.
 
-        `state` names whatever has state_dict() and load_state_dict(): modules, optimisers, schedules. Random
-        numbers need no entry: they depend on the step alone (`seeds`).
+        `state` names everything with state_dict() and load_state_dict(): modules, optimisers, schedules. Random
+        numbers need no entry: they depend only on the step (`seeds`).
 
         Raises:
             TrainingError: a weight is not finite when a checkpoint is due (the last good one is kept).
@@ -164,7 +168,7 @@ class Stage:
         saved = time.monotonic()
         for step in range(start, total):
             self._step = step
-            with torch.random.fork_rng(devices=[]):  # a step may seed the global generator, the caller's stays as it is
+            with torch.random.fork_rng(devices=[]):  # a step may seed the global generator; the caller's is restored
                 yield step
             if self.folder is not None and time.monotonic() - saved >= self.checkpoint_seconds:
                 self._save(step + 1, state)
@@ -175,9 +179,9 @@ class Stage:
             self._stop()
 
     def report(self, images: int, **terms: Tensor) -> None:
-        """Account for one step: `images` seen, and terms of the loss still on the device.
+        """Account for one step: number of `images` seen, and terms of the loss, still on the device.
 
-        The terms are read only when a line is due, so that the loop never waits for the device.
+        The terms are read only when a line is due, so the loop does not wait for the device at every step.
 
         Raises:
             TrainingError: a term is not finite (the last good checkpoint is kept).
@@ -236,7 +240,7 @@ class Stage:
 
     def _save(self, step: int, state: Mapping[str, Any]) -> None:
         assert self.folder is not None
-        # `report` reads a loss only now and then: a diverged state must not take the place of the last good one.
+        # `report` reads the loss only now and then, so check here: a diverged state must not replace the last good one.
         for name, item in state.items():
             if isinstance(item, torch.nn.Module) and not all(p.isfinite().all() for p in item.parameters()):
                 raise self._diverged(f"weights of {name} became nan or inf")
@@ -264,14 +268,14 @@ class Stage:
         return int(stored["step"])
 
     def stored_history(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl as they are on disk."""
+        """The lines of metrics.jsonl on disk."""
         path = self.path("metrics.jsonl")
         lines = path.read_text().splitlines() if path.is_file() else []
         history = []
         for line in lines:
             try:
                 history.append(json.loads(line))
-            except ValueError:  # the line that a kill cut short
+            except ValueError:  # a line cut short by a kill
                 break
         return history
 
@@ -283,13 +287,13 @@ class Stage:
 
 
 class Run:
-    """A folder of stages, held by one process at a time.
+    """A folder of stages, used by one process at a time.
 
         with Run(Path("runs/digits")) as run:
             stage = run.stage("teacher", config, {"data": data.fingerprint()})
 
     Raises:
-        RunError: the folder cannot be written, or another process works in it.
+        RunError: the folder cannot be written, or another process uses it.
     """
 
     def __init__(self, folder: Path, console: Console | None = None) -> None:
@@ -319,12 +323,12 @@ class Run:
         self._lock.release()
 
     def stage(self, name: str, config: Any, inputs: Mapping[str, str]) -> Stage:
-        """The stage of this name, settings and inputs: done, half done or new, told from its fingerprint.
+        """The stage of this name, settings and inputs, whether done, half done or new.
 
-        Its folder carries the fingerprint, so changed settings start a new folder and lose nothing.
+        Its folder is named by the fingerprint of the three, so changed settings start a new folder and nothing is lost.
 
         Raises:
-            CheckpointError: the folder holds something else than its name says.
+            CheckpointError: the folder holds another stage.
         """
         settings = config if isinstance(config, dict) else to_dict(config)
         key = fingerprint(FORMAT, name, settings, dict(inputs))

@@ -1,7 +1,7 @@
-"""Random numbers by name: each use gets its own generator, seeded from (seed, what it is for, which step or block).
+"""Random numbers by name: each use gets its own generator, seeded by (seed, purpose, step or block).
 
-Nothing is carried from step to step, so a resumed run draws what the uninterrupted one would have drawn, and
-samples do not depend on batch size or on the number of processes.
+No state is carried from step to step, so a resumed run draws the same numbers as an uninterrupted one, and
+samples do not depend on the batch size or the number of processes.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ def rng(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> t
 
 
 class Batches:
-    """Endless shuffled passes over `size` items: the indices of step k depend on (seed, k) alone.
+    """Endless shuffled passes over `size` items; the indices of step k depend only on (seed, k).
 
-    Batches run across the end of a pass, so each batch is full, also where it is larger than the data.
+    Batches run across the end of a pass, so every batch is full, even if it is larger than the data.
     """
 
     def __init__(self, size: int, batch_size: int, seed: int, *purpose: str | int) -> None:

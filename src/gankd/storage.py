@@ -1,4 +1,4 @@
-"""Files that survive a kill and run no code: nested state in one safetensors file, plain data in JSON."""
+"""Files that survive a kill and run no code when read: nested state in safetensors, plain data in JSON."""
 
 import json
 import os
@@ -18,12 +18,12 @@ FORMAT = 1
 """Version of every file and folder that gankd writes; a stage of another version is not reused."""
 
 
-_ANEW = "if it belongs to a stage, delete that stage's folder and run again"
+_REMEDY = "if it belongs to a stage, delete that stage's folder and run again"
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it takes the name `path` only when whole and on disk."""
+    """Yield a temporary path in the same folder; it is renamed to `path` once it is complete and on disk."""
     temporary = path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        error.filename = str(path)  # not the temporary file, or none as after a failed write
+        error.filename = str(path)  # instead of the temporary file, or of no name after a failed write
         raise
     finally:
         if temporary != path:
@@ -44,18 +44,18 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of `atomic` whose process was killed while it wrote."""
+    """Delete temporary files of `atomic` left by a process that was killed while writing."""
     for path in folder.glob(".*.????????"):
         if path.is_file():
             path.unlink()
 
 
 NOTES = "<!-- notes -->"
-"""What follows this line on a page of results is written by hand."""
+"""Text below this line on a page of results is written by hand."""
 
 
 def write_results_page(path: Path, text: str) -> None:
-    """Write a page of results (Markdown) atomically; its hand-written notes stay."""
+    """Write a page of results (Markdown) atomically and keep its hand-written notes."""
     before = path.read_text() if path.is_file() else ""
     notes = before.split(NOTES, 1)[1] if NOTES in before else "\n"
     with atomic(path) as temporary:
@@ -72,14 +72,14 @@ def read_json(path: Path) -> Any:
     """Read plain data.
 
     Raises:
-        CheckpointError: no such file, or not JSON.
+        CheckpointError: the file is missing or not JSON.
     """
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"no file {path}") from None
     except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); {_ANEW}") from None
+        raise CheckpointError(f"{path} is not readable JSON ({error}); {_REMEDY}") from None
 
 
 def save_state(path: Path, state: Any) -> None:
@@ -90,12 +90,12 @@ def save_state(path: Path, state: Any) -> None:
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
-    """Write weights under their own names, for any program that reads safetensors, and plain data about them."""
+    """Write weights under their own names and a card of plain data, for any program that reads safetensors."""
     _write_tensors(path, weights, {"card": json.dumps(dict(card))})
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """What `save_weights` stored beside the weights; nothing for weights from elsewhere."""
+    """Card stored by `save_weights`; empty for weights from elsewhere."""
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     with path.open("rb") as file:
@@ -112,7 +112,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    # Copies: safetensors refuses tensors that share memory or are not laid out in plain order.
+    # Copies, because safetensors refuses tensors that share memory or are not contiguous.
     copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic(path) as temporary:
         try:
@@ -121,7 +121,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
             code = re.search(r"os error (\d+)", str(error))
             if code is None:
                 raise
-            # safetensors hides what the operating system said: a full disk, mostly.
+            # safetensors hides the operating system's error, mostly a full disk.
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
@@ -129,17 +129,17 @@ def load_state(path: Path) -> Any:
     """Inverse of `save_state`; tensors come back on the CPU.
 
     Raises:
-        CheckpointError: missing, truncated, of another version, or not a safetensors file.
+        CheckpointError: the file is missing, truncated, of another version, or not a safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path}; {_ANEW}")
-    # Not safe_open: a Ctrl-C while it makes tensors comes out as a ValueError, and would read as a damaged file.
+        raise CheckpointError(f"no checkpoint {path}; {_REMEDY}")
+    # Not safe_open: it turns a Ctrl-C into a ValueError, which would be reported as a damaged file.
     content = path.read_bytes()
-    # A safetensors file starts with its header's length, which may look like the start of a pickle (640 does),
-    # and then, in its ninth byte, the header's brace.
+    # A safetensors file starts with its header's length, which may look like the start of a pickle (640 does);
+    # but its ninth byte is the header's brace.
     if content[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") and content[8:9] != b"{":
         raise CheckpointError(
             f"{path} is a pickle or zip archive, which can run code when read and is never loaded; "
@@ -149,25 +149,25 @@ def load_state(path: Path) -> Any:
         tensors = load(content)
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({error}); {_ANEW}") from None
+        raise CheckpointError(f"{path} is truncated or damaged ({error}); {_REMEDY}") from None
     if "tree" not in metadata:
-        raise CheckpointError(f"{path} was not written by gankd: it has weights but no description of them")
+        raise CheckpointError(f"{path} was not written by gankd: its weights have no description")
     if metadata.get("gankd") != str(FORMAT):
         raise CheckpointError(
             f"{path} has format {metadata.get('gankd')}, this version reads {FORMAT}; "
-            "use the gankd that wrote it, or train the stage anew"
+            "use the gankd that wrote it, or retrain the stage"
         )
     try:
         return _unpack(json.loads(metadata["tree"]), tensors)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__} {error}); {_ANEW}") from None
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__} {error}); {_REMEDY}") from None
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """A user's trained weights: a safetensors file, or a .pt/.pth state dict read without running pickled code.
+    """Trained weights of a user: a safetensors file, or a .pt/.pth state dict read without running pickled code.
 
     Raises:
-        CheckpointError: missing, damaged, or a file that would run code when read.
+        CheckpointError: the file is missing or damaged, or would run code when read.
     """
     import pickle
 
@@ -181,7 +181,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
             state = load(path.read_bytes())  # as in load_state
             if state and all(re.fullmatch(r"\d{5}", name) for name in state):
                 raise CheckpointError(
-                    f"{path} is a file of a run's own; write its student for use elsewhere by: gankd export RUN"
+                    f"{path} is an internal file of a run; to use its student elsewhere: gankd export RUN"
                 )
             return state
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -194,7 +194,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise CheckpointError(f"{path} is truncated or not a weights file ({reason})") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} is not a state_dict (names to tensors); save model.state_dict() alone")
+        raise CheckpointError(f"{path} is not a state_dict (names to tensors); save only model.state_dict()")
     return state
 
 
@@ -224,7 +224,7 @@ def _unpack(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimiser's state with each moment laid out in memory as its parameter is (fused steps need it)."""
+    """Load an optimiser's state; each moment gets the memory layout of its parameter, which fused steps need."""
     optimizer.load_state_dict(state)
     for parameter, moments in optimizer.state.items():
         for name, value in moments.items():

@@ -1,4 +1,4 @@
-"""Generated images on disk, scored once; which of them a student sees is chosen from the scores at will."""
+"""Generated images on disk, scored once. Selections for students are made from the stored scores."""
 
 import hashlib
 import json
@@ -27,13 +27,13 @@ SHARD = 4096
 """Samples per file."""
 PARTS = ("images", "labels", "teacher_outputs", "log_ratio")
 MANIFEST = "manifest.json"
-REMEDY = "delete the folder and generate anew"
+REMEDY = "delete the folder and generate again"
 UNFINISHED = "unfinished.json"
-"""Holds the manifest's content so far while generation runs; renamed to MANIFEST at the end."""
+"""Manifest of an unfinished set; renamed to MANIFEST when generation ends."""
 
 
 class Sampler(Protocol):
-    """Labels (n,) in user units -> uint8 images (n, C, H, W), all randomness from `generator` on the CPU."""
+    """Maps labels (n,) in user units to uint8 images (n, C, H, W), all randomness from `generator` on the CPU."""
 
     def __call__(self, labels: Tensor, /, *, generator: torch.Generator) -> Tensor:
         """Generate one image per label."""
@@ -45,24 +45,27 @@ Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
-    """Which fakes a student sees, and with which labels. All combinations are allowed."""
+    """Which generated images a student sees, and with which labels. All combinations are allowed."""
 
     subsample: Literal["budget", "running_max", "none"] = "budget"
-    """By density ratio: a fixed share of each label group, the published running maximum, or keep all."""
+    """Subsampling by density ratio. budget: a fixed share of each label group; running_max: rejection with a running
+    maximum, as published; none: keep all."""
     accept_share: float = 0.5
-    """Share that `budget` keeps: 1 / K for a pool of K candidates per image."""
+    """Share of each label group that `budget` keeps: 1 / K for a pool of K candidates per image."""
     burn_in: int = 500
     """Samples per label group that set the first maximum of `running_max`."""
     cap_quantile: float = 1.0
-    """`running_max` never exceeds this quantile of a label group's ratios; 1 is published."""
+    """Upper limit of `running_max`, as a quantile of a label group's ratios; published: 1."""
     filter: FilterRule = "published"
-    """By the teacher's disagreement with the assigned label; see `gankd.relabel.keep_most_consistent`."""
+    """Rule that drops images by the teacher's disagreement with the assigned label: none, published, per_group, global
+    or real_calibrated (see `gankd.relabel.keep_most_consistent`)."""
     rho: float | None = None
-    """Quantile of the filter; none is the published 0.9 for classes, 0.7 for scalar labels."""
+    """Quantile of the filter. Default: as published, 0.9 for classes, 0.7 for scalar labels."""
     adjust: Literal["auto", "none", "argmax", "soft", "prediction"] = "auto"
-    """Label of a kept fake: assigned, or from the teacher; auto keeps classes and replaces scalar labels."""
+    """Label of a kept image. none: the assigned label; argmax, soft, prediction: the teacher's class, probabilities or
+    value; auto: keeps assigned classes and replaces assigned values by the teacher's."""
     count: int | None = None
-    """M^g: how many fakes to keep at most, spread evenly over label groups; none keeps all that are left."""
+    """M^g, the largest number of images to keep, spread evenly over label groups. Default: all that are left."""
 
     def __post_init__(self) -> None:
         require(0 < self.accept_share <= 1, f"accept_share must lie in (0, 1], got {self.accept_share}")
@@ -74,19 +77,19 @@ class SelectConfig:
 
 @dataclass(frozen=True)
 class Selection:
-    """The fakes that a student sees, in an order whose first k are the selection of `count=k`."""
+    """The generated images that a student sees. Their first k are the selection of `count=k`."""
 
     source: "SyntheticSet"
     index: Tensor
-    """(K,) int64 positions in the pool of M fakes, turn by turn over the label groups."""
+    """(K,) int64 positions in the pool of M images, turn by turn over the label groups."""
     labels: Tensor
     """(K,) adjusted labels in user units, or (K, classes) probabilities."""
     accepted: Tensor
     """(M,) bool: kept by the density ratio."""
     consistent: Tensor
-    """(M,) bool: of these, kept by the teacher's filter."""
+    """(M,) bool: kept by the density ratio and the teacher's filter."""
     report: dict[str, Any]
-    """Plain data: counts after each step; per label group acceptance, threshold, labels before and after."""
+    """Plain data: counts after each step; per label group the acceptance, threshold and labels before and after."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -102,16 +105,16 @@ class Selection:
 
 
 class SyntheticSet:
-    """A folder of generated images with assigned labels, teacher outputs and log-ratios, made by `generate`.
+    """A folder of generated images with assigned labels, teacher outputs and log-ratios, written by `generate`.
 
-    Files are read through memory maps, only where asked for.
+    Files are memory-mapped, and only the parts asked for are read.
 
     Args:
-        folder: where `manifest.json` lies.
-        verify: also compare every file's hash, which reads all of them.
+        folder: contains `manifest.json`.
+        verify: also compare every file's hash, which reads all files.
 
     Raises:
-        CheckpointError: unfinished, of another format version, or a file is missing, truncated or changed.
+        CheckpointError: the set is unfinished or of another format version, or a file is missing, truncated or changed.
     """
 
     def __init__(self, folder: Path, *, verify: bool = False) -> None:
@@ -121,9 +124,9 @@ class SyntheticSet:
                 done = len(read_json(folder / UNFINISHED)["shards"])
                 raise CheckpointError(
                     f"{folder} holds {done} shards of an unfinished synthetic set; "
-                    "repeat the command that made it, which resumes there"
+                    "repeat the command that made it to resume there"
                 )
-            raise CheckpointError(f"{folder} holds no synthetic set: no {MANIFEST}; generate one")
+            raise CheckpointError(f"{folder} holds no synthetic set ({MANIFEST} is missing); generate one")
         manifest = read_json(folder / MANIFEST)
         if manifest.get("format") != FORMAT:
             raise CheckpointError(
@@ -148,7 +151,7 @@ class SyntheticSet:
         return self._count
 
     def fingerprint(self) -> str:
-        """Hash of the content of every file and of where it came from."""
+        """Hash of the content and origin of every file."""
         return hashlib.blake2b((self.folder / MANIFEST).read_bytes(), digest_size=16).hexdigest()
 
     @cached_property
@@ -163,8 +166,8 @@ class SyntheticSet:
 
     @cached_property
     def disagreement(self) -> Tensor:
-        """(M,) float32 disagreement of the teacher with the assigned labels, as the task defines it."""
-        # Shard by shard: the outputs of all fakes together may not fit in memory.
+        """(M,) float32 disagreement of the teacher with the assigned labels (`Task.disagreement`)."""
+        # Shard by shard: the outputs of all images together may not fit in memory.
         parts = [
             self.task.disagreement(torch.from_numpy(np.array(outputs)), labels)
             for outputs, labels in zip(
@@ -188,20 +191,19 @@ class SyntheticSet:
         real_disagreement: Tensor | None = None,
         real_groups: Tensor | None = None,
     ) -> Selection:
-        """Choose fakes from the stored scores: subsample, filter, adjust labels, spread over label groups.
+        """Select images by their stored scores: subsample, filter, adjust labels, spread over label groups.
 
         Nothing is generated or scored again, so another budget or rho costs a fraction of a second.
 
         Args:
             config: settings.
-            seed: of the rejection.
-            real_disagreement: (R,) the teacher's scores on held-out real images, for
-                `filter=real_calibrated`.
+            seed: seed of the rejection.
+            real_disagreement: (R,) the teacher's scores on held-out real images, for `filter=real_calibrated`.
             real_groups: (R,) their label groups.
 
         Raises:
             ConfigError: a setting does not fit (see `keep_most_consistent`).
-            DataError: nothing is left.
+            DataError: no image is left.
         """
         groups = self.task.groups(self.labels)
         num_groups = self.task.num_groups
@@ -229,7 +231,7 @@ class SyntheticSet:
         index = _turn_by_turn(consistent.nonzero()[:, 0], groups)[: config.count]
         if len(index) == 0:
             raise DataError(
-                f"none of {len(self)} fakes is left after subsample={config.subsample} and "
+                f"none of {len(self)} generated images is left after subsample={config.subsample} and "
                 f"filter={config.filter}; raise accept_share or rho, or set subsample=none"
             )
         how: Adjust = self.task.default_adjust if config.adjust == "auto" else config.adjust
@@ -262,7 +264,7 @@ class SyntheticSet:
     def _gather(self, part: str, index: Tensor | None = None) -> Tensor:
         if index is None:
             return torch.cat([torch.from_numpy(np.array(array)) for array in self._arrays(part)])
-        # Shard by shard and upwards in each, as the disk likes it; then back into the order asked for.
+        # Read shard by shard in ascending order, which is fastest from disk; then restore the order of `index`.
         ordered, order = index.sort()
         edges = torch.arange(len(self._shards) + 1) * self._shard_size
         pieces = []
@@ -288,27 +290,27 @@ def generate(
     *,
     shard_size: int = SHARD,
 ) -> SyntheticSet:
-    """Generate and score one image per label, and keep all of it in `folder`.
+    """Generate and score one image per label, and store images and scores in `folder`.
 
-    Works in blocks of 256 with random numbers of their own, so content depends on neither shard size nor
-    interruptions: generation resumes after the last whole shard, and a finished set is opened as it is.
+    Each block of 256 has its own random numbers, so content depends on neither shard size nor interruptions.
+    Generation resumes after the last complete shard; a finished set is opened as it is.
 
     Args:
-        folder: a folder for this set alone.
+        folder: a folder for this set only.
         sampler: the generator.
         score: the teacher and the density ratio.
         task: what the labels are.
         labels: (M,) one label per image, in user units.
-        seed: of the generator's noise.
-        provenance: plain data on where the images come from (fingerprints of generator, teacher, ratio).
+        seed: seed of the generator's noise.
+        provenance: plain data on the images' origin (fingerprints of generator, teacher and ratio).
         progress: called with (images done, M) after each block.
         shard_size: samples per file, a multiple of 256.
 
     Raises:
         CheckpointError: the folder holds a set with other labels, seed or provenance.
-        DataError: labels outside the task's range.
-        ModelError: sampler or score give something else than promised.
-        RunError: the disk is too small or cannot be written.
+        DataError: labels lie outside the task's range.
+        ModelError: an output of `sampler` or `score` has a wrong type, shape or value.
+        RunError: the disk is full or cannot be written to.
     """
     require(
         shard_size > 0 and shard_size % BLOCK == 0,
@@ -327,10 +329,10 @@ def generate(
         "labels": hashlib.blake2b(labels.numpy().tobytes(), digest_size=16).hexdigest(),
         "provenance": provenance,
     }
-    plan = json.loads(json.dumps(plan))  # as it will be read back: tuples are lists
+    plan = json.loads(json.dumps(plan))  # as it is read back: tuples become lists
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.npy.*"):  # of a process that was killed while writing
+        for leftover in folder.glob(".*.npy.*"):  # temporary files of a process that was killed while writing
             leftover.unlink()
     except OSError as error:
         raise _unwritable(folder, error) from None
@@ -366,7 +368,7 @@ def generate(
 def _block(
     sampler: Sampler, score: Score, task: Task, labels: Tensor, seed: int, number: int
 ) -> dict[str, NDArray[Any]]:
-    """One block of all four parts, checked."""
+    """Generate, score and check one block of all four parts."""
     images = sampler(labels, generator=rng(seed, "sample", number))
     if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels):
         raise ModelError(
@@ -395,7 +397,7 @@ def _block(
 
 
 def _resume(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
-    """The manifest so far: of a finished set, of an interrupted one without its damaged end, or a new one."""
+    """Read the manifest of a finished set, or of an interrupted one without its damaged end, or start a new one."""
     path = next((folder / name for name in (MANIFEST, UNFINISHED) if (folder / name).is_file()), None)
     if path is None:
         return {**plan, "shape": [], "shards": []}
@@ -403,7 +405,7 @@ def _resume(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
     for name, value in plan.items():
         if state.get(name) != value:
             raise CheckpointError(
-                f"{path} belongs to a synthetic set with other {name}; delete the folder or choose another"
+                f"{path} belongs to a synthetic set with other {name}; delete the folder or choose another one"
             )
     if path.name == UNFINISHED:
         for number, files in enumerate(state["shards"]):
@@ -430,7 +432,7 @@ def _open(folder: Path, part: str, number: int) -> NDArray[Any]:
 
 
 def _write(folder: Path, part: str, number: int, array: NDArray[Any]) -> dict[str, Any]:
-    """Write one file atomically; its size and hash for the manifest."""
+    """Write one file atomically; return its size and hash for the manifest."""
     with atomic(_path(folder, part, number)) as temporary:
         with temporary.open("wb") as file:
             np.save(file, array, allow_pickle=False)
@@ -459,14 +461,14 @@ def check_space(folder: Path, needed: int) -> None:
     if needed > free:
         raise RunError(
             f"{folder}: the images need {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free; "
-            "free some space, choose another folder or generate fewer"
+            "free some space, choose another folder or generate fewer images"
         )
 
 
 def _unwritable(folder: Path, error: OSError) -> RunError:
     return RunError(
         f"{folder} cannot be written: {error.strerror}; "
-        "whole shards are kept, so repeat the command once that is solved"
+        "complete shards are kept: fix this and repeat the command to resume"
     )
 
 
@@ -482,5 +484,5 @@ def _turn_by_turn(index: Tensor, groups: Tensor) -> Tensor:
 
 
 def _plain(values: Tensor) -> list[float | None]:
-    """Numbers for JSON, which knows neither infinity nor NaN."""
+    """Numbers for JSON, which has neither infinity nor NaN."""
     return [value if abs(value) < float("inf") else None for value in values.tolist()]

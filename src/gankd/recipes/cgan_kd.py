@@ -22,7 +22,7 @@ from gankd.generators.external import ExternalGenerator, Generator, ImagePool, o
 from gankd.generators.networks import LatentGenerator
 from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import ImageModel, check_model, evaluate, predict, predict_with_features
-from gankd.own_code import told_in_one_line
+from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.arms import ARMS, Arm, selection_of
 from gankd.recipes.config import Recipe, StudentConfig
 from gankd.recipes.taught import Taught, fill, restore
@@ -388,7 +388,7 @@ class CganKd(Taught):
         peers: list[ImageModel] = []
         names: list[str] = []
         stage.begin()  # storing the teacher's outputs is the student's time, making the teacher is not
-        with told_in_one_line(config.model, f"student {config.model}"):
+        with user_errors_in_one_line(config.model, f"student {config.model}"):
             distill(
                 student,
                 splits.train,

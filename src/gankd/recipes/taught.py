@@ -17,7 +17,7 @@ from gankd.errors import CheckpointError, DataError, ModelError
 from gankd.generators.networks import start_side
 from gankd.models import build_net
 from gankd.models.contract import Ensemble, ImageModel, check_model, evaluate, predict
-from gankd.own_code import told_in_one_line
+from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.config import Recipe
 from gankd.recipes.data import load_splits
 from gankd.run import Run, Stage, fingerprint
@@ -149,7 +149,7 @@ class Taught:
         for number, net in enumerate(teacher.members):
             part = stage if config.members == 1 else stage.part(f"member-{number}")
             member, seed = ImageModel.for_data(net, train), derive_seed(self.recipe.seed, "member", number)
-            with told_in_one_line(config.model, f"teacher {config.model}"):
+            with user_errors_in_one_line(config.model, f"teacher {config.model}"):
                 train_supervised(member, train, val, config, self.engine, seed, part, beside=beside)
 
     def _finish_teacher(self, teacher: ImageModel) -> ImageModel:

@@ -12,7 +12,7 @@ from gankd.tasks import Task
 
 Head = Literal["log", "relu", "softplus"]
 LOG_LIMIT = 8.0
-"""Log-ratios are read within +-LOG_LIMIT: ratios between 1/2981 and 2981."""
+"""Log-ratios are clipped to +-LOG_LIMIT, that is ratios between 1/2981 and 2981."""
 GROUPS = 8
 LABEL_WIDTH = 32
 ROWS = 8192
@@ -26,14 +26,14 @@ class RatioNet(nn.Module):
     `head="relu"` is the published MLP-5 [1], except for the width of the label embedding.
 
     Args:
-        task: decides how labels enter.
+        task: task of the labels, which decides how they are embedded.
         num_features: F.
-        hidden: widths of the hidden layers, multiples of 8 from 32 on (normalising 2 units leaves only a sign).
+        hidden: widths of the hidden layers, multiples of 8, at least 32 (normalising 2 units leaves only a sign).
         head: `log` gives log-ratios; `relu` (published) and `softplus` give ratios >= 0.
         dropout: share of hidden units left out in training mode.
 
     Raises:
-        ConfigError: a hidden width does not fit, or `dropout` is out of range.
+        ConfigError: a hidden width is not allowed, or `dropout` is out of range.
 
     [1] Ding, Wang, Xu, Wang, Welch. Distilling and transferring knowledge via cGAN-generated samples for
         image classification and regression. Expert Systems with Applications 213 (2023).
@@ -55,7 +55,7 @@ class RatioNet(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, width) for width in hidden)
         self.out = nn.Linear(hidden[-1], 1)
         if head != "log":
-            nn.init.ones_(self.out.bias)  # ratios start near 1, so that no ReLU output starts dead
+            nn.init.ones_(self.out.bias)  # ratios start near 1, so no ReLU output starts dead
 
     def forward(self, features: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(N,) log-ratios (head `log`) or ratios; `generator` draws the dropout of training mode."""
@@ -63,8 +63,7 @@ class RatioNet(nn.Module):
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = norm(layer(x)).relu()
             if self.training and self.dropout:
-                # By hand, as F.dropout draws from the global generator and a resumed run would draw
-                # differently.
+                # By hand: F.dropout draws from the global generator, so a resumed run would differ.
                 kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.dropout
                 x = x * kept / (1 - self.dropout)
         raw: Tensor = self.out(x).squeeze(1)
@@ -73,7 +72,7 @@ class RatioNet(nn.Module):
         return raw.relu() if self.head == "relu" else F.softplus(raw)
 
     def log_ratio(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(N,) log-ratios within +-LOG_LIMIT, for each head; a dead ReLU output is -LOG_LIMIT."""
+        """(N,) log-ratios within +-LOG_LIMIT, whatever the head; a dead ReLU output gives -LOG_LIMIT."""
         value: Tensor = self(features, labels)
         return (value if self.head == "log" else value.log()).clamp(-LOG_LIMIT, LOG_LIMIT)
 
@@ -84,15 +83,14 @@ class DensityRatio(nn.Module):
         slope * net((features - mean) / std, label) + offset - log_normaliser[group of label]
 
     Slope and offset come from held-out samples; the normaliser makes the mean ratio of each group's fakes 1.
-    The state dict holds all of it, so `DensityRatio(task, F, hidden, head)` and `load_state_dict` restore
-    one.
+    The state dict holds everything, so `DensityRatio(task, F, hidden, head)` and `load_state_dict` restore it.
 
     Args:
-        task: what the labels are.
+        task: task of the labels.
         num_features: width F of the raw features.
         hidden: see `RatioNet`.
         head: see `RatioNet`.
-        dropout: see `RatioNet`; without effect on scores.
+        dropout: see `RatioNet`; has no effect on scores.
     """
 
     mean: Tensor
@@ -111,7 +109,7 @@ class DensityRatio(nn.Module):
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
         self.register_buffer("log_normaliser", torch.zeros(task.num_groups))
         self.facts: dict[str, float | str] = {}
-        """How the estimate went, in plain numbers (see `train_ratio`); not part of the state dict."""
+        """Diagnostics of the estimate (see `train_ratio`); not part of the state dict."""
 
     def standardise(self, features: Tensor) -> Tensor:
         """Features (N, F) in units of the real data's mean and standard deviation, float32."""

@@ -1,4 +1,4 @@
-"""Which fakes to keep, given their density ratios: a fixed budget per label group, or the published rule."""
+"""Rejection by density ratio: keep a fixed budget per label group, or follow the published rule."""
 
 import torch
 from torch import Tensor
@@ -8,18 +8,18 @@ from gankd.errors import DataError
 from gankd.seeds import BLOCK, rng
 
 SMALL_GROUP = 16
-"""A group with fewer samples has no budget of its own: its factor c is that of all samples together."""
+"""Groups with fewer samples have no budget of their own and use the factor c of all samples together."""
 
 
 def budgeted_acceptance(log_ratio: Tensor, groups: Tensor, share: float) -> Tensor:
-    """Probability to keep each fake, with mean `share` in each group: optimal budgeted rejection [1].
+    """Probability of keeping each fake, with mean `share` in each group: optimal budgeted rejection [1].
 
         a(x) = min(1, c r(x)),  c such that the mean of a over the group is `share`
 
     At a given share no other acceptance brings p_fake a / share closer to p_real, in any f-divergence [1].
-    c is exact. Fakes of ratio 0 are used only when all others are not enough, and then
-    evenly, which is the limit of tiny equal ratios; a group of zeros is thus thinned at random. Groups with
-    fewer than SMALL_GROUP samples use the factor c of all samples, so their own mean may differ from `share`.
+    c is exact. Fakes of ratio 0 are used only if the others are not enough, and then evenly, which is the limit
+    of tiny equal ratios; a group of zeros is thus thinned at random. Groups with fewer than SMALL_GROUP samples
+    use the factor c of all samples, so their own mean may differ from `share`.
 
     Args:
         log_ratio: (N,) log p_real / p_fake; -inf is a ratio of 0.
@@ -57,9 +57,9 @@ def _budgeted(log_ratio: Tensor, groups: Tensor, share: float) -> Tensor:
     budget = share * count.double()  # accepted samples, in expectation
     positive = zeros.scatter_add(0, groups, (ratio > 0).double())
     scarce = positive <= budget
-    # Keep for sure what c r >= 1 allows, spread the rest of the budget over the others, which raises c;
-    # repeat until no further sample reaches 1. The set only grows, so this ends, in a few rounds for ratios
-    # within e^(+-8).
+    # Samples with c r >= 1 are sure; the rest of the budget is spread over the others, which raises c. Repeat
+    # until no further sample reaches 1. The set of sure samples only grows, so this ends, in a few rounds for
+    # ratios within e^(+-8).
     sure = scarce[groups] & (ratio > 0)
     while True:
         room = (budget - zeros.scatter_add(0, groups, sure.double())).clamp_min(0)
@@ -73,19 +73,19 @@ def _budgeted(log_ratio: Tensor, groups: Tensor, share: float) -> Tensor:
 
 
 def running_max_acceptance(log_ratio: Tensor, groups: Tensor, burn_in: int, cap_quantile: float = 1.0) -> Tensor:
-    """Probability r / M to keep each fake, with the published running maximum M of its group [1, 2].
+    """Probability r / M of keeping each fake, with the published running maximum M of its group [1, 2].
 
-    M starts at the largest ratio of the group's first `burn_in` samples and grows with the stream (the order
-    of the samples), so early samples may be judged by a smaller M than late ones. Other than in the authors'
-    code the burn-in samples are judged too, instead of being thrown away, and a group whose ratios are all
-    zero is kept whole, where 0 / 0 made the authors' loop endless.
+    M starts at the largest ratio of the group's first `burn_in` samples and grows along the stream (the order
+    of the samples), so early samples may be judged by a smaller M than late ones. Departures from the authors'
+    code: burn-in samples are judged too instead of being thrown away, and a group whose ratios are all zero is
+    kept whole, where 0 / 0 makes the authors' loop endless.
 
     Args:
         log_ratio: (N,) log p_real / p_fake; -inf is a ratio of 0.
         groups: (N,) int64 label groups.
         burn_in: samples per group that set the first M, >= 1.
-        cap_quantile: M never exceeds this quantile of the group's ratios; below 1 a single outlier no longer
-            sets the price for all others, and ratios beyond it are kept for sure. 1 is the published rule.
+        cap_quantile: M never exceeds this quantile of the group's ratios. Below 1 a single outlier no longer lowers
+            the acceptance of all others, and ratios beyond the quantile are always kept. 1 is the published rule.
 
     Returns:
         (N,) float64 probabilities.
@@ -110,8 +110,7 @@ def running_max_acceptance(log_ratio: Tensor, groups: Tensor, burn_in: int, cap_
     start = count.cumsum(0) - count
     position = torch.arange(len(order), device=order.device) - start[group]
 
-    # The maximum so far within a group: one cumulative maximum over (group, rank of the ratio), both
-    # integers.
+    # Running maximum within a group: one cumulative maximum over (group, rank of the ratio), both integers.
     values, level = log_ratio.double().unique(return_inverse=True)
     highest = (group * len(values) + level[order]).cummax(0).values % len(values)
     burnt = highest[start[group] + count[group].clamp_max(burn_in) - 1]
@@ -127,7 +126,7 @@ def running_max_acceptance(log_ratio: Tensor, groups: Tensor, burn_in: int, cap_
 
 
 def accept(probabilities: Tensor, seed: int) -> Tensor:
-    """Keep each sample with its probability: (N,) bool. Sample i's number depends on (seed, i) alone."""
+    """Keep each sample with its probability: (N,) bool. The random number of sample i depends only on (seed, i)."""
     blocks = -(-len(probabilities) // BLOCK)
     draws = [torch.rand(BLOCK, generator=rng(seed, "accept", n), dtype=torch.float64) for n in range(blocks)]
     uniform = torch.cat(draws) if draws else torch.empty(0, dtype=torch.float64)
@@ -144,6 +143,6 @@ def _check(log_ratio: Tensor) -> None:
     wrong = log_ratio.isnan() | log_ratio.isposinf()
     if wrong.any():
         raise DataError(
-            f"{int(wrong.sum())} of {len(log_ratio)} log-ratios are NaN or infinite, expected are finite "
-            "ones or -inf; train the density ratio anew with a lower learning rate"
+            f"{int(wrong.sum())} of {len(log_ratio)} log-ratios are NaN or +inf, expected finite ones or -inf; "
+            "retrain the density ratio with a lower learning rate"
         )

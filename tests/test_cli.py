@@ -25,9 +25,10 @@ import gankd.recipes.taught
 from gankd.cli import main
 from gankd.cli.handlers import _with_absolute_paths
 from gankd.config import override
-from gankd.console import Console, columns
+from gankd.console import Console
 from gankd.recipes import RECIPES, Recipe
 from gankd.storage import load_state, save_state
+from gankd.text import columns
 
 Outcome = tuple[int, str, str]
 Gankd = Callable[..., Outcome]
@@ -516,7 +517,7 @@ def test_a_live_line_fits_its_terminal_and_ends_before_anything_else(monkeypatch
     monkeypatch.setattr(sys, "stderr", terminal.stream)
     console = Console("auto")
     assert console.mode == "live"
-    assert columns() == 50
+    assert columns(sys.stderr) == 50
     for done in (1, 2):
         console.progress("students", done, 3, 1234.0, 100.0, {"loss": 0.5, "label": 0.25, "teacher": 0.125})
     with pytest.raises(SystemExit):

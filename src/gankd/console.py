@@ -1,39 +1,14 @@
 """What a person or a script sees while a stage works: one live line, plain lines, JSON lines, or nothing."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+from gankd.text import columns, duration, number
+
 Mode = Literal["live", "plain", "quiet", "json"]
-DAY = 24 * 3600
-
-
-def number(value: float) -> str:
-    """Four significant digits."""
-    return f"{value:.4g}"
-
-
-def duration(seconds: float) -> str:
-    """42s, 3m10s, 2h05m, 23 days, about 5 years."""
-    whole = round(seconds)
-    if whole >= 2 * 365 * DAY:
-        return f"about {whole / (365 * DAY):.0f} years"
-    if whole >= 2 * DAY:
-        return f"{whole / DAY:.0f} days"
-    if whole < 60:
-        return f"{whole}s"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-
-
-def columns() -> int:
-    """Width of the terminal that standard error goes to; 80 where it is none or does not know."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
 
 
 class Console:
@@ -87,7 +62,7 @@ class Console:
             print(line, file=sys.stderr, flush=True)
             return
         if live:
-            line = line[: columns() - 1]  # a line that wraps could not be written over
+            line = line[: columns(sys.stderr, 80) - 1]  # a line that wraps could not be written over
         padding = " " * (Console._shown - len(line))
         print(f"\r{line}{padding}", end="" if live else "\n", file=sys.stderr, flush=True)
         Console._shown = len(line) if live else 0

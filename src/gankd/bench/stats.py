@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from gankd import text
 from gankd.config import require
 
 Verdict = Literal["better", "worse", "no difference found", "no interval"]
@@ -27,6 +28,10 @@ class Interval:
         if self.low > 0:
             return "better"
         return "worse" if self.high < 0 else "no difference found"
+
+    def text(self, places: int = 2) -> str:
+        """`+1.30 [+0.71, +1.89]`, without brackets where there is no interval."""
+        return text.interval(self.diff, self.low, self.high, places)
 
 
 NO_SPREAD = 1e-9

@@ -438,7 +438,7 @@ def _show(value: Any) -> str:
 
 
 def _print_result(args: argparse.Namespace, result: "RunResult", seconds: float | None) -> None:
-    from gankd.console import duration
+    from gankd.text import duration
 
     if args.json:
         _print_json(**result.to_dict())
@@ -454,7 +454,7 @@ def _print_result(args: argparse.Namespace, result: "RunResult", seconds: float 
 
 
 def _print_runs(args: argparse.Namespace, results: "Sequence[RunResult]", page: Path, seconds: float) -> None:
-    from gankd.console import duration
+    from gankd.text import duration
 
     if args.json:
         _print_json(runs=[result.to_dict() for result in results], report=str(page))

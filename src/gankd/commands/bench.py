@@ -13,12 +13,13 @@ from gankd.bench.rows import interval_text, plain
 from gankd.bench.stats import Interval, holm, mean_stderr, paired_interval, paired_p
 from gankd.commands.stages import RUNS, opened
 from gankd.config import require, to_dict
-from gankd.console import Console, duration
+from gankd.console import Console
 from gankd.recipes.published import Method, Pair, PublishedTable, Scale, find_table
 from gankd.recipes.published.table import EQUAL_UPDATES, KD_EQUAL_UPDATES, equal_time
 from gankd.report.gather import machine_facts
 from gankd.storage import atomic, write_json
 from gankd.tasks import Task
+from gankd.text import duration
 
 WIDTH = 120
 """Columns of plain text."""

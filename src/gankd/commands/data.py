@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gankd.config import from_dict
-from gankd.console import Console, number
+from gankd.console import Console
 from gankd.data.folder import load_folder
 from gankd.data.images import Splits
 from gankd.data.inspection import Found, Scan, Shared, contact_images, detect, duplicates, histogram, scan
@@ -22,6 +22,7 @@ from gankd.recipes.data import load_splits
 from gankd.report.grids import image_grid
 from gankd.storage import atomic
 from gankd.tasks import Classification, Regression
+from gankd.text import number
 
 EMBEDDED = ("digits", "rotated-digits", "turntable")
 SKIPPING: dict[str, Callable[..., Splits]] = {"folder": load_folder, "table": load_table}

@@ -11,7 +11,7 @@ import torch
 
 from gankd.bench.compare import cells
 from gankd.bench.cost import gan_step, machine_speed, sampling_step, training_step
-from gankd.console import Console, duration
+from gankd.console import Console
 from gankd.data.images import Splits
 from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import ImageModel, predict_with_features
@@ -22,6 +22,7 @@ from gankd.recipes.taught import Taught
 from gankd.run import Run, Stage
 from gankd.seeds import BLOCK
 from gankd.tasks import Regression
+from gankd.text import duration
 from gankd.training.autoencoder import train_autoencoder
 from gankd.training.distill import distill
 from gankd.training.gan import GanTrainer

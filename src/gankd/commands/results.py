@@ -16,7 +16,7 @@ from gankd.bench.results import ArmResult
 from gankd.bench.stats import Interval, holm, interval_p
 from gankd.commands.stages import RunResult, opened, run
 from gankd.config import require, suggest
-from gankd.console import Console, duration
+from gankd.console import Console
 from gankd.data.images import LabelledImages
 from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import evaluate, predict
@@ -31,6 +31,7 @@ from gankd.report.tables import decimals, difference_text, evidence_rows, markdo
 from gankd.seeds import rng
 from gankd.storage import atomic, read_json, write_json, write_results_page
 from gankd.tasks import Classification
+from gankd.text import duration
 
 STUDENTS = ("cnn16", "resnet8")
 """Of two families: plain and residual."""

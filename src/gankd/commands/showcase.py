@@ -6,13 +6,14 @@ from pathlib import Path
 
 from gankd.bench.stats import mean_stderr
 from gankd.commands.stages import RunResult, opened, run
-from gankd.console import Console, duration
+from gankd.console import Console
 from gankd.recipes.arms import CONTROLS, METHODS
 from gankd.recipes.ready import RECIPES
 from gankd.report.gather import gather, machine_facts
 from gankd.report.page import write_index
 from gankd.report.tables import markdown_table
 from gankd.storage import atomic, write_json
+from gankd.text import duration
 
 DEMO = ("digits", "rotated-digits")
 EVIDENCE = ("digits", "digits-all", "rotated-digits", "turntable")

@@ -24,7 +24,7 @@ from gankd.commands.plan import (
     work_of,
 )
 from gankd.config import require
-from gankd.console import Console, duration
+from gankd.console import Console
 from gankd.data.images import LabelledImages, Splits
 from gankd.models.contract import ImageModel
 from gankd.recipes.arms import ARMS
@@ -35,6 +35,7 @@ from gankd.recipes.taught import Taught
 from gankd.run import Run
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
+from gankd.text import duration
 
 SCALES: tuple[Scale, ...] = ("small", "full")
 

@@ -16,13 +16,14 @@ from gankd.bench.stats import Interval
 from gankd.commands.stages import started
 from gankd.commands.vkd import CONTROL
 from gankd.config import require
-from gankd.console import Console, duration
+from gankd.console import Console
 from gankd.errors import CheckpointError
 from gankd.models.contract import evaluate
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
 from gankd.report.gather import machine_facts
 from gankd.storage import read_json, write_json, write_results_page
+from gankd.text import duration
 
 TUNING_SEEDS = (100, 101)
 """Of students on which weights are chosen; the table has others."""

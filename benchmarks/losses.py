@@ -42,7 +42,7 @@ from gankd.models import build_net
 from gankd.models.contract import ImageModel
 from gankd.models.resnet import ResNet
 from gankd.report.gather import machine_facts
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.criterion import Signals

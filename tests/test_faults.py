@@ -24,7 +24,7 @@ import torch
 from gankd.commands import resume
 from gankd.config import override, to_dict
 from gankd.recipes import Recipe
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.storage import load_state, read_json, write_json
 from gankd.synthetic import SyntheticSet
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import gankd.run
+import gankd.runs
 import gankd.training.gan_health
 from gankd.console import Console
 from gankd.data.images import LabelledImages
@@ -24,7 +24,7 @@ from gankd.errors import CheckpointError, RunError, TrainingError
 from gankd.models import build_net
 from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import ImageModel
-from gankd.run import Run, Stage, fingerprint
+from gankd.runs import Run, Stage, fingerprint
 from gankd.seeds import rng
 from gankd.storage import load_state, write_json
 from gankd.tasks import Classification, Regression
@@ -134,7 +134,7 @@ LOOPS = {
 def test_an_interrupted_stage_continues_to_the_last_bit(
     loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gankd.run, "LOG_STEPS", 1)
+    monkeypatch.setattr(gankd.runs, "LOG_STEPS", 1)
     monkeypatch.setattr(gankd.training.gan_health, "COLLAPSED", 0.0)  # six steps make no generator yet
     train = LOOPS[loop]
     whole = train(Stage("loop", tmp_path / "whole", checkpoint_seconds=0.0))
@@ -178,7 +178,7 @@ def count(stage: Stage, steps: int = 10, stop: int | None = None) -> Counter:
 
 @pytest.fixture
 def every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gankd.run, "LOG_STEPS", 1)
+    monkeypatch.setattr(gankd.runs, "LOG_STEPS", 1)
 
 
 @pytest.mark.usefixtures("every_step")
@@ -296,7 +296,7 @@ class Tripwire(nn.Module):
 def test_divergence_stops_the_stage_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, poison: float, log_steps: int
 ) -> None:
-    monkeypatch.setattr(gankd.run, "LOG_STEPS", log_steps)  # 1000: the loss is not read before the checkpoint
+    monkeypatch.setattr(gankd.runs, "LOG_STEPS", log_steps)  # 1000: the loss is not read before the checkpoint
     stage, net = Stage("teacher", tmp_path, checkpoint_seconds=0.0), Tripwire()
     with pytest.raises(TrainingError, match="teacher: .* became (nan|inf|nan or inf) at step 5; ") as error:
         for step in stage.steps(10, net=net):
@@ -387,7 +387,7 @@ def test_a_stage_of_another_format_is_not_reused(tmp_path: Path, monkeypatch: py
     with Run(tmp_path) as run:
         run.stage("teacher", CONFIG, {}).finish()
         assert run.stage("teacher", CONFIG, {}).done
-        monkeypatch.setattr(gankd.run, "FORMAT", 99)
+        monkeypatch.setattr(gankd.runs, "FORMAT", 99)
         assert not run.stage("teacher", CONFIG, {}).done
 
 
@@ -446,7 +446,7 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from gankd.run import Run
+from gankd.runs import Run
 
 with Run(Path(sys.argv[1])):
     print("held", flush=True)
@@ -455,7 +455,7 @@ with Run(Path(sys.argv[1])):
 
 
 def test_another_process_is_named_and_its_death_frees_the_folder(tmp_path: Path) -> None:
-    source = str(Path(gankd.run.__file__).parents[1])
+    source = str(Path(gankd.runs.__file__).parents[1])
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(tmp_path)],
         stdin=subprocess.PIPE,

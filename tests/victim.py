@@ -15,7 +15,7 @@ from torch import Tensor
 
 import gankd.recipes.cgan_kd
 from gankd.cli import main
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.synthetic import generate
 
 words: list[str] = globals()["words"]

@@ -18,7 +18,7 @@ from gankd.models.contract import evaluate
 from gankd.recipes import RECIPES, Recipe
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.storage import read_json
 
 

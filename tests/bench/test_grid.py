@@ -19,7 +19,7 @@ from gankd.commands.bench import BenchResult, bench
 from gankd.errors import CheckpointError, ConfigError, GankdError, RunError
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.published import TABLES, Method, Pair
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.storage import read_json
 
 CLASSES = "cifar10-c10k"

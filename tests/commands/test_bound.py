@@ -17,7 +17,7 @@ from gankd.errors import ConfigError
 from gankd.recipes import Recipe
 from gankd.recipes.cgan_kd import CganKd
 from gankd.report.bound import BoundReport, Distance, LearningCurve, Measured
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.storage import read_json
 
 

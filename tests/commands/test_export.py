@@ -14,7 +14,7 @@ from gankd.models import build_net
 from gankd.models.files import load_model
 from gankd.recipes import Recipe
 from gankd.recipes.cgan_kd import CganKd
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.storage import read_card
 from gankd.tasks import Classification
 

@@ -12,7 +12,7 @@ from gankd.config import override
 from gankd.errors import GankdError
 from gankd.recipes import Recipe
 from gankd.recipes.cgan_kd import CganKd
-from gankd.run import Run
+from gankd.runs import Run
 
 SMALL = ("teacher.model=cnn4", "gan.batch_size=4", "teacher.batch_size=4", "student.batch_size=4")
 

@@ -15,7 +15,7 @@ from gankd.commands.sample import parse_labels, sample
 from gankd.errors import CheckpointError, ConfigError
 from gankd.recipes import Recipe
 from gankd.recipes.cgan_kd import CganKd, load_generator, save_generator
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.tasks import Classification, Regression
 
 PETS = Classification(num_classes=3, class_names=("cat", "dog", "7"))

@@ -18,7 +18,7 @@ from gankd.errors import CheckpointError, ConfigError
 from gankd.recipes import RECIPES, Recipe
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.storage import read_json, write_json
 
 LOOPS = ("train_supervised", "train_gan", "train_ratio", "generate", "distill")

@@ -22,7 +22,7 @@ from gankd.recipes import RECIPES, Recipe
 from gankd.recipes.arms import ARMS, selection_of
 from gankd.recipes.cgan_kd import CganKd, load_generator
 from gankd.recipes.taught import refuse_chance_level
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.storage import load_state, read_json, save_state
 from gankd.synthetic import SelectConfig
 from gankd.training.distill import distill

@@ -17,7 +17,7 @@ from gankd.errors import CheckpointError, ModelError
 from gankd.generators.external import ImagePool
 from gankd.recipes import RECIPES, Recipe
 from gankd.recipes.cgan_kd import CganKd
-from gankd.run import Run
+from gankd.runs import Run
 
 CODE = """
 import torch

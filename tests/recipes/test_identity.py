@@ -12,7 +12,7 @@ from gankd.errors import GankdError
 from gankd.recipes import Recipe, digits
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.tasks import Classification
 
 NET = """from torch import nn

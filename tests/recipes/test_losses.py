@@ -12,7 +12,7 @@ from gankd.models.contract import ImageModel
 from gankd.recipes import RECIPES, Recipe
 from gankd.recipes.arms import ARMS, arm_title
 from gankd.recipes.cgan_kd import CganKd
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.storage import load_state
 from gankd.training import distill as module
 from gankd.training.objective import Objective

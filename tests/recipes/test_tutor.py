@@ -16,7 +16,7 @@ from gankd.recipes import RECIPES, Recipe
 from gankd.recipes import cgan_kd as module
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.tasks import Classification
 from gankd.training.distill import Fakes, distill
 

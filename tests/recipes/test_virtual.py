@@ -16,7 +16,7 @@ from gankd.errors import CheckpointError, ConfigError, DataError
 from gankd.recipes import Recipe
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.storage import load_state
 from gankd.tasks import Classification
 from gankd.virtual.teacher import VirtualTeacher

@@ -13,7 +13,7 @@ from gankd.errors import ConfigError, ModelError
 from gankd.losses.distillation import all_losses, loss
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.criterion import Connection, connect

@@ -15,7 +15,7 @@ from gankd.engine import Engine
 from gankd.errors import ConfigError
 from gankd.models import build_net
 from gankd.models.contract import ImageModel, evaluate, predict
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import Batches, rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training import distill as module

@@ -21,7 +21,7 @@ from gankd.losses.adversarial import discriminator_loss, generator_loss, gradien
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
 from gankd.recipes.cgan_kd import load_generator, save_generator
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import BLOCK, rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training import gan as module

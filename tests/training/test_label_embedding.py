@@ -8,7 +8,7 @@ import torch
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.generators.label_embedding import LabelToEmbedding
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.storage import load_state
 from gankd.tasks import Regression

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from gankd.errors import ConfigError, DataError, ModelError
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.subsampling.ratio_net import DensityRatio
 from gankd.tasks import Classification, Regression
 from gankd.training.ratio import (

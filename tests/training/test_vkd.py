@@ -11,7 +11,7 @@ from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.supervised import SupervisedConfig, train_supervised

@@ -22,7 +22,7 @@ from gankd.models.contract import evaluate
 from gankd.recipes.arms import ARMS, METHODS, arm_title
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
-from gankd.run import Run
+from gankd.runs import Run
 
 Cell = tuple[str, int]
 """One student: (arm, seed)."""

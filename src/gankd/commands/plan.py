@@ -19,7 +19,7 @@ from gankd.recipes.arms import ARMS, Arm
 from gankd.recipes.cgan_kd import CLASSIFIER, CganKd, sample_images
 from gankd.recipes.config import Recipe
 from gankd.recipes.taught import Taught
-from gankd.run import Run, Stage
+from gankd.runs import Run, Stage
 from gankd.seeds import BLOCK
 from gankd.tasks import Regression
 from gankd.text import duration

@@ -19,7 +19,7 @@ from gankd.recipes.config import Recipe
 from gankd.recipes.published import TABLES
 from gankd.recipes.ready import RECIPES
 from gankd.report.tables import evidence_rows, headline, results_table
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.storage import read_json, write_json
 from gankd.tasks import Task
 

@@ -32,7 +32,7 @@ from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
 from gankd.recipes.published import TABLES, Scale, find_table
 from gankd.recipes.taught import Taught
-from gankd.run import Run
+from gankd.runs import Run
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.text import duration

@@ -26,7 +26,7 @@ from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.arms import ARMS, Arm, selection_of
 from gankd.recipes.config import Recipe, StudentConfig
 from gankd.recipes.taught import Taught, fill, restore
-from gankd.run import Run, Stage, fingerprint
+from gankd.runs import Run, Stage, fingerprint
 from gankd.seeds import BLOCK, derive_seed, rng
 from gankd.storage import FORMAT, load_state, save_state, write_json
 from gankd.subsampling.ratio_net import DensityRatio

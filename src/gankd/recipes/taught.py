@@ -20,7 +20,7 @@ from gankd.models.contract import Ensemble, ImageModel, check_model, evaluate, p
 from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.config import Recipe
 from gankd.recipes.data import load_splits
-from gankd.run import Run, Stage, fingerprint
+from gankd.runs import Run, Stage, fingerprint
 from gankd.seeds import derive_seed
 from gankd.storage import load_state, load_weights, read_card, save_state
 from gankd.training.supervised import train_supervised

@@ -20,7 +20,7 @@ from gankd.models.contract import ImageModel, evaluate
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd, sample_images
 from gankd.report import page
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification
 from gankd.version import __version__

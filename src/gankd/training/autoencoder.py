@@ -7,7 +7,7 @@ from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.generators.networks import to_float
 from gankd.models.autoencoder import SparseAutoencoder
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import Batches
 
 SPARSITY = 1e-3

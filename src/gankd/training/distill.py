@@ -17,7 +17,7 @@ from gankd.data.augment import apply_views, augment, draw_views
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.models.contract import ImageModel, check_model, evaluate
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import Batches, rng
 from gankd.tasks import Task
 from gankd.training.criterion import Connection, NewStudent, Signals, connect, in_float32

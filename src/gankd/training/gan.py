@@ -25,7 +25,7 @@ from gankd.losses.adversarial import GanLoss, discriminator_loss, generator_loss
 from gankd.losses.vicinal import Vicinity, VicinityKind
 from gankd.models.contract import ImageModel
 from gankd.models.taps import Tapped, find_taps
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import BLOCK, rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.gan_batches import ClassBatches, VicinalBatches

@@ -8,7 +8,7 @@ from gankd.errors import TrainingError
 from gankd.generators.external import Generator
 from gankd.generators.health import PrincipalAxes, frechet_distance, variance_ratio
 from gankd.models.contract import ImageModel, predict_with_features
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import BLOCK, rng
 
 

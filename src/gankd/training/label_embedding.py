@@ -12,7 +12,7 @@ from gankd.engine import Engine
 from gankd.generators.label_embedding import LabelToEmbedding
 from gankd.models.contract import ImageModel
 from gankd.models.resnet import ResNet
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import Batches, rng
 from gankd.tasks import Regression
 from gankd.training.supervised import SupervisedConfig, train_supervised

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gankd.config import require
 from gankd.errors import DataError, ModelError, TrainingError
 from gankd.losses.density_ratio import logistic_ratio_loss, softplus_ratio_loss, ulsif_ratio_loss
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import derive_seed, rng
 from gankd.subsampling.ratio_net import LOG_LIMIT, DensityRatio, Head, RatioNet
 from gankd.tasks import Task

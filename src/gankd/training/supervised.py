@@ -10,7 +10,7 @@ from gankd.data.augment import Augmentation, augment
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.models.contract import ImageModel, check_model, evaluate
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import Batches, derive_seed, rng
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from torch import Tensor
 from gankd.data.augment import Augmentation, apply_views
 from gankd.engine import Engine
 from gankd.errors import CheckpointError
-from gankd.run import fingerprint
+from gankd.runs import fingerprint
 from gankd.storage import FORMAT, load_state, save_state
 from gankd.synthetic import check_space
 from gankd.training.criterion import Reader, Signals, in_float32

@@ -14,7 +14,7 @@ from gankd.data.augment import Augmentation, apply_views, draw_views
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.models.contract import ImageModel, predict
-from gankd.run import Stage
+from gankd.runs import Stage
 from gankd.seeds import Batches, rng
 from gankd.tasks import Task
 from gankd.virtual.gan import KnowledgeGan, label_means

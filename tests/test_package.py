@@ -1,0 +1,38 @@
+"""`import gankd` is light, and the commands are there as functions."""
+
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gankd
+
+HEAVY = ("torch", "numpy", "pydantic", "sklearn", "scipy", "PIL", "matplotlib")
+
+
+@pytest.mark.parametrize("module", ["gankd", "gankd.cli"])
+def test_importing_the_package_or_the_command_line_loads_no_heavy_library(module: str) -> None:
+    code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+    source = str(Path(gankd.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": source}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", [name for name in gankd.__all__ if not name.startswith("_")])
+def test_every_public_name_is_a_function_of_that_name(name: str) -> None:
+    assert getattr(gankd, name).__name__ == name
+
+
+def test_no_module_hides_a_public_function() -> None:
+    """`gankd.run` would be the module once anything had imported `gankd/run.py`."""
+    modules = {module.name for module in pkgutil.iter_modules(gankd.__path__)}
+    assert not modules & set(gankd.__all__)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'rnu'"):
+        _ = gankd.rnu

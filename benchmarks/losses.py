@@ -36,7 +36,6 @@ from torch import Tensor, nn
 
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
-from gankd.losses.distillation import all_losses, find_loss
 from gankd.losses.distillation.crd import CRD
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
@@ -47,6 +46,7 @@ from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.criterion import Signals
 from gankd.training.distill import DistillConfig, Learner
+from gankd.training.losses import all_losses, find_loss
 from gankd.training.objective import Objective, term
 from gankd.training.supervised import make_optimizer
 

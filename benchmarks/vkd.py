@@ -29,9 +29,7 @@ from gankd.tasks import Classification
 from gankd.training.distill import DistillConfig, Learner
 from gankd.training.objective import Objective
 from gankd.training.supervised import SupervisedConfig, make_optimizer
-from gankd.training.vkd import Beside
-from gankd.virtual.gan import KnowledgeGan, VirtualConfig
-from gankd.virtual.teacher import VirtualTeacher
+from gankd.virtual import Beside, KnowledgeGan, VirtualConfig, VirtualTeacher
 
 BATCH = 64
 PAIRS = {  # name: side, channels, classes, teacher, student, updates in a round

@@ -10,11 +10,11 @@ import pytest
 from gankd.commands import inspect_networks
 from gankd.commands.listing import generators_table, list_generators, list_table, listing
 from gankd.errors import ConfigError, ModelError
-from gankd.losses.distillation import all_losses
 from gankd.models import ZOO, build_net
 from gankd.recipes import RECIPES
 from gankd.training import gan_published
 from gankd.training.gan import Architecture
+from gankd.training.losses import all_losses
 
 Outcome = tuple[int, str, str]
 

@@ -13,7 +13,7 @@ from gankd.bench.rows import Row, RowResult, Rows
 from gankd.bench.stats import paired_interval
 from gankd.storage import NOTES
 from gankd.tasks import Classification
-from gankd.virtual.teacher import VirtualTeacher
+from gankd.virtual import VirtualTeacher
 
 Outcome = tuple[int, str, str]
 VIRTUAL = ("virtual.warmup=10", "virtual.every=2", "virtual.polish=15", "virtual.batch_size=32", "virtual.bins=12")

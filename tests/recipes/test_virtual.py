@@ -19,7 +19,7 @@ from gankd.recipes.cgan_kd import CganKd
 from gankd.runs import Run
 from gankd.storage import load_state
 from gankd.tasks import Classification
-from gankd.virtual.teacher import VirtualTeacher
+from gankd.virtual import VirtualTeacher
 
 VIRTUAL = ("virtual.warmup=10", "virtual.every=2", "virtual.polish=15", "virtual.batch_size=32", "virtual.bins=12")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from gankd.bench.inspection import Inspection
 from gankd.bench.results import ArmResult, with_intervals
 from gankd.errors import RunError
 from gankd.recipes.arms import ARMS
@@ -27,7 +26,7 @@ from gankd.report.page import (
 )
 from gankd.report.view import compact, duration, storage_size
 from gankd.tasks import Classification, Regression, Task
-from gankd.virtual.gates import Failure, Gate, Gates
+from gankd.virtual import Failure, Gate, Gates, Inspection
 
 CLASSES = Classification(num_classes=3, class_names=("cat", "dog", "<b>$x$"))
 DEGREES = Regression(low=-60, high=60, unit="degrees")

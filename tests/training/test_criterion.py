@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import ConfigError, ModelError
-from gankd.losses.distillation import all_losses, loss
+from gankd.losses.distillation import loss
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
 from gankd.runs import Stage
@@ -18,9 +18,9 @@ from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.criterion import Connection, connect
 from gankd.training.distill import DistillConfig, Learner
+from gankd.training.losses import all_losses
 from gankd.training.objective import Objective, term, term_of
-from gankd.virtual.gan import VirtualConfig
-from gankd.virtual.teacher import VirtualTeacher
+from gankd.virtual import VirtualConfig, VirtualTeacher
 
 PLAIN = Engine(torch.device("cpu"), bf16=False, channels_last=False)
 CLASSES = Classification(num_classes=5)

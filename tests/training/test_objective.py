@@ -8,10 +8,11 @@ import pytest
 from torch import Tensor
 
 from gankd.errors import ConfigError
-from gankd.losses.distillation import all_losses, loss
+from gankd.losses.distillation import loss
 from gankd.tasks import Classification, Regression
+from gankd.training.losses import all_losses
 from gankd.training.objective import Objective, term
-from gankd.virtual.sources import Source
+from gankd.virtual import Source
 
 
 def weights(text: str) -> dict[str, float]:

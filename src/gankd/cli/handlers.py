@@ -263,7 +263,7 @@ def vkd_help(args: argparse.Namespace) -> None:
 
 def vkd_train(args: argparse.Namespace) -> None:
     from gankd.commands import vkd
-    from gankd.virtual.gan import faithful
+    from gankd.virtual import faithful
 
     recipe, folder, console = _prepare(args)
     if args.preset == "faithful":

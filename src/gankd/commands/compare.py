@@ -11,7 +11,6 @@ from gankd.bench.stats import Interval, mean_stderr, paired_interval
 from gankd.commands.stages import find_recipe, opened
 from gankd.config import override, require
 from gankd.console import Console
-from gankd.losses.distillation import all_losses
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
@@ -19,6 +18,7 @@ from gankd.report.gather import machine_facts
 from gankd.storage import write_json, write_results_page
 from gankd.tasks import Task
 from gankd.text import duration
+from gankd.training.losses import all_losses
 from gankd.training.objective import Objective, term
 
 BASE = ("real_matched", "adjusted")

@@ -12,16 +12,15 @@ from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import GankdError
-from gankd.losses.distillation import all_losses
 from gankd.models import build_net
 from gankd.models.contract import ImageModel, check_model
 from gankd.models.taps import find_taps
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.criterion import Wiring, connect
+from gankd.training.losses import all_losses
 from gankd.training.objective import Objective, term_of
-from gankd.virtual.gan import VirtualConfig
-from gankd.virtual.teacher import VirtualTeacher
+from gankd.virtual import VirtualConfig, VirtualTeacher
 
 
 @dataclass(frozen=True)

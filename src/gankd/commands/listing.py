@@ -13,7 +13,7 @@ from torch import nn
 
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
-from gankd.losses.distillation import Loss, all_losses
+from gankd.losses.distillation import Loss
 from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
 from gankd.models import ZOO, build_net
 from gankd.models.contract import ImageModel
@@ -28,10 +28,9 @@ from gankd.training.gan import (
     build_generator,
 )
 from gankd.training.gan_published import biggan_cifar, biggan_deep_imagenet100, sagan_steering, sngan_rc49
+from gankd.training.losses import all_losses
 from gankd.training.objective import term_of
-from gankd.virtual.gan import VirtualConfig
-from gankd.virtual.sources import POLICIES, SOURCES
-from gankd.virtual.teacher import VirtualTeacher
+from gankd.virtual import POLICIES, SOURCES, VirtualConfig, VirtualTeacher
 
 What = Literal["losses", "inputs", "sources", "models", "generators", "recipes"]
 Row = dict[str, Any]

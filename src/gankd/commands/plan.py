@@ -28,7 +28,7 @@ from gankd.training.distill import distill
 from gankd.training.gan import GanTrainer
 from gankd.training.label_embedding import train_label_embedding
 from gankd.training.supervised import train_supervised
-from gankd.virtual.gan import KnowledgeGan
+from gankd.virtual import KnowledgeGan
 
 Status = Literal["reuse", "resume", "run"]
 SLOW_STEP = 1.0

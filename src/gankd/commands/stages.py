@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gankd.bench.compare import Cell, cells, chosen_by_validation, compare, train_students
-from gankd.bench.inspection import Inspection
 from gankd.bench.results import ArmResult
 from gankd.config import from_dict, require, suggest, to_dict
 from gankd.console import Console
@@ -22,6 +21,7 @@ from gankd.report.tables import evidence_rows, headline, results_table
 from gankd.runs import Run
 from gankd.storage import read_json, write_json
 from gankd.tasks import Task
+from gankd.virtual import Inspection
 
 RUNS = Path("runs")
 """Where runs lie by default, each in a folder of its recipe's name."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gankd.bench.inspection import Inspection, inspection
 from gankd.bench.rows import Row, Rows, run_rows, train_rows
 from gankd.commands.stages import started, write_page
 from gankd.config import require
@@ -19,7 +18,7 @@ from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
 from gankd.tasks import Task
 from gankd.training.objective import Objective
-from gankd.virtual.teacher import VirtualTeacher
+from gankd.virtual import Inspection, VirtualTeacher
 
 CONTROL = "labels alone"
 
@@ -41,7 +40,7 @@ def train(recipe: Recipe, folder: Path | str, *, console: Console | None = None)
 def inspect(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> Inspection:
     """Measure a virtual teacher by the gates, and show it in report.html; it is trained if it is not there."""
     with started(recipe, Path(folder), console, by="vkd inspect") as method:
-        found = inspection(method)
+        found = method.inspection()
         return replace(found, report=write_page(method, found))
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gankd.bench.inspection import NAME, inspection
 from gankd.bench.rows import Row, Rows, interval_text, plain, run_rows, train_rows
 from gankd.bench.stats import Interval
 from gankd.commands.stages import started
@@ -24,6 +23,7 @@ from gankd.recipes.config import Recipe
 from gankd.report.gather import machine_facts
 from gankd.storage import read_json, write_json, write_results_page
 from gankd.text import duration
+from gankd.virtual import NAME
 
 TUNING_SEEDS = (100, 101)
 """Of students on which weights are chosen; the table has others."""
@@ -135,7 +135,7 @@ def vkd_table(
         chosen, tried = _tune(method, workers)
         rows = _final_rows(method, chosen)
         found = run_rows(method, rows, seeds=recipe.seeds, workers=workers, controls=["table"])
-        gates = inspection(method)
+        gates = method.inspection()
         stages = [method.teacher_stage, method.virtual_stage]
         facts = {
             "name": NAME,

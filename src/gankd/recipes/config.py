@@ -12,7 +12,7 @@ from gankd.training.gan import GanConfig
 from gankd.training.objective import Objective
 from gankd.training.ratio import RatioConfig
 from gankd.training.supervised import SupervisedConfig
-from gankd.virtual.gan import VirtualConfig
+from gankd.virtual import VirtualConfig
 
 
 @dataclass(frozen=True, kw_only=True)

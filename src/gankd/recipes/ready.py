@@ -8,7 +8,7 @@ from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig,
 from gankd.recipes.real import REAL, projected
 from gankd.synthetic import SelectConfig
 from gankd.training.gan import GanConfig, logistic
-from gankd.virtual.gan import VirtualConfig
+from gankd.virtual import VirtualConfig
 
 
 def digits() -> Recipe:

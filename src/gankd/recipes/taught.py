@@ -24,9 +24,18 @@ from gankd.runs import Run, Stage, fingerprint
 from gankd.seeds import derive_seed
 from gankd.storage import load_state, load_weights, read_card, save_state
 from gankd.training.supervised import train_supervised
-from gankd.training.vkd import Beside, OutputReader, check, polish, store_outputs
-from gankd.virtual.gan import KnowledgeGan
-from gankd.virtual.teacher import Hints, VirtualTeacher
+from gankd.virtual import (
+    Beside,
+    Hints,
+    Inspection,
+    KnowledgeGan,
+    OutputReader,
+    VirtualTeacher,
+    check,
+    inspect_virtual,
+    polish,
+    store_outputs,
+)
 
 
 class Taught:
@@ -334,6 +343,13 @@ class Taught:
             reader.fit(splits.train.to(self.engine.device), splits.val, *views, self.recipe.seed)
             save_state(path, reader.read_out.state_dict())
         return reader
+
+    def inspection(self) -> Inspection:
+        """Measure the virtual teacher by the gates; see `inspect_virtual`."""
+        stored = self.virtual_stage.result or {}
+        return inspect_virtual(
+            self.virtual, lambda images: self.output_reader(images), self.splits.test, self.recipe.seed, stored
+        )
 
     def untrained_virtual(self) -> VirtualTeacher:
         """A virtual teacher that knows nothing yet, to try things on."""

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gankd.bench.compare import cells
-from gankd.bench.inspection import Inspection, inspection
 from gankd.bench.model_card import model_card
 from gankd.bench.results import ArmResult
 from gankd.config import to_dict
@@ -24,6 +23,7 @@ from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification
 from gankd.version import __version__
+from gankd.virtual import Inspection
 
 
 def machine_facts() -> dict[str, Any]:
@@ -56,7 +56,7 @@ def gather(
     virtual, notes = _virtual_stage(method), _notes(method)
     if virtual is not None and inspected is None:
         try:
-            inspected = inspection(method)
+            inspected = method.inspection()
         except GankdError as error:
             notes.append(f"Virtual teacher: {str(error).rstrip('.')}.")
     stages = [method.teacher_stage, *filter(None, [virtual]), method.gan_stage, method.ratio_stage, method.synth_stage]

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from gankd.bench.inspection import Inspection
 from gankd.bench.results import ArmResult
 from gankd.errors import RunError
 from gankd.storage import atomic
 from gankd.tasks import Task
+from gankd.virtual import Inspection
 
 MAX_GROUPS = 12
 """Label groups with example images; more would make the page heavy and nobody looks at them."""

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gankd.bench.inspection import NAME, Inspection
 from gankd.report import plots
 from gankd.tasks import Task
-from gankd.virtual.gates import Gate, Gates
+from gankd.virtual import NAME, Gate, Gates, Inspection
 
 MAX_CLASSES = 200
 """Rows and columns of a heat map; of more classes that many are shown, evenly spread."""

@@ -19,8 +19,7 @@ from gankd.models.taps import Tap, Tapped, check_taps, find_taps, pair_taps, tea
 from gankd.seeds import derive_seed, rng
 from gankd.tasks import Task
 from gankd.training.objective import Objective, Term
-from gankd.virtual.sources import Sources
-from gankd.virtual.teacher import VirtualTeacher
+from gankd.virtual import Sources, VirtualTeacher
 
 EXAMPLES = 4
 """Images of the dry run."""

@@ -24,7 +24,7 @@ from gankd.training.criterion import Connection, NewStudent, Signals, connect, i
 from gankd.training.objective import Objective, term
 from gankd.training.supervised import SupervisedConfig, make_optimizer, seed_own_layers
 from gankd.training.teacher_outputs import TeacherOutputs, join
-from gankd.virtual.teacher import VirtualTeacher
+from gankd.virtual import VirtualTeacher
 
 OUTPUTS = {"teacher_outputs", "teacher_logits", "teacher_values"}
 """What is stored with generated images anyway."""

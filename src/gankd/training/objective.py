@@ -18,9 +18,10 @@ from typing import Any
 
 from gankd.config import require, suggest
 from gankd.errors import ConfigError
-from gankd.losses.distillation.spec import Loss, all_losses, find_loss
+from gankd.losses.distillation.spec import Loss
 from gankd.tasks import Task
-from gankd.virtual.sources import READABLE, Source, read_source
+from gankd.training.losses import all_losses, find_loss
+from gankd.virtual import READABLE, Source, read_source
 
 
 @dataclass(frozen=True)

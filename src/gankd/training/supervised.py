@@ -14,7 +14,7 @@ from gankd.runs import Stage
 from gankd.seeds import Batches, derive_seed, rng
 
 if TYPE_CHECKING:
-    from gankd.training.vkd import Beside
+    from gankd.virtual import Beside
 
 
 @dataclass(frozen=True, kw_only=True)

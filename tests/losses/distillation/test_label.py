@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from gankd.errors import ConfigError
-from gankd.losses.distillation import find_loss
 from gankd.losses.distillation.label import cross_entropy, label, label_smoothing, squared_error
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression
+from gankd.training.losses import find_loss
 
 LOGITS = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]).log() + torch.tensor([[3.0], [-2.0]])
 

@@ -3,6 +3,6 @@
 `gankd list losses` prints them; `gankd.training.objective` adds them up.
 """
 
-from gankd.losses.distillation.spec import Loss, all_losses, find_loss, loss
+from gankd.losses.distillation.spec import Loss, loss
 
-__all__ = ["Loss", "all_losses", "find_loss", "loss"]
+__all__ = ["Loss", "loss"]

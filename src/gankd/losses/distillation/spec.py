@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Any, TypeVar
 
-import gankd.losses.distillation as package
 from gankd.config import suggest
 from gankd.errors import ConfigError
-from gankd.own_code import import_own
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -179,36 +178,16 @@ def loss(
     return mark
 
 
-@cache
-def all_losses() -> dict[str, Loss]:
-    """The losses of this package by name, in alphabetical order."""
+def package_losses(package: ModuleType) -> dict[str, Loss]:
+    """The losses in the files of a package, by name."""
     found = {}
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        found.update(_losses_of(import_module(module.name)))
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
-
-
-def find_loss(name: str) -> Loss:
-    """A loss by name, or "module:name" of the user's own.
-
-    Raises:
-        ConfigError: no such loss (with suggestions), or that object is not marked by `loss`.
-    """
-    module_name, colon, attribute = name.rpartition(":")
-    if not colon:
-        if name in all_losses():
-            return all_losses()[name]
-        raise ConfigError(f"no loss {name!r}; {suggest(name, all_losses())}; for your own write module:name")
-    module = import_own(module_name, f"loss {name}", ConfigError)
-    own = _losses_of(module)
-    found = getattr(getattr(module, attribute, None), "gankd_loss", None) or own.get(attribute)
-    if not isinstance(found, Loss):
-        remedy = suggest(attribute, own) if own else "mark the function with @gankd.losses.distillation.loss"
-        raise ConfigError(f"no loss {attribute!r} in {module_name}; {remedy}")
+        found.update(losses_of(import_module(module.name)))
     return found
 
 
-def _losses_of(module: Any) -> dict[str, Loss]:
+def losses_of(module: ModuleType) -> dict[str, Loss]:
+    """The losses that a module holds, by name."""
     marked = [getattr(item, "gankd_loss", None) for item in vars(module).values() if callable(item)]
     return {item.name: item for item in marked if isinstance(item, Loss)}
 

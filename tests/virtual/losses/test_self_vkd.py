@@ -9,11 +9,11 @@ from torch import Tensor
 
 from gankd.errors import ConfigError
 from gankd.losses.distillation.kd import kd_loss
-from gankd.losses.distillation.self_vkd import SelfVKD
 from gankd.losses.distillation.soft_targets import soft_targets
 from gankd.seeds import rng
 from gankd.storage import load_state, save_state
 from gankd.tasks import Classification
+from gankd.virtual.losses.self_vkd import SelfVKD
 
 CLASSES = Classification(num_classes=4)
 LABELS = torch.arange(6) % 4

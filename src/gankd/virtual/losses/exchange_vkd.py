@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from gankd.config import from_dict, require
 from gankd.errors import CheckpointError, ConfigError, GankdError
 from gankd.losses.distillation.spec import loss
-from gankd.losses.distillation.virtual import OwnKnowledge, check_temperature, learn_from, sigmoid_ramp, trust
 from gankd.tasks import Task
+from gankd.virtual.losses.own_knowledge import OwnKnowledge, check_temperature, learn_from, sigmoid_ramp, trust
 from gankd.virtual.teacher import VirtualTeacher
 
 FRESH = 60.0

@@ -15,9 +15,9 @@ from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.supervised import SupervisedConfig, train_supervised
-from gankd.training.vkd import Beside, OutputReader, label_histogram, polish, store_outputs
 from gankd.virtual.gan import KnowledgeGan, VirtualConfig, label_means
 from gankd.virtual.teacher import Bank, VirtualTeacher
+from gankd.virtual.training import Beside, OutputReader, label_histogram, polish, store_outputs
 
 CLASSES, VALUES = Classification(num_classes=3), Regression(low=-10.0, high=30.0)
 PLAIN = Engine(torch.device("cpu"), bf16=False, channels_last=False)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from gankd.config import require
 from gankd.losses.distillation.spec import loss
-from gankd.losses.distillation.virtual import OwnKnowledge, check_temperature, learn_from, sigmoid_ramp, trust
 from gankd.tasks import Task
+from gankd.virtual.losses.own_knowledge import OwnKnowledge, check_temperature, learn_from, sigmoid_ramp, trust
 
 
 @loss("PeerVKD", paper="after Kim, IEEE Access 2022")

@@ -1,17 +1,20 @@
 """A virtual teacher of a run against the real one's outputs, beside what stands in for it."""
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gankd.config import require
+from gankd.data.images import LabelledImages
 from gankd.errors import DataError
-from gankd.recipes.taught import Taught
 from gankd.virtual.gates import Failure, Gates, measure
 from gankd.virtual.sources import Source, SourceReader
+from gankd.virtual.teacher import VirtualTeacher
 
 NAME = "VKD as reconstructed from its abstract"
 
@@ -68,48 +71,60 @@ class Inspection:
         }
 
 
-def inspection(method: Taught) -> Inspection:
-    """Measure the virtual teacher of a run by the gates; it is trained if it is not there.
+def inspect_virtual(
+    virtual: VirtualTeacher,
+    read_teacher: Callable[[Tensor], Tensor],
+    test: LabelledImages,
+    seed: int,
+    stored: Mapping[str, Any],
+) -> Inspection:
+    """Measure a virtual teacher and its baselines by the gates, against outputs of the real teacher.
+
+    Args:
+        virtual: with its bank.
+        read_teacher: logits (N, K) of the real teacher for images (N, C, H, W); called once, for the test images.
+        test: images that neither of the two was trained on.
+        seed: of noise, of splits and of the two-sample classifier.
+        stored: result of the virtual stage: `kilobytes`, and `warnings` that only training could see (F5, F10).
 
     Raises:
-        ConfigError: it comes from elsewhere, without outputs to compare with. DataError: they are too few.
+        ConfigError: the virtual teacher has no bank, because another run made it. DataError: too few stored outputs.
     """
-    virtual, task = method.virtual, method.splits.task
-    require(
-        virtual.bank is not None,
-        "the run that made this virtual teacher keeps what to compare with; inspect it there",
-    )
-    seed = method.recipe.seed
-    bank = virtual.bank
+    bank, task = virtual.bank, test.task
+    require(bank is not None, "the run that made this virtual teacher keeps what to compare with; inspect it there")
     assert bank is not None
-    probs = (bank.logits / virtual.temperature).softmax(1).cpu()
     labels = bank.labels
 
-    def drawn(name: str, for_labels: torch.Tensor) -> torch.Tensor:
-        reader = SourceReader(Source(name), virtual, task, for_labels, seed)
-        index = torch.arange(len(for_labels), device=for_labels.device)
-        logits = reader(0, index, torch.empty(0))
+    def soften(logits: Tensor) -> Tensor:
         return (logits / virtual.temperature).softmax(1).cpu()
 
-    names = ("gauss", "bank", "table") if task.kind == "classification" else ("bank", "table")
-    test = method.splits.test
+    def drawn(name: str, for_labels: Tensor) -> Tensor:
+        reader = SourceReader(Source(name), virtual, task, for_labels, seed)
+        index = torch.arange(len(for_labels), device=for_labels.device)
+        return soften(reader(0, index, torch.empty(0)))
+
+    # --- test images
     test_labels = task.hard_labels(test.labels).to(labels.device)
-    test_probs = (method.output_reader(test.images.to(labels.device)) / virtual.temperature).softmax(1).cpu()
-    found = measure(probs, drawn("virtual", labels), labels.cpu(), seed=seed)
-    # What could be seen at the end of training alone: F5, F10.
-    told = [Failure(**one) for one in (method.virtual_stage.result or {}).get("warnings", ())]
-    codes = {one.code for one in found.warnings}
-    found = replace(found, warnings=(*found.warnings, *(one for one in told if one.code not in codes)))
+    test_probs = soften(read_teacher(test.images.to(labels.device)))  # (N, K)
     on_test = None
     with suppress(DataError):  # too few test images of each label
         on_test = measure(test_probs, drawn("virtual", test_labels), test_labels.cpu(), seed=seed)
+
+    # --- training images, whose outputs the bank holds
+    probs = soften(bank.logits)  # (M, K)
+    found = measure(probs, drawn("virtual", labels), labels.cpu(), seed=seed)
+    codes = {one.code for one in found.warnings}
+    told = [Failure(**one) for one in stored.get("warnings", ())]
+    found = replace(found, warnings=(*found.warnings, *(one for one in told if one.code not in codes)))
+
+    baselines = ("gauss", "bank", "table") if task.kind == "classification" else ("bank", "table")
     return Inspection(
         found,
-        {name: measure(probs, drawn(name, labels), labels.cpu(), seed=seed) for name in names},
+        {name: measure(probs, drawn(name, labels), labels.cpu(), seed=seed) for name in baselines},
         on_test,
         {
             "parameters": virtual.num_parameters,
-            "kilobytes": (method.virtual_stage.result or {}).get("kilobytes"),
+            "kilobytes": stored.get("kilobytes"),
             "temperature": virtual.temperature,
             "outputs": len(labels),
         },

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from gankd.losses.distillation.kd import kd_loss
-from gankd.losses.distillation.virtual import (
+from gankd.seeds import rng
+from gankd.tasks import Classification
+from gankd.virtual.losses.own_knowledge import (
     OwnKnowledge,
     learn_from,
     linear_ramp,
@@ -14,8 +16,6 @@ from gankd.losses.distillation.virtual import (
     sigmoid_ramp,
     trust,
 )
-from gankd.seeds import rng
-from gankd.tasks import Classification
 
 CLASSES = Classification(num_classes=4)
 

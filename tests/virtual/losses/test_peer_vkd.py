@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from gankd.errors import ConfigError
-from gankd.losses.distillation.peer_vkd import PeerVKD
-from gankd.losses.distillation.virtual import repeated
 from gankd.seeds import rng
 from gankd.storage import load_state, save_state
 from gankd.tasks import Classification
+from gankd.virtual.losses.own_knowledge import repeated
+from gankd.virtual.losses.peer_vkd import PeerVKD
 
 CLASSES = Classification(num_classes=3)
 LABELS = torch.tensor([0, 1, 2, 1, 0])

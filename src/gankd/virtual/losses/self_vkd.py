@@ -8,8 +8,8 @@ from gankd.config import require
 from gankd.losses.distillation.kd import kd_loss
 from gankd.losses.distillation.soft_targets import soft_targets
 from gankd.losses.distillation.spec import loss
-from gankd.losses.distillation.virtual import OwnKnowledge, check_temperature, linear_ramp
 from gankd.tasks import Task
+from gankd.virtual.losses.own_knowledge import OwnKnowledge, check_temperature, linear_ramp
 
 
 @loss("SelfVKD", paper="after Kim, IEEE Access 2022")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from gankd.commands.data import fetch, show
 from gankd.data import sources
+from gankd.data.sets import Archive
 from gankd.errors import GankdError
 
 RANDOM = np.random.default_rng(0)
@@ -115,12 +116,12 @@ def test_embedded_sets_and_names(tmp_path: Path) -> None:
     assert show("digits").text.startswith("digits: embedded (digits)\nimages ")
     path = pictures(tmp_path, cat=10, dog=10)
     assert show(path, name="folder").text.startswith(f"{path}: as --name says (folder)\n")
-    with pytest.raises(GankdError, match="--name: name: "):
+    with pytest.raises(GankdError, match="--name: no data set .foldr.; did you mean folder"):
         show(path, name="foldr")
 
 
 def test_fetched_files_tell_what_is_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def arrive(archive: sources.Archive, path: Path, progress: sources.Progress) -> int:
+    def arrive(archive: Archive, path: Path, progress: sources.Progress) -> int:
         path.write_bytes(b"x")
         progress(archive.name, 1, 1, 1.0)
         return 2_500_000

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from gankd.data import sources
-from gankd.data.sources import ARCHIVES, BY_HAND, Archive, fetch
+from gankd.data.sets import DATA_SETS, Archive, ByHand, DataSet, Download
+from gankd.data.sources import fetch
 from gankd.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 5000
@@ -74,9 +75,13 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def known(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ARCHIVES, "toy", (Archive(server.url, MD5),))
+    monkeypatch.setitem(DATA_SETS, "toy", toy(Archive(server.url, MD5)))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+
+
+def toy(archive: Archive, unpacks_to: str = "") -> DataSet:
+    return DataSet("toy:load_toy", "A toy", "the folder", origin=Download((archive,), unpacks_to))
 
 
 def refused(folder: Path, name: str = "toy") -> str:
@@ -150,7 +155,7 @@ def test_errors_of_the_server(server: Server, tmp_path: Path, status: int, reque
 
 
 def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ARCHIVES, "toy", (Archive("http://127.0.0.1:9/data.bin", MD5),))
+    monkeypatch.setitem(DATA_SETS, "toy", toy(Archive("http://127.0.0.1:9/data.bin", MD5)))
     line = refused(tmp_path)
     assert "cannot download http://127.0.0.1:9/data.bin: Connection refused; " in line
     assert f"put the file into {tmp_path} by hand (md5 {MD5})" in line
@@ -183,8 +188,7 @@ def test_an_archive_that_is_unpacked(server: Server, tmp_path: Path, monkeypatch
         file.writestr("../outside.txt", "b")
     server.content = buffer.getvalue()
     archive = Archive(server.url, hashlib.md5(server.content).hexdigest())
-    monkeypatch.setitem(ARCHIVES, "toy", (archive,))
-    monkeypatch.setitem(sources.UNPACKED, "toy", "inner")
+    monkeypatch.setitem(DATA_SETS, "toy", toy(archive, unpacks_to="inner"))
     fetched = fetch("toy", tmp_path / "toy")
     assert fetched.path == tmp_path / "toy" / "inner"
     assert (fetched.path / "train" / "a.txt").read_text() == "a"
@@ -196,9 +200,11 @@ def test_an_archive_that_is_unpacked(server: Server, tmp_path: Path, monkeypatch
 
 
 def test_what_is_got_by_hand(tmp_path: Path) -> None:
-    for name, (address, _) in BY_HAND.items():
+    by_hand = {name: found.origin for name, found in DATA_SETS.items() if isinstance(found.origin, ByHand)}
+    assert len(by_hand) == 4
+    for name, origin in by_hand.items():
         line = refused(tmp_path / "x", name)
-        assert address in line
+        assert origin.address in line
         assert str(tmp_path / "x") in line
     assert not (tmp_path / "x").exists()
     with pytest.raises(ConfigError, match="no data set 'cifra10' to fetch; did you mean cifar10"):
@@ -206,7 +212,8 @@ def test_what_is_got_by_hand(tmp_path: Path) -> None:
 
 
 def test_addresses_and_checksums_are_well_formed() -> None:
-    archives = [archive for name in ("cifar10", "cifar100", "tiny-imagenet", "mnist") for archive in ARCHIVES[name]]
+    origins = [found.origin for name, found in DATA_SETS.items() if name != "toy"]
+    archives = [archive for origin in origins if isinstance(origin, Download) for archive in origin.archives]
     assert len({archive.md5 for archive in archives}) == len(archives) == 7
     assert all(len(bytes.fromhex(archive.md5)) == 16 for archive in archives)
     assert all(archive.url.startswith("http") and archive.name.endswith((".gz", ".zip")) for archive in archives)

@@ -215,7 +215,7 @@ def test_splits_are_disjoint_nested_and_of_the_documented_sizes() -> None:
 
 
 def test_loaded_images_are_renders_of_their_labels() -> None:
-    splits = load_turntable(size=16, per_angle=1)
+    splits = load_turntable(size=16, per_label=1)
     pairs = split_turntable(1)
     for part, expected in zip((splits.train, splits.val, splits.test), pairs, strict=True):
         assert part.task == TURNTABLE
@@ -233,7 +233,7 @@ def test_loaded_images_are_renders_of_their_labels() -> None:
 @pytest.mark.parametrize("per_angle", [0, 26])
 def test_per_angle_out_of_range_is_refused(per_angle: int) -> None:
     with pytest.raises(ConfigError, match=r"per_angle must lie in 1\.\.25"):
-        load_turntable(per_angle=per_angle)
+        load_turntable(per_label=per_angle)
 
 
 @pytest.mark.parametrize(

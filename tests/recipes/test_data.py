@@ -1,22 +1,25 @@
 import inspect
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
+import gankd.data
 from gankd.commands.stages import stored_run
 from gankd.config import override
 from gankd.data.images import Splits
+from gankd.data.sets import DATA_SETS
 from gankd.errors import ConfigError, DataError
 from gankd.recipes import RECIPES
 from gankd.recipes.config import DataConfig
-from gankd.recipes.data import CHOICES, READERS, load_splits
+from gankd.recipes.data import choices, load_splits, reader_of
 from gankd.tasks import Classification
 
 
@@ -81,23 +84,84 @@ def test_values_have_no_classes(arrays: Path) -> None:
         load(arrays, "data.classes=3", "data.task=regression")
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_readers_take_what_they_are_given(name: Any) -> None:
-    reader = READERS[name]
-    function = getattr(import_module(f"gankd.data.{reader.module}"), reader.function)
-    path, *known = inspect.signature(function).parameters
-    assert path in {"path", "root"}
-    assert set(reader.takes) <= set(known)
-    assert set(known) & set(CHOICES) <= set(reader.takes)
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_readers_take_what_they_are_given(name: str) -> None:
+    found = DATA_SETS[name]
+    known = list(inspect.signature(reader_of(name)).parameters)
+    if not found.embedded:
+        assert known.pop(0) in {"path", "root"}
+    assert set(found.takes) <= set(known)
+    assert set(known) & choices() <= set(found.takes)
+    assert ("skip" in known) == found.skips
+    if found.embedded:
+        with pytest.raises(ConfigError, match=f"--data is for recipes that read files; {name} is embedded"):
+            load_splits(DataConfig(name=name, root="/absent"))
+        return
     with pytest.raises(DataError, match="absent"):
-        load_splits(replace(DataConfig(root="/absent"), name=name))
+        load_splits(DataConfig(name=name, root="/absent"))
     with pytest.raises(ConfigError, match=f"the recipe {name} needs --data PATH, the "):
-        load_splits(replace(DataConfig(), name=name))
+        load_splits(DataConfig(name=name))
 
 
-def test_every_name_has_a_reader() -> None:
-    names = get_args(get_type_hints(DataConfig)["name"])
-    assert set(names) == {"digits", "rotated-digits", "turntable", *READERS}
+def test_every_set_has_a_recipe() -> None:
+    assert {make().data.name for make in RECIPES.values()} == set(DATA_SETS)
+    assert {make().name for make in RECIPES.values()} >= set(DATA_SETS)
+
+
+def test_an_unknown_set_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(ConfigError, match="^data.name: no data set 'cifra10'; did you mean cifar10") as caught:
+        override(RECIPES["digits"](), ["data.name=cifra10"])
+    assert "\n" not in str(caught.value)
+
+
+A_READER = """
+import torch
+from gankd.data.images import LabelledImages, Splits
+from gankd.tasks import Classification
+
+
+def load_stripes(path: str, *, size: int | None = None) -> Splits:
+    levels = torch.tensor([int(level) for level in open(path).read().split()], dtype=torch.uint8)
+    images = levels[:, None, None, None].expand(-1, 1, size or 8, size or 8).contiguous()
+    part = LabelledImages(images, (levels > 127).long(), Classification(num_classes=2))
+    return Splits(part, part, part, "stripes")
+"""
+A_LINE = """
+DataSet("stripes:load_stripes", "Stripes: dark, light", "the .stripes file", files=((".*[.]stripes", "stripes"),))
+""".strip()
+ADDING = f"""
+import sys, types
+module = types.ModuleType("gankd.data.stripes")
+exec({A_READER!r}, vars(module))
+sys.modules["gankd.data.stripes"] = module
+from gankd.data.sets import DATA_SETS, DataSet
+DATA_SETS["stripes"] = {A_LINE}
+
+from gankd.cli import main
+from gankd.config import override
+from gankd.recipes.data import load_splits
+from gankd.recipes.ready import RECIPES, recipe_summary
+recipe = override(RECIPES["stripes"](), ["data.root=a.stripes", "data.classes=2"])
+print(recipe.name, recipe.data.name, load_splits(recipe.data).train.shape, recipe_summary("stripes"))
+sys.exit(main(["data", "show", "a.stripes", "--size", "16"]))
+"""
+
+
+def test_a_reader_and_one_line_add_a_set(tmp_path: Path) -> None:
+    (tmp_path / "a.stripes").write_text("10 20 30 200 220 240\n")
+    source = str(Path(gankd.data.__path__[0]).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", ADDING],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": source},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "stripes stripes (1, 8, 8) Stripes: dark, light" in done.stdout
+    assert "stripes (stripes)" in done.stdout
+    assert "grey 16x16" in done.stdout
+    assert "gankd run stripes --data a.stripes --size 16" in done.stdout
 
 
 @pytest.mark.parametrize(

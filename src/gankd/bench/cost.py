@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from gankd.data.sets import published_shape
 from gankd.engine import Engine
 from gankd.models import build_net
 from gankd.recipes.arms import ARMS
@@ -22,18 +23,6 @@ from gankd.recipes.published.table import PublishedTable, Scale
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.gan import GanConfig, build_discriminator, build_generator
 
-SHAPES = {
-    "digits": (1, 8, 10),
-    "rotated-digits": (1, 16, 1),
-    "cifar10": (3, 32, 10),
-    "cifar100": (3, 32, 100),
-    "tiny-imagenet": (3, 64, 200),
-    "imagenet100": (3, 128, 100),
-    "rc49": (3, 64, 1),
-    "utkface": (3, 64, 1),
-    "steering": (3, 64, 1),
-}
-"""Channels, side and outputs of each set as published."""
 BACKWARD = 3
 """An update costs so many forward passes."""
 
@@ -69,7 +58,7 @@ def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
         speed: floating-point operations per second, see `machine_speed`.
     """
     base = table.recipe(scale)
-    channels, size, outputs = SHAPES[base.data.name]
+    channels, size, outputs = published_shape(base.data.name)
     size = base.data.size or size
     outputs = outputs if outputs == 1 else base.data.classes or outputs
 

@@ -2,31 +2,26 @@
 
 import math
 import shlex
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gankd.config import from_dict
+from gankd.config import from_dict, require, suggest
 from gankd.console import Console
-from gankd.data.folder import load_folder
 from gankd.data.images import Splits
 from gankd.data.inspection import Found, Scan, Shared, contact_images, detect, duplicates, histogram, scan
 from gankd.data.own import ChannelChoice, TaskChoice, counted, shown
+from gankd.data.sets import DATA_SETS
 from gankd.data.sources import Fetched
 from gankd.data.sources import fetch as fetch_files
-from gankd.data.table import load_table
 from gankd.errors import DataError
 from gankd.recipes.config import DataConfig
-from gankd.recipes.data import load_splits
+from gankd.recipes.data import load_splits, reader_of
 from gankd.report.grids import image_grid
 from gankd.storage import atomic
 from gankd.tasks import Classification, Regression
 from gankd.text import number
 
-EMBEDDED = ("digits", "rotated-digits", "turntable")
-SKIPPING: dict[str, Callable[..., Splits]] = {"folder": load_folder, "table": load_table}
-"""Readers of the user's own image files: they can leave some out, and have no size of their own."""
 MOST_LISTED = 5
 """Unreadable files that are named."""
 MOST_BARS = 20
@@ -47,8 +42,7 @@ class FetchResult:
     @property
     def command(self) -> str:
         """What comes next."""
-        name = {"mnist": "idx"}.get(self.fetched.name, self.fetched.name)
-        return f"gankd run {name} --data {shlex.quote(str(self.fetched.path))}"
+        return f"gankd run {self.fetched.data_set} --data {shlex.quote(str(self.fetched.path))}"
 
     @property
     def text(self) -> str:
@@ -258,12 +252,14 @@ def show(
         GankdError: the path cannot be read, nothing known is there, or a file that holds a whole set is broken.
     """
     path = Path(path)
-    if not path.exists() and str(path) in EMBEDDED:
+    if not path.exists() and str(path) in DATA_SETS and DATA_SETS[str(path)].embedded:
         found = Found(str(path), None, "embedded")
     else:
+        require(name is None or name in DATA_SETS, f"--name: no data set {name!r}; {suggest(str(name), DATA_SETS)}")
         found = detect(path) if name is None else Found(name, path, "as --name says")
+    skips = DATA_SETS[found.name].skips
     files = None if found.path is None else scan(found)
-    if files is not None and found.name in SKIPPING:
+    if files is not None and skips:
         size = size or files.side
         channels = "rgb" if channels == "auto" and files.mixed else channels
     bad = [] if files is None else [path for path, _ in files.unreadable]
@@ -272,8 +268,8 @@ def show(
     if bad:
         problem = f"{counted(len(bad), 'image')} cannot be read; replace or remove {'it' if len(bad) == 1 else 'them'}"
     try:
-        if bad and found.name in SKIPPING:
-            splits = SKIPPING[found.name](found.path, skip=frozenset(bad), **settings)
+        if bad and skips:
+            splits = reader_of(found.name)(found.path, skip=frozenset(bad), **settings)
         else:
             root = None if found.path is None else str(found.path)
             splits = load_splits(from_dict(DataConfig, {"name": found.name, "root": root, **settings}, "--name"))

@@ -17,7 +17,7 @@ from gankd.losses.distillation import Loss
 from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
 from gankd.models import ZOO, build_net
 from gankd.models.contract import ImageModel
-from gankd.recipes.ready import FILES, RECIPES
+from gankd.recipes.ready import RECIPES, recipe_summary
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.distill import DistillConfig, Learner
@@ -254,5 +254,4 @@ def _model_row(name: str) -> Row:
 
 
 def _recipe_row(name: str) -> Row:
-    summary = FILES.get(name) or (RECIPES[name].__doc__ or "").strip().rstrip(".")
-    return {"name": name, "summary": summary}
+    return {"name": name, "summary": recipe_summary(name)}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gankd.bench.cost import SHAPES, estimate, machine_speed
+from gankd.bench.cost import estimate, machine_speed
 from gankd.bench.grid import base_recipe
 from gankd.commands.plan import (
     PlanRow,
@@ -26,6 +26,7 @@ from gankd.commands.plan import (
 from gankd.config import require
 from gankd.console import Console
 from gankd.data.images import LabelledImages, Splits
+from gankd.data.sets import published_shape
 from gankd.models.contract import ImageModel
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
@@ -183,7 +184,7 @@ def plan_table_run(
 
 def _random_splits(recipe: Recipe) -> Splits:
     """A few random images of the set's shape, to time networks on."""
-    channels, size, outputs = SHAPES[recipe.data.name]
+    channels, size, outputs = published_shape(recipe.data.name)
     size, classes = recipe.data.size or size, recipe.data.classes or outputs
     task: Task = Regression(low=0.0, high=1.0) if outputs == 1 else Classification(num_classes=classes)
     count = max(2 * classes, 256)

@@ -16,6 +16,7 @@ from gankd.data.files import in_threads, is_image, list_folder, probe, walk
 from gankd.data.idx import is_idx
 from gankd.data.images import LabelledImages, Splits
 from gankd.data.own import SHARES, nearest_size, shown, size_fits
+from gankd.data.sets import DATA_SETS
 from gankd.data.table import TABLE, holds_paths, read_table
 from gankd.errors import DataError
 from gankd.tasks import Classification, Regression
@@ -27,35 +28,6 @@ COLUMNS, MOST_ROWS = 12, 10
 BLOCK = 2048
 """Images hashed at once."""
 
-FILES = (
-    (r".*\.npz", "npz", "arrays in .npz"),
-    (r".*rc-?49.*\.h(df)?5", "rc49", "RC-49 in h5"),
-    (r".*utkface.*\.h(df)?5", "utkface", "UTKFace in h5"),
-    (r".*steering.*\.h(df)?5", "steering", "Steering Angle in h5"),
-    (r"imagenet.*100class.*\.h(df)?5", "imagenet100", "ImageNet-100 in h5"),
-    (r"cifar-?100.*\.h(df)?5", "cifar100", "CIFAR-100 in h5"),
-    (r"cifar-?10_.*\.h(df)?5", "cifar10", "CIFAR-10 in h5"),
-    (r".*\.(h5|hdf5)", "h5", "arrays in h5"),
-    (r"cifar-100-(python|binary)\.tar\.gz", "cifar100", "the archive of CIFAR-100"),
-    (r"cifar-10-(python|binary)\.tar\.gz", "cifar10", "the archive of CIFAR-10"),
-    (r".*\.parquet", "table", "a Parquet table"),
-    (r".*\.[ct]sv", "table", "a CSV table"),
-)
-"""Files: (pattern of the name, data set, how it is called); the first that fits counts."""
-FOLDERS = (
-    (TABLE, "folder", f"image files with {TABLE}"),
-    ("wnids.txt", "tiny-imagenet", "Tiny-ImageNet"),
-    ("imagenet100.txt", "imagenet100", "ImageNet-100: a list of classes over a folder of ImageNet"),
-    ("data.txt", "steering", "frames of Steering Angle with data.txt"),
-    ("cifar-10-batches-bin", "cifar10", "CIFAR-10, binary version"),
-    ("cifar-10-batches-py", "cifar10", "CIFAR-10, python version"),
-    ("cifar-100-binary", "cifar100", "CIFAR-100, binary version"),
-    ("cifar-100-python", "cifar100", "CIFAR-100, python version"),
-    ("data_batch_1.bin", "cifar10", "CIFAR-10, binary version"),
-    ("data_batch_1", "cifar10", "CIFAR-10, python version"),
-    ("train.bin", "cifar100", "CIFAR-100, binary version"),
-)
-"""Folders: (what is in it, data set, how it is called); the first that fits counts."""
 FACE = re.compile(r"\d{1,3}_[01]_\d_\d+.*", re.ASCII)
 """UTKFace: age_gender_race_date."""
 SYNSET = re.compile(r"n\d{8}", re.ASCII)
@@ -105,22 +77,25 @@ def detect(path: Path) -> Found:
 def _file(path: Path) -> Found | None:
     if is_idx(path.name):
         return Found("idx", path.parent, "IDX files")
-    if path.name == "data.txt":
-        return Found("steering", path.parent, "frames of Steering Angle with data.txt")
-    if path.name == TABLE:
-        return Found("folder", path.parent, f"image files with {TABLE}")
-    for pattern, name, what in FILES:
-        if re.fullmatch(pattern, path.name, re.IGNORECASE):
-            return Found(name, path, what)
+    for name, known in DATA_SETS.items():
+        for marker, what in known.markers:
+            if path.name == marker:
+                return Found(name, path.parent, what)
+    for name, known in DATA_SETS.items():
+        for pattern, what in known.files:
+            if re.fullmatch(pattern, path.name, re.IGNORECASE):
+                return Found(name, path, what)
     return None
 
 
 def _folder(path: Path, deep: bool = True) -> Found | None:
     entries = list_folder(path)
     names = {entry.name for entry in entries}
-    for marker, name, what in FOLDERS:
-        if marker in names:
-            return Found(name, path, what)
+    for name, known_set in DATA_SETS.items():
+        for marker, what in known_set.markers:
+            if marker in names:
+                return Found(name, path, what)
+    # The rest is recognised by more than the name of one entry.
     files = [path / entry.name for entry in entries if entry.is_file()]
     folders = [path / entry.name for entry in entries if entry.is_dir()]
     if any(is_idx(file.name) for file in files):
@@ -185,9 +160,10 @@ def scan(found: Found) -> Scan | None:
         DataError: a table cannot be used.
     """
     assert found.path is not None
-    if found.name == "table" and found.path.is_file() and holds_paths(found.path):
+    pictures = DATA_SETS[found.name].pictures
+    if pictures == "in table" and found.path.is_file() and holds_paths(found.path):
         paths = [item.path for item in read_table(found.path)]
-    elif found.name in ("folder", "utkface", "steering", "tiny-imagenet") and found.path.is_dir():
+    elif pictures == "in folder" and found.path.is_dir():
         paths = sorted(walk(found.path)[0])
     else:
         return None

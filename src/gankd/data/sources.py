@@ -14,6 +14,7 @@ from typing import Any
 
 from gankd.config import suggest
 from gankd.data.own import shown
+from gankd.data.sets import DATA_SETS, Archive, ByHand
 from gankd.errors import ConfigError, DataError
 from gankd.version import __version__
 
@@ -28,91 +29,48 @@ Progress = Callable[[str, int, int, float], None]
 
 
 @dataclass(frozen=True)
-class Archive:
-    """A file at a fixed address."""
-
-    url: str
-    md5: str
-
-    @property
-    def name(self) -> str:
-        """What the file is called."""
-        return self.url.rpartition("/")[2]
-
-
-def _archives(base: str, md5: dict[str, str]) -> tuple[Archive, ...]:
-    return tuple(Archive(base + name, digest) for name, digest in md5.items())
-
-
-ARCHIVES = {
-    "cifar10": _archives(
-        "https://www.cs.toronto.edu/~kriz/", {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"}
-    ),
-    "cifar100": _archives(
-        "https://www.cs.toronto.edu/~kriz/", {"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"}
-    ),
-    "tiny-imagenet": _archives(
-        "http://cs231n.stanford.edu/", {"tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de"}
-    ),
-    "mnist": _archives(
-        "https://ossci-datasets.s3.amazonaws.com/mnist/",
-        {
-            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
-        },
-    ),
-}
-"""What is fetched. The checksums tell damage, and are those that the publishers and other libraries give."""
-UNPACKED = {"tiny-imagenet": "tiny-imagenet-200"}
-"""Folders to which archives unpack that are not read as they are."""
-BY_HAND = {
-    "utkface": ("https://susanqq.github.io/UTKFace/", "the aligned and cropped faces, unpacked"),
-    "steering": ("https://github.com/SullyChen/driving-datasets", "data.txt and its frames, unpacked"),
-    "rc49": ("https://github.com/UBCDingXin/improved_CcGAN", "the file RC-49_64x64.h5"),
-    "imagenet100": ("https://image-net.org/download-images.php", "the ILSVRC 2012 training images, unpacked"),
-}
-"""What is behind a form, or only on a file sharing service: (address, what to take)."""
-
-
-@dataclass(frozen=True)
 class Fetched:
     """A data set on disk."""
 
     name: str
     path: Path
-    """What the reader takes."""
+    """Path that the reader takes."""
     files: tuple[Path, ...]
-    """As published."""
+    """Files as published."""
     transferred: int
-    """Bytes that came over the network, 0 where all was there."""
+    """Bytes that came over the network; 0 if everything was on disk already."""
+    data_set: str
+    """Name for `data.name`."""
 
 
 def fetch(name: str, folder: Path, progress: Progress = lambda *_: None) -> Fetched:
-    """Download a data set's files, as published, into `folder`; those that are there already are only checked.
+    """Download a data set's files, as published, into `folder`; files that are there already are only checked.
 
-    A transfer that breaks off goes on where it stopped, now or when called again: what has arrived is in a file that
+    A transfer that breaks off resumes where it stopped, now or in the next call: the bytes so far are in a file that
     ends in .part. A file gets its name when its checksum is right.
 
     Raises:
         ConfigError: no such data set. DataError: it cannot be fetched, cannot be downloaded, or the disk is too full.
     """
-    if name in BY_HAND:
-        address, what = BY_HAND[name]
-        raise DataError(f"{name} has to be got by hand: take {what}, from {address}, and put it into {shown(folder)}")
-    if name not in ARCHIVES:
-        raise ConfigError(f"no data set {name!r} to fetch; {suggest(name, [*ARCHIVES, *BY_HAND])}")
-    archives = ARCHIVES[name]
+    known = {getattr(found.origin, "name", "") or own: own for own, found in DATA_SETS.items() if found.origin}
+    if name not in known:
+        raise ConfigError(f"no data set {name!r} to fetch; {suggest(name, known)}")
+    origin = DATA_SETS[known[name]].origin
+    if isinstance(origin, ByHand):
+        raise DataError(
+            f"{name} has to be fetched by hand: take {origin.take}, from {origin.address}, and put it into "
+            f"{shown(folder)}"
+        )
+    assert origin is not None
     folder.mkdir(parents=True, exist_ok=True)
-    unpacked = folder / UNPACKED[name] if name in UNPACKED else None
+    unpacked = folder / origin.unpacks_to if origin.unpacks_to else None
     if unpacked is not None and unpacked.is_dir():
-        return Fetched(name, unpacked, (), 0)
-    files = tuple(folder / archive.name for archive in archives)
-    transferred = sum(_fetch(archive, file, progress) for archive, file in zip(archives, files, strict=True))
+        return Fetched(name, unpacked, (), 0, known[name])
+    files = tuple(folder / archive.name for archive in origin.archives)
+    transferred = sum(_fetch(archive, file, progress) for archive, file in zip(origin.archives, files, strict=True))
     if unpacked is not None:
         _unpack(files[0], unpacked, progress)
-    return Fetched(name, unpacked or folder, files, transferred)
+    return Fetched(name, unpacked or folder, files, transferred, known[name])
 
 
 def _fetch(archive: Archive, path: Path, progress: Progress) -> int:

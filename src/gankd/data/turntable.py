@@ -509,16 +509,18 @@ def unseen_angles(labels: Tensor) -> Tensor:
     return (labels.double() * 10).round().long() % 2 == 0
 
 
-def load_turntable(size: int = 32, per_angle: int = MAX_PER_ANGLE) -> Splits:
-    """`turntable`: yaw regression at `size` x `size`, with `per_angle` training images of each odd angle.
+def load_turntable(*, size: int | None = None, per_label: int | None = None) -> Splits:
+    """`turntable`: yaw regression at `size` x `size` (default 32) from `per_label` (default 25) training images of
+    each odd angle.
 
-    450 per_angle images train, 900 validate and 1,798 test, 898 of them at angles never trained on.
+    450 per_label images train, 900 validate and 1,798 test, 898 of them at angles never trained on.
 
     Raises:
-        ConfigError: size not a positive multiple of 4, or per_angle outside 1 .. 25.
+        ConfigError: size not a positive multiple of 4, or per_label outside 1 .. 25.
     """
+    per_angle = MAX_PER_ANGLE if per_label is None else per_label
     train, val, test = (
-        LabelledImages(render(pairs[:, 0], labels, size), labels, TURNTABLE)
+        LabelledImages(render(pairs[:, 0], labels, 32 if size is None else size), labels, TURNTABLE)
         for pairs in split_turntable(per_angle)
         for labels in [(pairs[:, 1].double() / 10).float()]
     )

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-from gankd.config import require
+from gankd.config import require, suggest
+from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
@@ -19,25 +20,9 @@ from gankd.virtual import VirtualConfig
 class DataConfig:
     """Which images, and how scarce they are made. But for `classes`, only the training split is ever changed."""
 
-    name: Literal[
-        "digits",
-        "rotated-digits",
-        "turntable",
-        "folder",
-        "table",
-        "npz",
-        "h5",
-        "idx",
-        "cifar10",
-        "cifar100",
-        "tiny-imagenet",
-        "imagenet100",
-        "rc49",
-        "utkface",
-        "steering",
-    ] = "digits"
-    """The first three need no files; folder, table, npz, h5 and idx are the user's own images; the others are published
-    sets, read as they are published."""
+    name: str = "digits"
+    """A name in the table `gankd.data.sets`: an embedded set, a format of the user's own images, or a published set,
+    read as it is published."""
     root: str | None = None
     """The file or folder to read."""
     task: Literal["auto", "classification", "regression"] = "auto"
@@ -65,6 +50,9 @@ class DataConfig:
     """Which images are kept and which labels are disturbed."""
     authors_rounding: bool = False
     """utkface: labels cut off to whole years. A defect of the authors' code, kept for comparison with it."""
+
+    def __post_init__(self) -> None:
+        require(self.name in DATA_SETS, f"data.name: no data set {self.name!r}; {suggest(self.name, DATA_SETS)}")
 
 
 @dataclass(frozen=True, kw_only=True)

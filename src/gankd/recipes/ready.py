@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from gankd.data.sets import DATA_SETS
 from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig
 from gankd.recipes.real import REAL, projected
 from gankd.synthetic import SelectConfig
@@ -86,29 +87,9 @@ def folder() -> Recipe:
     )
 
 
-def npz() -> Recipe:
-    """The user's own images: arrays in an .npz file."""
-    return replace(folder(), name="npz", data=DataConfig(name="npz"))
-
-
-FILES = {
-    "table": "The user's own images: a CSV or parquet file that lists or holds them",
-    "h5": "The user's own images: arrays in an .h5 file",
-    "idx": "The user's own images: IDX files, as MNIST's",
-    "cifar10": "CIFAR-10: the official archive, its folder, or the authors' .h5",
-    "cifar100": "CIFAR-100: the official archive or its folder",
-    "tiny-imagenet": "Tiny-ImageNet-200: the official folder, or the authors' .h5",
-    "imagenet100": "ImageNet-100: a list of 100 ids over a folder of ImageNet, or the authors' .h5",
-    "rc49": "RC-49: the yaw of rendered chairs, from its .h5",
-    "utkface": "UTKFace: ages, from the folder of faces, or the authors' .h5",
-    "steering": "Steering Angle: data.txt and frames, or the authors' .h5",
-}
-"""Recipes that differ from `folder` in what they read alone."""
-
-
 def of_files(name: str) -> Recipe:
-    """The recipe `folder` for images as `data.name` calls them."""
-    return replace(folder(), name=name, data=DataConfig(name=name))  # type: ignore[arg-type]
+    """The recipe `folder` with another data set of `gankd.data.sets`."""
+    return replace(folder(), name=name, data=DataConfig(name=name))
 
 
 def cifar20() -> Recipe:
@@ -123,22 +104,26 @@ def cifar20() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = (
-    {
-        make().name: make
-        for make in (
-            digits,
-            digits_all,
-            digits_noisy,
-            digits_takd,
-            rotated_digits,
-            rotated_digits_all,
-            turntable,
-            folder,
-            npz,
-            cifar20,
-        )
-    }
-    | REAL
-    | {name: partial(of_files, name) for name in FILES}
-)
+_OWN = {
+    make().name: make
+    for make in (
+        digits,
+        digits_all,
+        digits_noisy,
+        digits_takd,
+        rotated_digits,
+        rotated_digits_all,
+        turntable,
+        folder,
+        cifar20,
+    )
+} | REAL
+RECIPES: dict[str, Callable[[], Recipe]] = _OWN | {
+    name: partial(of_files, name) for name in DATA_SETS if name not in _OWN
+}
+"""Recipes by name; a data set without a recipe of its own gets that of `folder`."""
+
+
+def recipe_summary(name: str) -> str:
+    """One line on a recipe, for lists."""
+    return (_OWN[name].__doc__ or "").strip().rstrip(".") if name in _OWN else DATA_SETS[name].summary

@@ -1,6 +1,6 @@
 """GAN losses on discriminator scores, and gradient penalties. Scores are raw (no sigmoid), losses float32.
 
-Per-sample weights are those of the vicinal losses (`gankd.losses.vicinal`); for classes there are none.
+Per-sample weights come from vicinal sampling (`gankd.losses.vicinal`); class labels have none.
 """
 
 from typing import Literal, assert_never
@@ -19,22 +19,22 @@ def discriminator_loss(
     real_weights: Tensor | None = None,
     fake_weights: Tensor | None = None,
 ) -> Tensor:
-    """What the discriminator minimises, a scalar.
+    """Discriminator loss, a scalar.
 
         hinge         mean w_r relu(1 - s_r) + mean w_f relu(1 + s_f)     [1]
         logistic      mean w_r softplus(-s_r) + mean w_f softplus(s_f)    [2]
         relativistic  mean w_r w_f softplus(-(s_r - s_f)), pair by pair   [3]
 
-    The logistic one is least at s = log p_real / p_fake. Weighted terms are averaged over the batch, not
-    divided by the sum of the weights, as in CcGAN's code [4]. A relativistic term is about a pair, so it
-    carries the product: the weight of drawing that pair.
+    The logistic loss is least at s = log p_real / p_fake. Weighted terms are averaged over the batch and not
+    divided by the sum of the weights, as in CcGAN's code [4]. A relativistic term belongs to a pair, so its
+    weight is the product of both weights.
 
     Args:
         kind: which loss.
         real_scores: (N,) scores of real images.
         fake_scores: (M,) scores of generated images; M = N for relativistic, which pairs i with i.
-        real_weights: (N,) weights >= 0; ones if not given.
-        fake_weights: (M,) weights >= 0; ones if not given.
+        real_weights: (N,) weights >= 0; default: ones.
+        fake_weights: (M,) weights >= 0; default: ones.
 
     [1] Lim, Ye. Geometric GAN (2017).
     [2] Goodfellow et al. Generative adversarial nets. NeurIPS 2014.
@@ -57,7 +57,7 @@ def discriminator_loss(
 
 
 def generator_loss(kind: GanLoss, fake_scores: Tensor, real_scores: Tensor | None = None) -> Tensor:
-    """What the generator minimises, a scalar; sources as in `discriminator_loss`.
+    """Generator loss, a scalar; sources as in `discriminator_loss`.
 
         hinge         -mean s_f
         logistic      mean softplus(-s_f)            the non-saturating form
@@ -66,7 +66,7 @@ def generator_loss(kind: GanLoss, fake_scores: Tensor, real_scores: Tensor | Non
     Args:
         kind: which loss.
         fake_scores: (N,) scores of generated images.
-        real_scores: (N,) scores of real images under the same conditions, for the relativistic loss alone.
+        real_scores: (N,) scores of real images under the same conditions; only for the relativistic loss.
     """
     fake = fake_scores.float()
     match kind:
@@ -85,12 +85,12 @@ def generator_loss(kind: GanLoss, fake_scores: Tensor, real_scores: Tensor | Non
 def gradient_penalty(scores: Tensor, images: Tensor) -> Tensor:
     """Exact zero-centred penalty, mean |dD/dx|^2 / 2, a scalar: R1 on real images, R2 on generated ones [1].
 
-    Differentiable, through a second backward pass (which torch.compile does not support). Each score must
-    depend on its own image alone: with batch statistics in D the gradients mix.
+    Differentiable through a second backward pass, which torch.compile does not support. Each score must
+    depend only on its own image: with batch statistics in D the gradients mix.
 
     Args:
         scores: (N,) scores of `images`, computed outside autocast.
-        images: (N, ...) with requires_grad, from before the forward pass.
+        images: (N, ...) with requires_grad set before the forward pass.
 
     [1] Mescheder, Geiger, Nowozin. Which training methods for GANs do actually converge? ICML 2018.
     """

@@ -5,11 +5,11 @@ from torch import Tensor
 
 
 def logistic_ratio_loss(log_ratio_fake: Tensor, log_ratio_real: Tensor) -> Tensor:
-    """Cross-entropy of telling real from fake, in nats; least at log p_real / p_fake, ln 2 if both are alike.
+    """Cross-entropy of classifying real against fake, in nats; least at log p_real / p_fake, ln 2 if they are equal.
 
         1/2 E_fake[softplus(l)] + 1/2 E_real[softplus(-l)]
 
-    Separate means give both sides the same prior, so the optimum holds whatever N and M are [1].
+    Separate means give both sides the same prior, so the optimum holds for any N and M [1].
 
     Args:
         log_ratio_fake: (N,) log-ratios of generated samples.

@@ -4,11 +4,11 @@ Few real images share an exact label, so the discriminator sees, for a target la
 labels lie near t (the vicinity) and fakes made for labels near t, weighted by how near:
 
     hard (HVDL)  |y - t| <= kappa, weight 1
-    soft (SVDL)  weight exp(-nu (y - t)^2), cut off where it falls below 0.001; nu = 1 / kappa^2
+    soft (SVDL)  weight exp(-nu (y - t)^2), 0 where it falls below 0.001; nu = 1 / kappa^2
 
 Source: Ding, Wang, Xu, Welch, Wang. CcGAN: continuous conditional generative adversarial networks. ICLR 2021,
-eq. 9, 10. As in the authors' code and unlike in eq. 10, weights are not divided by their sum over the window.
-Everything here stays on the CPU, where asking for empty windows makes no other device wait.
+eq. 9, 10. As in the authors' code and unlike eq. 10, weights are not divided by their sum over the window.
+Everything here stays on the CPU, where the search for empty windows needs no device synchronisation.
 """
 
 import math
@@ -27,11 +27,11 @@ _SMALLEST_WEIGHT = 1e-3
 """Soft weights below this count as zero."""
 
 _ROUNDS = 16
-"""How often a target whose window is empty gets new noise before it goes without."""
+"""Number of times that a target with an empty window gets new noise before it is used without noise."""
 
 
 def sigma_rule_of_thumb(labels01: Tensor) -> float:
-    """Width of the label noise, 1.06 std N^(-1/5), std that of the population; labels (N,) in [0, 1]."""
+    """Width of the label noise, 1.06 std N^(-1/5), with the population std; labels (N,) in [0, 1]."""
     return 1.06 * float(labels01.double().std(correction=0)) * math.pow(len(labels01), -0.2)
 
 
@@ -51,12 +51,12 @@ def kappa_base(labels01: Tensor) -> float:
 
 
 class VicinalDraw(NamedTuple):
-    """What one discriminator step reads: B targets, one real image and one fake label for each."""
+    """Batch of a discriminator step: B targets, with one real image and one fake label for each."""
 
     target: Tensor
-    """(B,) float32 condition of the discriminator for both images; noise may carry it out of [0, 1]."""
+    """(B,) float32 condition of the discriminator for both images; noise may move it out of [0, 1]."""
     real_index: Tensor
-    """(B,) int64 which real image."""
+    """(B,) int64 index of the real image."""
     real_weight: Tensor
     """(B,) float32 in [0.001, 1]."""
     fake_label: Tensor
@@ -67,12 +67,12 @@ class VicinalDraw(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Vicinity:
-    """The training labels, ready to be searched. Make one with `Vicinity.fit`."""
+    """Sorted training labels, for fast window search. Made by `Vicinity.fit`."""
 
     labels: Tensor
-    """(N,) float64 ascending: float64, so that window edges do not depend on rounding."""
+    """(N,) ascending; float64, so that window edges do not depend on rounding."""
     order: Tensor
-    """(N,) int64 where each sorted label stood."""
+    """(N,) int64 original position of each sorted label."""
     distinct: Tensor
     """(K,) float64 distinct labels."""
     kind: VicinityKind
@@ -94,13 +94,13 @@ class Vicinity:
         kappa: float | None = None,
         m: float = 2.0,
     ) -> "Vicinity":
-        """Sort the labels once and settle the widths.
+        """Sort the labels and set the widths.
 
         Args:
             labels01: (N,) labels in [0, 1].
             kind: shape of the vicinity.
-            sigma: standard deviation of the noise on targets; by `sigma_rule_of_thumb` if not given.
-            kappa: half-width of the hard vicinity, 1 / sqrt(nu) of the soft one; m `kappa_base` if not given.
+            sigma: standard deviation of the noise on targets; default: `sigma_rule_of_thumb`.
+            kappa: half-width of the hard vicinity, 1 / sqrt(nu) of the soft one; default: m `kappa_base`.
             m: multiple of the largest label gap. Published: 1 and 2 (UTKFace), 5 (SteeringAngle), 2 (RC-49).
 
         Raises:
@@ -137,11 +137,11 @@ class Vicinity:
         return first, last
 
     def draw(self, count: int, generator: torch.Generator) -> VicinalDraw:
-        """One discriminator batch of `count` targets; `generator` is a CPU generator.
+        """Draw one discriminator batch of `count` targets; `generator` is a CPU generator.
 
-        Targets are balanced over the distinct labels, plus noise; a target with no real label in its window
-        gets new noise, and after 16 rounds none. The real image is uniform over the window, the fake label
-        over the part of it within [0, 1].
+        Targets are balanced over the distinct labels, plus noise. A target with no real label in its window
+        gets new noise, and after 16 rounds no noise. The real image is uniform over the window, the fake label
+        uniform over the part of the window within [0, 1].
         """
         centre = self._pick_distinct(count, generator)
         target = centre + self._noise(count, generator)
@@ -150,7 +150,7 @@ class Vicinity:
             (empty,) = (first == last).nonzero(as_tuple=True)
             if len(empty) == 0:
                 break
-            # a label is within its own window, so the round without noise leaves none empty
+            # a label is within its own window, so no window is empty after the round without noise
             noise = self._noise(len(empty), generator) if round_ < _ROUNDS else 0.0
             target[empty] = centre[empty] + noise
             first[empty], last[empty] = self.window(target[empty])
@@ -169,7 +169,7 @@ class Vicinity:
         )
 
     def draw_targets(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count,) float32 labels for a generator step: distinct ones plus noise, which may leave [0, 1]."""
+        """Draw (count,) float32 labels for a generator step: distinct labels plus noise, which may leave [0, 1]."""
         return (self._pick_distinct(count, generator) + self._noise(count, generator)).float()
 
     def _pick_distinct(self, count: int, generator: torch.Generator) -> Tensor:

@@ -50,5 +50,5 @@ def test_the_layer_counts_pairs_from_either_end(layer: int, taken: int) -> None:
 @pytest.mark.parametrize("layer", [-3, 2, 7])
 def test_a_layer_that_is_none_of_several_pairs_is_refused(layer: int) -> None:
     student = maps((4, 2, 4, 4), (4, 3, 2, 2))
-    with pytest.raises(ModelError, match=f"FitNet: layer {layer} is none of the 2 pairs .* from -2 to 1, or name"):
+    with pytest.raises(ModelError, match=rf"FitNet: layer must be in -2\.\.1 for 2 pairs .* got {layer}; change it"):
         FitNet(student, student, layer=layer)

@@ -1,4 +1,4 @@
-"""Distillation losses, one file each: what the student learns from the teacher besides, or in place of, its outputs.
+"""Distillation losses, one file each.
 
 `gankd list losses` prints them; `gankd.training.objective` adds them up.
 """

@@ -1,4 +1,4 @@
-"""Activation boundaries: which neurons of the teacher fire, not how much."""
+"""Activation boundaries: match which neurons of the teacher fire, not how strongly."""
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +16,16 @@ class AB(nn.Module):
         3/1000 sum over pairs l = 1 .. L of 2^(l - L) sum over neurons of  max(0, m - s)^2  where t > 0,
                                                                            max(0, m + s)^2  elsewhere
 
-    s is the student's pre-activation through a 1x1 convolution with batch normalisation, t the teacher's, of which
-    only the sign counts; 0 once each s is on the right side by the margin. Sums are not divided by the number of
-    neurons, as published. Departure from [1]: the larger map is averaged down to the size of the smaller, so that t is
-    the sign of a mean.
+    s is the student's pre-activation after a 1x1 convolution with batch normalisation, t the teacher's, of which
+    only the sign counts. The loss is 0 once each s is on the right side by the margin. Sums are not divided by the
+    number of neurons, as published. Departure from [1]: the larger map is averaged down to the size of the smaller,
+    so the sign of t is the sign of a mean.
 
     Args:
         student_preactivations, teacher_preactivations: paired maps (N, C, H, W) before their ReLU.
         margin: m, in units of normalised pre-activations.
-        first: share of the updates, at the beginning, that minimises this loss alone; afterwards it takes no part.
-            With 0 it accompanies the other losses throughout.
+        first: share of the updates, at the start, that minimise only this loss; afterwards it is switched off.
+            With 0 it is added to the other losses throughout.
 
     Returns:
         (N,) one value per row.

@@ -1,4 +1,4 @@
-"""Attention transfer: where in the image the energy of a feature map lies."""
+"""Attention transfer: match where in the image a feature map has its energy."""
 
 import torch
 import torch.nn.functional as F
@@ -11,18 +11,18 @@ from gankd.losses.distillation.spec import loss
 
 @loss("AT", paper="Zagoruyko, Komodakis, ICLR 2017", weight=1000)
 def at(student_features: list[Tensor], teacher_features: list[Tensor], *, p: float = 2.0) -> Tensor:
-    """Where each map's energy lies, as in the teacher.
+    """Match where in the image each feature map has its energy.
 
         sum over pairs of mean over positions of (a(S) - a(T))^2,  a(F) = q / |q|_2,  q = mean over channels of |F|^p
 
-    Blind to the scale of either map and to the number, order and signs of channels; 0 for maps of one position.
-    Departures from [1]: the mean of squares stands for the norm, as in the comparisons that the weight of 1000 is
-    from (it goes down with the number of positions: those had 64 to 1024, and fewer ask for a smaller weight); the
-    larger map is averaged down to the size of the smaller before attention is computed.
+    Invariant to the scale of either map and to the number, order and signs of channels; 0 for maps of one position.
+    Departures from [1]: the mean of squares replaces the norm, as in the comparisons that use the weight of 1000 (the
+    mean falls with the number of positions: those had 64 to 1024, and fewer need a smaller weight); the larger map is
+    averaged down to the size of the smaller before attention is computed.
 
     Args:
         student_features, teacher_features: paired maps (N, C, H, W).
-        p: power of the activations, at least 1: below, the gradient is infinite at 0.
+        p: power of the activations, at least 1; below 1 the gradient is infinite at 0.
 
     Returns:
         (N,) one value per row.

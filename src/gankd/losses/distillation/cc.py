@@ -1,4 +1,4 @@
-"""Correlation congruence: a Gaussian kernel between the images of a batch, matched between the networks."""
+"""Correlation congruence: match a Gaussian kernel between the images of a batch."""
 
 import math
 
@@ -10,11 +10,11 @@ from gankd.losses.distillation.spec import loss
 
 
 def kernel(embedding: Tensor, gamma: float, order: int) -> Tensor:
-    """Taylor expansion of exp(-gamma |x - y|^2) in x.y between unit rows of (N, F), less its constant: (N, N).
+    """(N, N) Taylor expansion of exp(-gamma |x - y|^2) in x.y between unit rows of (N, F), without its constant.
 
         exp(-2 gamma) sum_{p=1}^{order} (2 gamma)^p / p! (x.y)^p
 
-    The term of p = 0 is the same for all pairs and networks and cancels in their difference.
+    The term p = 0 is equal for all pairs and networks and cancels in their difference.
     """
     unit = F.normalize(embedding, dim=1)
     cosine = unit @ unit.mT
@@ -29,9 +29,9 @@ class CC(nn.Module):
         row i: 1/N sum_j (k(f(s_i), f(s_j)) - k(g(t_i), g(t_j)))^2,  k = `kernel`, f, g linear to `dim`
 
     This is the version of the paper [1], section 3, with gamma = 0.4 and P = 2. The benchmark in the code of CRD,
-    whose weight is 0.02, runs another, sum_f |s_i - t_i|_f |s_{i+1} - t_{i+1}|_f of neighbouring rows.
-    Its values are far larger; the weight 100 gives this one a say beside cross-entropy. As there, f and g train with
-    the student.
+    with weight 0.02, runs another one, sum_f |s_i - t_i|_f |s_{i+1} - t_{i+1}|_f of neighbouring rows, whose values
+    are far larger; the weight 100 makes this version comparable to cross-entropy. As there, f and g train with the
+    student.
 
     Args:
         student_embedding: (N, F).

@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: tell the teacher's view of an image from its view of other images."""
+"""Contrastive representation distillation: recognise an image by the teacher's embedding among those of others."""
 
 import math
 
@@ -14,46 +14,46 @@ from gankd.losses.vicinal import kappa_base
 
 @loss("CRD", paper="Tian et al., ICLR 2020", weight=0.8)
 class CRD(nn.Module):
-    """Tell the teacher's embedding of an image from those of other images, and the reverse.
+    """Recognise an image by the teacher's embedding among those of other images, and the reverse.
 
-    With a, b unit rows, linear in the two embeddings, and m_k the memory of what the other network made of image k:
+    With a, b unit rows, linear in the two embeddings, and m_k the stored row of image k from the other network:
 
         loss_i = sum over both directions of - log D(a_i, b_i) - sum_k v_ik log(1 - D(a_i, m_k))        (classes)
         D(a, b) = h / (h + K_i / M),  h = exp(a.b / tau) / Z,  K_i = sum_k v_ik
 
-    k runs over K entries drawn from the memory's M. v_ik = 1 if image k is of another class and 0 if not. K_i / M is
-    the constant of noise-contrastive estimation: K_i negatives for one positive, each with probability 1 / M. Z, one
-    per direction, is fixed at the first training batch to M times the mean of exp(a.m / tau) over it.
+    k runs over K of the memory's M entries, drawn at random. v_ik = 1 if image k is of another class, else 0. K_i / M
+    is the constant of noise-contrastive estimation: K_i negatives for one positive, each with probability 1 / M. Z,
+    one per direction, is fixed at the first training batch to M times the mean of exp(a.m / tau) over it.
 
-    For values the vicinity of CcGAN says how positive an entry is, w_ik = exp(-nu (y_i - y_k)^2) on the [0, 1] scale:
+    For values the vicinity of CcGAN gives each entry a weight as positive, w_ik = exp(-nu (y_i - y_k)^2), y in [0, 1]:
 
         loss_i = ... - [log D(a_i, b_i) + sum_k w_ik log D(a_i, m_k)] / (1 + sum_k w_ik)
                      - sum_k (1 - w_ik) log(1 - D(a_i, m_k)),  K_i = sum_k (1 - w_ik)
 
     with nu = 1 / (vicinity kappa_base)^2, kappa_base the largest gap between neighbouring labels [2]. In the first
-    line w_ik is 0 for images not seen yet: their memory is still random.
+    line w_ik is 0 for images not seen yet, whose memory is still random.
 
     Memory: 2 M dim 4 bytes for both memories (50,000 images: 51 MB), and some arrays of 2 K dim and 2 N K floats in
     each step, where drawing negatives per image would take 2 N K dim (1 GB for N = 64).
 
-    Unlike in the authors' code, one draw of K serves the whole batch, with replacement, so that scores are one matrix
-    product, and memory of at most K images is read whole; hence K_i instead of K, and classes may be of any size. The
-    positive b_i is what the other network makes of the image now, as in [1], section 3.1, and not its memory, which
-    is random for a generated image that is seen once; like memory, it is held constant. Z is over memory alone.
+    Unlike in the authors' code, one sample of K, with replacement, serves the whole batch, so scores are one matrix
+    product; a memory of at most K images is read completely. Hence K_i instead of K, and classes may be of any size.
+    The positive b_i is the other network's current row for the image, as in [1], section 3.1, and not the stored one,
+    which is random for a generated image that is seen once; like the memory, it is held constant. Z uses only memory.
 
     Args:
         student_embedding: (N, F).
         teacher_embedding: (N, F'), without gradient.
         dataset_labels: (M,) int64 classes, or values on the [0, 1] scale.
         labels: (N,) of the same kind.
-        index: (N,) int64 place of each image in the memory. It learns in training mode only, after the loss is taken:
+        index: (N,) int64 place of each image in the memory, which is updated in training mode, after the loss:
             m <- momentum m + (1 - momentum) (mean of this batch's rows of that index), back to unit length.
-        generator: draws the negatives.
+        generator: random numbers for the negatives.
         negatives: K.
         tau: temperature.
         momentum: share of the old memory in the new.
         dim: common width.
-        vicinity: multiple of the label gap, for values; 2 as in CcGAN.
+        vicinity: for values, multiple of the label gap; 2 as in CcGAN.
 
     Returns:
         (N,).
@@ -92,12 +92,12 @@ class CRD(nn.Module):
         self.nu = 0.0
         if dataset_labels.is_floating_point():
             if dataset_labels.min() == dataset_labels.max():
-                raise DataError("CRD tells images by their values, and all training labels are equal; take RKD or SP")
+                raise DataError("CRD compares images by their values, and all training labels are equal; use RKD or SP")
             self.nu = (vicinity * kappa_base(dataset_labels)) ** -2
         self.student = nn.Linear(student_embedding.shape[1], dim)
         self.teacher = nn.Linear(teacher_embedding.shape[1], dim)
         size = len(dataset_labels)
-        # [0] is read by the student's rows: what the teacher made of each image. [1] is the reverse.
+        # [0] holds the teacher's rows and is read by the student's; [1] the reverse.
         self.register_buffer("memory", F.normalize(torch.randn(2, size, dim), dim=2))
         self.register_buffer("seen", torch.zeros(size))
         self.register_buffer("log_z", torch.full((2, 1, 1), torch.nan))
@@ -120,7 +120,7 @@ class CRD(nn.Module):
         if self.negatives < size:
             drawn = torch.randint(size, (self.negatives,), generator=generator, device=self.seen.device)
             memory, seen, memory_labels = self.memory[:, drawn], self.seen[drawn], self.dataset_labels[drawn]
-        else:  # a copy, for backward reads it after it has learnt
+        else:  # a copy: backward reads it after the memory has been updated
             memory, seen, memory_labels = self.memory.clone(), self.seen, self.dataset_labels
         scores = (anchors / self.tau) @ memory.mT  # (2, N, K)
         log_z = self._log_z(scores)
@@ -147,7 +147,7 @@ class CRD(nn.Module):
             return self.log_z
         count = scores[0].numel() / len(self.seen)
         estimate = scores.detach().logsumexp((1, 2), keepdim=True) - math.log(count)
-        # No look at the buffer's value from here: it would make the device wait. A loaded one stays.
+        # Reading the buffer's value on the host would synchronise the device. A loaded value stays.
         log_z = torch.where(self.log_z.isnan(), estimate, self.log_z)
         if self.training:
             self.log_z.copy_(log_z)
@@ -156,7 +156,7 @@ class CRD(nn.Module):
 
     @torch.no_grad()
     def _remember(self, rows: Tensor, index: Tensor) -> None:
-        """Mix (2, N, dim) rows into the memory. Rows of one index count as their mean, whatever their order."""
+        """Mix (2, N, dim) rows into the memory. Rows of equal index count as their mean, in any order."""
         equal = index[:, None] == index
         mean = (equal.to(rows.dtype) @ rows) / equal.sum(1, keepdim=True)
         mean = mean[:, equal.int().argmax(1)]  # bit-equal for equal indices, so the order of writing does not matter

@@ -1,4 +1,4 @@
-"""Soft targets whose temperature trains against the student."""
+"""Soft targets with a temperature that is trained against the student."""
 
 import math
 
@@ -12,26 +12,26 @@ from gankd.losses.distillation.spec import loss
 
 @loss("CTKD", paper="Li, Li, Yang, Zhao, Song, Luo, Li, Yang, AAAI 2023")
 class Ctkd(nn.Module):
-    """Curriculum temperature: KD whose temperature trains against the student, gently at first.
+    """Curriculum temperature: KD with a temperature trained against the student, gently at first.
 
         T^2 KL(softmax(teacher / T) || softmax(student / T)),   T = start + width sigmoid(theta)
 
-    theta, one number for all images, starts at 1 (T = 15.6) and gets -lambda times its gradient, so that it makes
-    the loss larger where the student makes it smaller. lambda is the curriculum, from 0 to 1 along half a cosine:
+    theta, one number for all images, starts at 1 (T = 15.6). Its gradient is multiplied by -lambda, so it increases
+    the loss that the student decreases. lambda is the curriculum, from 0 to 1 along half a cosine:
 
         lambda = (1 - cos(pi min(progress / warmup, 1))) / 2
 
-    Published next to 0.1 times the cross-entropy with 0.9 (0.1*CE + 0.9*CTKD); with `standardise` (LSKD) with 9.
-    lambda grows with each update here, with each epoch there. The variant with a temperature per image is left out.
+    Published as 0.1*CE + 0.9*CTKD, with `standardise` (LSKD) as 0.1*CE + 9*CTKD. Departures from [1]: lambda grows
+    with each update instead of each epoch, and the variant with a temperature per image is left out.
 
     Args:
         start: least temperature, > 0.
-        width: length of the range of temperatures above it, >= 0.
-        warmup: share of the updates until lambda is 1 (10 of 240 epochs); 0 for at once.
+        width: length of the range of temperatures above `start`, >= 0.
+        warmup: share of the updates until lambda is 1 (10 of 240 epochs); 0: lambda is 1 from the start.
         standardise: compare z-scores of the logits (LSKD).
 
     Raises:
-        ConfigError: a setting out of range.
+        ConfigError: a setting is out of range.
 
     [1] Li, Li, Yang, Zhao, Song, Luo, Li, Yang. Curriculum temperature for knowledge distillation. AAAI 2023,
         section 3.
@@ -50,7 +50,7 @@ class Ctkd(nn.Module):
     def forward(self, student_logits: Tensor, teacher_logits: Tensor, progress: float) -> Tensor:
         done = min(progress / self.warmup, 1.0) if self.warmup > 0 else 1.0
         strength = (1 - math.cos(math.pi * done)) / 2
-        # The value of theta, with -strength times its gradient.
+        # Value of theta, gradient times -strength.
         theta = (1 + strength) * self.theta.detach() - strength * self.theta
         temperature = self.start + self.width * theta.sigmoid()
         return kd_loss(student_logits, teacher_logits, temperature, self.standardise)

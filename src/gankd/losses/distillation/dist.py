@@ -1,4 +1,4 @@
-"""Correlation with a teacher's predictions in place of their exact values."""
+"""Match the correlation with the teacher's predictions instead of their exact values."""
 
 import torch
 from torch import Tensor
@@ -23,11 +23,11 @@ def dist(
         T^2 (beta mean_i (1 - r(student_i., teacher_i.)) + gamma mean_k (1 - r(student_.k, teacher_.k)))
 
     with r Pearson's correlation of probabilities softmax(logits / T): of an image over the classes (inter-class
-    relation), and of a class over the batch (intra-class relation). Each part lies in [0, 2]; 0 where one network's
-    probabilities are, image by image and class by class, a rising linear function of the other's.
+    relation), and of a class over the batch (intra-class relation). Each part lies in [0, 2] and is 0 where one
+    network's probabilities are, image by image and class by class, a rising linear function of the other's.
 
-    Published for ImageNet: weight 2, T = 1; CIFAR-100: T = 4. T^2, in the authors' code and not in the paper, is 1
-    by default. A row or column that is the same throughout (to 1e-5 of its size) has no correlation and no gradient.
+    Published for ImageNet: weight 2, T = 1; CIFAR-100: T = 4. The factor T^2 is in the authors' code and not in the
+    paper. A constant row or column (to 1e-5 of its size) has no correlation and no gradient.
 
     Args:
         student_logits: (N, K).
@@ -37,10 +37,10 @@ def dist(
         standardise: z-scores of the logits before softmax (LSKD; not published for this loss).
 
     Returns:
-        A scalar: classes are compared over the batch as a whole.
+        A scalar, because classes are compared over the whole batch.
 
     Raises:
-        ConfigError: a setting out of range.
+        ConfigError: a setting is out of range.
 
     [1] Huang, You, Wang, Qian, Xu. Knowledge distillation from a stronger teacher. NeurIPS 2022, eq. 8 and 9.
     """
@@ -54,13 +54,13 @@ def dist(
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Correlation (N,) of the rows of two (N, M); 0, without gradient, where one of the two does not vary."""
+    """(N,) correlation of the rows of two (N, M); 0, without gradient, where one of the two is constant."""
     (a, varies), (b, also) = _standardised(x), _standardised(y)
     return torch.where(varies & also, (a * b).mean(1), 0)
 
 
 def _standardised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of (N, M) with mean 0 and spread 1, and which of them vary."""
+    """Rows of (N, M) scaled to mean 0 and spread 1, and a mask of those that are not constant."""
     unit, mean, inverse_spread = torch.native_layer_norm(x, x.shape[1:], None, None, 1e-30)
-    # What is left of equal numbers is rounding, whose direction the correlation would magnify to full size.
+    # In a constant row only rounding errors are left, which the correlation would magnify to full size.
     return unit, (1e-5 * mean * inverse_spread).abs().squeeze(1) < 1

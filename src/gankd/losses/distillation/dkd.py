@@ -1,4 +1,4 @@
-"""Soft targets taken apart: how sure the teacher is of the label, and what it thinks of all other classes."""
+"""Soft targets in two parts: the teacher's confidence in the label, and its probabilities of all other classes."""
 
 import torch
 from torch import Tensor
@@ -21,15 +21,15 @@ def dkd(
     warmup: float = 20 / 240,
     standardise: bool = False,
 ) -> Tensor:
-    """Decoupled KD: target and non-target classes apart, so that a sure teacher still teaches.
+    """Decoupled KD: target and non-target classes in separate terms, so that a confident teacher still teaches.
 
         T^2 (alpha TCKD + beta NCKD) min(progress / warmup, 1)
         TCKD = KL of (p_label, 1 - p_label) of the two networks
         NCKD = KL of the probabilities of the other classes, rescaled to sum 1
         p = softmax(logits / T)
 
-    KD is TCKD + (1 - teacher's p_label) NCKD: beta takes the place of a factor that vanishes for a sure teacher [1].
-    LSKD multiplies alpha and beta by 9 and has T = 2, which its code never hands on: 9*DKD(standardise=True).
+    KD is TCKD + (1 - teacher's p_label) NCKD: beta replaces a factor that vanishes for a confident teacher [1]. LSKD
+    multiplies alpha and beta by 9; its T = 2 is never used by its code: 9*DKD(standardise=True).
 
     Args:
         student_logits: (N, K).
@@ -38,15 +38,15 @@ def dkd(
         progress: share of the updates done.
         alpha, beta: weights of the two parts, at least 0; beta 8 is for CIFAR-100, 0.5 for ImageNet.
         T: temperature; 1 for ImageNet.
-        warmup: share of the updates over which the loss grows linearly to its full size (20 of 240 epochs); 0 for
-            none. Per update, where the authors count epochs.
+        warmup: share of the updates over which the loss grows linearly to its full size (20 of 240 epochs), update
+            by update where the authors count epochs; 0: no warm-up.
         standardise: compare z-scores of the logits (LSKD).
 
     Returns:
         (N,) in nats.
 
     Raises:
-        ConfigError: a setting out of range.
+        ConfigError: a setting is out of range.
 
     [1] Zhao, Cui, Song, Qiu, Liang. Decoupled knowledge distillation. CVPR 2022, eq. 5 to 7, and the supplement for
         settings.
@@ -62,7 +62,7 @@ def dkd(
 
 
 def _apart(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, 2) of the label against all others together, and logits (N, K - 1) of the others."""
+    """(N, 2) logits of the label and of all other classes together, and (N, K - 1) logits of the others."""
     num_classes = logits.shape[1]
     steps = torch.arange(1, num_classes, device=logits.device)
     others = logits.gather(1, (labels[:, None] + steps) % num_classes)

@@ -12,24 +12,25 @@ from gankd.losses.distillation.spec import loss
 
 @loss("DML", paper="Zhang et al., CVPR 2018")
 class DML(nn.Module):
-    """Learn together with peers of the student, which learn from labels and from one another.
+    """Train peers with the student; all learn from the labels and from one another.
 
         student 0:   mean_{q > 0} D(q || 0)
         peer p:      label loss of p + mean_{q != p} D(q || p)
 
-    summed over the student and its peers, D(q || p) a divergence of p's outputs from q's, through p alone. Classes:
-    the KL divergence of the softmax at temperature 1, and cross-entropy to the labels. Values: squared distances, for
-    which [1] has no formula. Peers live in this module and train with the student's optimiser, all in the same step,
-    where [1] updates one after another. The student's own label loss is another term. Needs no teacher.
+    summed over the student and its peers. D(q || p) is a divergence of p's outputs from q's, with gradient only
+    through p. Classes: the KL divergence of the softmax at temperature 1, and cross-entropy to the labels. Values:
+    squared distances, for which [1] has no formula. Peers are part of this module and are trained by the student's
+    optimiser, all in the same step, where [1] updates one after another. The student's own label loss is a separate
+    term. Needs no teacher.
 
     Args:
         student_outputs: (N, K) logits or (N,) values on the [0, 1] scale.
         targets: (N, K) probabilities or (N,) values.
-        images: (N, C, H, W), which the peers read.
-        new_student: function of a seed, makes a peer like the student.
-        new_network: function of a name and a seed, makes one of another architecture.
+        images: (N, C, H, W), input of the peers.
+        new_student: function of a seed that makes a peer with the student's architecture.
+        new_network: function of a name and a seed that makes a peer with another architecture.
         peers: number of peers, >= 1.
-        network: architecture of the peers; empty for that of the student.
+        network: architecture of the peers; empty: the student's.
 
     Returns:
         (N,).

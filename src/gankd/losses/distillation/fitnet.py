@@ -1,4 +1,4 @@
-"""Hints: a middle feature map of the student, through a regressor, meets one of the teacher."""
+"""Hints: a regressor maps a middle feature map of the student to the teacher's."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,19 +15,19 @@ class FitNet(nn.Module):
         mean over channels and positions of (r(S_l) - T_l)^2
 
     The regressor r is a 1x1 convolution with batch normalisation, which keeps the published weight of 100 stable at
-    usual learning rates. Departures from [1]: no activation behind it, since a map need not end in a ReLU; the larger
-    map is averaged down to the size of the smaller; and the hint accompanies training, as in later comparisons,
-    instead of a stage of its own.
+    usual learning rates. Departures from [1]: r has no activation, since a map need not end in a ReLU; the larger map
+    is averaged down to the size of the smaller; and the hint is added throughout training, as in later comparisons,
+    instead of being a separate first stage.
 
     Args:
         student_features, teacher_features: L paired maps (N, C, H, W), of which one pair is used.
-        layer: that pair, from 0 (shallowest) on or from -1 (deepest) back. A single pair is taken whatever this says.
+        layer: index of that pair, 0 the shallowest, -1 the deepest. Ignored if there is a single pair.
 
     Returns:
         (N,) one value per row.
 
     Raises:
-        ModelError: there are several pairs and `layer` is none of them.
+        ModelError: there are several pairs and `layer` is out of range.
 
     [1] Romero, Ballas, Kahou, Chassang, Gatta, Bengio. FitNets: hints for thin deep nets (ICLR 2015), eq. 3.
     """
@@ -37,8 +37,8 @@ class FitNet(nn.Module):
         pairs = len(student_features)
         if pairs > 1 and not -pairs <= layer < pairs:
             raise ModelError(
-                f"FitNet: layer {layer} is none of the {pairs} pairs of feature maps; give one from {-pairs} to "
-                f"{pairs - 1}, or name more with student.student_taps and student.teacher_taps"
+                f"FitNet: layer must be in {-pairs}..{pairs - 1} for {pairs} pairs of feature maps, got {layer}; "
+                "change it, or name more maps with student.student_taps and student.teacher_taps"
             )
         self.layer = layer % pairs
         self.regressor = project(student_features[self.layer].shape[1], teacher_features[self.layer].shape[1])

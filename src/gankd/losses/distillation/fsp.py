@@ -1,4 +1,4 @@
-"""Flow between stages: how channels of one stage go together with those of the next."""
+"""Flow of solution procedure: match the products of each stage's channels with those of the next stage."""
 
 from itertools import pairwise
 
@@ -13,26 +13,26 @@ from gankd.losses.distillation.spec import loss
 
 @loss("FSP", paper="Yim et al., CVPR 2017", weight=1)
 class FSP(nn.Module):
-    """A first phase in which stages come to follow one another as the teacher's do.
+    """A first phase in which the flow between the student's stages is matched to the teacher's.
 
         sum over consecutive maps (F, F') of mean over channel pairs of (G_S - G_T)^2,
         G[c, c'] = mean over positions of F[c] F'[c']
 
-    Departures from [1]. It asks for equal widths: here 1x1 convolutions with batch normalisation bring the student's
-    maps to the teacher's widths where these differ, so that in part they may learn the flow instead of the student.
-    It pools the larger map of two stages by maximum, here by mean; its sum over channel pairs is a mean here, as in
-    later comparisons.
+    Departures from [1], which needs equal widths: where they differ, 1x1 convolutions with batch normalisation bring
+    the student's maps to the teacher's widths, and these may learn part of the flow in the student's place. The larger
+    map of two stages is pooled by mean instead of maximum. The sum over channel pairs is a mean, as in later
+    comparisons.
 
     Args:
         student_features, teacher_features: at least 2 paired maps (N, C, H, W); sizes need not agree.
-        first: share of the updates, at the beginning, that minimises this loss alone, as published; afterwards it
-            takes no part. With 0 it accompanies the other losses throughout.
+        first: share of the updates, at the start, that minimise only this loss, as published; afterwards it is
+            switched off. With 0 it is added to the other losses throughout.
 
     Returns:
-        (N,) one value per row; blind to where in the image something is.
+        (N,) one value per row, independent of where in the image something is.
 
     Raises:
-        ModelError: there is one pair only.
+        ModelError: there is only one pair.
 
     [1] Yim, Joo, Bae, Kim. A gift from knowledge distillation (CVPR 2017), eq. 1 and 2.
     """
@@ -50,7 +50,7 @@ class FSP(nn.Module):
 
 
 def to_teacher_widths(name: str, student: list[Tensor], teacher: list[Tensor]) -> nn.ModuleList:
-    """For each of at least two maps what brings it to the teacher's width: nothing where widths are equal."""
+    """For each of at least two maps an adapter to the teacher's width; the identity where widths are equal."""
     if len(student) < 2:
         raise ModelError(
             f"{name} needs at least 2 pairs of feature maps, got {len(student)}; "

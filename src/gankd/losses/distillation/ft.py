@@ -1,4 +1,4 @@
-"""Factor transfer: the teacher's last map is paraphrased in fewer channels, the student's translated to them."""
+"""Factor transfer: match the student's translated last map to the teacher's, paraphrased in fewer channels."""
 
 from itertools import pairwise
 
@@ -13,12 +13,12 @@ from gankd.losses.distillation.spec import loss
 
 @loss("FT", paper="Kim, Park, Kwak, NeurIPS 2018", weight=200)
 class FT(nn.Module):
-    """The last map, translated, has the direction of the teacher's, paraphrased.
+    """Match the direction of the student's translated last map to the teacher's paraphrased one.
 
         mean over factors of |f_S / |f_S|_2 - f_T / |f_T|_2|^p,  f_S = translator(S), f_T = paraphraser(T)
 
-    The paraphraser is the first half of an auto-encoder of the teacher's last map, trained before the student starts
-    (`pretraining`) and fixed then. Departures from [1]: the auto-encoder's output layer is linear, so that it can
+    The paraphraser is the first half of an auto-encoder of the teacher's last map. It is trained before the student
+    starts (`pretraining`) and then frozen. Departures from [1]: the auto-encoder's output layer is linear, so it can
     reproduce any map, and the larger of the two factor maps is averaged down to the size of the smaller.
 
     Args:
@@ -28,7 +28,7 @@ class FT(nn.Module):
         pretrain: length of the pre-training as a share of the student's updates.
 
     Returns:
-        (N,) one value per row; blind to the scale of either factor.
+        (N,) one value per row, independent of the scale of either factor.
 
     [1] Kim, Park, Kwak. Paraphrasing complex network: network compression via factor transfer (NeurIPS 2018),
         section 3.
@@ -66,7 +66,7 @@ class FT(nn.Module):
         return F.mse_loss(decoded, teacher)
 
     def forward(self, student_features: list[Tensor], teacher_features: list[Tensor]) -> Tensor:
-        with torch.no_grad():  # or the paraphraser would come to say what is easy to translate
+        with torch.no_grad():  # otherwise the paraphraser would learn factors that are easy to translate
             teacher = self.pretrained["paraphraser"](teacher_features[-1])
         student, teacher = same_size(keep_layout(self.translator(student_features[-1])), teacher)
         return (F.normalize(student.flatten(1)) - F.normalize(teacher.flatten(1))).abs().pow(self.p).mean(1)

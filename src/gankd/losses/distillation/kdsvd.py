@@ -1,4 +1,4 @@
-"""Singular vectors: the main directions of one stage in relation to those of the next."""
+"""Singular vectors: match how the main directions of consecutive stages relate."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from gankd.losses.distillation.spec import loss
 
 @loss("KDSVD", paper="Lee, Kim, Song, ECCV 2018", weight=1)
 class KDSVD(nn.Module):
-    """Main directions of consecutive maps are related as the teacher's are.
+    """Match how the main directions of consecutive feature maps relate.
 
         sum over consecutive maps, channel pairs (c, c') and vectors j of (R_S - R_T)^2,
         R[c, c', j] = exp(-(w_j v_j[c] - w'_j v'_j[c'])^2 / 8)
@@ -21,22 +21,22 @@ class KDSVD(nn.Module):
     v_1 .. v_k are the leading singular vectors (C,) of a map as a matrix of C channels by H W positions, w the
     teacher's singular values scaled to norm 1 (so w = 1 for k = 1), the same for both networks.
 
-    Departures from [1]. The student's vectors come from a few power iterations that start at the teacher's: this gives
-    them the teacher's order and sign, and gradients stay finite where singular values coincide. The teacher's sign,
-    left open in [1], makes the channel of most energy positive. [1] has no weight but clips this loss's gradients to
-    the size of the label loss's; the weight of 1 is a judgement. Where widths differ, 1x1 convolutions with batch
-    normalisation bring the student's maps to the teacher's.
+    Departures from [1]. The student's vectors come from a few power iterations that start at the teacher's: they get
+    the teacher's order and sign, and gradients stay finite where singular values coincide. The teacher's sign, left
+    open in [1], is chosen so that the channel with most energy is positive. [1] has no weight but clips this loss's
+    gradients to the size of the label loss's; the weight of 1 is our choice. Where widths differ, 1x1 convolutions
+    with batch normalisation bring the student's maps to the teacher's.
 
     Args:
         student_features, teacher_features: at least 2 paired maps (N, C, H, W); sizes need not agree.
         k: number of singular vectors; those beyond the rank of a map count as 0.
-        iterations: of the student's vectors; the teacher's get three times as many.
+        iterations: power iterations for the student's vectors; the teacher's get three times as many.
 
     Returns:
-        (N,) one value per row; blind to the scale of each map and to where in the image something is.
+        (N,) one value per row, independent of the scale of each map and of where in the image something is.
 
     Raises:
-        ModelError: there is one pair only.
+        ModelError: there is only one pair.
 
     [1] Lee, Kim, Song. Self-supervised knowledge distillation using singular value decomposition (ECCV 2018),
         section 3.
@@ -64,7 +64,7 @@ class KDSVD(nn.Module):
 
 
 def _relations(vectors: list[Tensor]) -> list[Tensor]:
-    """R (N, C, C', k) of each map's vectors (N, C, k) and the next one's."""
+    """R (N, C, C', k) between the vectors (N, C, k) of each map and the next."""
     return [(-(here[:, :, None] - there[:, None]).square() / 8).exp() for here, there in pairwise(vectors)]
 
 
@@ -73,7 +73,7 @@ def _leading(m: Tensor, start: Tensor | None, k: int, iterations: int) -> tuple[
 
     Args:
         m: (N, C, H, W).
-        start: (N, C, k) where iterations start; if None, at the channel of most energy.
+        start: (N, C, k) start of the iterations; default: the channel with most energy.
         k, iterations: at least 1.
     """
     flat = F.normalize(m.flatten(1)).view(*m.shape[:2], -1)
@@ -89,7 +89,7 @@ def _leading(m: Tensor, start: Tensor | None, k: int, iterations: int) -> tuple[
             vector = flat.mT @ vector
         gram = flat.mT @ flat if over_positions else flat @ flat.mT
         for _ in range(iterations):
-            # eps: below a millionth of the energy it is rounding error, and fades instead of being blown up
+            # eps: below a millionth of the energy the vector is rounding error, which should fade, not be magnified
             vector = F.normalize(gram @ vector, dim=1, eps=1e-6)
         if over_positions:
             vector = F.normalize(flat @ vector, dim=1, eps=1e-3)

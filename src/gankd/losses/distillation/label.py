@@ -1,4 +1,4 @@
-"""Losses on the labels alone, any of which may stand in for the task's own."""
+"""Losses that read only the labels; each can replace the task's own label loss."""
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +14,10 @@ def label(label_loss: Tensor) -> Tensor:
     """The task's own loss on the labels: cross-entropy, or squared error on the [0, 1] scale.
 
     Args:
-        label_loss: (N,), which the training loop has computed anyway.
+        label_loss: (N,), already computed by the training loop.
 
     Returns:
-        The same.
+        (N,), `label_loss` unchanged.
     """
     return label_loss
 
@@ -58,8 +58,8 @@ def label_smoothing(student_logits: Tensor, targets: Tensor, *, epsilon: float =
 
         -sum_k ((1 - epsilon) targets_k + epsilon / K) ln softmax(student)_k
 
-    The share epsilon is spread over all K classes, the labelled one included [1]. Least at the mixed labels, where it
-    is their entropy.
+    The share epsilon is spread over all K classes, including the labelled one [1]. The loss is least at the mixed
+    labels, where it is their entropy.
 
     Args:
         student_logits: (N, K).
@@ -70,7 +70,7 @@ def label_smoothing(student_logits: Tensor, targets: Tensor, *, epsilon: float =
         (N,) in nats.
 
     Raises:
-        ConfigError: epsilon outside [0, 1].
+        ConfigError: epsilon is outside [0, 1].
 
     [1] Szegedy, Vanhoucke, Ioffe, Shlens, Wojna. Rethinking the Inception architecture for computer vision.
         CVPR 2016, section 7.

@@ -1,4 +1,4 @@
-"""What losses on feature maps share: bringing maps to one size, and the layers that bring them to one width."""
+"""Shared by losses on feature maps: resizing maps to a common size, layers that bring them to a common width."""
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +24,12 @@ class _Projection(nn.Sequential):
 
 
 def keep_layout(m: Tensor) -> Tensor:
-    """The same map, whose gradient comes back in its memory layout.
+    """Return the map unchanged; its gradient is copied to the map's memory layout.
 
-    Sums send gradients back channel by channel, whatever the map's layout; what is mixed then, batch normalisation and
-    pooling of channels-last maps take many times longer over than a copy does.
+    The gradient of a sum is laid out channel by channel, whatever the map's layout. With mixed layouts, batch
+    normalisation and pooling of channels-last maps take many times longer than this copy.
     """
     if m.requires_grad and m.is_contiguous(memory_format=torch.channels_last) and not m.is_contiguous():
-        m = m.view_as(m)  # for the gradient of this use alone
+        m = m.view_as(m)  # so that only the gradient of this use is copied
         m.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
     return m

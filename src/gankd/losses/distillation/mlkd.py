@@ -1,4 +1,4 @@
-"""Soft targets at several temperatures, of images, of pairs of images and of pairs of classes."""
+"""Soft targets at several temperatures, for images, pairs of images and pairs of classes."""
 
 import torch
 from torch import Tensor
@@ -16,30 +16,30 @@ def mlkd(
     temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0),
     standardise: bool = False,
 ) -> Tensor:
-    """Multi-level logits: predictions, their likeness between images, and between classes.
+    """Multi-level logits: predictions, their similarity between images, and between classes.
 
         sum_T  mean_i T^2 KL(teacher_i || student_i)        instance
-             + |P_t P_t' - P_s P_s'|^2 / N                  batch: (N, N) likeness of images
-             + |P_t' P_t - P_s' P_s|^2 / K                  class: (K, K) likeness of classes
+             + |P_t P_t' - P_s P_s'|^2 / N                  batch: (N, N) similarity of images
+             + |P_t' P_t - P_s' P_s|^2 / K                  class: (K, K) similarity of classes
         P = softmax(logits / T), (N, K); |.| the Frobenius norm
 
-    Left out, as they belong to the training loop or to the authors' code alone: the second, strongly augmented view of
-    each image, 480 epochs instead of 240, and masks of the images and classes of which the teacher is least sure (the
-    code multiplies whole sums by them, which halves those terms and selects nothing). The code has the weight 0.9 next
-    to 0.1 times the cross-entropy of either view. LSKD's has 9 there with `standardise`, which concerns the instance
-    level alone, as here.
+    Left out, because they belong to the training loop or are only in the authors' code: the second, strongly augmented
+    view of each image, 480 epochs instead of 240, and masks of the images and classes on which the teacher is least
+    confident (the code multiplies whole sums by them, which halves those terms and selects nothing). The code uses 0.1
+    times the cross-entropy of each view plus 0.9 times this loss; LSKD's uses 9 in place of 0.9, with `standardise`,
+    which affects only the instance level, as here.
 
     Args:
         student_logits: (N, K).
         teacher_logits: (N, K).
-        temperatures: one or more; the prediction augmentation of [1].
+        temperatures: one or more (prediction augmentation of [1]).
         standardise: compare z-scores of the logits at the instance level (LSKD).
 
     Returns:
-        A scalar: images and classes are compared in pairs.
+        A scalar, because images and classes are compared in pairs.
 
     Raises:
-        ConfigError: no temperature, or one that is not positive.
+        ConfigError: there is no temperature, or one is not positive.
 
     [1] Jin, Wang, Lin. Multi-level logit distillation. CVPR 2023, section 3.
     """

@@ -1,4 +1,4 @@
-"""Neuron selectivity: the set of patterns that a layer's channels respond to."""
+"""Neuron selectivity: match the distribution of the patterns that a layer's channels respond to."""
 
 import torch
 import torch.nn.functional as F
@@ -10,19 +10,19 @@ from gankd.losses.distillation.spec import loss
 
 @loss("NST", paper="Huang, Wang, 2017", weight=50)
 def nst(student_features: list[Tensor], teacher_features: list[Tensor]) -> Tensor:
-    """Channels' response patterns are distributed as the teacher's.
+    """Match the distribution of the channels' response patterns.
 
         sum over pairs of mean k(s, s') + mean k(t, t') - 2 mean k(s, t),  k(x, y) = (x . y)^2
 
-    s and t run over the channels of a map, each one flattened and scaled to norm 1: the squared maximum mean
-    discrepancy of [1]. Blind to the order, scale and sign of channels; their numbers may
-    differ. 0 for maps of one position. The larger map is averaged down to the size of the smaller.
+    s and t run over the channels of a map, each flattened and scaled to norm 1: the squared maximum mean discrepancy
+    of [1]. Independent of the order, scale and sign of channels; their numbers may differ. 0 for maps of one
+    position. The larger map is averaged down to the size of the smaller.
 
     Args:
         student_features, teacher_features: paired maps (N, C, H, W).
 
     Returns:
-        (N,) one value per row, at least 0 but for rounding.
+        (N,) one value per row, at least 0 up to rounding.
 
     [1] Huang, Wang. Like what you like: knowledge distill via neuron selectivity transfer (2017), section 4, with
         the polynomial kernel of degree d = 2 and c = 0.
@@ -37,7 +37,7 @@ def nst(student_features: list[Tensor], teacher_features: list[Tensor]) -> Tenso
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
     """MMD^2 (N,) between rows of (N, C, P) and (N, D, P), scaled by C^-1/2 and D^-1/2.
 
-    As sum (x . y)^2 = |X Y'|^2 = <X' X, Y' Y>, there are two ways, and the one with the smaller matrices is taken.
+    As sum (x . y)^2 = |X Y'|^2 = <X' X, Y' Y>, there are two ways to compute it; this uses the smaller matrices.
     """
     if student.shape[2] <= max(student.shape[1], teacher.shape[1]):
         return (student.mT @ student - teacher.mT @ teacher).square().sum((1, 2))

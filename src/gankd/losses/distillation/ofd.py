@@ -1,4 +1,4 @@
-"""Overhaul of feature distillation: pre-activations, with what the teacher suppresses left free."""
+"""Overhaul of feature distillation: match pre-activations, but only loosely where the teacher suppresses them."""
 
 import torch
 from torch import Tensor, nn
@@ -9,18 +9,18 @@ from gankd.losses.distillation.spec import loss
 
 @loss("OFD", paper="Heo et al., ICCV 2019", weight=0.001)
 class OFD(nn.Module):
-    """Pre-activations match the teacher's where it responds, and stay low where it does not.
+    """Match pre-activations where the teacher responds, and keep them low where it does not.
 
         sum over pairs l = 1 .. L of 2^(l - L) sum over neurons of  0            where s <= t <= 0,
                                                                     (s - t)^2    elsewhere
 
     t = max(teacher's pre-activation, m_c) with the margin m_c < 0: the mean of channel c where it is negative; s is
-    the student's through a 1x1 convolution with batch normalisation. Sums are not divided by the number of neurons,
-    as published.
+    the student's pre-activation after a 1x1 convolution with batch normalisation. Sums are not divided by the number
+    of neurons, as published.
 
-    Departures from [1]: m_c is the mean over all batches so far, which needs no batch normalisation in front of the
-    ReLU (whose parameters give m_c in [1]) and no pass over the data beforehand, and is close after a few batches; the
-    larger map is averaged down to the size of the smaller.
+    Departures from [1]: m_c is the mean over all batches so far. It needs neither batch normalisation before the ReLU
+    (whose parameters give m_c in [1]) nor a first pass over the data, and is accurate after a few batches. The larger
+    map is averaged down to the size of the smaller.
 
     Args:
         student_preactivations, teacher_preactivations: paired maps (N, C, H, W) before their ReLU.
@@ -65,7 +65,7 @@ class NegativeMean(nn.Module):
     def forward(self, m: Tensor) -> Tensor:
         if self.training:
             self.batches += 1
-            # Means instead of sums: these would outgrow float32.
+            # Running means, because sums would outgrow float32.
             self.negative += (m.clamp_max(0).mean((0, 2, 3))[:, None, None] - self.negative) / self.batches
             self.share += ((m < 0).to(m.dtype).mean((0, 2, 3))[:, None, None] - self.share) / self.batches
         return self.negative / self.share.clamp_min(torch.finfo(m.dtype).tiny)

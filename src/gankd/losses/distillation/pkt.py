@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer: how likely an image picks another of its batch as its neighbour."""
+"""Probabilistic knowledge transfer: match the probability that an image picks another as its neighbour."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,19 +11,19 @@ _EPS = 1e-7
 
 @loss("PKT", paper="Passalis, Tefas, ECCV 2018", weight=30_000)
 def pkt(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-    """Match the neighbourhoods in embedding space as probabilities.
+    """Match neighbourhoods in embedding space as probabilities.
 
         row i: 1/N sum_j t_ij ln(t_ij / s_ij),  s_ij = (1 + cos(s_i, s_j)) / sum_k (1 + cos(s_i, s_k)), t likewise
 
-    Zero where all cosines agree, whatever scale or rotation. As in the authors' code, and unlike [1], an image
-    counts as its own neighbour and the sum over j is a mean, for which the published weight stands.
+    Zero where all cosines agree, whatever the scale or rotation. As in the authors' code, and unlike [1], an image
+    counts as its own neighbour and the sum over j is a mean, to which the published weight belongs.
 
     Args:
         student_embedding: (N, F).
         teacher_embedding: (N, F'), without gradient.
 
     Returns:
-        (N,), one Kullback-Leibler divergence over N per image, in nats.
+        (N,), per image a Kullback-Leibler divergence divided by N, in nats.
 
     [1] Passalis, Tefas. Learning deep representations with probabilistic knowledge transfer. ECCV 2018, section 3.
     """

@@ -1,4 +1,4 @@
-"""Matching a teacher's values, and labels as far as the teacher gets them right; all on the [0, 1] label scale."""
+"""Match a teacher's values, or the labels as closely as the teacher does; all on the [0, 1] label scale."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from gankd.losses.distillation.spec import loss
 
 @loss("L1")
 def absolute_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
-    """Absolute distance to the teacher's values, which forgives its outliers.
+    """Absolute distance to the teacher's values, robust to its outliers.
 
         |student - teacher|
 
@@ -25,7 +25,7 @@ def absolute_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
 
 @loss("L2")
 def squared_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
-    """Squared distance to the teacher's values: what KD is for a regression.
+    """Squared distance to the teacher's values; KD for regression.
 
         (student - teacher)^2
 
@@ -41,13 +41,13 @@ def squared_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
 
 @loss("TeacherBounded", paper="Chen, Choi, Yu, Han, Chandraker, NeurIPS 2017", weight=0.5)
 def teacher_bounded(student_values: Tensor, teacher_values: Tensor, targets: Tensor, *, margin: float = 0.0) -> Tensor:
-    """Label error once more, where the student is no better than the teacher.
+    """Additional label error for images on which the student is not better than the teacher.
 
         (student - target)^2   if (student - target)^2 + margin > (teacher - target)^2,   otherwise 0
 
-    The teacher is a bound to reach, not a value to copy: where it is wrong it teaches nothing wrong. With a margin the
-    student has to be better than the teacher by that much before it is left in peace. Published with the weight 0.5
-    next to the label loss; the paper gives no margin.
+    The teacher is a bound to reach, not a value to copy, so its errors are not taught. With a margin the student has
+    to be better than the teacher by that much before the loss is 0. Published with the weight 0.5 in addition to the
+    label loss; the paper gives no margin.
 
     Args:
         student_values: (N,).
@@ -59,7 +59,7 @@ def teacher_bounded(student_values: Tensor, teacher_values: Tensor, targets: Ten
         (N,).
 
     Raises:
-        ConfigError: margin below 0.
+        ConfigError: margin is below 0.
 
     [1] Chen, Choi, Yu, Han, Chandraker. Learning efficient object detection models with knowledge distillation.
         NeurIPS 2017, section 3.3.

@@ -1,7 +1,7 @@
-"""Distillation of a distribution over labels, made from a teacher's value and how far off it usually is.
+"""Distillation of a distribution over labels, made from a teacher's value and its usual error.
 
-The teacher gives one number. Its error on the labels, averaged over the training so far, says how sharp that number
-is; the student learns the distribution through a small read-out of its embedding that is thrown away afterwards.
+The teacher gives one number. Its error on the labels, averaged over the training so far, sets the width of the
+distribution. The student learns it through a small read-out of its embedding that is thrown away afterwards.
 Everything is on the [0, 1] label scale.
 """
 
@@ -16,7 +16,7 @@ from gankd.losses.distillation.spec import loss
 class TeacherError(nn.Module):
     """Running mean of a teacher's squared error on the labels, never below a floor.
 
-    The plain mean over the first 1 / (1 - momentum) updates, then exponential; before the first update the floor.
+    A plain mean over the first 1 / (1 - momentum) updates, then an exponential one; the floor before the first update.
     """
 
     mean: Tensor
@@ -24,7 +24,7 @@ class TeacherError(nn.Module):
 
     def __init__(self, momentum: float, floor: float) -> None:
         """Args:
-        momentum: of the mean, in [0, 1).
+        momentum: momentum of the mean, in [0, 1).
         floor: least standard deviation, > 0.
         """
         super().__init__()
@@ -33,7 +33,7 @@ class TeacherError(nn.Module):
         self.register_buffer("updates", torch.zeros(()))
 
     def forward(self, teacher_values: Tensor, labels: Tensor) -> Tensor:
-        """Variance () after this batch; in eval mode the batch is left out."""
+        """() variance after this batch; in eval mode the batch is ignored."""
         if self.training:
             self.updates += 1
             error = (teacher_values - labels).square().mean()
@@ -43,27 +43,27 @@ class TeacherError(nn.Module):
 
 @loss("Gaussian", paper="Nix, Weigend, ICNN 1994")
 class Gaussian(nn.Module):
-    """KL between Gaussians: the teacher's with its usual error, the student's with its own.
+    """KL between Gaussians: the teacher's with its usual error, the student's with a variance of its own.
 
         2 s_t^2 KL(N(teacher, s_t^2) || N(student, s_s^2))
             = s_t^2 (l + e^-l - 1) + e^-l (student - teacher)^2,    l = ln(s_s^2 / s_t^2)
 
     0 where student = teacher and l = 0. s_t^2 is the running mean of the teacher's squared error on the labels. The
-    factor 2 s_t^2, like T^2 of KD, makes this the squared distance at l = 0 however sharp the teacher is. l is a linear
-    read-out of the student's embedding, drawn to where e^l = 1 + (student - teacher)^2 / s_t^2: images that the
-    student cannot follow by more than s_t weigh less. It starts at 0, trains along and is not exported.
+    factor 2 s_t^2, like T^2 of KD, makes this the squared distance at l = 0 however accurate the teacher is. l is a
+    linear read-out of the student's embedding with the optimum e^l = 1 + (student - teacher)^2 / s_t^2: images that
+    the student misses by more than s_t weigh less. It starts at 0, trains with the student and is not exported.
 
-    The best l is never negative; an ELU keeps it above -1, so that no image weighs more than e times its share. The
-    read-out sees the embedding at unit length, so that its step size does not depend on the student's width. No paper;
-    the same idea with the label in the teacher's place is regression with a learnt variance [1].
+    The optimal l is never negative; an ELU keeps it above -1, so that no image weighs more than e times its share. The
+    read-out gets the embedding at unit length, so its step size does not depend on the student's width. No paper; with
+    the label instead of the teacher the idea is regression with a learnt variance [1].
 
     Args:
         student_embedding: example, (n, F).
-        momentum: of the running mean.
-        floor: least s_t, as a share of the label range; a teacher that knows its training labels by heart has none.
+        momentum: momentum of the running mean.
+        floor: least s_t, as a share of the label range; without it s_t is 0 for a teacher that overfits.
 
     Raises:
-        ConfigError: a setting out of range.
+        ConfigError: a setting is out of range.
 
     [1] Nix, Weigend. Estimating the mean and variance of the target probability distribution. ICNN 1994.
     """
@@ -95,24 +95,24 @@ class Histogram(nn.Module):
         h_t = N(teacher, s_t^2) integrated over each of B equal bins of [-margin, 1 + margin], rescaled to sum 1
         h_s = softmax(linear head on the student's embedding)
 
-    Neighbouring bins share the mass of each image, which trains the embedding as a classification would, order of
-    the labels included; the second term lets the student's own value learn from the histogram's mean. 0 where h_s =
-    h_t and the value is its mean. The head trains along and is not exported. The weight 0.01 brings a KL divergence in
-    nats to the size of a squared error on the [0, 1] scale.
+    Neighbouring bins share the mass of each image, so the embedding is trained as by a classification that knows the
+    order of the labels; the second term lets the student's own value learn from the histogram's mean. 0 where h_s =
+    h_t and the value is its mean. The head trains with the student and is not exported. The weight 0.01 brings a KL
+    divergence in nats to the size of a squared error on the [0, 1] scale.
 
-    s_t^2 is the running mean of the teacher's squared error on the labels, and s_t at least a bin's width, so that h_t
-    is never one-hot. Teacher values outside [0, 1] count as its ends. Without a margin, cutting the Gaussian off would
-    pull the mean of h_t inwards near the ends, by up to 0.8 s_t; from 2.5 s_t on it is no more than 0.02 s_t. No paper
-    for the distillation; with the label in the teacher's place it is HL-Gauss [1].
+    s_t^2 is the running mean of the teacher's squared error on the labels; s_t is at least one bin's width, so h_t is
+    never one-hot. Teacher values are clipped to [0, 1]. Without a margin, the truncated Gaussian would shift the mean
+    of h_t inwards near the ends, by up to 0.8 s_t; with a margin of 2.5 s_t or more the shift is at most 0.02 s_t. No
+    paper for the distillation; with the label instead of the teacher it is HL-Gauss [1].
 
     Args:
         student_embedding: example, (n, F).
         bins: B, at least 2.
-        margin: what the bins cover beyond either end of the label range, as a share of it, at least 0.
-        momentum: of the running mean.
+        margin: width that the bins cover beyond each end of the label range, as a share of the range, at least 0.
+        momentum: momentum of the running mean.
 
     Raises:
-        ConfigError: a setting out of range.
+        ConfigError: a setting is out of range.
 
     [1] Imani, White. Improving regression performance with distributional losses. ICML 2018.
     """

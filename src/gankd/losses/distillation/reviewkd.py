@@ -1,4 +1,4 @@
-"""Knowledge review: each map of the student, fused with the deeper ones, meets the teacher's."""
+"""Knowledge review: match each map of the student, fused with the deeper ones, to the teacher's."""
 
 import torch
 import torch.nn.functional as F
@@ -11,22 +11,22 @@ from gankd.losses.distillation.spec import loss
 
 @loss("ReviewKD", paper="Chen et al., CVPR 2021", weight=5)
 class ReviewKD(nn.Module):
-    """Maps fused from deep to shallow match the teacher's at several scales.
+    """Match maps fused from deep to shallow to the teacher's, at several scales.
 
         warm sum over levels l of HCL(out_l(f_l), T_l),
         f_L = in_L(S_L),   f_l = a in_l(S_l) + b up(f_(l+1)),   (a, b) = sigmoid(conv([in_l(S_l), up(f_(l+1))]))
 
-    in_l and out_l are a 1x1 and a 3x3 convolution, each with batch normalisation; up takes the nearest position; HCL
-    is `hierarchical_context`. As published, the embedding is the deepest level, of size 1x1, and the teacher shows its
-    pre-activations; a student's map is brought to the size of the teacher's, whichever is larger. The weight rises
-    linearly over the first 20 of 240 epochs: warm = min(1, progress / warmup).
+    in_l and out_l are a 1x1 and a 3x3 convolution, each with batch normalisation; up is nearest-neighbour upsampling;
+    HCL is `hierarchical_context`. As published, the embedding is the deepest level, of size 1x1, the teacher's maps are
+    pre-activations, and a student's map is resized to the teacher's. The weight rises linearly over the first 20 of
+    240 epochs: warm = min(1, progress / warmup).
 
     Args:
         student_features, teacher_preactivations: paired maps (N, C, H, W); one pair is enough.
         student_embedding, teacher_embedding: (N, F) each.
         progress: share of the updates done.
-        width: greatest number of channels of the fused maps f_l; it is the student's embedding's if that is less.
-        warmup: share of the updates in which the weight rises; 0 for none.
+        width: largest number of channels of the fused maps f_l; less if the student's embedding is narrower.
+        warmup: share of the updates in which the weight rises; 0: no warm-up.
 
     Returns:
         (N,) one value per row.
@@ -75,7 +75,7 @@ class ReviewKD(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion of a map with what came from the deeper ones."""
+    """Attention-based fusion of a map with the fused map of the next deeper level."""
 
     def __init__(self, channels: int, width: int, out_channels: int, *, deepest: bool) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Fusion(nn.Module):
         )
 
     def forward(self, own: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """What meets the teacher's map of this size, and what goes on to the next shallower map."""
+        """Return the map compared with the teacher's of this size, and the fused map for the next shallower level."""
         fused = self.inward(own)
         if self.attention is not None and deeper is not None:
             deeper = _resize(deeper, fused.shape[2:])
@@ -97,9 +97,9 @@ class Fusion(nn.Module):
 
 
 def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared differences of maps (N, C, H, W) at full size and averaged to 4x4, 2x2 and 1x1, as one mean (N,).
+    """(N,) weighted mean of the squared differences of maps (N, C, H, W) at full size, 4x4, 2x2 and 1x1.
 
-    Weights 1, 1/2, 1/4, 1/8, divided by their sum; scales that are no smaller than the map are left out.
+    Weights are 1, 1/2, 1/4, 1/8, divided by their sum; scales that are not smaller than the map are left out.
     """
     height, width = student.shape[2:]
     scales = [(min(s, height), min(s, width)) for s in (4, 2, 1) if s < max(height, width)]

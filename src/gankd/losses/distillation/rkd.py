@@ -1,4 +1,4 @@
-"""Relational distillation: distances between the images of a batch, and angles of the triangles that they span."""
+"""Relational distillation: match distances between the images of a batch, and angles of their triangles."""
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,8 @@ def rkd(student_embedding: Tensor, teacher_embedding: Tensor, *, distance: float
 
         cos_ijk = (d_ij^2 + d_kj^2 - d_ik^2) / (2 d_ij d_kj),
 
-    so no N x N x F tensor of differences is needed. A direction of length zero has cosine 0 to all others, and so
-    has one too short for its angle to survive rounding. Zero where the embeddings agree up to a similarity transform.
+    so no N x N x F tensor of differences is needed. A direction has cosine 0 to all others if its length is zero or
+    too short for an accurate angle. Zero where the embeddings agree up to a similarity transform.
 
     Args:
         student_embedding: (N, F).
@@ -42,15 +42,15 @@ def rkd(student_embedding: Tensor, teacher_embedding: Tensor, *, distance: float
 
 
 def distances(embedding: Tensor) -> Tensor:
-    """Distances (N, N) between rows of (N, F) over the mean of the positive ones."""
-    # From differences, not from a Gram matrix: angles between close rows need all digits.
+    """(N, N) distances between rows of (N, F), divided by the mean of the positive ones."""
+    # From differences, not from a Gram matrix: angles between close rows need full precision.
     plain = torch.cdist(embedding, embedding, compute_mode="donot_use_mm_for_euclid_dist")
     mean = plain.sum() / (plain > 0).sum().clamp_min(1)
     return plain / torch.where(mean > 0, mean, 1)
 
 
 def cosines(distance: Tensor) -> Tensor:
-    """Cosines (N, N, N) at vertex j, [j, i, k], from distances (N, N) of mean about 1."""
+    """(N, N, N) cosines at vertex j, [j, i, k], from (N, N) distances of mean about 1."""
     # The law's rounding error is about eps / shortest side.
     shortest = torch.finfo(distance.dtype).eps ** 0.5
     inverse = distance.masked_fill(distance <= shortest, torch.inf).reciprocal()

@@ -1,4 +1,4 @@
-"""Match sets of outputs, class by class: which image got which target no longer matters, how they spread does."""
+"""Match sets of outputs class by class: their spread matters, which image got which target does not."""
 
 import torch
 from torch import Tensor
@@ -14,15 +14,15 @@ def set_match(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
 
         T (2 mean_ij |p_i - q_j| - mean_{i != j} |p_i - p_j| - mean_{i != j} |q_i - q_j|),    i, j of one class
 
-    p and q are the student's and the teacher's softmax at T, |.| the Euclidean norm; each class counts by its number
-    of rows, and one with a single row not at all. In expectation 0 if the two sets come from the same law and positive
-    otherwise [1], so it sees how outputs spread about their class mean, which a loss that is linear in its target,
-    such as KD, cannot if targets are drawn by the label alone (SetMatch@virtual).
+    p and q are the student's and the teacher's softmax at T, |.| the Euclidean norm; each class is weighted by its
+    number of rows, and classes with a single row are left out. In expectation the loss is 0 if the two sets have the
+    same distribution and positive otherwise [1]. It therefore teaches how outputs spread about their class mean, which
+    a loss that is linear in its target, such as KD, cannot do if targets depend only on the label (SetMatch@virtual).
 
-    The means of i != j leave out i = j: with it (a V-statistic) the distance is never negative, but too large by
-    mean |p_i - p_j| / n for n rows, which would draw the few rows of a class together; without it (a U-statistic) it is
-    unbiased, and below 0 where two sets of few rows agree better than chance. Batches should hold several rows per
-    class, 8 and more if they can. T, as T^2 does for KD, keeps the size of the gradient as T grows. No paper for the
+    The means of i != j leave out i = j. With it (a V-statistic) the distance is never negative, but too large by
+    mean |p_i - p_j| / n for n rows, which would pull the few rows of a class together; without it (a U-statistic) it is
+    unbiased, and negative where two small sets agree better than chance. Batches should hold several rows per class,
+    8 or more if possible. The factor T keeps the size of the gradient as T grows, as T^2 does for KD. No paper for the
     distillation, and the weight of 1 is a guess.
 
     Args:
@@ -32,7 +32,7 @@ def set_match(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
         T: temperature of both.
 
     Returns:
-        (N,), of which the mean is the distance; a row alone says little.
+        (N,), whose mean is the distance; a single row means little.
 
     Raises:
         ConfigError: T is not positive.
@@ -51,5 +51,5 @@ def set_match(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *,
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    # From differences, not from a Gram matrix: close rows need all digits. No gradient at distance 0.
+    # From differences, not from a Gram matrix: close rows need full precision. No gradient at distance 0.
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

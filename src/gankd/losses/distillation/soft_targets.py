@@ -1,4 +1,4 @@
-"""Softened targets for an unsoftened student: what the teacher's temperature spreads stays spread."""
+"""Softened targets for an unsoftened student, which ends up as soft as its targets."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,19 +14,19 @@ def soft_targets(student_logits: Tensor, teacher_logits: Tensor, *, T: float = 4
 
         -sum_k q_k ln softmax(student)_k,    q = softmax(teacher / T)
 
-    Least at softmax(student) = q. KD, which softens both, is least where the student's own output is as sharp as the
-    teacher's; here the student ends up as soft as the target, as by label smoothing, which suits targets that know the
-    label alone: SoftTargets@virtual, SoftTargets@table. Linear in q: with targets drawn independently of the image
-    given its label, the expected gradient is that of their mean (KD likewise).
+    Least at softmax(student) = q. KD softens both and is least where the student's own output is as sharp as the
+    teacher's. Here the student ends up as soft as the target, as with label smoothing, which suits targets that depend
+    only on the label: SoftTargets@virtual, SoftTargets@table. The loss is linear in q: with targets drawn
+    independently of the image given its label, the expected gradient is that of their mean (as for KD).
 
-    The form is our own reading: Kim's paper [1] is public as an abstract, which does not say which form it takes.
-    Meant in place of most of the label loss: 0.1*CE + 0.9*SoftTargets@virtual; the best share is worth a search among
-    0.3, 0.6, 0.9 and 1. Do not let a student learn from its own outputs in this form with T above 1: see SelfVKD.
+    The form is our own reading: only the abstract of Kim's paper [1] is public, and it does not give the form. Use it
+    in place of most of the label loss: 0.1*CE + 0.9*SoftTargets@virtual; search the best share among 0.3, 0.6, 0.9 and
+    1. Do not let a student learn from its own outputs in this form with T above 1: see SelfVKD.
 
     Args:
         student_logits: (N, K).
         teacher_logits: (N, K), without gradient.
-        T: temperature of the teacher alone; so there is no factor T^2.
+        T: temperature of the teacher only, so there is no factor T^2.
 
     Returns:
         (N,) in nats.

@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: which images of a batch excite a network alike."""
+"""Similarity-preserving distillation: match which images of a batch activate a network alike."""
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,11 @@ def sp(student_features: list[Tensor], teacher_features: list[Tensor]) -> Tensor
 
         row i: 1/N sum_j (S_ij - T_ij)^2,  S, T = rows of A A^T over their norms,  A = maps as (N, C H W)
 
-    The mean over rows is 1/N^2 times a squared Frobenius norm. Maps may differ in width and size, for only N x N
-    matrices meet. Zero where the maps agree up to scale and a rotation of all their entries.
+    The mean over rows is 1/N^2 times a squared Frobenius norm. Maps may differ in width and size, since only N x N
+    matrices are compared. Zero where the maps agree up to scale and a rotation of all their entries.
 
     Args:
-        student_features: list of maps (N, C, H, W), of which the last is read: the one before pooling.
+        student_features: list of maps (N, C, H, W); only the last is read, the one before pooling.
         teacher_features: likewise.
 
     Returns:
@@ -30,6 +30,6 @@ def sp(student_features: list[Tensor], teacher_features: list[Tensor]) -> Tensor
 
 def _similarity(maps: Tensor) -> Tensor:
     if maps.is_contiguous(memory_format=torch.channels_last):
-        maps = maps.permute(0, 2, 3, 1)  # entries may come in any order; in memory's they need no copy
+        maps = maps.permute(0, 2, 3, 1)  # the order of entries is free, and memory order needs no copy
     flat = maps.flatten(1)
     return F.normalize(flat @ flat.mT, dim=1)

@@ -1,4 +1,4 @@
-"""Softmax regression representation learning: the student's embedding has to work in the teacher's own last layer."""
+"""Softmax regression representation learning: the student's embedding must work in the teacher's last layer."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,20 +9,20 @@ from gankd.losses.distillation.spec import loss
 
 @loss("SRRL", paper="Yang et al., ICLR 2021")
 class SRRL(nn.Module):
-    """Match the teacher's embedding and what the teacher's frozen last layer makes of it.
+    """Match the teacher's embedding, and the outputs of the teacher's frozen last layer.
 
         alpha mean_f (h_f - t_f)^2 + beta mean_k ((W h)_k - (W t)_k)^2,  h = adapter(s)
 
-    W is the weight of the teacher's last layer; its bias cancels. Nothing in it needs classes: for values W has one
-    row. Means over features and outputs and alpha = beta = 1 are those of the authors' ImageNet code; [1] writes sums,
-    and per pair of networks its author names (1, 5) and (10, 1) as worth trying. The adapter is a linear layer and
-    batch normalisation of the embedding; the authors' also has a ReLU and comes before pooling, which ties it to
-    teachers whose embedding is a pooled ReLU map.
+    W is the weight of the teacher's last layer; its bias cancels. The loss does not need classes: for values W has one
+    row. Means over features and outputs and alpha = beta = 1 follow the authors' ImageNet code; [1] writes sums, and
+    its author suggests (1, 5) and (10, 1) for other pairs of networks. The adapter is a linear layer and batch
+    normalisation of the embedding; the authors' adapter also has a ReLU and comes before pooling, which restricts it
+    to teachers whose embedding is a pooled ReLU map.
 
     Args:
         student_embedding: (N, F).
         teacher_embedding: (N, F'), without gradient.
-        teacher_head: linear layer from F' to the teacher's outputs; a copy is kept, which does not train.
+        teacher_head: linear layer from F' to the teacher's outputs; a frozen copy is kept.
         alpha: weight of the match of embeddings.
         beta: weight of the match of outputs.
 

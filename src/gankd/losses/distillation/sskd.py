@@ -1,4 +1,4 @@
-"""Self-supervised distillation: what teacher and student make of an image and its rotated views."""
+"""Self-supervised distillation: match teacher and student on images and their rotated views."""
 
 import torch
 import torch.nn.functional as F
@@ -10,24 +10,25 @@ from gankd.losses.distillation.spec import loss
 
 @loss("SSKD", paper="Xu et al., ECCV 2020")
 class SSKD(nn.Module):
-    """Match outputs on rotated images, and which image each rotated view is taken for.
+    """Match outputs on rotated images, and the similarity of each rotated view to the upright images.
 
         tf TF + ss SS
         TF = mean over kept views v of T^2 KL(softmax(t_v / T) || softmax(s_v / T)), outputs t, s
         SS = mean over kept views v of ss_T^2 KL(softmax(a_v / ss_T) || softmax(b_v / ss_T)),
              a_vi = cosine of the projections of view v and upright image i in the teacher, b_vi in the student
 
-    A view is right where the teacher ranks its true class (TF) or its own image (SS) first. All right views are kept,
-    and of the wrong ones the share `ratio_tf` or `ratio_ss` of best rank; among equal ranks the first in the batch.
-    Cross-entropy and KD on upright images are terms of their own: the published sum is 0.1 CE + 0.9 KD + 1 SSKD. For
-    values TF would need ranks that they do not have, and SS stands alone.
+    A view is right if the teacher ranks its true class (TF) or its own image (SS) first. All right views are kept, and
+    of the wrong ones the share `ratio_tf` or `ratio_ss` of best rank; among equal ranks the first in the batch.
+    Cross-entropy and KD on upright images are separate terms: the published sum is 0.1 CE + 0.9 KD + 1 SSKD. For
+    values, which have no ranks, only SS is used.
 
-    The teacher's projection (linear, ReLU, linear) is trained first, by `pretraining`; the student's trains along.
+    The teacher's projection (linear, ReLU, linear) is trained first, by `pretraining`; the student's trains with the
+    student.
 
     Args:
         student_embedding: (N, F) of upright images.
         teacher_embedding: (N, F'), without gradient.
-        rotated_student_embedding: (3 N, F) of the same turned by 90 degrees, then by 180, then by 270.
+        rotated_student_embedding: (3 N, F) of the images turned by 90 degrees, then by 180, then by 270.
         rotated_teacher_embedding: (3 N, F').
         rotated_student_outputs: (3 N, K) logits, or (3 N,) values, which are not read.
         rotated_teacher_outputs: likewise.
@@ -38,7 +39,7 @@ class SSKD(nn.Module):
         pretrain: length of the first phase as a share of the student's updates; published 60 of 240 epochs.
 
     Returns:
-        (N,), the views of each image together, so that the mean over images is the above.
+        (N,), summed over the views of each image, so that the mean over images is the formula above.
 
     [1] Xu, Liu, Li, Loy. Knowledge distillation meets self-supervision. ECCV 2020, section 3.
     """
@@ -69,7 +70,7 @@ class SSKD(nn.Module):
         self.pretrained = _projection(teacher_embedding.shape[1])
 
     def pretraining(self, teacher_embedding: Tensor, rotated_teacher_embedding: Tensor) -> Tensor:
-        """Mean cross-entropy of the cosines of each rotated view with all upright images, to its own image."""
+        """Mean cross-entropy for finding the own image of each rotated view by cosines with all upright images."""
         cosine = _cosines(self.pretrained, teacher_embedding, rotated_teacher_embedding)
         return F.cross_entropy(cosine, _own(cosine))
 
@@ -104,12 +105,12 @@ def _cosines(projection: nn.Module, upright: Tensor, rotated: Tensor) -> Tensor:
 
 
 def _own(cosine: Tensor) -> Tensor:
-    """(3 N,) upright image of each rotated view."""
+    """(3 N,) index of the upright image of each rotated view."""
     return torch.arange(cosine.shape[1], device=cosine.device).repeat(3)
 
 
 def _kept_divergence(student: Tensor, teacher: Tensor, target: Tensor, temperature: float, ratio: float) -> Tensor:
-    """T^2 KL (N,) of (3 N, K) scores at temperature T, summed over the kept of three views, times N / number kept."""
+    """(N,) T^2 KL of (3 N, K) scores at temperature T, summed over each image's kept views, times N / number kept."""
     rank = (teacher > teacher.gather(1, target[:, None])).sum(1)
     right = (rank == 0).sum()
     num_kept = right + (ratio * (len(rank) - right)).floor()

@@ -1,4 +1,4 @@
-"""A teacher that nobody trains: regularisation by a hand-made distribution around the label."""
+"""Teacher-free distillation: regularisation by a hand-made distribution around the label."""
 
 import torch
 from torch import Tensor
@@ -14,11 +14,11 @@ def tf_kd(student_logits: Tensor, labels: Tensor, *, a: float = 0.99, T: float =
 
         KL(softmax(p / T) || softmax(student)),   p_k = a at the label, (1 - a) / (K - 1) elsewhere
 
-    Published as (1 - alpha) CE + alpha KL with alpha = 0.1, hence the weight 1/9 next to CE. Least, and 0, at the
-    softened virtual teacher: e^(a/T) to e^((1-a)/(K-1)/T) in favour of the label, nearly uniform at T = 20.
+    Published as (1 - alpha) CE + alpha KL with alpha = 0.1, hence the weight 1/9 relative to CE. The minimum, 0, is at
+    the softened virtual teacher: e^(a/T) to e^((1-a)/(K-1)/T) in favour of the label, nearly uniform at T = 20.
 
-    As the authors' code and unlike their eq. 9, the student is not softened, and T divides the probabilities p instead
-    of their logarithms; the code's mean over classes times a multiplier of K is the sum over classes here.
+    As in the authors' code and unlike eq. 9, the student is not softened, and T divides the probabilities p instead of
+    their logarithms; the code's mean over classes times a multiplier of K is the sum over classes here.
 
     Args:
         student_logits: (N, K).
@@ -30,7 +30,7 @@ def tf_kd(student_logits: Tensor, labels: Tensor, *, a: float = 0.99, T: float =
         (N,) in nats.
 
     Raises:
-        ConfigError: a outside (0, 1), T not positive.
+        ConfigError: `a` is outside (0, 1), or T is not positive.
 
     [1] Yuan, Tay, Li, Wang, Feng. Revisiting knowledge distillation via label smoothing regularization. CVPR 2020,
         section 5 (Tf-KD reg).

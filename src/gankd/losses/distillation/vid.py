@@ -1,4 +1,4 @@
-"""Variational information distillation: the teacher's maps become likely given the student's."""
+"""Variational information distillation: maximise the likelihood of the teacher's maps given the student's."""
 
 import math
 
@@ -13,16 +13,16 @@ from gankd.losses.distillation.spec import loss
 
 @loss("VID", paper="Ahn et al., CVPR 2019")
 class VID(nn.Module):
-    """The teacher's maps are likely under Gaussians predicted from the student's.
+    """Negative log-likelihood of the teacher's maps under Gaussians predicted from the student's.
 
         sum over pairs of mean over channels c and positions of 1/2 ((mu_c(S) - T_c)^2 / v_c + log v_c)
 
-    mu are three 1x1 convolutions with ReLUs between; v_c = softplus(alpha_c) + eps is learnt per channel. Least at
-    v_c = mean squared error of channel c; it may be negative. The larger map is averaged down to the smaller's size.
+    mu is three 1x1 convolutions with ReLUs between; v_c = softplus(alpha_c) + eps is learnt per channel. Least at
+    v_c = mean squared error of channel c; may be negative. The larger map is averaged down to the size of the smaller.
 
     Args:
         student_features, teacher_features: paired maps (N, C, H, W).
-        variance: v_c at the start, in squared units of the teacher's maps.
+        variance: initial v_c, in squared units of the teacher's maps.
         eps: least variance.
 
     Returns:

@@ -209,7 +209,7 @@ def test_penalties_by_hand() -> None:
         for penalty in ("none", "r1", "r1r2"):
             config = replace(logistic(SMALL), penalty=penalty, penalty_weight=1.0, penalty_every=1)
             train = trainer(CLASS_TOY, replace(config, batch_size=batch_size))
-            train.discriminator = Linear()  # type: ignore[assignment]
+            train.discriminator = Linear()
             train.optimizer_d = torch.optim.Adam(train.discriminator.parameters())
             train.discriminator_step(0)
             gradient = train.discriminator.a.grad
@@ -421,7 +421,7 @@ def test_spectral_norms_are_computed_once_and_in_float32() -> None:
     def watch(layer: nn.Module, *_: object) -> None:
         seen.append(layer.weight)  # type: ignore[arg-type]
 
-    net.score.register_forward_pre_hook(watch)
+    net.get_submodule("score").register_forward_pre_hook(watch)
     vectors = [buffer.clone() for buffer in net.buffers()]
     images, labels = to_float(CLASS_TOY.images[:4]), CLASS_TOY.labels[:4]
     with float32_spectral_norm(net), torch.autocast("cpu", torch.bfloat16):

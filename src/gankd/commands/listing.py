@@ -13,6 +13,7 @@ from torch import nn
 
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
+from gankd.generators.architectures import ARCHITECTURES
 from gankd.losses.distillation import Loss
 from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
 from gankd.models import ZOO, build_net
@@ -20,14 +21,9 @@ from gankd.models.contract import ImageModel
 from gankd.recipes.ready import RECIPES, recipe_summary
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
+from gankd.training import gan_published
 from gankd.training.distill import DistillConfig, Learner
-from gankd.training.gan import (
-    Architecture,
-    GanConfig,
-    build_discriminator,
-    build_generator,
-)
-from gankd.training.gan_published import biggan_cifar, biggan_deep_imagenet100, sagan_steering, sngan_rc49
+from gankd.training.gan import GanConfig, build_discriminator, build_generator
 from gankd.training.losses import all_losses
 from gankd.training.objective import term_of
 from gankd.virtual import POLICIES, SOURCES, VirtualConfig, VirtualTeacher
@@ -112,17 +108,10 @@ def list_table(rows: list[Row], what: What) -> str:
 
 def list_generators() -> list[Row]:
     """One row per architecture of `gan.architecture`: sizes, labels, preset, and parameters at that preset's widths."""
-    biggan, values = "Brock et al., ICLR 2019", "Ding et al., CcGAN, ICLR 2021"
-    known: list[tuple[Architecture, str, str, int, str, Callable[[], GanConfig]]] = [
-        ("residual", "8-128", "small, for short trainings; default", 32, "own", GanConfig),
-        ("biggan", "32, 64, 128", "residual, attention from 64 px on", 32, biggan, biggan_cifar),
-        ("biggan-deep", "32, 64, 128", "bottlenecks, twice as many blocks", 128, biggan, biggan_deep_imagenet100),
-        ("sagan", "16-128", "spectral norm in both, attention", 64, values, sagan_steering),
-        ("sngan", "16-128", "spectral norm in the discriminator alone", 64, values, sngan_rc49),
-    ]
     rows: list[Row] = []
-    for name, sizes, summary, size, paper, preset in known:
-        config = replace(preset(), init="default")
+    for name, found in ARCHITECTURES.items():
+        preset: Callable[[], GanConfig] = getattr(gan_published, found.preset) if found.preset else GanConfig
+        config, size = replace(preset(), init="default"), found.preset_size
         task = VALUES if config.label_input == "ili" else CLASSES
         with torch.device("meta"):  # counted, not made
             nets = [build(task, (3, size, size), config, 0) for build in (build_generator, build_discriminator)]
@@ -130,10 +119,11 @@ def list_generators() -> list[Row]:
         rows.append(
             {
                 "name": name,
-                "sizes": sizes,
-                "summary": summary,
-                "paper": paper,
-                "preset": "" if preset is GanConfig else preset.__name__,
+                "sizes": found.sizes,
+                "labels": found.labels,
+                "summary": found.summary,
+                "paper": found.paper,
+                "preset": found.preset,
                 "parameters": {"size": size, "generator": counts[0], "discriminator": counts[1]},
             }
         )
@@ -147,10 +137,11 @@ def generators_table(rows: list[Row]) -> str:
         counts = row["parameters"]
         millions = f"{counts['generator'] / 1e6:.1f} + {counts['discriminator'] / 1e6:.1f} M at {counts['size']} px"
         lines.append(f"{row['name']:<13}{row['sizes']:<13}{millions:<24} {row['summary']}")
-        lines.append(" " * 26 + "; ".join(filter(None, (row["paper"], row["preset"] and f"preset {row['preset']}"))))
+        preset = f"preset {row['preset']}" if row["preset"] else ""
+        lines.append(" " * 26 + "; ".join(filter(None, (row["labels"], row["paper"], preset))))
     foot = (
         "Set gan.architecture. Parameters are those of generator and discriminator at the widths of the preset, which "
-        "gankd.training.gan_published holds. All take classes and values. A generator that is there already: "
+        "gankd.training.gan_published holds. A generator that is there already: "
         "gan.external=module:name, a folder or .npz file of labelled images, or diffusers:FOLDER."
     )
     head = f"{'architecture':<13}{'pixels':<13}{'parameters':<24} "

@@ -239,3 +239,7 @@ class ProjectionDiscriminator(nn.Module):
         # The sum over 16 or more places is scaled back, or scores start far outside the hinge's margins.
         features = features / features.shape[1] ** 0.5
         return self.score(features)[:, 0] + (features * projected).sum(1)
+
+
+RESIDUAL = (ConditionalGenerator, ProjectionDiscriminator)
+"""The small pair, for `gankd.generators.architectures`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -54,12 +54,12 @@ class Plan:
     """Classes have a gain and a shift of their own in each normalisation, without a shared embedding."""
 
 
-BIGGAN = {
+BIGGAN_PLANS = {
     32: Plan((4, 4, 4, 4), (4, 4, 4, 4), 2, None, vector_per_class=True),
     64: Plan((16, 16, 8, 4, 2), (1, 2, 4, 8, 16), 4, 32, "chunks"),
     128: Plan((16, 16, 8, 4, 2, 1), (1, 2, 4, 8, 16, 16), 5, 64, "chunks"),
 }
-BIGGAN_DEEP = {
+BIGGAN_DEEP_PLANS = {
     32: Plan((4, 4, 4, 4), (4, 4, 4), 2, None, "all", deep=True, stem=4),
     64: Plan((16, 16, 8, 4, 2), (2, 4, 8, 16), 4, 32, "all", deep=True, stem=1),
     128: Plan((16, 16, 8, 4, 2, 1), (2, 4, 8, 16, 16), 5, 64, "all", deep=True, stem=1),
@@ -73,7 +73,7 @@ def plan_of(architecture: Published, size: int) -> Plan:
         ConfigError: it was never made for that size.
     """
     if architecture in ("biggan", "biggan-deep"):
-        table = BIGGAN if architecture == "biggan" else BIGGAN_DEEP
+        table = BIGGAN_PLANS if architecture == "biggan" else BIGGAN_DEEP_PLANS
         require(
             size in table,
             f"gan.architecture={architecture} makes images of 32, 64 or 128 pixels, got {size}; use residual",
@@ -319,6 +319,12 @@ class PublishedDiscriminator(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             projected = self.project(self.embedding(labels))
             return self.score(features)[:, 0] + (features * projected).sum(1)
+
+
+BIGGAN, BIGGAN_DEEP, SNGAN, SAGAN = (
+    (partial(PublishedGenerator, name), partial(PublishedDiscriminator, name)) for name in get_args(Published)
+)
+"""Generator and discriminator of each architecture, for `gankd.generators.architectures`."""
 
 
 def initialise(net: nn.Module, how: Init) -> None:

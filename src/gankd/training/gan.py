@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from gankd.config import require
+from gankd.config import require, suggest
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
+from gankd.generators.architectures import ARCHITECTURES, with_batch_norm
 from gankd.generators.diff_augment import Augmentation, diff_augment
 from gankd.generators.label_embedding import LabelInput, LabelToEmbedding
-from gankd.generators.networks import ConditionalGenerator, LatentGenerator, ProjectionDiscriminator, to_float
+from gankd.generators.networks import LatentGenerator, to_float
 from gankd.generators.projected import FeatureDiscriminator
-from gankd.generators.published import Init, Published, PublishedDiscriminator, PublishedGenerator, initialise
+from gankd.generators.published import Init, initialise
 from gankd.losses.adversarial import GanLoss, discriminator_loss, generator_loss, gradient_penalty
 from gankd.losses.vicinal import Vicinity, VicinityKind
 from gankd.models.contract import ImageModel
@@ -32,8 +33,6 @@ from gankd.training.gan_batches import ClassBatches, VicinalBatches
 from gankd.training.gan_health import HealthCheck, refuse_collapse
 from gankd.training.label_embedding import train_label_embedding
 
-Architecture = Literal["residual", Published]
-
 
 @dataclass(frozen=True, kw_only=True)
 class GanConfig:
@@ -42,7 +41,7 @@ class GanConfig:
     external: str | None = None
     """A generator that is there already, in place of a trained one: module:name, a folder or file of labelled images,
     or diffusers:FOLDER."""
-    architecture: Architecture = "residual"
+    architecture: str = "residual"
     """residual: small networks for short trainings; the others are published ones, see `gankd list generators`."""
     steps: int = 3000
     """Generator updates."""
@@ -104,6 +103,10 @@ class GanConfig:
     """How often in a run the generator is judged by the teacher."""
 
     def __post_init__(self) -> None:
+        require(
+            self.architecture in ARCHITECTURES,
+            f"gan.architecture: no architecture {self.architecture!r}; {suggest(self.architecture, ARCHITECTURES)}",
+        )
         counts = ("steps", "d_steps", "width_g", "width_d", "z_dim", "embedding_width", "penalty_every", "accumulate")
         for name in counts:
             require(getattr(self, name) >= 1, f"gan.{name} must be at least 1, got {getattr(self, name)}")
@@ -127,8 +130,8 @@ class GanConfig:
         require(self.ema_start >= 0, f"gan.ema_start must be >= 0, got {self.ema_start}")
         require(0 < self.adam_eps <= 1, f"gan.adam_eps must lie in (0, 1], got {self.adam_eps}")
         require(
-            self.batch_norm or self.architecture == "residual",
-            f"gan.batch_norm=false is for gan.architecture=residual, got {self.architecture}",
+            self.batch_norm or ARCHITECTURES[self.architecture].batch_norm,
+            f"gan.batch_norm=false is for gan.architecture={with_batch_norm()}, got {self.architecture}",
         )
 
 
@@ -180,20 +183,20 @@ def build_generator(
         "embedding_width": config.embedding_width,
         "ili": ili,
     }
-    generator: LatentGenerator
+    architecture = ARCHITECTURES[config.architecture]
+    if architecture.batch_norm:
+        settings["batch_norm"] = config.batch_norm
+    make, _ = architecture.pair()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if config.architecture == "residual":
-            generator = ConditionalGenerator(task, shape, **settings, batch_norm=config.batch_norm)
-        else:
-            generator = PublishedGenerator(config.architecture, task, shape, **settings)
+        generator: LatentGenerator = make(task, shape, **settings)
         initialise(generator, config.init)
     return generator
 
 
 def build_discriminator(
     task: Task, shape: tuple[int, int, int], config: GanConfig, seed: int, ili: LabelToEmbedding | None = None
-) -> ProjectionDiscriminator | PublishedDiscriminator:
+) -> nn.Module:
     """A discriminator with freshly drawn weights.
 
     Raises:
@@ -206,13 +209,10 @@ def build_discriminator(
         "spectral": config.spectral_norm,
         "ili": ili,
     }
-    discriminator: ProjectionDiscriminator | PublishedDiscriminator
+    _, make = ARCHITECTURES[config.architecture].pair()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed + 1)
-        if config.architecture == "residual":
-            discriminator = ProjectionDiscriminator(task, shape, **settings)
-        else:
-            discriminator = PublishedDiscriminator(config.architecture, task, shape, **settings)
+        discriminator: nn.Module = make(task, shape, **settings)
         initialise(discriminator, config.init)
     return discriminator
 

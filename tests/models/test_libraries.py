@@ -139,7 +139,7 @@ def test_a_torchvision_beside_another_torch_is_one_line(library: Path) -> None:
         with pytest.raises(ModelError) as error:
             build(f"{name}:resnet18")
         assert str(error.value) == (
-            f"model {name}:resnet18: {name} cannot be imported beside torch {torch.__version__} (operator "
+            f"model {name}:resnet18: {name} cannot be imported with torch {torch.__version__} (operator "
             "torchvision::nms does not exist); install the torchvision that belongs to this torch"
         )
 

@@ -1,4 +1,4 @@
-"""Teachers and students: a zoo, networks of other libraries, and any `nn.Module` of the user's as "module:name"."""
+"""Teachers and students: a zoo, networks of other libraries, and the user's own `nn.Module` as "module:name"."""
 
 import inspect
 from collections.abc import Callable
@@ -37,26 +37,26 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
     **densenet.NETWORKS,
     **efficientnet.NETWORKS,
 }
-"""Published networks in the form that fits the images (`parts.form_of`), by name."""
+"""Published networks by name; each is built in the form that fits the images (`parts.form_of`)."""
 
 
 def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int, seed: int) -> nn.Module:
-    """A network with freshly drawn weights: a zoo name, "timm:NAME" or "torchvision:NAME" where these are installed, or
-    "module:name" from the user's own code; each may end in "+mlp".
+    """Build a network with random weights: a zoo name, "timm:NAME" or "torchvision:NAME" if these are installed, or
+    "module:name" from the user's own code. Each name may end in "+mlp".
 
-    The user's class or function is called with those of in_channels, image_size and num_outputs that it names; the
-    current folder is on the import path.
+    The user's class or function is called with those of in_channels, image_size and num_outputs that are among its
+    arguments; the current folder is on the import path.
 
-    "+mlp" puts the regression head of the cGAN-KD experiments (`parts.mlp_head`) in place of the last linear layer. It
-    is part of the name because a head is part of an architecture, and because one output does not tell which is meant:
-    any network takes either for any task, and a family need not know about heads.
+    "+mlp" replaces the last linear layer by the regression head of the cGAN-KD experiments (`parts.mlp_head`). It is
+    part of the name because the head is part of the architecture and does not follow from the task: any network works
+    with either head, and families need no code for heads.
 
     Raises:
-        ModelError: no such model (with suggestions), or it cannot be built.
+        ModelError: the model does not exist (with suggestions) or cannot be built.
     """
     base, plus, head = name.partition("+")
     if plus and head != "mlp":
-        raise ModelError(f"no head {head!r} for model {base}; write {base}+mlp, or {base} for its own")
+        raise ModelError(f"no head {head!r} for model {base}; write {base}+mlp, or {base} for its own head")
     sizes = {"in_channels": in_channels, "image_size": image_size, "num_outputs": num_outputs}
     factory = _factory(base)
     accepted = inspect.signature(factory).parameters
@@ -105,6 +105,6 @@ def _import(module_name: str, attribute: str) -> Callable[..., nn.Module]:
         raise ModelError(f"no {attribute!r} in module {module_name}; {suggest(attribute, public)}")
     if not callable(found):
         raise ModelError(
-            f"{module_name}:{attribute} is a {type(found).__name__}, expected a class or function that gives a network"
+            f"{module_name}:{attribute} is a {type(found).__name__}, expected a class or function that makes a network"
         )
     return cast(Callable[..., nn.Module], found)

@@ -1,4 +1,4 @@
-"""Plain convolutional networks for 8 to 32 pixels: the smallest students worth having."""
+"""Plain convolutional networks for 8 to 32 pixels: the smallest useful students."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Cnn(nn.Module):
-    """Plain CNN: Conv3-BN-ReLU of 1, 2, then 4 times `width` channels, halving the side down to about 4 px."""
+    """Plain CNN: Conv3-BN-ReLU with 1, 2, then 4 times `width` channels, halving the side down to about 4 px."""
 
     def __init__(self, in_channels: int, image_size: int, num_outputs: int, width: int) -> None:
         super().__init__()

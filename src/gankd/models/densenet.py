@@ -1,4 +1,4 @@
-"""Densely connected networks (Huang, Liu, van der Maaten, Weinberger, CVPR 2017), form BC."""
+"""Densely connected networks (Huang, Liu, van der Maaten, Weinberger, CVPR 2017), variant BC."""
 
 from functools import partial
 
@@ -10,7 +10,7 @@ from gankd.models.parts import he_normal, require_side, stem
 
 
 class DenseLayer(nn.Module):
-    """BN-ReLU-Conv1 to four times `growth` channels, BN-ReLU-Conv3 to `growth`, which join those of the input."""
+    """BN-ReLU-Conv1 to four times `growth` channels, BN-ReLU-Conv3 to `growth`, concatenated with the input."""
 
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Sequential):
-    """BN-ReLU-Conv1 to half the channels, and the mean of 2x2 pixels."""
+    """BN-ReLU-Conv1 to half the channels, and 2x2 mean pooling."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(
@@ -34,7 +34,7 @@ class Transition(nn.Sequential):
 
 
 class DenseNet(nn.Module):
-    """DenseNet-BC (Huang et al., CVPR 2017): four dense blocks; between them channels and side are halved."""
+    """DenseNet-BC (Huang et al., CVPR 2017): four dense blocks, with channels and side halved between them."""
 
     def __init__(
         self, in_channels: int, image_size: int, num_outputs: int, *, growth: int, layers: tuple[int, ...]

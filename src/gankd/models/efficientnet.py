@@ -11,11 +11,11 @@ STAGES = (
 )
 """Expansion, side of the kernel, channels, blocks and stride of each stage (table 1)."""
 DROP = 0.2
-"""Dropout before the head, and share of images for which the last block is left out; earlier ones in proportion."""
+"""Dropout before the head, and share of images that skip the last block; earlier blocks in proportion."""
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale each channel by what two 1x1 convolutions make of the means of all (Hu, Shen, Sun, CVPR 2018)."""
+    """Scale each channel by a gate computed from the means of all channels (Hu, Shen, Sun, CVPR 2018)."""
 
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted residual block with squeeze and excitation; with a shortcut, left out for a share `drop` of images."""
+    """Inverted residual block with squeeze and excitation; if it has a shortcut, a share `drop` of images skip it."""
 
     def __init__(
         self, in_channels: int, channels: int, *, expansion: int, kernel: int, stride: int, drop: float
@@ -51,7 +51,7 @@ class MBConv(nn.Module):
 
 
 class EfficientNet(nn.Module):
-    """EfficientNet-B0 (Tan, Le, ICML 2019); its first convolution keeps the side of images up to 64 px."""
+    """EfficientNet-B0 (Tan, Le, ICML 2019); the first convolution keeps the side of images up to 64 px."""
 
     def __init__(self, in_channels: int, image_size: int, num_outputs: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A trained network as one file for other programs: its weights under their own names, and a card beside them."""
+"""Trained networks as one file for other programs: weights under their own names, and a card."""
 
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,17 @@ from gankd.tasks import Task, task_from_dict, task_to_dict
 
 
 def save_model(path: Path, model: ImageModel, name: str, task: Task, facts: dict[str, Any] | None = None) -> None:
-    """Write weights as `name` calls them, so that any program can load them, and a card with all else.
+    """Write weights under the network's own names, so that any program can load them, and a card with all the rest.
 
-    The card (JSON in the header of the safetensors file) says how to feed the network and how to read it:
-    `output = offset + factor * net((image / 255 - mean) / std)`, an image of `channels` x `size` x `size`.
+    The card (JSON in the header of the safetensors file) describes input and output of the network:
+    `output = offset + factor * net((image / 255 - mean) / std)`, with images of `channels` x `size` x `size`.
 
     Args:
         path: ends in .safetensors.
-        model: one network, no ensemble.
+        model: a single network, not an ensemble.
         name: a zoo name or module:name.
-        task: what the outputs are.
-        facts: plain data that is kept along.
+        task: task of the outputs.
+        facts: plain data to store in the card.
     """
     assert not isinstance(model.net, Ensemble)
     card = {
@@ -44,7 +44,8 @@ def load_model(path: Path | str) -> tuple[ImageModel, Task]:
     """Inverse of `save_model`: the network in eval mode, which takes uint8 images (N, C, H, W), and its task.
 
     Raises:
-        CheckpointError: missing, damaged, or without a card. ModelError: its network cannot be built here.
+        CheckpointError: the file is missing or damaged, or has no card.
+        ModelError: its network cannot be built here.
     """
     path = Path(path)
     card, weights = read_card(path), load_weights(path)
@@ -58,7 +59,5 @@ def load_model(path: Path | str) -> tuple[ImageModel, Task]:
         model = ImageModel(net, size=card["size"], mean=mean, std=std, offset=card["offset"], factor=card["factor"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"{path} is no network that gankd export wrote ({type(error).__name__} {reason})"
-        ) from None
+        raise CheckpointError(f"{path} was not written by gankd export ({type(error).__name__} {reason})") from None
     return model.eval(), task

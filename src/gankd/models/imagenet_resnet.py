@@ -10,7 +10,7 @@ from gankd.models.resnet import BasicBlock
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions, the last four times as wide, and a shortcut."""
+    """1x1, 3x3 and 1x1 convolutions, the last one four times as wide, and a shortcut."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Bottleneck(nn.Module):
 
 
 class ImageNetResNet(nn.Module):
-    """ImageNet ResNet (He et al., CVPR 2016, table 1): four stages of widths 64 to 512, 4 times that in bottlenecks."""
+    """ImageNet ResNet (He et al., CVPR 2016, table 1): four stages of widths 64 to 512, times 4 with bottlenecks."""
 
     def __init__(
         self, in_channels: int, image_size: int, num_outputs: int, *, layers: tuple[int, ...], bottleneck: bool

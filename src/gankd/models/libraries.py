@@ -1,4 +1,4 @@
-"""Networks of other libraries as "timm:NAME" and "torchvision:NAME": freshly drawn, for nothing is ever downloaded."""
+"""Networks of other libraries as "timm:NAME" and "torchvision:NAME". Weights are random: nothing is downloaded."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ MODULES = {"timm": "timm", "torchvision": "torchvision.models"}
 
 
 def library_factory(library: str, model: str) -> Callable[..., nn.Module]:
-    """What builds `model` of a library in `MODULES` from in_channels and num_outputs.
+    """Function of in_channels and num_outputs that builds `model` of a library in `MODULES`.
 
     Raises:
         ModelError: the library is missing or broken, or `model` would be looked up on a hub.
@@ -29,10 +29,10 @@ def library_factory(library: str, model: str) -> Callable[..., nn.Module]:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == library:
             raise ModelError(f"model {library}:{model} needs {library}: pip install {library}") from None
-        # Beside a torch that it was not built for, torchvision fails with a RuntimeError, and timm imports torchvision.
+        # torchvision raises a RuntimeError if built for another torch; timm imports torchvision.
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(
-            f"model {library}:{model}: {library} cannot be imported beside torch {torch.__version__} ({reason}); "
+            f"model {library}:{model}: {library} cannot be imported with torch {torch.__version__} ({reason}); "
             "install the torchvision that belongs to this torch"
         ) from error
     return partial(_from_timm if library == "timm" else _from_torchvision, module, model)
@@ -43,7 +43,7 @@ def _from_timm(timm: Any, model: str, in_channels: int, num_outputs: int) -> nn.
 
 
 def _from_torchvision(models: Any, model: str, in_channels: int, num_outputs: int) -> nn.Module:
-    """The first convolution is replaced where the images have no three channels, for which there is no setting."""
+    """Build the network; images without three channels get a new first convolution, as there is no setting for it."""
     net: nn.Module = models.get_model(model, weights=None, num_classes=num_outputs)
     path, first = next(((path, part) for path, part in net.named_modules() if isinstance(part, nn.Conv2d)), ("", None))
     if first is None or first.in_channels == in_channels:

@@ -11,13 +11,13 @@ STAGES = (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 
 
 
 class InvertedResidual(nn.Module):
-    """Widen by 1x1, filter each channel by 3x3, narrow by 1x1 without activation; a shortcut where the shape stays."""
+    """1x1 expansion, 3x3 filter per channel, 1x1 projection without activation; a shortcut if the shape is kept."""
 
     def __init__(self, in_channels: int, channels: int, width: int, stride: int, relu: type[nn.Module]) -> None:
         """Args:
-        in_channels, channels: of the maps that are read and given.
-        width: channels in between; 0 filters those that are read, without widening them.
-        stride: of the filter.
+        in_channels, channels: channels of input and output.
+        width: channels in between; 0 filters the input without expansion.
+        stride: stride of the filter.
         relu: kind of the activations.
         """
         super().__init__()
@@ -34,10 +34,10 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 (Sandler et al., CVPR 2018); the half-wide one has ReLU in place of ReLU6 and no dropout.
+    """MobileNetV2 (Sandler et al., CVPR 2018); the half-width one has ReLU instead of ReLU6 and no dropout.
 
-    The half-wide network is the student of the CIFAR-100 tables, whose first block has a 1x1 convolution too. At 32 px
-    the second stage keeps the side, so that 2x2 pixels reach the end.
+    The half-width network is the student of the CIFAR-100 tables; its first block has a 1x1 convolution too. At 32 px
+    the second stage keeps the side, so the last map has 2x2 pixels.
     """
 
     def __init__(self, in_channels: int, image_size: int, num_outputs: int, *, half: bool) -> None:

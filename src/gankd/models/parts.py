@@ -1,4 +1,4 @@
-"""What the families of the zoo share: the published form that fits the images, stems, weights, the regression head."""
+"""Parts shared by the families of the zoo: choice of the published form, stems, initial weights, regression head."""
 
 from typing import Literal
 
@@ -10,22 +10,23 @@ Form = Literal[32, 64, 128]
 
 
 def form_of(image_size: int) -> Form:
-    """Side in pixels of the published form of a network that fits images of `image_size` px: the nearest by ratio.
+    """Side in pixels of the published form of a network for images of `image_size` px: the nearest by ratio.
 
-    The cGAN-KD experiments give each family three forms: for CIFAR, for regression at 64 px, for ImageNet-100 at 128.
+    The cGAN-KD experiments use three forms of each family: for CIFAR, for regression at 64 px and for ImageNet-100 at
+    128 px.
     """
     return 32 if image_size < 46 else 64 if image_size < 91 else 128
 
 
 def stem(in_channels: int, channels: int, image_size: int, *, kernel: int = 3, bare: bool = False) -> nn.Sequential:
-    """The layers before the first stage: a convolution at full side for 32 px, of 4x4 with stride 2 for 64 px, and that
-    with a max-pooling for 128 px, where the stages see a quarter of the side.
+    """Layers before the first stage. 32 px: a convolution at full side; 64 px: a 4x4 convolution with stride 2;
+    128 px: the same and a max-pooling, so the stages see a quarter of the side.
 
     Args:
-        in_channels, channels: of the images, and of what the first stage reads.
+        in_channels, channels: channels of the images, and of the first stage's input.
         image_size: side of the images in pixels.
         kernel: side of the kernel in the form for 32 px.
-        bare: no batch norm and ReLU where no pooling follows, as the blocks begin with theirs.
+        bare: no batch norm and ReLU unless a pooling follows, for blocks that begin with their own.
     """
     form = form_of(image_size)
     layers: list[nn.Module] = [
@@ -41,7 +42,7 @@ def stem(in_channels: int, channels: int, image_size: int, *, kernel: int = 3, b
 
 
 def he_normal(net: nn.Module) -> None:
-    """Draw every convolution from a normal with variance 2 / (fan out) (He et al., ICCV 2015), biases 0."""
+    """Draw every convolution from a normal of variance 2 / (fan out) (He et al., ICCV 2015); biases are 0."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -50,10 +51,10 @@ def he_normal(net: nn.Module) -> None:
 
 
 def mlp_head(features: int, num_outputs: int) -> nn.Sequential:
-    """The head of the cGAN-KD regression networks, two hidden layers of 512, without the ReLU behind the output.
+    """Head of the cGAN-KD regression networks, two hidden layers of 512, but without the ReLU after the output.
 
-    That ReLU keeps values from falling below the lowest label but has no gradient there; and what reads the teacher's
-    last layer needs it to be linear.
+    That ReLU keeps values from falling below the lowest label but has no gradient there, and losses that read the
+    teacher's last layer need it to be linear.
     """
     return nn.Sequential(
         *(nn.Linear(features, 512), nn.BatchNorm1d(512), nn.ReLU()),
@@ -63,6 +64,6 @@ def mlp_head(features: int, num_outputs: int) -> nn.Sequential:
 
 
 def require_side(image_size: int, least: int) -> None:
-    """Raise ModelError for images that the poolings of a network would leave nothing of."""
+    """Raise ModelError for images that are too small for the poolings of a network."""
     if image_size < least:
         raise ModelError(f"its poolings need images of at least {least} px, got {image_size}")

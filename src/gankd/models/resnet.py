@@ -9,7 +9,7 @@ from gankd.models.parts import form_of, stem
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, projected where width or side changes."""
+    """Two 3x3 convolutions and a shortcut, which is a projection where width or side changes."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -31,13 +31,13 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """CIFAR ResNet (He et al., CVPR 2016): three stages of (depth - 2) / 6 blocks, widths 1, 2 and 4 times `width`.
 
-    Weights are drawn as PyTorch draws them. At 64 px the first stage halves the side, in place of the stem.
+    Initial weights are PyTorch's. At 64 px the first stage halves the side, instead of the stem.
 
     Args:
-        in_channels, num_outputs, image_size: of the task.
+        in_channels, num_outputs, image_size: sizes of the task.
         depth: layers with weights, 6 n + 2.
         width: channels of the first stage.
-        stem_width: channels of the stem; those of the first stage if not given.
+        stem_width: channels of the stem; default: `width`.
     """
 
     def __init__(
@@ -73,4 +73,4 @@ NETWORKS = {
     **{f"resnet{depth}x2": partial(ResNet, depth=depth, width=32) for depth in (8, 14, 20)},
     **{f"resnet{depth}x4": partial(ResNet, depth=depth, width=64, stem_width=32) for depth in (8, 32)},
 }
-"""The x4 networks keep half their width in the stem, as published; x2 is our own."""
+"""The x4 networks have a stem of half their width, as published; x2 is our own."""

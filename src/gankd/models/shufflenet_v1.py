@@ -12,7 +12,7 @@ STAGES = (240, 4), (480, 8), (960, 4)
 
 
 class ShuffleBlock(nn.Module):
-    """Grouped 1x1, shuffle, 3x3 per channel, grouped 1x1; added to its input, or at stride 2 set beside its mean."""
+    """Grouped 1x1, shuffle, 3x3 per channel, grouped 1x1; added to the input, or at stride 2 joined to its pooling."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, first_groups: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class ShuffleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.shuffle(F.relu(self.bn1(self.conv1(x))))
-        out = F.relu(self.bn2(self.conv2(out)))  # this ReLU is CRD's; the paper has none
+        out = F.relu(self.bn2(self.conv2(out)))  # this ReLU is in CRD's code, not in the paper
         out = self.bn3(self.conv3(out))
         return F.relu(out + x if self.pool is None else torch.cat([out, self.pool(x)], 1))
 
@@ -45,7 +45,7 @@ class ShuffleNetV1(nn.Module):
         for stage, (width, count) in enumerate(STAGES):
             blocks = []
             for number in range(count):
-                first_groups = GROUPS if stage or number else 1  # 24 channels are too few to be grouped
+                first_groups = GROUPS if stage or number else 1  # 24 channels are too few for groups
                 blocks.append(ShuffleBlock(channels, width, 1 if number else 2, first_groups))
                 channels = width
             stages.append(nn.Sequential(*blocks))

@@ -20,7 +20,7 @@ def depthwise(channels: int, stride: int) -> list[nn.Module]:
 
 
 class SplitBlock(nn.Module):
-    """One half of the channels passes, the other is filtered; at stride 2 both halves are made from all channels."""
+    """Half of the channels pass, the other half is filtered; at stride 2 both halves are computed from all channels."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""VGG networks with batch norm (Simonyan, Zisserman, ICLR 2015) in the forms that the distillation papers use."""
+"""VGG networks with batch norm (Simonyan, Zisserman, ICLR 2015) in the forms used by the distillation papers."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ LAYERS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 
 class VGG(nn.Module):
     """VGG with batch norm (Simonyan, Zisserman, ICLR 2015): five blocks of 3x3 convolutions, widths 64 to 512.
 
-    At 32 px three poolings and the global mean; at 64 px five poolings, whose 2x2 map is read as it is; at 128 px three
+    32 px: three poolings and the global mean. 64 px: five poolings and a linear layer on the 2x2 map. 128 px: three
     poolings, one of 4x4, and two hidden layers of 1024 with dropout.
     """
 

@@ -1,4 +1,4 @@
-"""Wide residual networks (Zagoruyko, Komodakis, BMVC 2016), whose blocks normalise before they convolve."""
+"""Wide residual networks (Zagoruyko, Komodakis, BMVC 2016), with normalisation before each convolution."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from gankd.models.parts import he_normal, stem
 
 
 class PreActivationBlock(nn.Module):
-    """BN-ReLU-Conv3 twice and a shortcut, projected behind the first BN-ReLU where width or side changes."""
+    """BN-ReLU-Conv3 twice and a shortcut, projected after the first BN-ReLU where width or side changes."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ from gankd.tasks import Classification
 from gankd.training.distill import DistillConfig, Learner
 from gankd.training.objective import Objective
 from gankd.training.supervised import SupervisedConfig, make_optimizer
-from gankd.virtual import Beside, KnowledgeGan, VirtualConfig, VirtualTeacher
+from gankd.virtual import KnowledgeGan, VirtualConfig, VirtualTeacher, Watcher
 
 BATCH = 64
 PAIRS = {  # name: side, channels, classes, teacher, student, updates in a round
@@ -106,7 +106,7 @@ def teacher_step(pair: str, *, beside: bool) -> Callable[[], None]:
     optimizer, schedule = make_optimizer(model, SupervisedConfig(updates=1_000_000, optimizer="sgd", lr=1e-6))
     gan = KnowledgeGan(data.task, VirtualConfig(warmup=1), seed=0)
     folder = Path(tempfile.mkdtemp())
-    watcher = Beside(gan, data.task, 10**9, folder) if beside else None
+    watcher = Watcher(gan, data.task, 10**9, folder) if beside else None
     step = itertools.count()
 
     def run() -> None:

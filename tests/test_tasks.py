@@ -180,3 +180,11 @@ def test_tasks_that_make_no_sense_are_refused() -> None:
         Regression(low=3.0, high=3.0)
     with pytest.raises(ConfigError, match="classification or regression, got 'ranking'"):
         task_from_dict({"kind": "ranking"})
+
+
+def test_a_distribution_over_labels_has_the_classes_or_the_bins() -> None:
+    assert CLASSES.has_classes
+    assert not AGES.has_classes
+    assert [task.distribution_size(50) for task in (CLASSES, AGES)] == [3, 50]
+    assert [task.description for task in (CLASSES, AGES)] == ["3 classes", "values in [20, 60] years"]
+    assert Regression(low=0.0, high=0.5).description == "values in [0, 0.5]"

@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from gankd.errors import CheckpointError
+
+N = TypeVar("N", bound=torch.nn.Module)
 
 FORMAT = 1
 """Version of every file and folder that gankd writes; a stage of another version is not reused."""
@@ -221,6 +223,24 @@ def _unpack(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
         items = [_unpack(item, tensors) for item in content]
         return tuple(items) if kind == "tuple" else items
     return content
+
+
+def restore(module: N, path: Path) -> N:
+    """Give `module` the weights that a stage stored, and put it in eval mode.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of another network.
+    """
+    fill(module, load_state(path), f"{path} does not fit; delete {path.parent} and run again")
+    return module.eval()
+
+
+def fill(module: torch.nn.Module, state: Any, problem: str) -> None:
+    """Give `module` these weights, or raise CheckpointError with `problem` and the reason."""
+    try:
+        module.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{problem}: {' '.join(str(error).split())[:300]}") from None
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -33,6 +33,10 @@ class Classification:
     """The published filter has a threshold per class."""
     filter_share: ClassVar[float] = 0.9
     """Published rho: share of fakes that the filter keeps."""
+    has_classes: ClassVar[bool] = True
+    """Labels are classes, and a model's outputs are logits of a distribution over them."""
+    soft_temperature: ClassVar[float] = 4.0
+    """Default temperature of a virtual teacher's distributions."""
     default_adjust: ClassVar[Adjust] = "none"
     """What `auto` adjusts labels to: the assigned class stays, the teacher's soft output is stored beside it."""
 
@@ -42,6 +46,15 @@ class Classification:
     @property
     def head_size(self) -> int:
         """Width of a model's last layer."""
+        return self.num_classes
+
+    @property
+    def description(self) -> str:
+        """The labels in words."""
+        return f"{self.num_classes} classes"
+
+    def distribution_size(self, bins: int) -> int:
+        """Length of a distribution over labels: the classes, however many `bins` values would have."""
         return self.num_classes
 
     @property
@@ -164,6 +177,9 @@ class Regression:
     """The published filter has one threshold for all labels."""
     filter_share: ClassVar[float] = 0.7
     """Published rho: share of fakes that the filter keeps."""
+    has_classes: ClassVar[bool] = False
+    soft_temperature: ClassVar[float] = 1.0
+    """Default temperature of a virtual teacher's distributions over bins of the label range."""
     default_adjust: ClassVar[Adjust] = "prediction"
     """What `auto` adjusts labels to: the teacher's prediction."""
     num_groups: ClassVar[int] = 12
@@ -186,6 +202,15 @@ class Regression:
     def head_size(self) -> int:
         """Width of a model's last layer."""
         return 1
+
+    @property
+    def description(self) -> str:
+        """The labels in words."""
+        return f"values in [{self.low:g}, {self.high:g}] {self.unit}".strip()
+
+    def distribution_size(self, bins: int) -> int:
+        """Length of a distribution over labels: `bins` equal parts of [low, high]."""
+        return bins
 
     @property
     def output_scale(self) -> tuple[float, float]:

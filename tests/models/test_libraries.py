@@ -13,8 +13,7 @@ from torch import nn
 
 from gankd.errors import CheckpointError, ModelError
 from gankd.models import build_net
-from gankd.recipes.taught import fill
-from gankd.storage import load_weights
+from gankd.storage import fill, load_weights
 
 
 def build(name: str, channels: int = 3, outputs: int = 5, seed: int = 0) -> nn.Module:

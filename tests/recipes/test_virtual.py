@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gankd.recipes.taught
+import gankd.virtual.training
 from gankd.config import override
 from gankd.data.images import Splits
 from gankd.errors import CheckpointError, ConfigError, DataError
@@ -33,7 +34,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def call(*loops: str) -> None:
         for name in loops:
-            monkeypatch.setattr(gankd.recipes.taught, name, fail)
+            module = gankd.virtual.training if name == "polish" else gankd.recipes.taught
+            monkeypatch.setattr(module, name, fail)
 
     return call
 

@@ -17,7 +17,7 @@ from gankd.tasks import Classification, Regression, Task
 from gankd.training.supervised import SupervisedConfig, train_supervised
 from gankd.virtual.gan import KnowledgeGan, VirtualConfig, label_means
 from gankd.virtual.teacher import Bank, VirtualTeacher
-from gankd.virtual.training import Beside, OutputReader, label_histogram, polish, store_outputs
+from gankd.virtual.training import Watcher, polish
 
 CLASSES, VALUES = Classification(num_classes=3), Regression(low=-10.0, high=30.0)
 PLAIN = Engine(torch.device("cpu"), bf16=False, channels_last=False)
@@ -37,7 +37,7 @@ def network(task: Task, data: LabelledImages) -> ImageModel:
     return ImageModel.for_data(net, data)
 
 
-def taught(beside: Beside | None = None, stage: Stage | None = None) -> dict[str, Tensor]:
+def taught(beside: Watcher | None = None, stage: Stage | None = None) -> dict[str, Tensor]:
     data = toy(CLASSES)
     model = network(CLASSES, data)
     torch.manual_seed(7)
@@ -54,7 +54,7 @@ def test_the_teacher_is_bit_identical_with_a_generator_beside_it(tmp_path: Path)
     """T1, A14: a gradient that flowed back, or a draw from the global random numbers, turns this red."""
     alone = taught()
     gan = KnowledgeGan(CLASSES, virtual_config(), seed=0)
-    beside = taught(Beside(gan, CLASSES, CONFIG.updates, tmp_path))
+    beside = taught(Watcher(gan, CLASSES, CONFIG.updates, tmp_path))
     assert gan.steps == (40 - 8) // 2
     assert all(torch.equal(alone[name], beside[name]) for name in alone)
     state, outputs = torch.get_rng_state(), torch.zeros(4, 3, requires_grad=True)
@@ -67,7 +67,7 @@ def test_the_teacher_is_bit_identical_with_a_generator_beside_it(tmp_path: Path)
 
 def test_snapshots_are_kept_along_the_way(tmp_path: Path) -> None:
     gan = KnowledgeGan(CLASSES, virtual_config(), seed=0)
-    taught(Beside(gan, CLASSES, CONFIG.updates, tmp_path))
+    taught(Watcher(gan, CLASSES, CONFIG.updates, tmp_path))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [f"{step:06d}.safetensors" for step in range(12, 41, 4)]  # none before it begins
     last = VirtualTeacher.load(tmp_path / names[-1])
@@ -92,73 +92,13 @@ def test_a_resumed_pair_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
 
             stage.steps = interrupted  # type: ignore[method-assign]
             with pytest.raises(KeyboardInterrupt):
-                taught(Beside(gan, CLASSES, CONFIG.updates, folder), stage)
+                taught(Watcher(gan, CLASSES, CONFIG.updates, folder), stage)
             return pair(folder, None)
-        model = taught(Beside(gan, CLASSES, CONFIG.updates, folder), stage)
+        model = taught(Watcher(gan, CLASSES, CONFIG.updates, folder), stage)
         return model, {name: value for name, value in gan.state_dict().items() if isinstance(value, Tensor)}
 
     for undisturbed, resumed in zip(pair(tmp_path / "a", None), pair(tmp_path / "b", 23), strict=True):
         assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
-
-
-# --- stored outputs -----------------------------------------------------------------------------------------
-
-
-def test_outputs_of_classes_are_logits_of_every_view() -> None:
-    data = toy(CLASSES)
-    teacher = network(CLASSES, data).eval()
-    reader = OutputReader(teacher, CLASSES, 10, PLAIN)
-    plain = store_outputs(reader, data, (), views=3, seed=0)
-    assert torch.equal(plain.labels, data.labels)  # without augmentation one view is all there is
-    torch.testing.assert_close(plain.logits, teacher(data.images).detach())
-    views = store_outputs(reader, data, ("shift",), views=3, seed=0)
-    assert torch.equal(views.labels, data.labels.repeat(3))
-    first, second, _ = views.logits.chunk(3)
-    assert not torch.equal(first, second)
-
-
-def test_the_distribution_of_a_regressor_is_read_off_its_values() -> None:
-    """Labels with noise of one spread below the middle and another above: the read-out finds both."""
-    generator = torch.Generator().manual_seed(0)
-    place = torch.rand(3000, generator=generator)
-    spread = torch.where(place < 0.5, 0.02, 0.1)
-    labels01 = (0.2 + 0.6 * place + spread * torch.randn(3000, generator=generator)).clamp(0, 1)
-    images = (place * 255)[:, None, None, None].expand(-1, 1, 8, 8).to(torch.uint8)
-    data = LabelledImages(images, VALUES.denormalise(labels01), VALUES)
-
-    class Level(torch.nn.Module):
-        """Gives where in the range an image lies, and nothing of the noise."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = torch.nn.Linear(1, 1, bias=False)
-            torch.nn.init.ones_(self.head.weight)
-
-        def forward(self, x: Tensor) -> Tensor:
-            found: Tensor = self.head(x.mean((1, 2, 3))[:, None])
-            return found
-
-    teacher = ImageModel(
-        Level(), size=8, mean=torch.zeros(1), std=torch.ones(1), offset=-10 + 40 * 0.2, factor=40 * 0.6
-    )
-    teacher.eval()
-    reader = OutputReader(teacher, VALUES, 50, PLAIN)
-    reader.fit(data, data, (), 1, seed=0)
-    probs = reader(data.images).softmax(1)
-    centres = (torch.arange(50) + 0.5) / 50
-    mean = probs @ centres
-    sd = (probs @ centres.square() - mean.square()).sqrt()
-    inside = (place > 0.1) & (place < 0.9)
-    assert (mean - (0.2 + 0.6 * place))[inside].abs().mean() < 0.02
-    narrow, wide = sd[inside & (place < 0.45)].mean(), sd[inside & (place > 0.55)].mean()
-    assert 0.02 < narrow < 0.06 < 0.085 < wide < 0.13  # smoothing by a bin of 0.02 is part of both
-
-
-def test_label_histograms_have_the_label_as_mean() -> None:
-    labels = torch.tensor([0.3, 0.5, 0.71])
-    histogram = label_histogram(labels, 50)
-    torch.testing.assert_close(histogram.sum(1), torch.ones(3))
-    torch.testing.assert_close(histogram @ ((torch.arange(50) + 0.5) / 50), labels, atol=1e-4, rtol=0)
 
 
 def test_polishing_fits_the_stored_outputs(tmp_path: Path) -> None:

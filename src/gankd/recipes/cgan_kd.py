@@ -25,10 +25,10 @@ from gankd.models.contract import ImageModel, check_model, evaluate, predict, pr
 from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.arms import ARMS, Arm, selection_of
 from gankd.recipes.config import Recipe, StudentConfig
-from gankd.recipes.taught import Taught, fill, restore
+from gankd.recipes.taught import Taught
 from gankd.runs import Run, Stage, fingerprint
 from gankd.seeds import BLOCK, derive_seed, rng
-from gankd.storage import FORMAT, load_state, save_state, write_json
+from gankd.storage import FORMAT, fill, load_state, restore, save_state, write_json
 from gankd.subsampling.ratio_net import DensityRatio
 from gankd.synthetic import Sampler, SelectConfig, Selection, SyntheticSet, check_space, generate
 from gankd.tasks import task_from_dict, task_to_dict

@@ -2,39 +2,38 @@
 
 import hashlib
 import inspect
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gankd.config import from_dict, require, to_dict
+from gankd.config import from_dict, to_dict
 from gankd.data.images import LabelledImages, Splits
 from gankd.engine import Engine
 from gankd.errors import CheckpointError, DataError, ModelError
 from gankd.generators.networks import start_side
 from gankd.models import build_net
-from gankd.models.contract import Ensemble, ImageModel, check_model, evaluate, predict
+from gankd.models.contract import Ensemble, ImageModel, check_model, evaluate
 from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.config import Recipe
 from gankd.recipes.data import load_splits
 from gankd.runs import Run, Stage, fingerprint
 from gankd.seeds import derive_seed
-from gankd.storage import load_state, load_weights, read_card, save_state
+from gankd.storage import fill, load_state, load_weights, read_card, restore, save_state
 from gankd.training.supervised import train_supervised
 from gankd.virtual import (
-    Beside,
-    Hints,
     Inspection,
-    KnowledgeGan,
     OutputReader,
+    TeacherTraining,
     VirtualTeacher,
-    check,
+    Watcher,
     inspect_virtual,
-    polish,
-    store_outputs,
+    learns_alongside,
+    load_virtual,
+    make_output_reader,
+    train_virtual,
 )
 
 
@@ -148,7 +147,7 @@ class Taught:
             teacher = ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), self.splits.train)
         return self.engine.place(teacher).eval()
 
-    def _train_teacher(self, teacher: ImageModel, stage: Stage, beside: Beside | None = None) -> None:
+    def _train_teacher(self, teacher: ImageModel, stage: Stage, beside: Watcher | None = None) -> None:
         config, train, val = self.recipe.teacher, self.splits.train, self.splits.val
         self.run.console.say(f"teacher            {config.model}{f' x {config.members}' * (config.members > 1)}")
         check_model(teacher, train.to(self.engine.device), f"teacher {config.model}")
@@ -204,24 +203,9 @@ class Taught:
         Raises:
             ConfigError: beside is asked for where it cannot be.
         """
-        config, teacher, kind = self.recipe.virtual, self.recipe.teacher, self.splits.task.kind
-        possible = kind == "classification" and teacher.members == 1 and teacher.weights is None
-        require(
-            possible or config.when != "beside",
-            "virtual.when=beside needs a teacher for classes that is one network and trained here; set it to after",
-        )
-        beside = possible and config.when != "after"
-        updates = self.recipe.teacher.updates
-        require(
-            config.polish >= 1 or not beside or updates >= config.warmup + config.every,
-            f"the virtual teacher would not begin: teacher.updates={updates} are fewer than virtual.warmup + "
-            "virtual.every; set virtual.polish to 500 or more",
-        )
-        require(
-            beside or config.polish >= 1,
-            "virtual.polish must be at least 1 where nothing is learnt beside the teacher",
-        )
-        return beside
+        teacher = self.recipe.teacher
+        watched = teacher.members == 1 and teacher.weights is None
+        return learns_alongside(self.recipe.virtual, self.splits.task, teacher.updates if watched else None)
 
     @cached_property
     def virtual_stage(self) -> Stage:
@@ -252,10 +236,7 @@ class Taught:
             virtual.check_task(task, given)
             return virtual.to(self.engine.device)
         stage = self.virtual_stage
-        if not stage.done:
-            self._make_virtual(stage)
-        path, bank, hints = (stage.path(f"{name}.safetensors") for name in ("virtual", "bank", "hints"))
-        virtual = VirtualTeacher.load(path, bank, hints if task.kind == "classification" else None)
+        virtual = load_virtual(stage, task) if stage.done else self._train_virtual(stage)
         return virtual.to(self.engine.device)
 
     @property
@@ -264,54 +245,35 @@ class Taught:
         given = self.recipe.student.virtual is not None
         return self.virtual.temperature if given else self.recipe.virtual.temperature_for(self.splits.task)
 
-    def _make_virtual(self, stage: Stage) -> None:
-        config, train, seed = self.recipe.virtual, self.splits.train, self.recipe.seed
-        updates = self.recipe.teacher.updates if self.beside else 0
-        gan = KnowledgeGan(train.task, config, seed, total=updates // config.every + config.polish)
-        gan.to(self.engine.device)
-        earlier = self._teach_beside(gan, stage) if self.beside else torch.zeros(0, gan.num_outputs)
-        reader = self.output_reader
-        stage.begin()
-        bank = store_outputs(reader, train.to(self.engine.device), self.recipe.teacher.augment, config.views, seed)
-        if config.polish > 0:
-            polish(gan, bank, stage.part("polish"))
-        bank.save(stage.path("bank.safetensors"))
-        if train.task.kind == "classification":
-            probs = (bank.logits / gan.temperature).softmax(1).unflatten(0, (-1, len(train))).mean(0)  # over views
-            Hints.of(probs, train.labels.cpu()).save(stage.path("hints.safetensors"))
-        path = stage.path("virtual.safetensors")
-        VirtualTeacher.of(gan, teacher=self.teacher_stage.fingerprint, data=self._data_fingerprint).save(path)
-        warnings = []
-        with suppress(DataError):  # of too few images of each label nothing can be said
-            warnings = [vars(warning) for warning in check(gan, bank, earlier.cpu()).warnings]
-        for one in warnings:
-            self.run.console.say(f"virtual            {one['code']} {one['text']}; {one['remedy']}")
-        stage.finish(kilobytes=path.stat().st_size / 1000, warnings=warnings)
+    def _train_virtual(self, stage: Stage) -> VirtualTeacher:
+        alongside = None
+        if self.beside:
+            network = self._new_teacher()
+            alongside = TeacherTraining(
+                network, self.recipe.teacher.updates, lambda part, watcher: self._teach_beside(network, part, watcher)
+            )
+        return train_virtual(
+            self.recipe.virtual,
+            self.splits.train,
+            self.splits.val,
+            stage,
+            teacher=lambda: self.teacher,
+            alongside=alongside,
+            augment=self.recipe.teacher.augment,
+            engine=self.engine,
+            seed=self.recipe.seed,
+            facts={"teacher": self.teacher_stage.fingerprint, "data": self._data_fingerprint},
+        )
 
-    def _teach_beside(self, gan: KnowledgeGan, stage: Stage) -> Tensor:
-        """Train the teacher with the generator watching. A teacher that is there already must come out the same.
-
-        Returns:
-            (N, K) logits of the teacher for its training images, a tenth of its training before the end.
-        """
-        part, teacher, splits = stage.part("beside", counted=False), self._new_teacher(), self.splits
-
-        def look() -> Tensor:
-            return predict(teacher, splits.train.images, self.engine).float()
-
-        beside = Beside(gan, splits.task, self.recipe.teacher.updates, stage.path("snapshots"), look)
-        beside.to(self.engine.device)
-        kept = part.path("beside.safetensors")
-        if kept.is_file():
-            beside.load_state_dict(load_state(kept))
-            return beside.earlier
+    def _teach_beside(self, teacher: ImageModel, part: Stage, watcher: Watcher) -> None:
+        """Train the teacher with the generator watching. A teacher that is there already must come out the same."""
         again = self.teacher_stage.done
         if again:
             self.run.console.say(
                 "virtual            the teacher is trained once more, for the generator to watch; "
                 "--set virtual.when=after does without"
             )
-        self._train_teacher(teacher, part, beside)
+        self._train_teacher(teacher, part, watcher)
         if again:
             before = load_state(self.teacher_stage.path("model.safetensors"))
             if not all(torch.equal(value.cpu(), before[name]) for name, value in teacher.state_dict().items()):
@@ -325,24 +287,20 @@ class Taught:
             for line in part.history:
                 self.teacher_stage.log(**line)
             self._finish_teacher(teacher)
-        save_state(kept, beside.state_dict())
-        return beside.earlier
 
     @cached_property
     def output_reader(self) -> OutputReader:
         """The teacher's outputs as the generator learns them."""
-        stage, splits = self.virtual_stage, self.splits
-        reader = OutputReader(self.teacher, splits.task, self.recipe.virtual.bins, self.engine)
-        if reader.read_out is None:
-            return reader
-        path = stage.path("read_out.safetensors")
-        if path.is_file():
-            fill(reader.read_out, load_state(path), f"{path} does not fit; delete {path.parent} and run again")
-        else:
-            views = self.recipe.teacher.augment, self.recipe.virtual.views
-            reader.fit(splits.train.to(self.engine.device), splits.val, *views, self.recipe.seed)
-            save_state(path, reader.read_out.state_dict())
-        return reader
+        return make_output_reader(
+            self.teacher,
+            self.splits.train,
+            self.splits.val,
+            self.recipe.virtual,
+            self.virtual_stage.path("read_out.safetensors"),
+            augment=self.recipe.teacher.augment,
+            engine=self.engine,
+            seed=self.recipe.seed,
+        )
 
     def inspection(self) -> Inspection:
         """Measure the virtual teacher by the gates; see `inspect_virtual`."""
@@ -357,27 +315,6 @@ class Taught:
 
 
 # --- helpers ------------------------------------------------------------------------------------------------
-
-
-N = TypeVar("N", bound=nn.Module)
-
-
-def restore(module: N, path: Path) -> N:
-    """Give `module` the weights that a stage stored, and put it in eval mode.
-
-    Raises:
-        CheckpointError: the file is missing, damaged, or of another network.
-    """
-    fill(module, load_state(path), f"{path} does not fit; delete {path.parent} and run again")
-    return module.eval()
-
-
-def fill(module: nn.Module, state: Any, problem: str) -> None:
-    """Give `module` these weights, or raise CheckpointError with `problem` and the reason."""
-    try:
-        module.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{problem}: {' '.join(str(error).split())[:300]}") from None
 
 
 def hash_state(state: dict[str, Tensor]) -> dict[str, str]:

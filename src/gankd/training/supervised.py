@@ -1,7 +1,7 @@
 """Train one network on labelled images: the teacher, and each member of a teacher ensemble."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -12,9 +12,7 @@ from gankd.engine import Engine
 from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.runs import Stage
 from gankd.seeds import Batches, derive_seed, rng
-
-if TYPE_CHECKING:
-    from gankd.virtual import Beside
+from gankd.virtual import Watcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +93,7 @@ def train_supervised(
     engine: Engine,
     seed: int,
     stage: Stage | None = None,
-    beside: "Beside | None" = None,
+    beside: Watcher | None = None,
 ) -> ImageModel:
     """Train `model` in place on `train`; return it in eval mode, as it is after the last update.
 

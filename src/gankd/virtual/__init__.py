@@ -3,17 +3,18 @@
 Kim. A virtual knowledge distillation via conditional GAN. IEEE Access 10 (2022), as reconstructed from its abstract:
 the full text is not public.
 
-`networks` and `gan` define and train the generator of outputs; `training` trains it on a teacher; `teacher` holds the
-result; `sources` offers it to losses as a target source, next to the baselines it has to beat; `gates` and
-`inspection` measure how well its samples match the teacher's outputs; `losses` needs no teacher at all.
+`networks` and `gan` define the generator of outputs and its updates; `outputs` and `training` train it on a teacher;
+`teacher` holds the result; `sources` offers it to losses as a target source, next to the baselines it has to beat;
+`gates` and `inspection` measure how well its samples match the teacher's outputs; `losses` need no teacher.
 """
 
 from gankd.virtual.gan import KnowledgeGan, VirtualConfig, faithful
 from gankd.virtual.gates import Failure, Gate, Gates, measure
 from gankd.virtual.inspection import NAME, Inspection, inspect_virtual
+from gankd.virtual.outputs import OutputReader, make_output_reader
 from gankd.virtual.sources import POLICIES, READABLE, SOURCES, Source, Sources, read_source
 from gankd.virtual.teacher import Bank, Hints, VirtualTeacher
-from gankd.virtual.training import Beside, OutputReader, check, polish, store_outputs
+from gankd.virtual.training import TeacherTraining, Watcher, learns_alongside, load_virtual, train_virtual
 
 __all__ = [
     "NAME",
@@ -21,7 +22,6 @@ __all__ = [
     "READABLE",
     "SOURCES",
     "Bank",
-    "Beside",
     "Failure",
     "Gate",
     "Gates",
@@ -31,13 +31,16 @@ __all__ = [
     "OutputReader",
     "Source",
     "Sources",
+    "TeacherTraining",
     "VirtualConfig",
     "VirtualTeacher",
-    "check",
+    "Watcher",
     "faithful",
     "inspect_virtual",
+    "learns_alongside",
+    "load_virtual",
+    "make_output_reader",
     "measure",
-    "polish",
     "read_source",
-    "store_outputs",
+    "train_virtual",
 ]

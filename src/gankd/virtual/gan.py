@@ -91,11 +91,11 @@ class VirtualConfig:
 
     def temperature_for(self, task: Task) -> float:
         """T in force."""
-        return self.temperature or (4.0 if task.kind == "classification" else 1.0)
+        return self.temperature or task.soft_temperature
 
     def num_outputs(self, task: Task) -> int:
         """K: classes, or bins of a distribution over values."""
-        return task.head_size if task.kind == "classification" else self.bins
+        return task.distribution_size(self.bins)
 
 
 def faithful(config: VirtualConfig) -> VirtualConfig:
@@ -322,7 +322,7 @@ class KnowledgeGan(nn.Module):
         """Real outputs, the generator's labels, those of the fakes, the discriminator's labels, weights of real and
         fake. Classes: all the same. Values: vicinities of labels drawn among the outputs seen last (CcGAN).
         """
-        if self.task.kind == "classification":
+        if self.task.has_classes:
             return probs, labels, labels, labels, (None, None)
         if self._ring is None:
             self._ring = probs, labels

@@ -13,7 +13,7 @@ from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.errors import DataError
 from gankd.virtual.gates import Failure, Gates, measure
-from gankd.virtual.sources import Source, SourceReader
+from gankd.virtual.sources import FOR_VALUES, Source, SourceReader
 from gankd.virtual.teacher import VirtualTeacher
 
 NAME = "VKD as reconstructed from its abstract"
@@ -117,7 +117,7 @@ def inspect_virtual(
     told = [Failure(**one) for one in stored.get("warnings", ())]
     found = replace(found, warnings=(*found.warnings, *(one for one in told if one.code not in codes)))
 
-    baselines = ("gauss", "bank", "table") if task.kind == "classification" else ("bank", "table")
+    baselines = [name for name in ("gauss", "bank", "table") if task.has_classes or name in FOR_VALUES]
     return Inspection(
         found,
         {name: measure(probs, drawn(name, labels), labels.cpu(), seed=seed) for name in baselines},

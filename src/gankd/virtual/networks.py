@@ -20,7 +20,7 @@ FREQUENCIES = 8
 
 def table_rows(task: Task) -> int:
     """Number of rows of a table over labels: one per class, or one per point of a grid over [0, 1]."""
-    return task.num_groups if task.kind == "classification" else GRID
+    return task.num_groups if task.has_classes else GRID
 
 
 class LabelTable(nn.Module):
@@ -33,7 +33,6 @@ class LabelTable(nn.Module):
 
     def __init__(self, task: Task, width: int) -> None:
         super().__init__()
-        self.continuous = task.kind == "regression"
         self.rows = nn.Parameter(torch.zeros(table_rows(task), width))
 
     def forward(self, labels: Tensor) -> Tensor:
@@ -63,7 +62,7 @@ class LabelCode(nn.Module):
         super().__init__()
         wrap = spectral_norm if normed else _as_it_is
         self.code: nn.Module
-        if task.kind == "classification":
+        if task.has_classes:
             self.code = wrap(nn.Embedding(table_rows(task), width))
         else:
             inputs = 1 + 2 * FREQUENCIES

@@ -43,6 +43,8 @@ SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
     "smooth": ("the label smoothed evenly; epsilon none: as soft as the table on average", {"epsilon": None}),
     "tf": ("a hand-made teacher that gives the label probability a (Tf-KD)", {"a": 0.99}),
 }
+FOR_VALUES = ("virtual", "table", "bank")
+"""Sources that also work for values; the others are for classes."""
 READABLE = ("teacher_logits", "teacher_outputs", "teacher_distribution")
 """What a source can give in a teacher's place."""
 CANDIDATES = 4
@@ -141,16 +143,15 @@ class SourceReader(nn.Module):
             raise ConfigError(
                 f"@{source.name} needs stored outputs of the real teacher, which only the run that made it keeps"
             )
-        classes = task.kind == "classification"
         for name, needs_classes in {
             str(self.settings.get("policy")): self.settings.get("policy") in ("rank", "hint"),
             "agree": self.settings.get("agree", "keep") != "keep",
             "shuffle": self.settings.get("shuffle", False),
             "stored": self.settings.get("stored", False),
         }.items():
-            require(classes or not needs_classes, f"@{source}: {name} is for classes, the labels are values")
+            require(task.has_classes or not needs_classes, f"@{source}: {name} is for classes, the labels are values")
         require(
-            classes or source.name in ("virtual", "table", "bank"),
+            task.has_classes or source.name in FOR_VALUES,
             f"@{source.name} is for classes, the labels are values",
         )
         if self.settings.get("policy") == "hint" and (virtual is None or virtual.hints is None):
@@ -310,7 +311,7 @@ class Sources(nn.Module):
         super().__init__()
         self._names = [sorted(set(names)) for names in wanted.values()]
         for source, names in wanted.items():
-            if task.kind == "regression" and any(not name.startswith("teacher_distribution") for name in names):
+            if not task.has_classes and any(not name.startswith("teacher_distribution") for name in names):
                 raise ConfigError(
                     f"for values @{source.name} gives distributions alone; write Distribution@{source.name}"
                 )

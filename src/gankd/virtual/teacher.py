@@ -10,7 +10,7 @@ from torch import Tensor
 from gankd.config import from_dict, to_dict
 from gankd.errors import CheckpointError, DataError
 from gankd.storage import FORMAT, load_state, save_state
-from gankd.tasks import Classification, Regression, Task, task_from_dict, task_to_dict
+from gankd.tasks import Task, task_from_dict, task_to_dict
 from gankd.virtual.gan import KnowledgeGan, VirtualConfig, build_generator
 from gankd.virtual.networks import KnowledgeGenerator
 
@@ -124,7 +124,7 @@ class VirtualTeacher:
     def untrained(cls, task: Task, config: VirtualConfig) -> "VirtualTeacher":
         """One that knows nothing yet, with two stored outputs and one hint, to try things on."""
         gan = KnowledgeGan(task, config, seed=0)
-        labels = torch.tensor([0, 1]) if task.kind == "classification" else torch.tensor([0.0, 1.0])
+        labels = torch.tensor([0, 1], dtype=task.label_dtype)
         hints = Hints(torch.zeros(1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int16))
         return replace(cls.of(gan), bank=Bank(torch.zeros(2, gan.num_outputs), labels), hints=hints)
 
@@ -207,12 +207,6 @@ class VirtualTeacher:
                 f"{other['class_names'][place]!r} in these data; give the classes in the same order (F12)"
             )
         remedy = ""
-        if isinstance(self.task, Regression) and isinstance(task, Regression):
-            remedy = f"; give the data its range: --set data.low={self.task.low:g} --set data.high={self.task.high:g}"
-        raise DataError(f"{where} was made for {_words(self.task)}, the data are {_words(task)} (F12){remedy}")
-
-
-def _words(task: Task) -> str:
-    if isinstance(task, Classification):
-        return f"{task.num_classes} classes"
-    return f"values in [{task.low:g}, {task.high:g}] {task.unit}".strip()
+        if own["kind"] == other["kind"] and "low" in own:
+            remedy = f"; give the data its range: --set data.low={own['low']:g} --set data.high={own['high']:g}"
+        raise DataError(f"{where} was made for {self.task.description}, the data are {task.description} (F12){remedy}")

@@ -1,37 +1,41 @@
-"""Train the virtual teacher: beside the teacher on the outputs of its steps, and on stored outputs once it is finished.
+"""Train the virtual teacher: alongside the teacher on the outputs of its updates, then on stored outputs.
 
 Kim, IEEE Access 10 (2022), as reconstructed from its abstract; see `gankd.virtual`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.data.augment import Augmentation, apply_views, draw_views
+from gankd.config import require
+from gankd.data.augment import Augmentation
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
+from gankd.errors import DataError
 from gankd.models.contract import ImageModel, predict
 from gankd.runs import Stage
 from gankd.seeds import Batches, rng
+from gankd.storage import load_state, save_state
 from gankd.tasks import Task
-from gankd.virtual.gan import KnowledgeGan, label_means
+from gankd.virtual.gan import KnowledgeGan, VirtualConfig, label_means
 from gankd.virtual.gates import Gates, measure
-from gankd.virtual.teacher import Bank, VirtualTeacher
+from gankd.virtual.outputs import make_output_reader, store_outputs
+from gankd.virtual.teacher import Bank, Hints, VirtualTeacher
 
 SNAPSHOTS = 10
-"""Generators that are kept along the teacher's training."""
-READ_OUT_UPDATES = 600
-"""Of the layer that reads a distribution over values off the teacher's features."""
+"""Number of generators kept along the teacher's training."""
 
 
-class Beside(nn.Module):
-    """A generator that watches a teacher's training; the teacher does not notice.
+class Watcher(nn.Module):
+    """A generator that learns from the outputs of each update of a teacher, without affecting the teacher.
 
     Args:
-        gan: what learns.
+        gan: the generator and its discriminator.
         task: of the labels.
         updates: of the teacher.
         folder: where a snapshot of the generator is written after every tenth of the updates.
@@ -48,11 +52,11 @@ class Beside(nn.Module):
         self._period = max(1, updates // SNAPSHOTS)
         self._late = updates - self._period
         self.register_buffer("earlier", torch.zeros(0, gan.num_outputs))
-        if look is not None:  # of this shape from the start, so that a checkpoint fits at any time
+        if look is not None:  # the final shape from the start, so that a checkpoint fits at any time
             self.earlier = look()
 
     def observe(self, step: int, outputs: Tensor, labels: Tensor) -> None:
-        """Outputs (N, K) of one update of the teacher and labels (N,) in user units."""
+        """Learn from outputs (N, K) of one update of the teacher and labels (N,) in user units."""
         self.gan.observe(outputs, self._task.hard_labels(labels))
         if (step + 1) % self._period == 0 and self.gan.ready:
             VirtualTeacher.of(self.gan, updates=step + 1).save(self._folder / f"{step + 1:06d}.safetensors")
@@ -60,159 +64,149 @@ class Beside(nn.Module):
             self.earlier.copy_(self._look())
 
 
-class ReadOut(nn.Module):
-    """A distribution about a teacher's value: a linear layer on bumps at bin centres, to logits (N, B)."""
+@dataclass(frozen=True)
+class TeacherTraining:
+    """A teacher's training that a generator can watch."""
 
-    centres: Tensor
-
-    def __init__(self, bins: int) -> None:
-        super().__init__()
-        self.layer = nn.Linear(bins, bins)
-        nn.init.zeros_(self.layer.weight)
-        nn.init.zeros_(self.layer.bias)
-        self.register_buffer("centres", (torch.arange(bins) + 0.5) / bins, persistent=False)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Logits (N, B) for values (N,) on the [0, 1] scale; values beyond count as its ends."""
-        bins = len(self.centres)
-        logits: Tensor = self.layer((-0.5 * ((values.clamp(0, 1)[:, None] - self.centres) * bins / 2).square()).exp())
-        return logits
+    teacher: ImageModel
+    """The network before its training."""
+    updates: int
+    train: Callable[[Stage, Watcher], None]
+    """Trains `teacher` in place, passing the outputs of each update to the watcher, with checkpoints in the stage."""
 
 
-class OutputReader:
-    """A finished teacher's outputs as the generator learns them: logits of classes, or of bins of the label range.
-
-    A regressor gives one value. How labels are distributed about that value is learnt from the labels of the very
-    views of the training images of which outputs are stored, and stopped where it is best on validation images. From
-    the teacher's features it could be told for each image, but an over-fitted teacher's features know the labels of
-    its training images by heart.
+def learns_alongside(config: VirtualConfig, task: Task, updates: int | None) -> bool:
+    """True if the virtual teacher is trained alongside the teacher, False if after it.
 
     Args:
-        teacher: in eval mode.
+        config: settings.
         task: of the labels.
-        bins: of a distribution over values.
-        engine: where it runs.
+        updates: of the teacher if it is one network that is trained in this run; otherwise None.
+
+    Raises:
+        ConfigError: virtual.when=beside for a teacher that does not allow it, or too few updates.
     """
-
-    def __init__(self, teacher: ImageModel, task: Task, bins: int, engine: Engine) -> None:
-        self._teacher, self._task, self._engine = teacher, task, engine
-        self.read_out = engine.place(ReadOut(bins)) if task.kind == "regression" else None
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits (N, K) for images (N, C, H, W), uint8 or float in [0, 1]."""
-        outputs = self._task.on_unit_scale(predict(self._teacher, images, self._engine))
-        if self.read_out is None:
-            return outputs
-        found: Tensor = self.read_out(outputs)
-        return found
-
-    def fit(
-        self, train: LabelledImages, val: LabelledImages, kinds: tuple[Augmentation, ...], views: int, seed: int
-    ) -> None:
-        """Learn how labels are distributed about the teacher's values; for classes there is nothing to do.
-
-        Args:
-            train, val, kinds, views, seed: as for `store_outputs`, and images by which to stop.
-        """
-        if self.read_out is None:
-            return
-        values, labels = [], []
-        for images in all_views(train, kinds, views, seed):
-            values.append(self._values(images))
-            labels.append(self._task.hard_labels(train.labels).to(self._engine.device))
-        bins = self.read_out.layer.out_features
-        x, targets = torch.cat(values), label_histogram(torch.cat(labels), bins)
-        val_x = self._values([val.images])
-        val_targets = label_histogram(self._task.hard_labels(val.labels).to(x.device), bins)
-        optimizer = torch.optim.AdamW(self.read_out.parameters(), 3e-2, weight_decay=1e-3)
-        batches = Batches(len(x), 256, seed, "read-out")
-        best, kept = float("inf"), {name: value.clone() for name, value in self.read_out.state_dict().items()}
-        for step in range(READ_OUT_UPDATES):
-            index = batches(step).to(x.device)
-            loss = F.cross_entropy(self.read_out(x[index]), targets[index])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            if step % 20 == 19:
-                with torch.no_grad():
-                    now = F.cross_entropy(self.read_out(val_x), val_targets).item()
-                if now < best:
-                    best, kept = now, {name: value.clone() for name, value in self.read_out.state_dict().items()}
-        self.read_out.load_state_dict(kept)
-
-    def _values(self, parts: Iterable[Tensor]) -> Tensor:
-        """The teacher's values (N,) on the [0, 1] scale."""
-        outputs = [predict(self._teacher, part, self._engine) for part in parts]
-        return self._task.on_unit_scale(torch.cat(outputs)).to(self._engine.device)
+    possible = task.has_classes and updates is not None
+    require(
+        possible or config.when != "beside",
+        "virtual.when=beside needs a teacher for classes that is one network and trained here; set it to after",
+    )
+    alongside = possible and config.when != "after"
+    require(
+        config.polish >= 1 or not alongside or (updates or 0) >= config.warmup + config.every,
+        f"the virtual teacher would not begin: teacher.updates={updates} are fewer than virtual.warmup + "
+        "virtual.every; set virtual.polish to 500 or more",
+    )
+    require(
+        alongside or config.polish >= 1,
+        "virtual.polish must be at least 1 where nothing is learned alongside the teacher",
+    )
+    return alongside
 
 
-def all_views(
-    data: LabelledImages, kinds: tuple[Augmentation, ...], views: int, seed: int
-) -> Iterator[Iterator[Tensor]]:
-    """Augmented views of all images, each in parts; without augmentation the images as they are, once."""
-    if not kinds:
-        yield iter([data.images])
-        return
-    for view in range(views):
-        draws = draw_views(len(data), kinds, rng(seed, "virtual view", view)).to(data.images.device)
-        parts = zip(data.images.split(1024), draws.split(1024), strict=True)
-        yield (apply_views(images, kinds, draw) for images, draw in parts)
-
-
-def label_histogram(labels: Tensor, bins: int) -> Tensor:
-    """Gaussians (N, B) of one bin's width about labels (N,) in [0, 1], integrated over B equal bins and rescaled.
-
-    Neighbouring bins share the mass of each label, as HL-Gauss does (Imani, White, ICML 2018).
-    """
-    edges = torch.linspace(0, 1, bins + 1, device=labels.device)
-    below = torch.special.ndtr((edges - labels[:, None]) * bins)
-    return below.diff(dim=1) / (below[:, -1:] - below[:, :1])
-
-
-def store_outputs(
-    reader: OutputReader, data: LabelledImages, kinds: tuple[Augmentation, ...], views: int, seed: int
-) -> Bank:
-    """Outputs for augmented views of all images: what the generator is polished on and measured by.
+def train_virtual(
+    config: VirtualConfig,
+    train: LabelledImages,
+    val: LabelledImages,
+    stage: Stage,
+    *,
+    teacher: Callable[[], ImageModel],
+    alongside: TeacherTraining | None,
+    augment: tuple[Augmentation, ...],
+    engine: Engine,
+    seed: int,
+    facts: dict[str, Any],
+) -> VirtualTeacher:
+    """Train a virtual teacher, and store it with its bank, and for classes its hints, in the folder of `stage`.
 
     Args:
-        reader: gives the outputs.
-        data: the training images.
-        kinds: how the teacher's images were augmented; without augmentation one view is all there is.
-        views: of each image.
-        seed: of the views.
+        config: settings.
+        train: the teacher's training images.
+        val: images for early stopping of a regressor's read-out.
+        stage: where everything is kept; a part of it resumes.
+        teacher: gives the trained teacher in eval mode; called after `alongside` is trained.
+        alongside: the teacher's training to watch; None learns from stored outputs only.
+        augment: augmentation of the teacher's training images.
+        engine: device and precision.
+        seed: of weights, noise, views and batches.
+        facts: where it comes from, stored in its file.
+
+    Returns:
+        The virtual teacher as stored.
+
+    Raises:
+        TrainingError: a weight is not finite.
     """
-    logits, labels = [], []
-    for parts in all_views(data, kinds, views, seed):
-        logits += [reader(images).cpu() for images in parts]
-        labels.append(data.task.hard_labels(data.labels).cpu())
-    return Bank(torch.cat(logits).float(), torch.cat(labels))
+    # --- alongside the teacher
+    updates = alongside.updates if alongside is not None else 0
+    gan = KnowledgeGan(train.task, config, seed, total=updates // config.every + config.polish)
+    gan.to(engine.device)
+    earlier = torch.zeros(0, gan.num_outputs)  # (N, K), or none
+    if alongside is not None:
+        earlier = _watch(gan, alongside, train, engine, stage)
+
+    # --- on stored outputs of the finished teacher
+    path = stage.path("read_out.safetensors")
+    reader = make_output_reader(teacher(), train, val, config, path, augment=augment, engine=engine, seed=seed)
+    stage.begin()
+    bank = store_outputs(reader, train.to(engine.device), augment, config.views, seed)
+    if config.polish > 0:
+        polish(gan, bank, stage.part("polish"))
+
+    # --- files
+    bank.save(stage.path("bank.safetensors"))
+    if train.task.has_classes:
+        probs = (bank.logits / gan.temperature).softmax(1).unflatten(0, (-1, len(train))).mean(0)  # over views
+        Hints.of(probs, train.labels.cpu()).save(stage.path("hints.safetensors"))
+    path = stage.path("virtual.safetensors")
+    VirtualTeacher.of(gan, **facts).save(path)
+
+    # --- failures that only training can see
+    warnings = []
+    with suppress(DataError):  # too few images of each label to say anything
+        warnings = [vars(warning) for warning in check(gan, bank, earlier.cpu()).warnings]
+    for one in warnings:
+        stage.console.say(f"virtual            {one['code']} {one['text']}; {one['remedy']}")
+    stage.finish(kilobytes=path.stat().st_size / 1000, warnings=warnings)
+    return load_virtual(stage, train.task)
 
 
-def check(gan: KnowledgeGan, bank: Bank, earlier: Tensor) -> Gates:
-    """Measure a finished generator with what is known now alone: draws without averaging, and outputs of before.
+def load_virtual(stage: Stage, task: Task) -> VirtualTeacher:
+    """The virtual teacher that `train_virtual` stored, with its bank and hints, on the CPU.
 
-    Args:
-        gan: as it is at the end.
-        bank: the teacher's stored outputs, view after view.
-        earlier: (N, K) logits for its images a tenth of the training before the end; (0, K) if there are none.
+    Raises:
+        CheckpointError: a file is missing or damaged.
     """
-    device = gan.mean_sum.device
-    labels = bank.labels.to(device)
-    z = torch.randn(len(labels), gan.ema.z_dim, generator=rng(gan.seed, "check", device=device), device=device)
-    with torch.no_grad():
-        averaged, raw = (net(z, labels).softmax(1) for net in (gan.ema, gan.generator))
-    before = None
-    if len(earlier):
-        before = (earlier / gan.temperature).softmax(1).repeat(len(labels) // len(earlier), 1)
-    probs = (bank.logits / gan.temperature).softmax(1)
-    return measure(probs, averaged, labels, raw=raw, earlier=before, seed=gan.seed)
+    path, bank, hints = (stage.path(f"{name}.safetensors") for name in ("virtual", "bank", "hints"))
+    return VirtualTeacher.load(path, bank, hints if task.has_classes else None)
+
+
+def _watch(gan: KnowledgeGan, training: TeacherTraining, train: LabelledImages, engine: Engine, stage: Stage) -> Tensor:
+    """Train the teacher while `gan` learns from its outputs, or restore the result.
+
+    Returns:
+        (N, K) logits of the teacher for its training images, a tenth of its training before the end.
+    """
+    part = stage.part("beside", counted=False)  # its time is the teacher's
+
+    def look() -> Tensor:
+        return predict(training.teacher, train.images, engine).float()
+
+    watcher = Watcher(gan, train.task, training.updates, stage.path("snapshots"), look)
+    watcher.to(engine.device)
+    kept = part.path("beside.safetensors")
+    if kept.is_file():
+        watcher.load_state_dict(load_state(kept))
+    else:
+        training.train(part, watcher)
+        save_state(kept, watcher.state_dict())
+    return watcher.earlier
 
 
 def polish(gan: KnowledgeGan, bank: Bank, stage: Stage) -> None:
     """Train the generator on stored outputs, with exact label means and a learning rate that falls to 0."""
     steps, device = gan.config.polish, gan.mean_sum.device
-    probs = (bank.logits.to(device) / gan.temperature).softmax(1)
+    probs = (bank.logits.to(device) / gan.temperature).softmax(1)  # (M, K)
     labels = bank.labels.to(device)
     gan.set_means(*label_means(probs, labels, len(gan.mean_weight)))
     if not gan.ready:
@@ -223,3 +217,23 @@ def polish(gan: KnowledgeGan, bank: Bank, stage: Stage) -> None:
         index = batches(step).to(device)
         terms = gan.step(probs[index], labels[index])
         stage.report(len(index), **terms)
+
+
+def check(gan: KnowledgeGan, bank: Bank, earlier: Tensor) -> Gates:
+    """Measure a finished generator, including failures that need unaveraged samples or the teacher's earlier outputs.
+
+    Args:
+        gan: at the end of its training.
+        bank: the teacher's stored outputs, view after view.
+        earlier: (N, K) logits for its images a tenth of the training before the end; (0, K) if there are none.
+    """
+    device = gan.mean_sum.device
+    labels = bank.labels.to(device)
+    z = torch.randn(len(labels), gan.ema.z_dim, generator=rng(gan.seed, "check", device=device), device=device)
+    with torch.no_grad():
+        averaged, raw = (net(z, labels).softmax(1) for net in (gan.ema, gan.generator))  # (M, K) each
+    before = None
+    if len(earlier):
+        before = (earlier / gan.temperature).softmax(1).repeat(len(labels) // len(earlier), 1)
+    probs = (bank.logits / gan.temperature).softmax(1)
+    return measure(probs, averaged, labels, raw=raw, earlier=before, seed=gan.seed)

@@ -18,38 +18,39 @@ from gankd.virtual import VirtualConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images, and how scarce they are made. But for `classes`, only the training split is ever changed."""
+    """Images, and how scarce they are. All settings except `classes` change only the training split."""
 
     name: str = "digits"
-    """A name in the table `gankd.data.sets`: an embedded set, a format of the user's own images, or a published set,
-    read as it is published."""
+    """Name from the table `gankd.data.sets`: an embedded set, a format of own images, or a published set as it was
+    published."""
     root: str | None = None
-    """The file or folder to read."""
+    """File or folder to read."""
     task: Literal["auto", "classification", "regression"] = "auto"
-    """Task of the user's own images."""
+    """Task of own images; auto decides by the labels."""
     size: int | None = None
     """Side in pixels: 32 or 64 for turntable; images from files are cropped and resized to it."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
     low: float | None = None
     high: float | None = None
-    """Range of the user's own values; none: from the smallest to the largest label of all splits. steering: frames
-    outside the range are left out; none: -88.13 to 97.92 degrees."""
+    """Range of the values of own images. Default: smallest to largest label of all splits. steering: frames outside the
+    range are left out. Default: -88.13 to 97.92 degrees."""
     coarse: bool = False
-    """cifar100: the 20 superclasses in place of the 100 classes."""
+    """cifar100: 20 superclasses instead of 100 classes."""
     class_list: str | None = None
-    """imagenet100: file with an id per line; none: imagenet100.txt or classes.txt in the folder."""
+    """imagenet100: file with one class id per line. Default: imagenet100.txt or classes.txt in the folder."""
     classes: int | None = None
-    """Keep the images of this many classes, the first ones."""
+    """Keep only the images of the first so many classes. Default: all classes."""
     num_train: int | None = None
-    """Keep this many training images."""
+    """Keep only so many training images. Default: all."""
     per_label: int | None = None
-    """Keep at most this many per label; turntable and rc49: images per angle (RC-49's protocol: 25, 15 or 5)."""
+    """Keep at most so many training images per label. turntable, rc49: images per angle (protocol of RC-49: 25, 15 or
+    5). Default: all."""
     label_noise: float = 0.0
-    """Share of training labels replaced (classes), or noise in units of the label range (regression)."""
+    """Share of training labels that are replaced (classes), or noise in units of the label range (values)."""
     seed: int = 0
-    """Which images are kept and which labels are disturbed."""
+    """Seed of the choice of images and of the label noise."""
     authors_rounding: bool = False
-    """utkface: labels cut off to whole years. A defect of the authors' code, kept for comparison with it."""
+    """utkface: labels rounded down to whole years, a defect of the authors' code, for comparison with it."""
 
     def __post_init__(self) -> None:
         require(self.name in DATA_SETS, f"data.name: no data set {self.name!r}; {suggest(self.name, DATA_SETS)}")
@@ -57,22 +58,22 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig(SupervisedConfig):
-    """The large network."""
+    """The large network, and how it is trained."""
 
     where: ClassVar[str] = "teacher."
 
     model: str = "resnet20"
-    """A zoo name or module:name."""
+    """A zoo name (`gankd list models`) or module:name."""
     members: int = 1
-    """Networks whose mean output is the teacher."""
+    """Number of networks; the teacher is their mean output."""
     weights: str | None = None
-    """File of trained weights (.safetensors, or .pt without pickled code): the teacher is then not trained, and a
-    regressor's outputs are taken to be in label units."""
+    """File of trained weights (.safetensors, or .pt without pickled code). The teacher is then not trained, and a
+    regressor's outputs must be in label units. Default: train the teacher."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    """Normalisation per channel, on the [0, 1] scale, that `weights` were trained with; none: that of the data."""
+    """Normalisation per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
     input_size: int | None = None
-    """Side in pixels that `weights` were trained with; none: that of the data."""
+    """Side in pixels that `weights` were trained with. Default: that of the data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,27 +96,29 @@ class TeacherConfig(SupervisedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(DistillConfig):
-    """The small network."""
+    """The small network, and how it is trained."""
 
     where: ClassVar[str] = "student."
 
     model: str = "cnn8"
-    """A zoo name or module:name."""
+    """A zoo name (`gankd list models`) or module:name."""
     teacher: str | None = None
-    """Network that losses read, trained as the teacher is; none: the teacher that filters and adjusts."""
+    """Another teacher for the losses, trained with the settings of the teacher. Default: the teacher that filters and
+    adjusts."""
     loss: str = "0.5*Label + 0.5*KD"
-    """What arms with a teacher minimise: a sum of losses, see `gankd list losses`; other arms learn from labels."""
+    """Sum of losses (`gankd list losses`) for arms with a teacher; other arms learn only from labels."""
     assistants: tuple[str, ...] = ()
     """Networks between teacher and student, large to small: each learns from the one before, the student from the
     last (TAKD, Mirzadeh et al., AAAI 2020)."""
     virtual: str | None = None
-    """File of a virtual teacher from elsewhere, for losses that read @virtual; none: that of the run."""
+    """File of a virtual teacher for losses that read @virtual. Default: the virtual teacher of this run."""
     init: Literal["scratch", "finetune"] = "scratch"
-    """finetune starts every arm but `real` from the student of arm `real`, as the paper does."""
+    """finetune: every arm except `real` starts from the student of arm `real`, as in the paper."""
     finetune_lr: float | None = None
-    """Highest learning rate of students that start from another; none: lr."""
+    """Highest learning rate of students with init=finetune. Default: lr."""
     start_updates: int | None = None
-    """Updates of the student that the others start from; none: as many passes over real images as they have."""
+    """Updates of the student from which init=finetune starts. Default: as many passes over real images as the others
+    have."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,23 +138,24 @@ class StudentConfig(DistillConfig):
 
     @property
     def from_scratch(self) -> "StudentConfig":
-        """The same settings for a student that does not start from another."""
+        """These settings with init=scratch."""
         return replace(self, init="scratch", start_updates=None, finetune_lr=None)
 
     @property
     def objective(self) -> Objective:
-        """`loss`, read, with the label loss if it names none."""
+        """`loss` parsed, with the label loss added if it names none."""
         return Objective.parse(self.loss).complete
 
 
 @dataclass(frozen=True, kw_only=True)
 class SynthConfig:
-    """The pool of generated images from which all selections are made."""
+    """The pool: all generated images, from which selections are made."""
 
     pool: int = 20_000
     """Number of generated images."""
     labels: LabelSampling = "balanced"
-    """balanced: distinct training labels equally often; empirical: as often as in training; uniform: any label."""
+    """Labels of the pool. balanced: distinct training labels equally often; empirical: as often as in training;
+    uniform: any label in the range."""
 
     def __post_init__(self) -> None:
         require(self.pool >= 2, f"synth.pool must be at least 2, got {self.pool}")
@@ -171,9 +175,9 @@ class Recipe:
     select: SelectConfig = field(default_factory=SelectConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
     seeds: int = 3
-    """Students per arm, each with its own weights and order of batches."""
+    """Students per arm, each with its own initial weights and order of batches."""
     seed: int = 0
-    """Of teacher, generator, ratio and pool."""
+    """Seed of teacher, generator, density ratio and pool."""
     device: str = "auto"
     precision: Precision = "auto"
 

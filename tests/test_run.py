@@ -29,8 +29,9 @@ from gankd.seeds import rng
 from gankd.storage import load_state, write_json
 from gankd.tasks import Classification, Regression
 from gankd.training.autoencoder import train_autoencoder
-from gankd.training.distill import DistillConfig, Fakes, distill
+from gankd.training.distill import distill
 from gankd.training.gan import GanConfig, train_gan
+from gankd.training.lesson import DistillConfig, Fakes, Lesson
 from gankd.training.supervised import SupervisedConfig, train_supervised
 
 PLAIN = Engine(torch.device("cpu"), bf16=False, channels_last=False)
@@ -92,7 +93,8 @@ def distilled(data: LabelledImages, augment: tuple[str, ...]) -> Train:
     outputs = teacher.eval()(data.images).detach()
     fakes = Fakes(data.images.flip(3), data.labels, outputs)
     config = DistillConfig(updates=6, batch_size=10, augment=augment)  # type: ignore[arg-type]
-    return lambda stage: distill(cnn(data), data, data, config, PLAIN, 0, fakes=fakes, teacher=teacher, stage=stage)
+    lesson = Lesson("Label", teacher)
+    return lambda stage: distill(cnn(data), data, data, config, PLAIN, 0, lesson=lesson, fakes=fakes, stage=stage)
 
 
 def gan(data: LabelledImages, engine: Engine = PLAIN, **settings: Any) -> Train:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ from gankd.commands import run
 from gankd.config import override
 from gankd.models.contract import ImageModel
 from gankd.recipes import RECIPES, Recipe
+from gankd.recipes import cgan_kd as module
 from gankd.recipes.arms import ARMS, arm_title
 from gankd.recipes.cgan_kd import CganKd
-from gankd.runs import Run
+from gankd.runs import Run, Stage
 from gankd.storage import load_state
-from gankd.training import distill as module
+from gankd.training.distill import distill
+from gankd.training.lesson import Fakes, Lesson
 from gankd.training.objective import Objective
 
 
@@ -83,19 +86,17 @@ def test_each_assistant_learns_from_the_one_before(
 ) -> None:
     """TAKD: teacher -> cnn8 -> cnn4 -> student; the teacher's stored outputs never stand in for an assistant's."""
     lessons: list[tuple[str, int | None]] = []
-    real_init = module.Learner.__init__
 
-    def watch(self: module.Learner, student: ImageModel, *args: object, **given: object) -> None:
-        teacher, fakes = given["teacher"], given["fakes"]
+    def watch(student: ImageModel, *args: Any, lesson: Lesson, fakes: Fakes, stage: Stage) -> ImageModel:
+        teacher = lesson.teacher
         assert isinstance(teacher, ImageModel)
-        assert isinstance(fakes, module.Fakes)
         size = sum(p.numel() for p in teacher.parameters())
         lessons.append(
             (f"{sum(p.numel() for p in student.parameters())} from {size}", fakes.teacher_outputs is not None)
         )
-        real_init(self, student, *args, **given)  # type: ignore[arg-type]
+        return distill(student, *args, lesson=lesson, fakes=fakes, stage=stage)
 
-    monkeypatch.setattr(module.Learner, "__init__", watch)
+    monkeypatch.setattr(module, "distill", watch)
     recipe = small("digits-takd", tiny, 'student.assistants=["cnn16","cnn8"]', "teacher.model=resnet8")
     with Run(tmp_path) as opened:
         method = CganKd(recipe, opened)

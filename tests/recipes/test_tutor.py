@@ -18,7 +18,8 @@ from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
 from gankd.runs import Run
 from gankd.tasks import Classification
-from gankd.training.distill import Fakes, distill
+from gankd.training.distill import distill
+from gankd.training.lesson import Fakes
 
 
 def with_teacher(recipe: Recipe, name: str | None, *changes: str) -> Recipe:
@@ -65,8 +66,8 @@ def test_students_learn_from_the_pair_s_teacher_on_images_that_the_other_chose(
         method.student("adjusted_kd", 0)
         fakes: Fakes = seen["fakes"]
         assert fakes.teacher_outputs is None  # those of the pool are the other teacher's
-        assert seen["teacher"] is method.tutor.teacher
-        assert seen["folder"] == method.tutor.teacher_stage.folder != method.teacher_stage.folder
+        assert seen["lesson"].teacher is method.tutor.teacher
+        assert seen["lesson"].folder == method.tutor.teacher_stage.folder != method.teacher_stage.folder
         images = method.splits.test.images[:8]
         assert isinstance(method.splits.task, Classification)
         assert not torch.allclose(
@@ -75,7 +76,7 @@ def test_students_learn_from_the_pair_s_teacher_on_images_that_the_other_chose(
         own = CganKd(recipe, run)
         own.student("adjusted_kd", 0)
         assert seen["fakes"].teacher_outputs is not None
-        assert seen["teacher"] is own.teacher
+        assert seen["lesson"].teacher is own.teacher
     assert len(list(tmp_path.glob("teacher-*"))) == 2
 
 

@@ -10,16 +10,18 @@ from torch import Tensor, nn
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import ConfigError, ModelError
-from gankd.losses.distillation import loss
+from gankd.losses.distillation import LossModule, loss
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
 from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
-from gankd.training.criterion import Connection, connect
-from gankd.training.distill import DistillConfig, Learner
+from gankd.training import distill as loop
+from gankd.training.distill import distill
+from gankd.training.lesson import DistillConfig, Lesson
 from gankd.training.losses import all_losses
 from gankd.training.objective import Objective, term, term_of
+from gankd.training.wiring import Connection, connect
 from gankd.virtual import VirtualConfig, VirtualTeacher
 
 PLAIN = Engine(torch.device("cpu"), bf16=False, channels_last=False)
@@ -40,27 +42,32 @@ def network(task: Task, name: str, seed: int = 0) -> ImageModel:
 
 
 def connected(text: str | Objective, task: Task = CLASSES, **settings: Any) -> Connection:
-    objective = Objective.parse(text) if isinstance(text, str) else text
-    data = toy(task)
     teacher = settings.pop("teacher", network(task, "resnet8", 1).eval())
-    return connect(
-        objective.complete, network(task, "cnn8"), teacher, data.images, data.labels, task, PLAIN, 0, **settings
-    )
+    return connect(network(task, "cnn8"), Lesson(text, teacher), toy(task), DistillConfig(**settings), PLAIN, 0)
 
 
-def learner(text: str, task: Task, **config: Any) -> Learner:
+class Steps(Stage):
+    """Some updates of a training, with the terms that each reports."""
+
+    def __init__(self, *wanted: int) -> None:
+        super().__init__("student")
+        self.wanted, self.terms = wanted, list[dict[str, Tensor]]()
+
+    def steps(self, total: int, **state: Any) -> Iterator[int]:
+        yield from self.wanted
+
+    def report(self, images: int, **terms: Tensor) -> None:
+        assert images == 6
+        self.terms.append(terms)
+
+
+def trained(text: str | Objective, task: Task, stage: Stage, **config: Any) -> ImageModel:
     given: dict[str, Any] = {"updates": 10, "batch_size": 6, "augment": ("shift",), "lr": 1e-3} | config
-    settings = DistillConfig(**given)
-    return Learner(
-        network(task, "cnn8"),
-        toy(task),
-        settings,
-        PLAIN,
-        0,
-        objective=Objective.parse(text),
-        teacher=network(task, "resnet8", 1),
-        new_student=lambda name, seed: network(task, name or "cnn8", seed),
-        virtual=VirtualTeacher.untrained(task, VirtualConfig()),
+    virtual = VirtualTeacher.untrained(task, VirtualConfig())
+    teacher = network(task, "resnet8", 1)
+    lesson = Lesson(text, teacher, virtual, lambda name, seed: network(task, name or "cnn8", seed))
+    return distill(
+        network(task, "cnn8"), toy(task), toy(task), DistillConfig(**given), PLAIN, 0, lesson=lesson, stage=stage
     )
 
 
@@ -73,25 +80,29 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "task"), CASES, ids=[f"{name}-{task.kind}" for name, task in CASES])
-def test_every_loss_trains_the_student_and_its_own_parts(name: str, task: Task) -> None:
+def test_every_loss_trains_the_student_and_its_own_parts(
+    name: str, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two networks of different families; gradients reach whatever is to be trained, and are finite."""
-    with learner(name if Objective.parse(name).terms[0].loss.is_label_loss else f"0*Label + {name}", task) as made:
-        made.pretrain(Stage("pretraining"))
-        made.start()
-        for step in (0, 5):  # an opening phase, if there is one, and what follows
-            if step == 5 and made.criterion.first:
-                continue
-            count, terms = made.update(step)
-            assert count == 6
-            assert terms["loss"].isfinite()
-        own = dict(made.criterion.named_parameters())
-        assert all(p.grad is not None and p.grad.isfinite().all() for p in own.values() if p.requires_grad), name
-        student = [p.grad for p in made.student.parameters() if p.grad is not None]
-        assert student
-        assert all(gradient.isfinite().all() for gradient in student)
-        assert any(gradient.abs().sum() > 0 for gradient in student)
-        made.student.eval()
-        assert set(made.student.state_dict()) == set(network(task, "cnn8").state_dict())  # adapters are not exported
+    made: list[Connection] = []
+
+    def spy(*args: Any) -> Connection:
+        made.append(connect(*args))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "connect", spy)
+    term = Objective.parse(name).terms[0]
+    first = dict(term.settings).get("first", term.loss.settings.get("first", 0))
+    stage = Steps(0) if first else Steps(0, 5)  # an opening phase, if there is one
+    student = trained(name if term.loss.is_label_loss else f"0*Label + {name}", task, stage)
+    assert all(terms["loss"].isfinite() for terms in stage.terms)
+    own = dict(made[0].criterion.named_parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in own.values() if p.requires_grad), name
+    gradients = [p.grad for p in student.parameters() if p.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+    assert set(student.state_dict()) == set(network(task, "cnn8").state_dict())  # adapters are not exported
 
 
 @loss("Watch")
@@ -123,11 +134,8 @@ def _forget() -> Iterator[None]:
 def test_a_loss_sees_what_the_names_promise(task: Task) -> None:
     data, teacher, student = toy(task), network(task, "resnet8", 1), network(task, "cnn8")
     config = DistillConfig(updates=4, batch_size=6, lr=0.0 + 1e-9)
-    with Learner(student, data, config, PLAIN, 0, objective=term(watch), teacher=teacher) as made:
-        made.start()
-        SEEN.clear()
-        made.update(2)
-    (seen,) = SEEN
+    distill(student, data, data, config, PLAIN, 0, lesson=Lesson(term(watch), teacher), stage=Steps(2))
+    _, seen = SEEN  # the first is the dry run
     shown = data.images[seen["index"]]
     assert torch.equal(seen["images"], shown.float() / 255)
     labels = data.labels[seen["index"]]
@@ -169,7 +177,7 @@ def test_teacher_losses_see_the_taught_rows_alone() -> None:
 
 
 @loss("Opening")
-class Opening(nn.Module):
+class Opening(LossModule):
     """Has the first quarter for itself."""
 
     def __init__(self, *, first: float = 0.25) -> None:
@@ -181,17 +189,67 @@ class Opening(nn.Module):
 
 
 def test_a_loss_that_comes_first_is_alone_at_first_and_gone_afterwards() -> None:
-    with Learner(
-        network(CLASSES, "cnn8"),
-        toy(CLASSES),
-        DistillConfig(updates=8, batch_size=6),
-        PLAIN,
-        0,
-        objective=term(Opening) + term("LS"),
-    ) as made:
-        made.start()
-        names = [sorted(made.update(step)[1]) for step in range(8)]
+    stage = Steps(*range(8))
+    trained(term(Opening) + term("LS"), CLASSES, stage, updates=8)
+    names = [sorted(terms) for terms in stage.terms]
     assert names == [["Opening", "loss"]] * 2 + [["LS", "loss"]] * 6
+
+
+@loss("Named")
+class Named(nn.Module):
+    """Has layers of the names that a `LossModule` uses, and offers nothing."""
+
+    def __init__(self, student_embedding: Tensor, teacher_embedding: Tensor) -> None:
+        super().__init__()
+        self.first = nn.Linear(student_embedding.shape[1], 8)
+        self.pretraining = nn.Linear(8, teacher_embedding.shape[1])
+        self.pretrained = nn.Linear(teacher_embedding.shape[1], teacher_embedding.shape[1])
+        self.pretrain = nn.Parameter(torch.ones(1))
+        self.problems = nn.ParameterList([torch.zeros(teacher_embedding.shape[1])])
+        self.peers = nn.ModuleList([nn.Identity()])
+
+    def forward(self, student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
+        own = self.pretraining(self.first(student_embedding)) * self.pretrain + self.problems[0]
+        return (self.peers[0](own) - self.pretrained(teacher_embedding)).square().mean(1)
+
+
+def test_a_loss_of_your_own_may_call_its_layers_first_pretraining_problems_and_peers() -> None:
+    stage = Steps(0, 5, 9)
+    trained(term(Named), CLASSES, stage)
+    assert [sorted(terms) for terms in stage.terms] == [["Label", "Named", "loss"]] * 3
+
+
+@loss("Offering")
+class Offering(LossModule):
+    """Trains a layer on the teacher first, and has something to tell."""
+
+    def __init__(self, teacher_embedding: Tensor) -> None:
+        super().__init__()
+        self.pretrain = 0.5
+        self.pretrained = nn.Linear(teacher_embedding.shape[1], 1)
+
+    def pretraining(self, teacher_embedding: Tensor) -> Tensor:
+        return (self.pretrained(teacher_embedding) - 1).square().mean()
+
+    def forward(self, student_outputs: Tensor, teacher_embedding: Tensor) -> Tensor:
+        assert not self.pretrained.training
+        self.problems["odd"] = "something is odd"
+        return (student_outputs.mean(1) - self.pretrained(teacher_embedding)[:, 0]).square()
+
+
+def test_what_a_loss_offers_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+    steps = Stage.steps
+
+    def counted(stage: Stage, total: int, **state: Any) -> Iterator[int]:
+        lengths.append(total)
+        return steps(stage, total, **state)
+
+    monkeypatch.setattr(Stage, "steps", counted)
+    stage = Stage("student")
+    trained(term(Offering), CLASSES, stage)
+    assert lengths == [5, 10]  # half as many updates beforehand
+    assert [line for line in stage.history if "problem" in line] == [{"step": 1, "problem": "something is odd"}]  # once
 
 
 def test_weights_multiply_the_mean_of_each_term() -> None:
@@ -227,8 +285,7 @@ def test_the_dry_run_leaves_both_networks_as_they_were() -> None:
     before = [value.clone() for net in (student, teacher) for value in net.state_dict().values()]
     state = torch.get_rng_state()
     data = toy(CLASSES)
-    objective = Objective.parse("FitNet + SSKD + CRD").complete
-    connect(objective, student, teacher, data.images, data.labels, CLASSES, PLAIN, 0).close()
+    connect(student, Lesson("FitNet + SSKD + CRD", teacher), data, DistillConfig(), PLAIN, 0).close()
     after = [value for net in (student, teacher) for value in net.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert torch.equal(torch.get_rng_state(), state)
@@ -266,7 +323,7 @@ def test_what_cannot_be_wired_is_refused_in_one_line(text: str, settings: dict[s
 
 def test_a_network_without_maps_has_losses_that_need_none() -> None:
     flat = ImageModel.for_data(Flat(), toy(CLASSES))
-    with pytest.raises(ModelError, match="has no feature maps that meet the other network's; name modules in"):
+    with pytest.raises(ModelError, match="has no feature maps that can be paired with the other network's; name"):
         connected("AT", teacher=flat)
     made = connected("KD + RKD + CRD", teacher=flat)
     made.close()
@@ -283,16 +340,12 @@ def test_compiled_networks_give_the_same_student(text: str, monkeypatch: pytest.
 
     original = torch.compile
 
-    def trained(**config: Any) -> list[Tensor]:
-        with learner(text, CLASSES, **config) as made:
-            made.start()
-            for step in range(2):
-                made.update(step)
-            return [value.detach() for value in made.student.state_dict().values()]
+    def weights(**config: Any) -> list[Tensor]:
+        return list(trained(text, CLASSES, Steps(0, 1), **config).state_dict().values())
 
-    plain = trained()
+    plain = weights()
     monkeypatch.setattr(torch, "compile", capture)
-    assert all(torch.equal(a, b) for a, b in zip(trained(compile=True), plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights(compile=True), plain, strict=True))
     assert len(compiled) == 2  # student and teacher
 
 
@@ -300,7 +353,7 @@ def test_what_cannot_be_compiled_is_declined_with_a_reason() -> None:
     with pytest.raises(
         ConfigError, match="compile is not possible with this loss: maps before their ReLU are found by"
     ):
-        learner("OFD", CLASSES, compile=True)
+        connected("OFD", compile=True)
 
 
 @loss("Raises")

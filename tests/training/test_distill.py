@@ -19,7 +19,8 @@ from gankd.runs import Stage
 from gankd.seeds import Batches, rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training import distill as module
-from gankd.training.distill import DistillConfig, Fakes, distill
+from gankd.training.distill import distill
+from gankd.training.lesson import DistillConfig, Fakes, Lesson
 from gankd.training.objective import Objective, term
 from gankd.training.supervised import SupervisedConfig, train_supervised
 
@@ -81,7 +82,7 @@ def test_the_loss_by_formula(task: Task, kd_on: str) -> None:
     real, fakes, teacher = toy(task), fakes_of(task), teacher_of(task)
     settings = "(T=2.0)" if task is CLASSES else ""
     objective = Objective.parse(f"0.7*Label + 0.3*KD{settings}")
-    found = first_loss(task, config, fakes=fakes, teacher=teacher, objective=objective)
+    found = first_loss(task, config, fakes=fakes, lesson=Lesson(objective, teacher))
 
     real_index = Batches(40, 6, 7, "student real")(0)
     fake_index = Batches(30, 4, 7, "student fake")(0)
@@ -110,8 +111,8 @@ MORE = replace(CONFIG, updates=5, optimizer="adamw", lr=0.01)
 def test_without_weight_the_teacher_changes_nothing(task: Task) -> None:
     fakes, teacher = fakes_of(task), teacher_of(task)
     alone = train(task, MORE, fakes=fakes)
-    assert equal(alone, train(task, MORE, fakes=fakes, teacher=teacher, objective=0 * term("KD")))
-    assert not equal(alone, train(task, MORE, fakes=fakes, teacher=teacher, objective=0.1 * term("KD")))
+    assert equal(alone, train(task, MORE, fakes=fakes, lesson=Lesson(0 * term("KD"), teacher)))
+    assert not equal(alone, train(task, MORE, fakes=fakes, lesson=Lesson(0.1 * term("KD"), teacher)))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -119,7 +120,7 @@ def test_with_all_weight_the_labels_change_nothing(task: Task) -> None:
     other = LabelledImages(toy(task).images, toy(task).labels.flip(0), task)
     objective = Objective.parse("0*Label + KD")
     students = [
-        distill(model(task), real, toy(task), MORE, PLAIN, 7, teacher=teacher_of(task), objective=objective)
+        distill(model(task), real, toy(task), MORE, PLAIN, 7, lesson=Lesson(objective, teacher_of(task)))
         for real in (toy(task), other)
     ]
     assert equal(*students)
@@ -154,7 +155,7 @@ def test_each_batch_has_the_share_of_fakes(share: float, num_fake: int, monkeypa
     student = model(CLASSES)
     student.register_forward_pre_hook(lambda net, args: seen.append(args[0]) if net.training else None)
     config = replace(CONFIG, fake_share=share, updates=4)
-    distill(student, real, real, config, PLAIN, 0, fakes=fakes, teacher=teacher_of(CLASSES), objective=term("KD"))
+    distill(student, real, real, config, PLAIN, 0, fakes=fakes, lesson=Lesson(term("KD"), teacher_of(CLASSES)))
     assert len(seen) == 4
     for images in seen:
         assert len(images) == 10
@@ -182,7 +183,7 @@ def test_a_student_sees_all_images_in_turn() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_stored_and_online_teachers_agree(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = fakes_of(task)
-    stored = train(task, MORE, fakes=fakes, teacher=teacher_of(task), objective=term("KD"))
+    stored = train(task, MORE, fakes=fakes, lesson=Lesson(term("KD"), teacher_of(task)))
 
     def unchanged(images: Tensor, kinds: tuple[Augmentation, ...], generator: torch.Generator) -> Tensor:
         return images.float() / 255
@@ -191,7 +192,7 @@ def test_stored_and_online_teachers_agree(task: Task, monkeypatch: pytest.Monkey
     given = torch.zeros(30) if isinstance(task, Regression) else torch.zeros(30, 3)
     wrong = replace(fakes, teacher_outputs=given)  # must not be read
     config = replace(MORE, augment=("flip",))
-    online = train(task, config, fakes=wrong, teacher=teacher_of(task), objective=term("KD"))
+    online = train(task, config, fakes=wrong, lesson=Lesson(term("KD"), teacher_of(task)))
     for a, b in zip(stored.parameters(), online.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
@@ -203,7 +204,7 @@ def test_an_online_teacher_sees_the_augmented_view() -> None:
     student.register_forward_pre_hook(lambda net, args: seen.append(args[0]) if net.training else None)
     before = weights(teacher)
     config = replace(CONFIG, augment=("shift", "rotate"), updates=2)
-    distill(student, toy(CLASSES), toy(CLASSES), config, PLAIN, 0, teacher=teacher, objective=term("KD"))
+    distill(student, toy(CLASSES), toy(CLASSES), config, PLAIN, 0, lesson=Lesson(term("KD"), teacher))
     student_saw_then_teacher = seen[-4:]  # before them, the dry run
     assert torch.equal(student_saw_then_teacher[0], student_saw_then_teacher[1])
     assert not torch.equal(student_saw_then_teacher[0], student_saw_then_teacher[2])
@@ -218,7 +219,7 @@ def test_a_student_learns_from_a_teacher_alone(task: Task) -> None:
     shuffled = LabelledImages(data.images, data.labels[torch.randperm(40, generator=rng(0, "p"))], task)
     config = DistillConfig(updates=60, batch_size=32, lr=0.02)
     objective = Objective.parse("0*Label + KD")
-    student = distill(model(task), shuffled, data, config, PLAIN, 0, teacher=teacher, objective=objective)
+    student = distill(model(task), shuffled, data, config, PLAIN, 0, lesson=Lesson(objective, teacher))
     found, chance = evaluate(student, data, PLAIN), task.chance(data.labels)
     if isinstance(task, Classification):
         assert found["top1"] > chance + 20

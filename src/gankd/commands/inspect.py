@@ -17,9 +17,10 @@ from gankd.models.contract import ImageModel, check_model
 from gankd.models.taps import find_taps
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
-from gankd.training.criterion import Wiring, connect
+from gankd.training.lesson import DistillConfig, Lesson
 from gankd.training.losses import all_losses
 from gankd.training.objective import Objective, term_of
+from gankd.training.wiring import Wiring, connect
 from gankd.virtual import VirtualConfig, VirtualTeacher
 
 
@@ -148,28 +149,14 @@ def inspect_networks(
     objectives = {name: term_of(found) for name, found in all_losses().items() if not found.needs}
     objectives |= {text: Objective.parse(text) for text in losses}
     virtual = VirtualTeacher.untrained(task, VirtualConfig())
+    config = DistillConfig(student_taps=tuple(student_taps), teacher_taps=tuple(teacher_taps))
     for name, objective in objectives.items():
         other_task = any(task.kind not in item.loss.tasks for item in objective.terms)
         try:
-            connection = connect(
-                objective.complete,
-                small,
-                large,
-                images,
-                labels,
-                task,
-                engine,
-                0,
-                student_taps=student_taps,
-                teacher_taps=teacher_taps,
-                new_student=network,
-                virtual=virtual,
-            )
+            with connect(small, Lesson(objective, large, virtual, network), data, config, engine, 0) as connection:
+                fits.append(_fit(name, connection.criterion))
         except GankdError as error:
             fits.append(Fit(name, False, str(error), other_task=other_task))
-            continue
-        connection.close()
-        fits.append(_fit(name, connection.criterion))
     taps = {side: [(t.path, t.shape) for t in find_taps(net, images)] for side, net in _sides(small, large)}
     for place, side in enumerate(("student", "teacher")):
         known = {path for path, _ in taps[side]}

@@ -2,7 +2,7 @@
 
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
@@ -19,11 +19,13 @@ from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_i
 from gankd.models import ZOO, build_net
 from gankd.models.contract import ImageModel
 from gankd.recipes.ready import RECIPES, recipe_summary
+from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training import gan_published
-from gankd.training.distill import DistillConfig, Learner
+from gankd.training.distill import distill
 from gankd.training.gan import GanConfig, build_discriminator, build_generator
+from gankd.training.lesson import DistillConfig, Lesson
 from gankd.training.losses import all_losses
 from gankd.training.objective import term_of
 from gankd.virtual import POLICIES, SOURCES, VirtualConfig, VirtualTeacher
@@ -183,8 +185,8 @@ def _loss_row(found: Loss, cost: float | None) -> Row:
     }
 
 
-def _stepper(found: Loss | None, task: Task, updates: int = 2) -> Callable[[], float]:
-    """A function that trains for a few updates and gives the seconds of one."""
+def _stepper(found: Loss | None, task: Task) -> Callable[[], float]:
+    """A function that trains for a few updates and gives the seconds of one, set-up not counted."""
     count = 4 * BATCH
     images = torch.randint(256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=rng(0, "cost"))
     labels = task.sample_labels(count, torch.arange(task.head_size), "uniform", rng(0, "cost labels"))
@@ -196,30 +198,47 @@ def _stepper(found: Loss | None, task: Task, updates: int = 2) -> Callable[[], f
 
     # One thread and float32, as a student on the CPU is trained; the teacher runs in step, as for augmented images.
     config = DistillConfig(updates=10_000, batch_size=BATCH, augment=("shift",))
-    learner = Learner(
-        network(STUDENT, 1),
-        data,
-        config,
-        Engine.pick(SIZE),
-        0,
-        objective=None if found is None else term_of(found),
-        teacher=network(TEACHER, 0),
-        new_student=network,
-        virtual=VirtualTeacher.untrained(task, VirtualConfig()),
-    )
-    for part, _ in learner.criterion.pretrained().values():
-        part.pretrained.requires_grad_(False)  # as it is by the time the student trains
-    learner.start()
-    # Behind every warm-up, but for losses that work in an opening phase alone.
-    step = 0 if learner.criterion.first else config.updates // 2
+    virtual = VirtualTeacher.untrained(task, VirtualConfig())
+    lesson = Lesson("Label" if found is None else term_of(found), network(TEACHER, 0), virtual, network)
+    # After every warm-up, except for losses that work only in an opening phase.
+    first = 0 if found is not None and "first" in found.settings else config.updates // 2
 
     def run() -> float:
-        start = time.perf_counter()
-        for number in range(updates):
-            learner.update(step + number)
-        return (time.perf_counter() - start) / updates
+        stage = _Timed("cost", first)
+        distill(
+            network(STUDENT, 1),
+            data,
+            data.subset(torch.arange(2)),
+            config,
+            Engine.pick(SIZE),
+            0,
+            lesson=lesson,
+            stage=stage,
+        )
+        return stage.seconds_per_step
 
     return run
+
+
+class _Timed(Stage):
+    """A stage of a few steps in the middle of a training, with their time; parts of it have none."""
+
+    def __init__(self, name: str, first: int, count: int = 3) -> None:
+        super().__init__(name)
+        self._range = range(first, first + count)
+        self.seconds_per_step = 0.0
+
+    def steps(self, total: int, **state: Any) -> Iterator[int]:
+        start = 0.0
+        for number, step in enumerate(self._range):
+            if number == 1:  # the first one warms up
+                start = time.perf_counter()
+            self._step, self._total = step, total
+            yield step
+        self.seconds_per_step = (time.perf_counter() - start) / max(len(self._range) - 1, 1)
+
+    def part(self, name: str, *, counted: bool = True) -> Stage:
+        return _Timed(name, 0, 0)
 
 
 def _model_row(name: str) -> Row:

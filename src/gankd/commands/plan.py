@@ -27,6 +27,7 @@ from gankd.training.autoencoder import train_autoencoder
 from gankd.training.distill import distill
 from gankd.training.gan import GanTrainer
 from gankd.training.label_embedding import train_label_embedding
+from gankd.training.lesson import Lesson
 from gankd.training.supervised import train_supervised
 from gankd.virtual import KnowledgeGan
 
@@ -254,6 +255,8 @@ def teach_for(method: Taught, teacher: ImageModel, updates: int) -> None:
 def distill_for(method: CganKd, student: ImageModel, updates: int, taught: bool) -> None:
     """Train a student on real images, by the loss of the run's recipe if it is taught."""
     train, recipe = method.splits.train, method.recipe
+    teacher = method.engine.place(method.tutor.untrained_teacher())
+    lesson = Lesson(recipe.student.objective, teacher, method.untrained_virtual(), method.new_student(recipe.student))
     distill(
         student,
         train,
@@ -261,10 +264,7 @@ def distill_for(method: CganKd, student: ImageModel, updates: int, taught: bool)
         replace(recipe.student, updates=updates, assistants=()),
         method.engine,
         0,
-        objective=recipe.student.objective if taught else None,
-        teacher=method.engine.place(method.tutor.untrained_teacher()),
-        new_student=method.new_student(recipe.student),
-        virtual=method.untrained_virtual(),
+        lesson=lesson if taught else None,
     )
 
 

@@ -33,12 +33,13 @@ from gankd.subsampling.ratio_net import DensityRatio
 from gankd.synthetic import Sampler, SelectConfig, Selection, SyntheticSet, check_space, generate
 from gankd.tasks import task_from_dict, task_to_dict
 from gankd.training.autoencoder import train_autoencoder
-from gankd.training.criterion import NewStudent, Wiring, connect
-from gankd.training.distill import Fakes, distill
+from gankd.training.distill import distill
 from gankd.training.gan import GanConfig, build_generator, train_gan
 from gankd.training.gan_health import HealthCheck
+from gankd.training.lesson import Fakes, Lesson, NewStudent
 from gankd.training.ratio import train_ratio
 from gankd.training.supervised import train_supervised
+from gankd.training.wiring import Wiring, connect
 
 CLASSIFIER = "resnet20"
 """Network that is trained for the features of the density ratio, where these are not the teacher's."""
@@ -294,35 +295,20 @@ class CganKd(Taught):
         lessons |= {f"assistant {name}": ImageModel.for_data(self.net(name, 0), train) for name in config.assistants}
         for what, lesson in lessons.items():
             check_model(self.engine.place(lesson).eval(), train, what)
-            connection = connect(
-                config.objective,
-                student,
-                lesson,
-                train.images,
-                train.labels,
-                train.task,
-                self.engine,
-                0,
-                student_taps=config.student_taps,
-                teacher_taps=config.teacher_taps,
-                new_student=self.new_student(config),
-                virtual=virtual,
-            )
-            connection.close()
-            if config.compile:
-                for reader in filter(None, (connection.student, connection.teacher)):
-                    reader.check_compile()
-            if connection.wiring.pairs:
-                wirings[what] = connection.wiring
+            content = Lesson(config.objective, lesson, virtual, self.new_student(config))
+            with connect(student, content, train, config, self.engine, 0) as connection:
+                if connection.wiring.pairs:
+                    wirings[what] = connection.wiring
         return wirings
 
-    def new_student(self, config: StudentConfig, names: list[str] | None = None) -> NewStudent:
-        """How losses that train peers of the student get them; `names` takes up what they are."""
+    def new_student(self, config: StudentConfig, made: list[tuple[str, ImageModel]] | None = None) -> NewStudent:
+        """Factory for peer networks of the student; appends each with its architecture's name to `made`."""
 
         def new_student(name: str, seed: int) -> ImageModel:
-            if names is not None:
-                names.append(name or config.model)
-            return ImageModel.for_data(self.net(name or config.model, seed), self.splits.train)
+            peer = ImageModel.for_data(self.net(name or config.model, seed), self.splits.train)
+            if made is not None:
+                made.append((name or config.model, peer))
+            return peer
 
         return new_student
 
@@ -385,8 +371,11 @@ class CganKd(Taught):
         fakes = None if selection is None else self._fakes(selection, config)
         teacher = self._lesson(arm, config.assistants) if teaches else None
         virtual = self.virtual if arm.kd and config.objective.needs_virtual else None
-        peers: list[ImageModel] = []
-        names: list[str] = []
+        peers: list[tuple[str, ImageModel]] = []
+        lesson = Lesson()
+        if arm.kd:
+            folder = self.tutor.teacher_stage.folder if teaches else None
+            lesson = Lesson(config.objective, teacher, virtual, self.new_student(config, peers), folder)
         stage.begin()  # storing the teacher's outputs is the student's time, making the teacher is not
         with user_errors_in_one_line(config.model, f"student {config.model}"):
             distill(
@@ -396,19 +385,14 @@ class CganKd(Taught):
                 config,
                 self.engine,
                 seed,
-                objective=config.objective if arm.kd else None,
+                lesson=lesson,
                 fakes=fakes,
-                teacher=teacher,
-                new_student=self.new_student(config, names),
-                virtual=virtual,
                 stage=stage,
-                folder=self.tutor.teacher_stage.folder if teaches else None,
-                peers=peers,
             )
         save_state(stage.path("model.safetensors"), student.state_dict())
-        for number, peer in enumerate(peers, 1):
+        for number, (_, peer) in enumerate(peers, 1):
             save_state(stage.path(f"peer-{number}.safetensors"), peer.state_dict())
-        facts = {"peers": names} if peers else {}
+        facts = {"peers": [name for name, _ in peers]} if peers else {}
         stage.finish(val=evaluate(student, splits.val, self.engine), updates=config.updates, **facts)
 
     def peers(self, name: str, seed: int) -> list[tuple[str, ImageModel]]:

@@ -8,8 +8,8 @@ from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
-from gankd.training.distill import DistillConfig
 from gankd.training.gan import GanConfig
+from gankd.training.lesson import DistillConfig
 from gankd.training.objective import Objective
 from gankd.training.ratio import RatioConfig
 from gankd.training.supervised import SupervisedConfig

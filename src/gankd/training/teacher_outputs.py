@@ -1,4 +1,4 @@
-"""What the teacher says about images that stay as they are, computed once: outputs always, features on request."""
+"""The teacher's signals for images that stay the same, computed once: outputs always, features on request."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,15 +14,24 @@ from gankd.errors import CheckpointError
 from gankd.runs import fingerprint
 from gankd.storage import FORMAT, load_state, save_state
 from gankd.synthetic import check_space
-from gankd.training.criterion import Reader, Signals, in_float32
+from gankd.training.criterion import Reader, Signals, joined
 
 BATCH = 512
 LARGEST_HALF = 6e4
 """float16 ends at 65504."""
 
 
-class TeacherOutputs:
-    """A teacher's signals for `images`, as they are or in fixed views of them.
+def stored_signals(
+    reader: Reader,
+    images: Tensor,
+    engine: Engine,
+    kinds: tuple[Augmentation, ...] = (),
+    views: Tensor | None = None,
+    *,
+    paths: Sequence[str] = (),
+    folder: Path | None = None,
+) -> Signals:
+    """A teacher's signals for all `images`, as they are or in fixed views of them, computed or read from a file.
 
     Logits and features are kept in float16, values in float32.
 
@@ -30,77 +39,55 @@ class TeacherOutputs:
         reader: reads the teacher.
         images: (n, C, H, W) uint8.
         engine: device and precision.
-        kinds, views: augmentations and their draws (K, n, 7), see `gankd.data.augment`; none: images as they are.
+        kinds, views: augmentations and how they change each image, (K, n, 7), see `gankd.data.augment`; default: images
+            as they are.
         paths: modules that the reader taps.
-        folder: where they are kept for the next student; nowhere if None.
+        folder: keeps them for the next student; default: not kept.
+
+    Returns:
+        Tensors (or lists of these) of K n rows, view by view; rotated ones have their three rotations in a second
+        dimension.
 
     Raises:
         CheckpointError: the file is damaged, or belongs to another teacher, other images or other views.
         RunError: the disk is too small.
     """
-
-    def __init__(
-        self,
-        reader: Reader,
-        images: Tensor,
-        engine: Engine,
-        kinds: tuple[Augmentation, ...] = (),
-        views: Tensor | None = None,
-        *,
-        paths: Sequence[str] = (),
-        folder: Path | None = None,
-    ) -> None:
-        self._size = len(images)
-        key = {
-            "format": FORMAT,
-            "teacher": _hash(reader.model.state_dict().values()),
-            "images": _hash([images]),
-            "augment": list(kinds) if views is not None else [],
-            "views": None if views is None else _hash([views]),
-            "signals": reader.names,
-            "taps": list(paths),
-            "bf16": engine.bf16,
-        }
-        path = None if folder is None else folder / f"teacher-{fingerprint(key)[:12]}.safetensors"
-        if path is not None and path.is_file():
-            self._signals: Signals = _to(_load(path, key), engine.device)
-            return
-        self._signals = self._compute(reader, images, engine, kinds, views)
-        if path is not None:
-            needed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self._signals))
-            check_space(path.parent, needed)
-            save_state(path, {"key": key, "signals": self._signals})
-
-    @torch.no_grad()
-    def _compute(
-        self,
-        reader: Reader,
-        images: Tensor,
-        engine: Engine,
-        kinds: tuple[Augmentation, ...],
-        views: Tensor | None,
-    ) -> Signals:
-        reader.model.eval()
-        parts: list[Signals] = []
-        for number in range(1 if views is None else len(views)):
-            for start in range(0, len(images), BATCH):
-                some = images[start : start + BATCH].to(engine.device)
-                if views is not None:
-                    some = apply_views(some, kinds, views[number, start : start + BATCH].to(engine.device))
-                with engine.autocast():
-                    found = reader(some)[1]
-                parts.append({name: _small(_by_row(name, value, len(some)), name) for name, value in found.items()})
-        return {name: _cat([part[name] for part in parts]) for name in reader.names}
-
-    def rows(self, index: Tensor, view: Tensor | int = 0) -> Signals:
-        """Signals of images `index` (N,) in views `view` (N,), row by row; see `join`."""
-        place = index + view * self._size
-        return {name: _take(value, place) for name, value in self._signals.items()}
+    key = {
+        "format": FORMAT,
+        "teacher": _hash(reader.model.state_dict().values()),
+        "images": _hash([images]),
+        "augment": list(kinds) if views is not None else [],
+        "views": None if views is None else _hash([views]),
+        "signals": reader.names,
+        "taps": list(paths),
+        "bf16": engine.bf16,
+    }
+    path = None if folder is None else folder / f"teacher-{fingerprint(key)[:12]}.safetensors"
+    if path is not None and path.is_file():
+        return _to(_load(path, key), engine.device)
+    signals = _compute(reader, images, engine, kinds, views)
+    if path is not None:
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(signals))
+        check_space(path.parent, needed)
+        save_state(path, {"key": key, "signals": signals})
+    return signals
 
 
-def join(parts: Sequence[Signals]) -> Signals:
-    """Signals of real and generated images one after the other, in float32, as losses read them."""
-    return {name: _unrow(name, in_float32(_cat([part[name] for part in parts]))) for name in parts[0]}
+@torch.no_grad()
+def _compute(
+    reader: Reader, images: Tensor, engine: Engine, kinds: tuple[Augmentation, ...], views: Tensor | None
+) -> Signals:
+    reader.model.eval()
+    parts: list[Signals] = []
+    for number in range(1 if views is None else len(views)):
+        for start in range(0, len(images), BATCH):
+            some = images[start : start + BATCH].to(engine.device)
+            if views is not None:
+                some = apply_views(some, kinds, views[number, start : start + BATCH].to(engine.device))
+            with engine.autocast():
+                found = reader(some)[1]
+            parts.append({name: _small(_by_row(name, value, len(some)), name) for name, value in found.items()})
+    return {name: joined([part[name] for part in parts]) for name in reader.names}
 
 
 def _by_row(name: str, value: Any, count: int) -> Any:
@@ -110,12 +97,6 @@ def _by_row(name: str, value: Any, count: int) -> Any:
     return value.unflatten(0, (3, count)).transpose(0, 1) if name.startswith("rotated_") else value
 
 
-def _unrow(name: str, value: Any) -> Any:
-    if isinstance(value, list):
-        return [_unrow(name, item) for item in value]
-    return value.transpose(0, 1).flatten(0, 1) if name.startswith("rotated_") else value
-
-
 def _small(value: Any, name: str) -> Any:
     if isinstance(value, list):
         return [_small(item, name) for item in value]
@@ -123,16 +104,6 @@ def _small(value: Any, name: str) -> Any:
     if (name.endswith(("_outputs", "_values")) and value.ndim == 1) or value.abs().amax() > LARGEST_HALF:
         return value.float()
     return value.half()
-
-
-def _cat(parts: Sequence[Any]) -> Any:
-    if isinstance(parts[0], list):
-        return [torch.cat(items) for items in zip(*parts, strict=True)]
-    return torch.cat(list(parts))
-
-
-def _take(value: Any, place: Tensor) -> Any:
-    return [item[place] for item in value] if isinstance(value, list) else value[place]
 
 
 def _to(signals: Signals, device: torch.device) -> Signals:

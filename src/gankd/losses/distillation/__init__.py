@@ -3,6 +3,6 @@
 `gankd list losses` prints them; `gankd.training.objective` adds them up.
 """
 
-from gankd.losses.distillation.spec import Loss, loss
+from gankd.losses.distillation.spec import Loss, LossModule, loss
 
-__all__ = ["Loss", "loss"]
+__all__ = ["Loss", "LossModule", "loss"]

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from gankd.config import require
 from gankd.losses.distillation.maps import project, same_size
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.spec import LossModule, loss
 
 
 @loss("AB", paper="Heo et al., AAAI 2019")
-class AB(nn.Module):
+class AB(LossModule):
     """A first phase in which the student's neurons learn to fire where the teacher's do.
 
         3/1000 sum over pairs l = 1 .. L of 2^(l - L) sum over neurons of  max(0, m - s)^2  where t > 0,

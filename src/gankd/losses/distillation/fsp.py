@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from gankd.config import require
 from gankd.errors import ModelError
 from gankd.losses.distillation.maps import project, same_size
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.spec import LossModule, loss
 
 
 @loss("FSP", paper="Yim et al., CVPR 2017", weight=1)
-class FSP(nn.Module):
+class FSP(LossModule):
     """A first phase in which the flow between the student's stages is matched to the teacher's.
 
         sum over consecutive maps (F, F') of mean over channel pairs of (G_S - G_T)^2,

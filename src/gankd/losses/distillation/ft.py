@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from gankd.config import require
 from gankd.losses.distillation.maps import keep_layout, same_size
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.spec import LossModule, loss
 
 
 @loss("FT", paper="Kim, Park, Kwak, NeurIPS 2018", weight=200)
-class FT(nn.Module):
+class FT(LossModule):
     """Match the direction of the student's translated last map to the teacher's paraphrased one.
 
         mean over factors of |f_S / |f_S|_2 - f_T / |f_T|_2|^p,  f_S = translator(S), f_T = paraphraser(T)
@@ -33,6 +33,8 @@ class FT(nn.Module):
     [1] Kim, Park, Kwak. Paraphrasing complex network: network compression via factor transfer (NeurIPS 2018),
         section 3.
     """
+
+    pretrained: nn.ModuleDict
 
     def __init__(
         self,

@@ -9,6 +9,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, TypeVar
 
+from torch import Tensor, nn
+
 from gankd.config import suggest
 from gankd.errors import ConfigError
 
@@ -54,6 +56,34 @@ def network_inputs() -> dict[str, str]:
         for side in ("student", "teacher")
         for name, text in NETWORK_INPUTS.items()
     }
+
+
+class LossModule(nn.Module):
+    """Base class of a loss that offers more than its value; a loss that does not needs `nn.Module` only.
+
+    Training asks for this class, never for attributes by name, so that an `nn.Module` may use these names freely.
+    Override what applies:
+
+    first, an opening phase: share of the updates, at the beginning, in which only this loss is minimised, and after
+        which it takes no part.
+    pretrain, pretrained, pretraining, a part that learns from the teacher before the student starts: its length as a
+        share of the student's updates; the module that is trained, and frozen afterwards; and its loss, a function of
+        inputs without the student's, one value.
+    problems, what a user should know: texts by name. A new text is logged and printed once.
+    """
+
+    first: float = 0.0
+    pretrain: float = 0.0
+    pretrained: nn.Module
+    problems: dict[str, str]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problems = {}
+
+    def pretraining(self, *inputs: Any, **named: Any) -> Tensor:
+        """Loss of `pretrained`; its arguments say what it reads, as those of `forward` do."""
+        raise NotImplementedError(f"{type(self).__name__} sets pretrain and has no pretraining")
 
 
 @dataclass(frozen=True)

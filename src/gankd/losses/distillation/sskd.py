@@ -5,11 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.spec import LossModule, loss
 
 
 @loss("SSKD", paper="Xu et al., ECCV 2020")
-class SSKD(nn.Module):
+class SSKD(LossModule):
     """Match outputs on rotated images, and the similarity of each rotated view to the upright images.
 
         tf TF + ss SS

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gankd.config import from_dict, require
 from gankd.errors import CheckpointError, ConfigError, GankdError
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.spec import LossModule, loss
 from gankd.tasks import Task
 from gankd.virtual.losses.own_knowledge import OwnKnowledge, check_temperature, learn_from, sigmoid_ramp, trust
 from gankd.virtual.teacher import VirtualTeacher
@@ -64,7 +64,7 @@ class Peer:
 
 
 @loss("ExchangeVKD", paper="after Kim, IEEE Access 2022", needs="a shared folder and a name in it")
-class ExchangeVKD(nn.Module):
+class ExchangeVKD(LossModule):
     """Learn from draws of generators that peers in other processes put into a shared folder.
 
         lam mean_i T^2 KL(softmax(draw of peer i / T) || softmax(student / T))
@@ -132,8 +132,6 @@ class ExchangeVKD(nn.Module):
         self.task, self.T, self.every, self.patience, self.gate = task, T, every, patience, gate
         self.path = where / f"{name}.safetensors"
         self.knowledge = OwnKnowledge(task, T, len(dataset_labels))
-        self.problems: dict[str, str] = {}
-        """What is wrong with a peer's file, or with this one's own, by name."""
         self.used: dict[str, Peer] = {}
         """Peers that teach, by name."""
         self._versions: dict[str, int] = {}

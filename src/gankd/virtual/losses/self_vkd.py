@@ -2,18 +2,18 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gankd.config import require
 from gankd.losses.distillation.kd import kd_loss
 from gankd.losses.distillation.soft_targets import soft_targets
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.spec import LossModule, loss
 from gankd.tasks import Task
 from gankd.virtual.losses.own_knowledge import OwnKnowledge, check_temperature, linear_ramp
 
 
 @loss("SelfVKD", paper="after Kim, IEEE Access 2022")
-class SelfVKD(nn.Module):
+class SelfVKD(LossModule):
     """Learn from a generator of one's own softened outputs, given the label; no teacher.
 
         kd:      lam T^2 KL(softmax(draw / T) || softmax(student / T))
@@ -77,8 +77,6 @@ class SelfVKD(nn.Module):
         require(0 <= start < 1, f"SelfVKD: start must lie in [0, 1), got {start}")
         self.T, self.form, self.start = T, form, start
         self.knowledge = OwnKnowledge(task, T, len(dataset_labels), correct_only=correct_only)
-        self.problems: dict[str, str] = {}
-        """What a person should know."""
         self.register_buffer("factor", torch.ones(()))
         self.register_buffer("growing", torch.zeros(()))
         self.register_buffer("sums", torch.zeros(2))

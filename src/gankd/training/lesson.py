@@ -1,0 +1,103 @@
+"""What a student learns from, images and losses, and the settings of its training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gankd.config import require
+from gankd.models.contract import ImageModel
+from gankd.training.objective import Objective
+from gankd.training.supervised import SupervisedConfig
+from gankd.virtual import VirtualTeacher
+
+NewStudent = Callable[[str, int], ImageModel]
+"""(name or "" for the student's own architecture, seed) -> a student with new random weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(SupervisedConfig):
+    """How a student learns."""
+
+    fake_share: float = 0.5
+    """Share of generated images in each batch, where there are any."""
+    kd_on: Literal["both", "real", "fake"] = "both"
+    """Images on which losses that read the teacher work."""
+    views: Literal["online"] | int = "online"
+    """How images are augmented: online augments afresh at every step; K makes K views of each image once, so that the
+    teacher's outputs for them can be stored."""
+    compile: bool = False
+    """Compile student and teacher by torch.compile, with what losses read of them; pays on a GPU in long trainings."""
+    store_features: bool = False
+    """Also store the teacher's features for images or views that stay the same; its outputs always are."""
+    student_taps: tuple[str, ...] = ()
+    teacher_taps: tuple[str, ...] = ()
+    """Modules whose feature maps are paired in this order, as dotted paths; default: stage boundaries, see
+    `gankd inspect`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 < self.fake_share <= 1, f"{self.where}fake_share must lie in (0, 1], got {self.fake_share}")
+        require(
+            round(self.fake_share * self.batch_size) >= 1,
+            f"fake_share {self.fake_share} of batch_size {self.batch_size} is less than one image",
+        )
+        require(
+            self.views == "online" or self.views >= 1,
+            f"{self.where}views must be online or at least 1, got {self.views}",
+        )
+        require(
+            self.views == "online" or bool(self.augment),
+            f"{self.where}views={self.views} needs an augmentation to draw; set {self.where}augment",
+        )
+
+
+@dataclass(frozen=True)
+class Fakes:
+    """Generated images for a student: uint8 images (M, C, H, W) and labels (M,) or class probabilities (M, K)."""
+
+    images: Tensor
+    labels: Tensor
+    teacher_outputs: Tensor | None = None
+    """(M,) or (M, K) in user units, from the same teacher that the student learns from; default: computed."""
+    folder: Path | None = None
+    """Folder that keeps other outputs of the teacher for the next student."""
+
+    def to(self, device: torch.device) -> "Fakes":
+        """These images on another device."""
+        outputs = None if self.teacher_outputs is None else self.teacher_outputs.to(device)
+        return Fakes(self.images.to(device), self.labels.to(device), outputs, self.folder)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Losses of a student, and everything that they read besides images and labels.
+
+        Lesson("KD + FitNet", teacher=teacher)
+
+    Raises:
+        ConfigError: `loss` is not a sum of losses.
+    """
+
+    loss: Objective | str = "Label"
+    """The losses; the label loss joins them where they name none."""
+    teacher: ImageModel | None = None
+    """Read where a loss asks for it: frozen, in eval mode, with its own normalisation."""
+    virtual: VirtualTeacher | None = None
+    """Read by losses written as LOSS@virtual, and by other target sources."""
+    new_student: NewStudent | None = None
+    """Makes further networks, for losses that train peers of the student."""
+    folder: Path | None = None
+    """Folder that keeps the teacher's outputs for real images for the next student."""
+
+    def __post_init__(self) -> None:
+        _ = self.objective  # refuses a wrong text here, where it was written
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The losses as a weighted sum."""
+        return Objective.parse(self.loss) if isinstance(self.loss, str) else self.loss

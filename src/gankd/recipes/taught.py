@@ -304,9 +304,10 @@ class Taught:
 
     def inspection(self) -> Inspection:
         """Measure the virtual teacher by the gates; see `inspect_virtual`."""
+        virtual = self.virtual  # first: its training writes the result of the stage
         stored = self.virtual_stage.result or {}
         return inspect_virtual(
-            self.virtual, lambda images: self.output_reader(images), self.splits.test, self.recipe.seed, stored
+            virtual, lambda images: self.output_reader(images), self.splits.test, self.recipe.seed, stored
         )
 
     def untrained_virtual(self) -> VirtualTeacher:

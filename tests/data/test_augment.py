@@ -7,8 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankd.data.augment import Augmentation, augment
+from gankd.config import override
+from gankd.data.augment import DRAWS, Augmentation, Views, apply_views, augment, draw_views, known_as
+from gankd.errors import ConfigError
 from gankd.seeds import rng
+from gankd.training.supervised import SupervisedConfig
+from gankd.training.teacher_outputs import _hash
 
 IMAGES = torch.rand((64, 3, 16, 16), generator=rng(0, "images"))
 ALL: tuple[Augmentation, ...] = ("shift", "rotate", "scale", "flip", "colour")
@@ -125,3 +129,82 @@ def test_rotation_and_scale_act_together_as_one_map() -> None:
     x, y = centre(augment(image, ("rotate", "scale", "flip"), rng(0, "a")))
     assert x.abs().max() < 0.05  # none of them moves the centre
     assert y.abs().max() < 0.05
+
+
+# --- named numbers
+
+
+def test_numbers_are_named_and_absent_kinds_have_none() -> None:
+    views = draw_views(5, ("flip", "shift"), rng(0, "a"))
+    assert list(views.numbers) == ["mirror", "shift_x", "shift_y"]
+    assert all(values.shape == (5,) for values in views.numbers.values())
+    assert draw_views(5, (), rng(0, "a")).numbers == {}
+
+
+def test_random_numbers_are_those_of_earlier_versions() -> None:
+    # from commit 26bf785, where a draw was a row of seven unnamed columns
+    columns = {
+        "angle": [-0.23435963690280914, -0.18797063827514648, 0.23337092995643616],
+        "scale": [1.1021167039871216, 0.9339962005615234, 1.1206543445587158],
+        "mirror": [-1.0, 1.0, 1.0],
+        "shift_x": [0.05242288112640381, -0.07190018892288208, 0.07840684056282043],
+        "shift_y": [0.23879089951515198, 0.15633559226989746, -0.08371400833129883],
+        "contrast": [1.07158362865448, 1.001801609992981, 1.1309499740600586],
+        "brightness": [0.14142251014709473, -0.008987188339233398, -0.0715089812874794],
+    }
+    views = draw_views(3, ALL, rng(0, "literal"))
+    assert {name: values.tolist() for name, values in views.numbers.items()} == {
+        name: torch.tensor(values).tolist() for name, values in columns.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("kinds", "key"),
+    [
+        (ALL, "3dc2ce811732947f5a197fce3ae39fed"),
+        (("flip",), "1480a30ca4ec5b9ae4d75131ecc9f243"),
+        (("shift", "scale"), "f43a4f07ec3e4cb88f162c4b6045e0e5"),
+        (("colour",), "7af5464155d8c870106959acc631c651"),
+        (("rotate",), "1bee9263a620426c33e3ebd6c67e5978"),
+    ],
+)
+def test_keys_of_stored_results_are_those_of_earlier_versions(kinds: tuple[Augmentation, ...], key: str) -> None:
+    # from commit 26bf785: hashes of draws (2, 5, 7)
+    views = Views.stack([draw_views(5, kinds, rng(0, "view", "real", number)) for number in range(2)])
+    assert _hash(views.key()) == key
+
+
+def test_a_new_kind_changes_neither_numbers_nor_keys_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds: tuple[Augmentation, ...] = ("shift", "flip")
+    before = draw_views(5, kinds, rng(0, "a"))
+    monkeypatch.setitem(DRAWS, "erase", {"erase_x": lambda uniform: uniform(0, 1)})
+    after = draw_views(5, kinds, rng(0, "a"))
+    assert _hash(after.key()) == _hash(before.key())
+    erased = draw_views(5, (*kinds, "erase"), rng(0, "a"))  # type: ignore[arg-type]
+    assert list(erased.numbers) == ["mirror", "shift_x", "shift_y", "erase_x"]
+    assert all(torch.equal(erased.numbers[name], values) for name, values in before.numbers.items())
+    assert _hash(erased.key()) != _hash(before.key())
+    assert torch.equal(apply_views(IMAGES[:5], erased), apply_views(IMAGES[:5], before))
+
+
+def test_views_are_taken_joined_and_split() -> None:
+    views = Views.stack([draw_views(6, ("flip", "colour"), rng(0, "v", number)) for number in range(2)])
+    assert len(views) == 2
+    picked = views[torch.tensor([1, 0]), torch.tensor([5, 2])]
+    expected = [views.numbers["contrast"][1, 5], views.numbers["contrast"][0, 2]]
+    assert picked.numbers["contrast"].tolist() == torch.stack(expected).tolist()
+    again = Views.cat(views[1].split(4))
+    assert all(torch.equal(again.numbers[name], views.numbers[name][1]) for name in again.numbers)
+
+
+# --- names
+
+
+def test_synonyms_mean_the_same_and_settings_store_one_name() -> None:
+    other: tuple[Augmentation, ...] = ("translation", "color")
+    assert torch.equal(augment(IMAGES, other, rng(0, "a")), augment(IMAGES, ("shift", "colour"), rng(0, "a")))
+    assert SupervisedConfig(augment=other) == SupervisedConfig(augment=("shift", "colour"))
+    assert override(SupervisedConfig(), ["augment=color,flip"]).augment == ("colour", "flip")
+    assert known_as(("color", "cutout"), ("color", "cutout")) == ("color", "cutout")
+    with pytest.raises(ConfigError, match="augment"):
+        override(SupervisedConfig(), ["augment=cutout"])

@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from gankd.generators.diff_augment import Augmentation, diff_augment
+from gankd.config import override
+from gankd.errors import ConfigError
+from gankd.generators.diff_augment import DiffAugmentation, diff_augment
 from gankd.seeds import rng
+from gankd.training.gan import GanConfig
 
-ALL: tuple[Augmentation, ...] = ("color", "translation", "cutout")
+ALL: tuple[DiffAugmentation, ...] = ("color", "translation", "cutout")
 
 
 def noise(*shape: int) -> Tensor:
@@ -129,7 +132,7 @@ def test_cutout_zeroes_a_box_of_half_the_sides_cut_at_the_border(height: int, wi
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_each_image_has_its_own_draw_and_the_generator_decides_it(name: Augmentation) -> None:
+def test_each_image_has_its_own_draw_and_the_generator_decides_it(name: DiffAugmentation) -> None:
     images = noise(1, 3, 16, 16).expand(8, -1, -1, -1)
     changed = diff_augment(images, (name,), rng(7, "augment"))
     assert len(changed.flatten(1).unique(dim=0)) > 4
@@ -154,3 +157,20 @@ def test_gradients_of_the_whole_policy_match_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda x: diff_augment(x, ALL, rng(10, "augment")), images)
     small = images.detach()[:, :, :4, :4].requires_grad_()
     assert torch.autograd.gradgradcheck(lambda x: diff_augment(x, ALL, rng(10, "augment")).square(), small)
+
+
+def test_synonyms_mean_the_same_and_settings_store_one_name() -> None:
+    images = noise(4, 3, 8, 8)
+    expected = diff_augment(images, ("translation", "color"), rng(0, "a"))
+    assert torch.equal(diff_augment(images, ("shift", "colour"), rng(0, "a")), expected)
+    assert GanConfig(diff_augment=("shift", "colour", "cutout")).diff_augment == ("translation", "color", "cutout")
+    assert override(GanConfig(), ["diff_augment=colour"]) == GanConfig(diff_augment=("color",))
+    with pytest.raises(ConfigError, match="diff_augment"):
+        override(GanConfig(), ["diff_augment=rotate"])
+
+
+def test_random_numbers_are_those_of_earlier_versions() -> None:
+    # from commit 26bf785
+    images = torch.arange(3 * 3 * 8 * 8).view(3, 3, 8, 8).remainder(256) / 127.5 - 1
+    changed = diff_augment(images, ("color", "translation", "cutout"), rng(2, "d"))
+    assert changed.sum((1, 2, 3)).tolist() == pytest.approx([-58.446510, 12.280045, 56.836185], abs=1e-4)

@@ -1,19 +1,116 @@
 """Label-keeping changes of real images, one draw per image, in one batched call on the device."""
 
 import math
-from typing import Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Augmentation = Literal["shift", "rotate", "scale", "flip", "colour"]
+Augmentation = Literal["shift", "rotate", "scale", "flip", "colour", "translation", "color"]
+"""Kinds of change; the last two are other names of shift and colour."""
+SYNONYMS = (("shift", "translation"), ("colour", "color"))
+"""Names of one kind: settings take either; this file and DiffAugment each store the one they know."""
+
+
+def known_as(kinds: Sequence[str], known: Collection[str]) -> tuple[Any, ...]:
+    """`kinds`, each under the synonym that is in `known`; other names stay as they are."""
+    other = {name: pair[1 - place] for pair in SYNONYMS for place, name in enumerate(pair)}
+    return tuple(kind if kind in known else other.get(kind, kind) for kind in kinds)
+
+
+# --- drawing
+
+Uniform = Callable[[float, float], Tensor]
+"""(low, high) to one random number per image, (N,)."""
+
+
+def _mirror(uniform: Uniform) -> Tensor:
+    return torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
+
+
+DRAWS: dict[str, dict[str, Callable[[Uniform], Tensor]]] = {
+    "rotate": {"angle": lambda uniform: uniform(-math.pi / 12, math.pi / 12)},
+    "scale": {"scale": lambda uniform: torch.exp(uniform(-0.14, 0.14))},
+    "flip": {"mirror": _mirror},
+    # A quarter of the grid's range [-1, 1] is an eighth of the side.
+    "shift": {"shift_x": lambda uniform: uniform(-0.25, 0.25), "shift_y": lambda uniform: uniform(-0.25, 0.25)},
+    "colour": {"contrast": lambda uniform: uniform(0.75, 1.25), "brightness": lambda uniform: uniform(-0.15, 0.15)},
+}
+"""Kind to its named numbers, in the order in which they are drawn. A new kind goes last, and into `apply_views`."""
+NO_CHANGE = {
+    "angle": 0.0,
+    "scale": 1.0,
+    "mirror": 1.0,
+    "shift_x": 0.0,
+    "shift_y": 0.0,
+    "contrast": 1.0,
+    "brightness": 0.0,
+}
+"""Numbers that stand for kinds that were not asked for, in geometry and in `Views.key`. New kinds need none."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Named random numbers that say how images are changed: (N,), or (K, N) for K views of each image.
+
+    A kind that is not in use has no numbers.
+    """
+
+    numbers: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.numbers.values())))
+
+    def __getitem__(self, index: Any) -> "Views":
+        return self._each(lambda values: values[index])
+
+    def to(self, device: torch.device | str) -> "Views":
+        """These views on another device."""
+        return self._each(lambda values: values.to(device))
+
+    def split(self, size: int) -> list["Views"]:
+        """Parts of at most `size` images, of one view each."""
+        return [self[start : start + size] for start in range(0, len(self), size)]
+
+    @staticmethod
+    def cat(parts: Sequence["Views"]) -> "Views":
+        """Views of images one after the other."""
+        return parts[0]._with(parts, torch.cat)
+
+    @staticmethod
+    def stack(parts: Sequence["Views"]) -> "Views":
+        """K views (N,) of the same images, as (K, N)."""
+        return parts[0]._with(parts, torch.stack)
+
+    def get(self, name: str) -> Tensor:
+        """The numbers of this name, or those that change nothing."""
+        if name in self.numbers:
+            return self.numbers[name]
+        return torch.full_like(next(iter(self.numbers.values())), NO_CHANGE[name])
+
+    def key(self) -> list[Tensor]:
+        """Tensors that identify these views in the key of a stored result.
+
+        Keys of stored results are older than the names: the first seven numbers are one tensor (..., N, 7), whichever
+        of them are in use. Numbers of other kinds follow where they are in use, so a new kind changes no other's key.
+        """
+        others = [values for name, values in self.numbers.items() if name not in NO_CHANGE]
+        return [torch.stack([self.get(name) for name in NO_CHANGE], -1), *others]
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> "Views":
+        return Views({name: function(values) for name, values in self.numbers.items()})
+
+    def _with(self, parts: Sequence["Views"], join: Callable[[list[Tensor]], Tensor]) -> "Views":
+        return Views({name: join([part.numbers[name] for part in parts]) for name in self.numbers})
 
 
 def draw_views(
     count: int, kinds: tuple[Augmentation, ...], generator: torch.Generator, device: torch.device | str = "cpu"
-) -> Tensor:
-    """Draw how `count` images are to be changed: (count, 7) angle, scale, mirror, shifts, contrast, brightness.
+) -> Views:
+    """Draw how `count` images are changed.
 
     shift: up to an eighth of the side each way; rotate: up to 15 degrees; scale: 0.87 to 1.15;
     flip: left-right, every second image; colour: brightness +-0.15 and contrast 0.75 to 1.25.
@@ -22,32 +119,33 @@ def draw_views(
     def uniform(low: float, high: float) -> Tensor:
         return torch.rand(count, device=device, generator=generator) * (high - low) + low
 
-    zero, one = torch.zeros(count, device=device), torch.ones(count, device=device)
-    angle = uniform(-math.pi / 12, math.pi / 12) if "rotate" in kinds else zero
-    scale = torch.exp(uniform(-0.14, 0.14)) if "scale" in kinds else one
-    mirror = torch.where(uniform(0, 1) < 0.5, -one, one) if "flip" in kinds else one
-    # A quarter of the grid's range [-1, 1] is an eighth of the side.
-    shift_x, shift_y = (uniform(-0.25, 0.25), uniform(-0.25, 0.25)) if "shift" in kinds else (zero, zero)
-    contrast, brightness = (uniform(0.75, 1.25), uniform(-0.15, 0.15)) if "colour" in kinds else (one, zero)
-    return torch.stack([angle, scale, mirror, shift_x, shift_y, contrast, brightness], 1)
+    wanted = known_as(kinds, DRAWS)
+    drawn = [draw for kind, draw in DRAWS.items() if kind in wanted]
+    return Views({name: number(uniform) for draw in drawn for name, number in draw.items()})
 
 
-def apply_views(images: Tensor, kinds: tuple[Augmentation, ...], views: Tensor) -> Tensor:
-    """Change images (N, C, H, W) in [0, 1] (or uint8) as drawn (N, 7); returns float32 in [0, 1]."""
+# --- changing
+
+
+def apply_views(images: Tensor, views: Views) -> Tensor:
+    """Change images (N, C, H, W) in [0, 1] (or uint8) as drawn; returns float32 in [0, 1]."""
     images = images.float() / 255 if images.dtype == torch.uint8 else images
-    angle, scale, mirror, shift_x, shift_y, contrast, brightness = views.unbind(1)
-    if set(kinds) & {"shift", "rotate", "scale", "flip"}:
+    if views.numbers.keys() & {"angle", "scale", "mirror", "shift_x"}:
+        # --- rotate, scale, flip and shift: one affine map (N, 2, 3), one resampling
+        angle, scale, mirror = (views.get(name) for name in ("angle", "scale", "mirror"))
         cos, sin = scale * angle.cos(), scale * angle.sin()
-        rows = [torch.stack([mirror * cos, -sin, shift_x], 1), torch.stack([mirror * sin, cos, shift_y], 1)]
-        grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+        to_x = torch.stack([mirror * cos, -sin, views.get("shift_x")], 1)
+        to_y = torch.stack([mirror * sin, cos, views.get("shift_y")], 1)
+        grid = F.affine_grid(torch.stack([to_x, to_y], 1), list(images.shape), align_corners=False)  # (N, H, W, 2)
         images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    if "colour" in kinds:
-        mean = images.mean((1, 2, 3))
-        factor, offset = contrast[:, None, None, None], (mean * (1 - contrast) + brightness)[:, None, None, None]
-        images = (images * factor + offset).clamp(0, 1)
+    if "contrast" in views.numbers:
+        # --- colour: contrast around the image's mean, then brightness
+        contrast, mean = views.get("contrast"), images.mean((1, 2, 3))
+        offset = mean * (1 - contrast) + views.get("brightness")
+        images = (images * contrast[:, None, None, None] + offset[:, None, None, None]).clamp(0, 1)
     return images
 
 
 def augment(images: Tensor, kinds: tuple[Augmentation, ...], generator: torch.Generator) -> Tensor:
     """Augment images (N, C, H, W) in [0, 1] (or uint8) by fresh draws; returns float32 in [0, 1]."""
-    return apply_views(images, kinds, draw_views(len(images), kinds, generator, images.device))
+    return apply_views(images, draw_views(len(images), kinds, generator, images.device))

@@ -4,15 +4,24 @@ discriminator of a GAN cannot memorise a small data set.
 Zhao, Liu, Lin, Zhu, Han. Differentiable augmentation for data-efficient GAN training. NeurIPS 2020.
 """
 
-from typing import Literal, assert_never
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Augmentation = Literal["color", "translation", "cutout"]
+from gankd.data.augment import known_as
+
+Stored = Literal["color", "translation", "cutout"]
+DiffAugmentation = Literal[Stored, "colour", "shift"]
+"""Kinds of change; the last two are other names of color and translation."""
 
 
-def diff_augment(images: Tensor, policy: tuple[Augmentation, ...], generator: torch.Generator) -> Tensor:
+def stored_policy(policy: tuple[DiffAugmentation, ...]) -> tuple[Stored, ...]:
+    """The names under which settings are stored."""
+    return known_as(policy, get_args(Stored))
+
+
+def diff_augment(images: Tensor, policy: tuple[DiffAugmentation, ...], generator: torch.Generator) -> Tensor:
     """Change each image at random, in the order of `policy`; gradients flow through.
 
         color        brightness +U(-0.5, 0.5), then saturation xU(0, 2) around each pixel's channel mean,
@@ -31,7 +40,7 @@ def diff_augment(images: Tensor, policy: tuple[Augmentation, ...], generator: to
         (N, C, H, W) of the same type and memory format.
     """
     channels_last = images.is_contiguous(memory_format=torch.channels_last)
-    for name in policy:
+    for name in stored_policy(policy):
         match name:
             case "color":
                 images = _color(images, generator)
@@ -39,8 +48,6 @@ def diff_augment(images: Tensor, policy: tuple[Augmentation, ...], generator: to
                 images = _translate(images, generator)
             case "cutout":
                 images = _cut_out(images, generator)
-            case _:
-                assert_never(name)
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 

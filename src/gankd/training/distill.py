@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gankd.config import require
-from gankd.data.augment import apply_views, augment, draw_views
+from gankd.data.augment import Views, apply_views, augment, draw_views
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.losses.distillation.spec import LossModule
@@ -227,7 +227,7 @@ class Feed:
             draws = [self.real_views[view[: self.num_real], real_index]]
             if fake_index is not None and self.fake_views is not None:
                 draws.append(self.fake_views[view[self.num_real :], fake_index])
-            images = apply_views(images, config.augment, torch.cat(draws))
+            images = apply_views(images, Views.cat(draws))
         elif config.augment:
             images = augment(images, config.augment, rng(self.seed, "augment", step, device=device))
         return Batch(images, parts, index, self.num_real, real_index, fake_index, view)
@@ -238,14 +238,14 @@ class Feed:
             return None
         return slice(batch.num_real, None), self.fakes.teacher_outputs[batch.fake_index]
 
-    def _draw(self, purpose: str, count: int) -> Tensor | None:
-        """(K, count, 7) stored views: the same for all students, which can then share the teacher's outputs."""
+    def _draw(self, purpose: str, count: int) -> Views | None:
+        """(K, count) stored views: the same for all students, which can then share the teacher's outputs."""
         if not self.config.augment or self.config.views == "online" or count == 0:
             return None
         views = [
             draw_views(count, self.config.augment, rng(0, "view", purpose, k)) for k in range(int(self.config.views))
         ]
-        return torch.stack(views).to(self.engine.device)
+        return Views.stack(views).to(self.engine.device)
 
 
 # --- the teacher's side of a step ---------------------------------------------------------------------------

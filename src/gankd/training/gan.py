@@ -17,7 +17,7 @@ from gankd.config import require, suggest
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.generators.architectures import ARCHITECTURES, with_batch_norm
-from gankd.generators.diff_augment import Augmentation, diff_augment
+from gankd.generators.diff_augment import DiffAugmentation, diff_augment, stored_policy
 from gankd.generators.label_embedding import LabelInput, LabelToEmbedding
 from gankd.generators.networks import LatentGenerator, to_float
 from gankd.generators.projected import FeatureDiscriminator
@@ -79,8 +79,9 @@ class GanConfig:
     """None: (side / 16)^2, that is 1 at 16 pixels; the gradient of a score adds up over pixels."""
     penalty_every: int = 1
     """Apply the penalty every n-th discriminator update, n times as strong."""
-    diff_augment: tuple[Augmentation, ...] = ()
-    """Random changes of all images that the discriminator sees; leaks into samples below 16 pixels."""
+    diff_augment: tuple[DiffAugmentation, ...] = ()
+    """Random changes of all images that the discriminator sees; leaks into samples below 16 pixels. color and colour,
+    and translation and shift, are the same."""
     flip: bool = False
     """Mirror every second real image."""
     teacher_features: bool = False
@@ -103,6 +104,7 @@ class GanConfig:
     """How often in a run the generator is judged by the teacher."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "diff_augment", stored_policy(self.diff_augment))
         require(
             self.architecture in ARCHITECTURES,
             f"gan.architecture: no architecture {self.architecture!r}; {suggest(self.architecture, ARCHITECTURES)}",

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from gankd.generators.diff_augment import Augmentation
+from gankd.generators.diff_augment import DiffAugmentation
 from gankd.training.gan import GanConfig
 
-ALL_CHANGES: tuple[Augmentation, ...] = ("color", "translation", "cutout")
+ALL_CHANGES: tuple[DiffAugmentation, ...] = ("color", "translation", "cutout")
 
 
 def biggan_cifar() -> GanConfig:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from gankd.config import require
-from gankd.data.augment import Augmentation, augment
+from gankd.data.augment import DRAWS, Augmentation, augment, known_as
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.models.contract import ImageModel, check_model, evaluate
@@ -34,8 +34,10 @@ class SupervisedConfig:
     """Shares of the updates; the default is epochs 150, 180 and 210 of 240."""
     weight_decay: float = 1e-2
     augment: tuple[Augmentation, ...] = ()
+    """Random changes of images; colour and color, and shift and translation, are the same."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "augment", known_as(self.augment, DRAWS))  # as stored
         require(self.updates >= 1, f"{self.where}updates must be at least 1, got {self.updates}")
         require(self.batch_size >= 2, f"{self.where}batch_size must be at least 2, got {self.batch_size}")
         require(0 < self.lr <= 10, f"{self.where}lr must lie in (0, 10], got {self.lr}")

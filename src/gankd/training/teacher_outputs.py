@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankd.data.augment import Augmentation, apply_views
+from gankd.data.augment import Augmentation, Views, apply_views
 from gankd.engine import Engine
 from gankd.errors import CheckpointError
 from gankd.runs import fingerprint
@@ -26,7 +26,7 @@ def stored_signals(
     images: Tensor,
     engine: Engine,
     kinds: tuple[Augmentation, ...] = (),
-    views: Tensor | None = None,
+    views: Views | None = None,
     *,
     paths: Sequence[str] = (),
     folder: Path | None = None,
@@ -39,7 +39,7 @@ def stored_signals(
         reader: reads the teacher.
         images: (n, C, H, W) uint8.
         engine: device and precision.
-        kinds, views: augmentations and how they change each image, (K, n, 7), see `gankd.data.augment`; default: images
+        kinds, views: augmentations and how they change each image, (K, n), see `gankd.data.augment`; default: images
             as they are.
         paths: modules that the reader taps.
         folder: keeps them for the next student; default: not kept.
@@ -57,7 +57,7 @@ def stored_signals(
         "teacher": _hash(reader.model.state_dict().values()),
         "images": _hash([images]),
         "augment": list(kinds) if views is not None else [],
-        "views": None if views is None else _hash([views]),
+        "views": None if views is None else _hash(views.key()),
         "signals": reader.names,
         "taps": list(paths),
         "bf16": engine.bf16,
@@ -65,7 +65,7 @@ def stored_signals(
     path = None if folder is None else folder / f"teacher-{fingerprint(key)[:12]}.safetensors"
     if path is not None and path.is_file():
         return _to(_load(path, key), engine.device)
-    signals = _compute(reader, images, engine, kinds, views)
+    signals = _compute(reader, images, engine, views)
     if path is not None:
         needed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(signals))
         check_space(path.parent, needed)
@@ -74,16 +74,14 @@ def stored_signals(
 
 
 @torch.no_grad()
-def _compute(
-    reader: Reader, images: Tensor, engine: Engine, kinds: tuple[Augmentation, ...], views: Tensor | None
-) -> Signals:
+def _compute(reader: Reader, images: Tensor, engine: Engine, views: Views | None) -> Signals:
     reader.model.eval()
     parts: list[Signals] = []
     for number in range(1 if views is None else len(views)):
         for start in range(0, len(images), BATCH):
             some = images[start : start + BATCH].to(engine.device)
             if views is not None:
-                some = apply_views(some, kinds, views[number, start : start + BATCH].to(engine.device))
+                some = apply_views(some, views[number, start : start + BATCH].to(engine.device))
             with engine.autocast():
                 found = reader(some)[1]
             parts.append({name: _small(_by_row(name, value, len(some)), name) for name, value in found.items()})

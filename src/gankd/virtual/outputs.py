@@ -160,7 +160,7 @@ def all_views(
     for view in range(views):
         draws = draw_views(len(data), kinds, rng(seed, "virtual view", view)).to(data.images.device)
         parts = zip(data.images.split(1024), draws.split(1024), strict=True)
-        yield (apply_views(images, kinds, draw) for images, draw in parts)
+        yield (apply_views(images, draw) for images, draw in parts)
 
 
 def label_histogram(labels: Tensor, bins: int) -> Tensor:

@@ -16,7 +16,7 @@ INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
 # at a time as well: sums in another order are another teacher and another generator.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo evidence results losses vkd bench test lint format clean
+.PHONY: help demo evidence results losses vkd lists costs bench test lint format clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -42,6 +42,12 @@ vkd: $(WITH_GANKD)  ## virtual teachers: every source of targets, tuned and comp
 ifdef DATA
 	$(ONE_THREAD) $(BIN)/gankd vkd table cifar20 --data $(DATA) --seeds 5 --out runs/vkd/cifar20 --page docs/vkd.md
 endif
+
+lists: $(WITH_GANKD)  ## write what gankd list prints, after a loss, a network or a recipe has changed
+	$(ONE_THREAD) $(BIN)/python -c 'from gankd.commands.listing import write_lists; write_lists()'
+
+costs: $(WITH_GANKD)  ## the same, with the costs of all losses measured again on this machine
+	$(ONE_THREAD) $(BIN)/python -c 'from gankd.commands.listing import write_lists; write_lists(measure=True)'
 
 bench: $(WITH_GANKD)  ## measure speed, see benchmarks/
 	set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script; done

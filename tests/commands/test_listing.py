@@ -1,17 +1,26 @@
 """`gankd list` and `gankd inspect`: true of what is there, with a reason for what does not fit."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
+from gankd.bench.loss_costs import measure_costs
 from gankd.commands import inspect_networks
-from gankd.commands.listing import generators_table, list_generators, list_table, listing
+from gankd.commands.listing import all_rows, listing, table_row
 from gankd.errors import ConfigError, ModelError
 from gankd.generators.architectures import ARCHITECTURES
 from gankd.models import ZOO, build_net
 from gankd.recipes import RECIPES
+from gankd.recipes.published import TABLES
+from gankd.report import lists
+from gankd.report.lists import What, read_lists
 from gankd.training import gan_published
 from gankd.training.losses import all_losses
 
@@ -31,11 +40,109 @@ def test_losses_are_listed_with_all_that_a_user_must_know(gankd: Callable[..., O
     assert all(0.2 < row["cost"] < 100 for row in rows.values() if row["name"] != "ExchangeVKD")
     assert rows["ExchangeVKD"]["cost"] is None
     assert "folder" in rows["ExchangeVKD"]["needs"]
-    assert rows["Distribution"]["needs"] == "@virtual or a stand-in"
+    assert rows["Distribution"]["needs"] == "@virtual or a baseline in its place"
     assert rows["SSKD"]["cost"] > 1.5  # four times the images
-    text = list_table(list(rows.values()), "losses")
+    text = gankd("list", "losses")[1]
     assert all(len(line) <= 120 for line in text.splitlines())
     assert all(f"\n{name} " in text for name in rows)
+    assert "gankd list losses --measure measures here" in " ".join(text.split())
+
+
+@pytest.fixture
+def module() -> Any:
+    return sys.modules["gankd.commands.listing"]  # the package has a function of this name
+
+
+@pytest.mark.parametrize("what", get_args(What))
+def test_nothing_is_measured_to_print_a_list(
+    what: What, gankd: Callable[..., Outcome], module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("measure_costs", "machine_speed", "estimate"):
+        monkeypatch.setattr(module, name, None)
+    monkeypatch.setattr(time, "perf_counter", None)
+    code, out, _ = gankd("list", what)
+    assert code == 0
+    assert len(out.splitlines()) > 5
+
+
+def test_a_list_is_the_stored_one_and_reads_no_code() -> None:
+    """A heavy library takes longer to import than a list may take."""
+    heavy = ("torch", "numpy", "pydantic", "sklearn", "scipy", "matplotlib", "gankd.commands")
+    calls = "".join(f"main(['list', {what!r}])\n" for what in get_args(What))
+    code = "import sys\nfrom gankd.cli import main\n" + calls
+    code += f"print([name for name in {heavy!r} if name in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": str(Path(lists.__file__).parents[2])}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_stored_lists_are_those_of_the_code(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `make lists`."""
+    monkeypatch.setattr(module, "table_row", lambda table, speed: {"name": table.name, "summary": table.title})
+    content = read_lists()
+    costs = {row["name"]: row["cost"] for row in content["losses"]}
+    for name, rows in json.loads(json.dumps(all_rows(costs, 1.0))).items():
+        kept = content[name]
+        if name == "tables":
+            kept = [{key: row[key] for key in ("name", "summary")} for row in kept]
+        assert kept == rows, f"the stored list of {name} is not that of the code: make lists"
+    assert content["loss_files"] == lists.loss_files()
+
+
+@pytest.mark.slow
+def test_the_stored_tables_are_those_of_the_code() -> None:
+    content = read_lists()
+    speed = content["machine"]["operations_per_second"]
+    rows = json.loads(json.dumps([table_row(table, speed) for table in TABLES.values()]))
+    assert content["tables"] == rows, "the stored list of tables is not that of the code: make lists"
+
+
+def test_a_loss_that_the_stored_list_does_not_know_is_listed_from_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = read_lists()
+    fewer = [row for row in content["losses"] if row["name"] != "AT"]
+    monkeypatch.setattr(lists, "read_lists", lambda: {**content, "losses": fewer, "loss_files": []})
+    assert lists.stored("losses") is None
+    assert {row["name"] for row in listing("losses").rows} == set(all_losses())
+
+
+def test_costs_are_measured_where_that_is_asked_for(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = read_lists()
+    speed = stored["machine"]["operations_per_second"]
+    monkeypatch.setattr(module, "machine_speed", lambda: speed / 2)
+    monkeypatch.setattr(module, "measure_costs", lambda losses: {found.name: 7.0 for found in losses})
+    found = listing("losses", measure=True)
+    assert {row["cost"] for row in found.rows} == {7.0, None}
+    assert "Measured on this machine." in found.text
+    before, after = listing("recipes", ["rc49-r5"]).tables, listing("recipes", ["rc49-r5"], measure=True).tables
+    cost, here = before[0]["estimate"]["small"], after[0]["estimate"]["small"]
+    assert here["seconds"] == 2 * cost["seconds"]
+    assert here["gigabytes"] == cost["gigabytes"]
+    with pytest.raises(ConfigError, match="nothing in the list of models is measured; omit --measure"):
+        listing("models", measure=True)
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_loss_is_that_of_an_update() -> None:
+    known = [all_losses()[name] for name in ("L1", "SSKD")]
+    costs = measure_costs(known)
+    assert 0.8 < costs["L1"] < costs["SSKD"] < 100  # SSKD reads four times the images
+
+
+def test_a_published_table_is_listed_with_its_estimates_and_whose_speed_they_assume() -> None:
+    found = listing("recipes", ["tiny-imagenet", "rc49-r5"])
+    assert found.rows == []
+    text = " ".join(found.text.split())
+    assert found.machine.processor in text
+    assert "gankd list recipes --measure uses the speed of this machine" in text
+    assert max(map(len, found.text.splitlines())) <= 120
+    assert {"pair": "mobilenet_v2", "method": "cGAN-KD", "printed": 1.18} in found.tables[1]["published"]
+    one = " ".join(listing("recipes", ["rc49-r5"]).text.split())
+    assert "mean absolute error on test images" in one.lower()
+    assert "- A validation split is carved out" in one
+    with pytest.raises(ConfigError, match="no published table"):
+        listing("recipes", ["rc49"])
+    with pytest.raises(ConfigError, match="names are for gankd list recipes, got gankd list models cnn8"):
+        listing("models", ["cnn8"])
 
 
 def test_inputs_are_listed_as_the_losses_name_them(gankd: Callable[..., Outcome]) -> None:
@@ -47,17 +154,16 @@ def test_inputs_are_listed_as_the_losses_name_them(gankd: Callable[..., Outcome]
 
 
 def test_models_and_recipes_are_listed() -> None:
-    rows = listing("models")
-    models = {row["name"]: row for row in rows}
+    found = listing("models")
+    models = {row["name"]: row for row in found.rows}
     assert set(models) == set(ZOO)
     net = build_net("cnn8", in_channels=3, image_size=32, num_outputs=10, seed=0)
     assert models["cnn8"]["parameters"] == sum(p.numel() for p in net.parameters())
     by_hand = 9 * (3 * 8 * 32**2 + 8 * 16 * 16**2 + 16 * 32 * 8**2 + 32 * 32 * 4**2) + 32 * 10
     assert models["cnn8"]["multiply_adds"] == by_hand
-    text = list_table(rows, "models")
-    assert all(len(line) <= 120 for line in text.splitlines())
-    assert all(f"\n  {name} " in text for name in ZOO)
-    assert {row["name"] for row in listing("recipes")} == set(RECIPES)
+    assert all(len(line) <= 120 for line in found.text.splitlines())
+    assert all(f"\n{name} " in found.text for name in ZOO)
+    assert {row["name"] for row in listing("recipes").rows} == set(RECIPES)
 
 
 def test_an_inspection_says_what_meets_and_what_fits() -> None:
@@ -152,15 +258,16 @@ def test_sizes_that_no_network_can_have_are_refused() -> None:
 def test_sources_are_listed(gankd: Callable[..., Outcome]) -> None:
     code, out, _ = gankd("list", "sources")
     assert code == 0
-    assert "@virtual       the generator; draws=1, policy=fresh" in out
+    assert "draws=1, policy=fresh" in out
     assert "policy=best" in out
 
 
 def test_every_architecture_of_generators_is_listed() -> None:
-    rows = {row["name"]: row for row in list_generators()}
+    found = listing("generators")
+    rows = {row["name"]: row for row in found.rows}
     assert list(rows) == list(ARCHITECTURES)
     assert rows["biggan"]["parameters"] == {"size": 32, "generator": 4_304_387, "discriminator": 4_207_361}
-    text = generators_table(list(rows.values()))
+    text = found.text
     assert max(map(len, text.splitlines())) <= 120
     for row in rows.values():
         assert row["name"] in text

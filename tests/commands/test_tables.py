@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 
 from gankd.bench.cost import estimate, network_work
-from gankd.commands import tables
 from gankd.commands.plan import Timer, plan_table
-from gankd.commands.tables import list_tables, plan_table_run, tables_text
+from gankd.commands.tables import plan_table_run
 from gankd.console import Console
-from gankd.errors import ConfigError
 from gankd.recipes.published import find_table
 
 
@@ -31,31 +29,6 @@ def test_time_follows_speed_and_rows() -> None:
         estimate(find_table("cifar100-mg"), "tiny", 1e9).seconds
         > estimate(find_table("cifar100-components"), "tiny", 1e9).seconds
     )
-
-
-def test_a_table_is_listed_with_all_that_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "machine_speed", lambda: 1e12)
-    monkeypatch.setattr(tables, "SCALES", ("small",))
-    rows = list_tables(["tiny-imagenet", "rc49-r5"])
-    text = tables_text(rows)
-    assert "6 pairs x 6 rows, no published numbers" in text
-    assert "3 pairs x 2 rows, 6 published numbers" in text
-    assert max(map(len, text.splitlines())) <= 120
-    assert {"pair": "mobilenet_v2", "method": "cGAN-KD", "printed": 1.18} in rows[1]["published"]
-    one = tables_text(rows[1:])
-    assert "mean absolute error on test images" in " ".join(one.lower().split())
-    assert "- A validation split is carved out" in one
-    with pytest.raises(ConfigError, match="no published table"):
-        list_tables(["rc49"])
-
-
-def test_estimates_of_many_tables_show_how_far_they_are(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(tables, "machine_speed", lambda: 1e12)
-    monkeypatch.setattr(tables, "SCALES", ())
-    list_tables(["rc49-r5", "rc49-r15"], console=Console("plain"))
-    assert capsys.readouterr().err.startswith("estimates           50%  0s left")
 
 
 def test_a_table_is_planned_from_a_few_steps(tmp_path: Path) -> None:

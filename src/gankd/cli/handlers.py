@@ -134,18 +134,14 @@ def sample(args: argparse.Namespace) -> None:
 
 
 def list_(args: argparse.Namespace) -> None:
-    from gankd.commands.listing import list_table, listing
-    from gankd.commands.tables import list_tables, tables_text
+    from gankd.report.lists import stored
 
-    if args.name and args.what != "recipes":
-        raise ConfigError(f"names are for gankd list recipes, got gankd list {args.what} {' '.join(args.name)}")
-    rows = [] if args.name else listing(args.what)
-    found, text = {args.what: rows}, list_table(rows, args.what)
-    if args.what == "recipes":
-        tables = list_tables(args.name or None, console=None if args.json else _console(args))
-        found["tables"] = tables
-        text = "\n\n".join(filter(None, (text, tables_text(tables))))
-    _print_json(**found) if args.json else _print(text)
+    found = stored(args.what, args.name)
+    if found is None or args.measure:
+        from gankd.commands.listing import listing
+
+        found = listing(args.what, args.name, measure=args.measure)
+    _print_found(args, found)
 
 
 def inspect(args: argparse.Namespace) -> None:

@@ -113,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     listing = command("list", do.list_, text)
     listing.add_argument("what", choices=["losses", "inputs", "sources", "models", "generators", "recipes"])
     listing.add_argument("name", nargs="*", metavar="TABLE", help="recipes: all that is known of a published table")
+    listing.add_argument("--measure", action="store_true", help="measure the costs on this machine, in about 15 s")
     _output(listing)
     look = command("inspect", do.inspect, "which layers of two networks meet, which adapters and losses fit them")
     look.add_argument("teacher", metavar="TEACHER", help="zoo name or module:name")

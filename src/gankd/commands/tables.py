@@ -1,7 +1,5 @@
-"""The published tables: what `gankd list recipes` says of them, and `gankd plan TABLE`."""
+"""`gankd plan TABLE`: the time that a published table takes, from a few timed updates."""
 
-import textwrap
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +8,6 @@ from typing import Any
 
 import torch
 
-from gankd.bench.cost import estimate, machine_speed
 from gankd.bench.grid import base_recipe
 from gankd.commands.plan import (
     PlanRow,
@@ -31,80 +28,11 @@ from gankd.models.contract import ImageModel
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd
 from gankd.recipes.config import Recipe
-from gankd.recipes.published import TABLES, Scale, find_table
+from gankd.recipes.published import Scale, find_table
 from gankd.recipes.taught import Taught
 from gankd.runs import Run
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
-from gankd.text import duration
-
-SCALES: tuple[Scale, ...] = ("small", "full")
-
-
-def list_tables(names: Sequence[str] | None = None, *, console: Console | None = None) -> list[dict[str, Any]]:
-    """One row per published table: protocol, numbers, deviations, and an estimate of time and memory for this machine,
-    of one seed, from the shapes of its networks.
-
-    Args:
-        names: tables; all if not given.
-        console: where progress is shown.
-
-    Raises:
-        ConfigError: no such table.
-    """
-    tables = [find_table(name) for name in names] if names else list(TABLES.values())
-    console = console or Console("quiet")
-    speed = machine_speed()
-    rows: list[dict[str, Any]] = []
-    start = time.monotonic()
-    for table in tables:
-        if rows and console.due():
-            left = (time.monotonic() - start) * (len(tables) / len(rows) - 1)
-            console.progress("estimates", len(rows), len(tables), 0.0, left, {})
-        costs = {scale: vars(estimate(table, scale, speed)) for scale in SCALES}
-        rows.append(
-            {
-                "name": table.name,
-                "summary": table.title,
-                "source": table.source,
-                "pairs": [pair.name for pair in table.pairs],
-                "methods": [method.title for method in table.methods],
-                "unit": table.unit,
-                "published": [
-                    {"pair": pair, "method": method, "printed": number}
-                    for (pair, method), number in table.printed.items()
-                ],
-                "protocol": table.protocol,
-                "deviations": list(table.deviations),
-                "note": table.note,
-                "estimate": costs,
-            }
-        )
-    return rows
-
-
-def tables_text(rows: Sequence[dict[str, Any]]) -> str:
-    """The tables as people read them, at most 120 columns; a single one with all that is known of it."""
-    lines = []
-    for row in rows:
-        count = f"{len(row['published'])} published numbers" if row["published"] else "no published numbers"
-        costs = "; ".join(
-            f"{scale} {duration(cost['seconds'])}, {cost['gigabytes']:.1f} GB"
-            for scale, cost in row["estimate"].items()
-        )
-        lines.append(f"{row['name']:<25}{row['summary']}")
-        lines.append(f"{'':<25}{len(row['pairs'])} pairs x {len(row['methods'])} rows, {count}; {costs}")
-    if len(rows) == 1:
-        (row,) = rows
-        points = [row["source"], row["protocol"], *(f"- {text}" for text in row["deviations"]), row["note"]]
-        for point in filter(None, points):
-            lines += ["", *textwrap.wrap(point, 116, subsequent_indent="  " * point.startswith("-"))]
-    foot = (
-        "Run one with gankd bench NAME --data PATH --scale small (or full, for a GPU). Times are for one seed on this "
-        "machine with one student at a time, to a factor of some, without the control at equal time; gankd plan NAME "
-        "measures."
-    )
-    return "\n".join([*lines, "", *textwrap.wrap(foot, 120)])
 
 
 def plan_table_run(

@@ -1,27 +1,31 @@
 """Settings by name: what is refused and with which remedy, and that plain data and dataclass are the same thing."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
+from pydantic import Field
 
-from gankd.config import from_dict, override, override_from_file, require, suggest, to_dict
+from gankd.config import check_ranges, from_dict, override, override_from_file, require, suggest, to_dict
 from gankd.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inner:
-    steps: int = 10
-    lr: float = 0.1
+    where: ClassVar[str] = "inner."
+
+    steps: Annotated[int, Field(ge=1, le=10**9)] = 10
+    lr: Annotated[float, Field(gt=0, le=10)] = 0.1
     penalty: Literal["none", "r1"] = "none"
     kinds: tuple[Literal["flip", "shift"], ...] = ()
     sigma: float | None = None
     root: str | None = "here"
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, f"inner.steps must be at least 1, got {self.steps}")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +73,80 @@ def test_refusals_say_where_what_and_how_to_mend_it() -> None:
     assert refusal({"inner": {"stpes": 1}}) == "settings: no setting inner.stpes; did you mean steps?"
     assert refusal({"inner": 3}) == "settings: inner is a group of settings; write inner.NAME=VALUE"
     assert refusal({"inner": {"steps": 0}}) == "inner.steps must be at least 1, got 0"
-    wrong_type = refusal({"inner": {"steps": 1.5}})
-    assert wrong_type.startswith("settings: inner.steps: ")
-    assert wrong_type.endswith("got 1.5")
+    assert refusal({"inner": {"steps": 1.5}}) == "inner.steps must be a whole number, got 1.5"
     assert "got 'r3'" in refusal({"inner": {"penalty": "r3"}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    where: ClassVar[str] = "numbers."
+
+    count: Annotated[int, Field(ge=1, le=10**9)] = 1
+    few: Annotated[int, Field(ge=1, le=1000)] = 1
+    any_whole: int = 0
+    positive: Annotated[float, Field(gt=0)] = 1.0
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    maybe: Annotated[float, Field(gt=0, le=1)] | None = None
+    free: float | None = None
+    several: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    flag: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("count", 0, "be at least 1, got 0"),
+        ("count", 1e30, "be at most 1000000000, got 1e+30"),
+        ("count", 10**400, None),
+        ("count", 2.5, "be a whole number, got 2.5"),
+        ("count", True, "be a whole number, got True"),
+        ("count", "x", "be a whole number, got 'x'"),
+        ("count", math.nan, "be at least 1, got nan"),
+        ("count", math.inf, "be at most 1000000000, got inf"),
+        ("few", 1001, "lie in 1..1000, got 1001"),
+        ("any_whole", True, "be a whole number, got True"),
+        ("any_whole", math.nan, "be finite, got nan"),
+        ("positive", 0, "be positive, got 0"),
+        ("positive", math.inf, "be finite, got inf"),
+        ("share", 1.0, "lie in [0, 1), got 1.0"),
+        ("share", math.nan, "lie in [0, 1), got nan"),
+        ("share", False, "be a number, got False"),
+        ("maybe", 0.0, "lie in (0, 1] or be none, got 0.0"),
+        ("free", -math.inf, "be finite or be none, got -inf"),
+        ("several", (0.5, 1.0), "lie in (0, 1), got 1.0"),
+        ("several", (True,), "be a number, got True"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_alike_from_python_and_from_plain_data(
+    name: str, value: Any, rule: str | None
+) -> None:
+    said = set()
+    for make in (lambda: Numbers(**{name: value}), lambda: from_dict(Numbers, {name: value})):
+        with pytest.raises(ConfigError) as error:
+            make()
+        said.add(str(error.value))
+    assert len(said) == 1
+    assert rule is None or said == {f"numbers.{name} must {rule}"}
+
+
+def test_numbers_at_the_ends_of_their_ranges_are_accepted() -> None:
+    inside: dict[str, Any] = {
+        "count": 10**9,
+        "few": 1000,
+        "any_whole": -(2**62),
+        "positive": 1e-300,
+        "share": 0,
+        "maybe": 1,
+        "free": -1e9,
+    }
+    assert from_dict(Numbers, inside | {"several": [0.1, 0.9], "flag": True}) == Numbers(
+        **inside, several=(0.1, 0.9), flag=True
+    )
+    assert from_dict(Numbers, {"count": 1e3}).count == 1000  # a whole number, however it is written
+    assert Numbers(maybe=None, free=None) == Numbers()
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Settings are frozen dataclasses; this file checks them, reads them from plain data and changes them by name."""
 
 import difflib
+import math
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from gankd.errors import ConfigError
 
@@ -27,6 +30,101 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
+# --- ranges of numbers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that a setting may have."""
+
+    whole: bool
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+    optional: bool = False
+    """None is allowed too."""
+
+    def broken(self, value: Any) -> str | None:
+        """The rule that `value` breaks, to follow "must"; None if the setting may have this value."""
+        if value is None and self.optional:
+            return None
+        rule = None
+        is_number, is_whole = isinstance(value, Real), isinstance(value, Integral)
+        if isinstance(value, bool) or not is_number:
+            rule = "be a whole number" if self.whole else "be a number"
+        elif not (self.low < value or (value == self.low and not self.low_open)):
+            rule = self._rule(above=False)
+        elif not (value < self.high or (value == self.high and not self.high_open)):
+            rule = self._rule(above=True)
+        elif abs(value) > sys.float_info.max:
+            rule = "be finite"
+        elif self.whole and not is_whole:
+            rule = "be a whole number"
+        return rule and rule + " or be none" * self.optional
+
+    def _rule(self, *, above: bool) -> str:
+        low, high = (f"{bound:g}" if abs(bound) < 1e5 else str(bound) for bound in (self.low, self.high))
+        guard = self.whole and self.high > 1e5  # against slips only: of interest to those who exceed it
+        if self.low == -math.inf and self.high == math.inf:
+            return "be finite"
+        if above and guard:
+            return f"be {'less than' if self.high_open else 'at most'} {high}"
+        if guard or self.high == math.inf:
+            if not self.low_open:
+                return f"be at least {low}"
+            return "be positive" if self.low == 0 else f"be greater than {low}"
+        if self.whole:
+            return f"lie in {low}..{high}"
+        return f"lie in {'(' if self.low_open else '['}{low}, {high}{')' if self.high_open else ']'}"
+
+
+@cache
+def _range(kind: Any) -> Range | None:
+    """Range of a setting of this type, or of each of its items if it is a tuple; None if it is not a number."""
+    kinds = get_args(kind)
+    if get_origin(kind) is Annotated:
+        base, *marks = kinds
+        if (plain := _range(base)) is None:
+            return None
+        marks = [mark for outer in marks for mark in getattr(outer, "metadata", [outer])]  # pydantic's Field holds them
+        bounds = {
+            name: getattr(mark, name) for mark in marks for name in ("ge", "gt", "le", "lt") if hasattr(mark, name)
+        }
+        low, high = bounds.get("gt", bounds.get("ge", -math.inf)), bounds.get("lt", bounds.get("le", math.inf))
+        return Range(plain.whole, low, high, "gt" in bounds, "lt" in bounds)
+    if get_origin(kind) is tuple:
+        return _range(kinds[0])
+    if type(None) in kinds and len(kinds) == 2:
+        inner = _range(next(one for one in kinds if one is not type(None)))
+        return None if inner is None else replace(inner, optional=True)
+    return Range(kind is int) if kind in (int, float) else None
+
+
+def check_ranges(config: Any) -> None:
+    """Check that every number among the settings of a dataclass is finite and in the range of its type.
+
+    For `__post_init__`: the types are plain `int` and `float`, or those with bounds, as in `gankd.ranges`.
+
+    Raises:
+        ConfigError: with the name of the setting, its range and its value.
+    """
+    for field in fields(config):
+        kind: Any = field.type
+        value = getattr(config, field.name)
+        if (allowed := _range(kind)) is not None:
+            for one in value if isinstance(value, tuple) else (value,):
+                _check(type(config), field.name, allowed, one)
+
+
+def _check(cls: type, name: str, allowed: Range, value: Any) -> None:
+    if rule := allowed.broken(value):
+        raise ConfigError(f"{getattr(cls, 'where', '')}{name} must {rule}, got {value!r}")
+
+
+# --- plain data ---------------------------------------------------------------------------------------------
+
+
 @cache
 def _adapter(cls: type) -> Any:
     from pydantic import TypeAdapter  # imported on use, so that `gankd --help` stays fast
@@ -42,17 +140,26 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "settings") 
     """
     from pydantic import ValidationError
 
-    _refuse_unknown(cls, values, where, "")
+    _refuse(cls, values, where, "")
     try:
         result: T = _adapter(cls).validate_python(values)  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{where}: {name}: {first['msg']}, got {first['input']!r}") from None
-    return result
+    else:
+        return result
+    owner: Any = cls
+    kind: Any = cls
+    for part in first["loc"]:
+        if is_dataclass(kind) and part in _types(kind):
+            owner, kind = kind, _types(kind)[part]
+            if (allowed := _range(kind)) is not None:
+                _check(owner, str(part), allowed, first["input"])
+    name = ".".join(str(part) for part in first["loc"])
+    raise ConfigError(f"{where}: {name}: {first['msg']}, got {first['input']!r}")
 
 
-def _refuse_unknown(cls: type, values: Mapping[str, Any], where: str, prefix: str) -> None:
+def _refuse(cls: type, values: Mapping[str, Any], where: str, prefix: str) -> None:
+    """Refuse what pydantic would accept: unknown names, and truth values for numbers."""
     known = _types(cls)
     for name, value in values.items():
         if name not in known:
@@ -61,7 +168,11 @@ def _refuse_unknown(cls: type, values: Mapping[str, Any], where: str, prefix: st
         if isinstance(inner, type) and is_dataclass(inner):
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}: {prefix}{name} is a group of settings; write {prefix}{name}.NAME=VALUE")
-            _refuse_unknown(inner, value, where, f"{prefix}{name}.")
+            _refuse(inner, value, where, f"{prefix}{name}.")
+        elif (allowed := _range(inner)) is not None:
+            for one in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(one, bool):
+                    _check(cls, name, allowed, one)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

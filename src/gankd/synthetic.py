@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gankd.config import require
+from gankd.config import check_ranges, require
 from gankd.errors import CheckpointError, DataError, ModelError, RunError
+from gankd.ranges import Count, UpToOne
 from gankd.relabel import FilterRule, keep_most_consistent, label_histogram
 from gankd.seeds import BLOCK, rng
 from gankd.storage import FORMAT, atomic, read_json, write_json
@@ -47,32 +48,30 @@ Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 class SelectConfig:
     """Which generated images a student sees, and with which labels. All combinations are allowed."""
 
+    where: ClassVar[str] = "select."
+
     subsample: Literal["budget", "running_max", "none"] = "budget"
     """Subsampling by density ratio. budget: a fixed share of each label group; running_max: rejection with a running
     maximum, as published; none: keep all."""
-    accept_share: float = 0.5
+    accept_share: UpToOne = 0.5
     """Share of each label group that `budget` keeps: 1 / K for a pool of K candidates per image."""
-    burn_in: int = 500
+    burn_in: Count = 500
     """Samples per label group that set the first maximum of `running_max`."""
-    cap_quantile: float = 1.0
+    cap_quantile: UpToOne = 1.0
     """Upper limit of `running_max`, as a quantile of a label group's ratios; published: 1."""
     filter: FilterRule = "published"
     """Rule that drops images by the teacher's disagreement with the assigned label: none, published, per_group, global
     or real_calibrated (see `gankd.relabel.keep_most_consistent`)."""
-    rho: float | None = None
+    rho: UpToOne | None = None
     """Quantile of the filter. Default: as published, 0.9 for classes, 0.7 for scalar labels."""
     adjust: Literal["auto", "none", "argmax", "soft", "prediction"] = "auto"
     """Label of a kept image. none: the assigned label; argmax, soft, prediction: the teacher's class, probabilities or
     value; auto: keeps assigned classes and replaces assigned values by the teacher's."""
-    count: int | None = None
+    count: Count | None = None
     """M^g, the largest number of images to keep, spread evenly over label groups. Default: all that are left."""
 
     def __post_init__(self) -> None:
-        require(0 < self.accept_share <= 1, f"accept_share must lie in (0, 1], got {self.accept_share}")
-        require(self.burn_in >= 1, f"burn_in must be at least 1, got {self.burn_in}")
-        require(0 < self.cap_quantile <= 1, f"cap_quantile must lie in (0, 1], got {self.cap_quantile}")
-        require(self.rho is None or 0 < self.rho <= 1, f"rho must lie in (0, 1] or be none, got {self.rho}")
-        require(self.count is None or self.count >= 1, f"count must be at least 1 or none, got {self.count}")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ def test_a_network_that_does_not_fit_is_named_before_training() -> None:
         ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
         ({"lr": 0.0}, r"lr must lie in \(0, 10\], got 0.0"),
         ({"weight_decay": 1.0}, r"weight_decay must lie in \[0, 1\), got 1.0"),
-        ({"decay_at": (0.5, 1.0)}, r"decay_at must be rising shares within \(0, 1\), got \[0.5, 1.0\]"),
+        ({"decay_at": (0.5, 1.0)}, r"decay_at must lie in \(0, 1\), got 1.0"),
         ({"decay_at": (0.7, 0.5)}, r"decay_at must be rising shares within \(0, 1\), got \[0.7, 0.5\]"),
     ],
 )

@@ -1,11 +1,14 @@
 """All settings of a run in one frozen dataclass."""
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from gankd.config import require, suggest
+from pydantic import Field
+
+from gankd.config import check_ranges, require, suggest
 from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
+from gankd.ranges import AboveZero, Count, CountFromTwo, Seed, UpToTen, ZeroToOne
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
 from gankd.training.gan import GanConfig
@@ -20,6 +23,8 @@ from gankd.virtual import VirtualConfig
 class DataConfig:
     """Images, and how scarce they are. All settings except `classes` change only the training split."""
 
+    where: ClassVar[str] = "data."
+
     name: str = "digits"
     """Name from the table `gankd.data.sets`: an embedded set, a format of own images, or a published set as it was
     published."""
@@ -27,7 +32,7 @@ class DataConfig:
     """File or folder to read."""
     task: Literal["auto", "classification", "regression"] = "auto"
     """Task of own images; auto decides by the labels."""
-    size: int | None = None
+    size: Count | None = None
     """Side in pixels: 32 or 64 for turntable; images from files are cropped and resized to it."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
     low: float | None = None
@@ -40,20 +45,21 @@ class DataConfig:
     """imagenet100: file with one class id per line. Default: imagenet100.txt or classes.txt in the folder."""
     classes: int | None = None
     """Keep only the images of the first so many classes. Default: all classes."""
-    num_train: int | None = None
+    num_train: Count | None = None
     """Keep only so many training images. Default: all."""
-    per_label: int | None = None
+    per_label: Count | None = None
     """Keep at most so many training images per label. turntable, rc49: images per angle (protocol of RC-49: 25, 15 or
     5). Default: all."""
-    label_noise: float = 0.0
+    label_noise: ZeroToOne = 0.0
     """Share of training labels that are replaced (classes), or noise in units of the label range (values)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the choice of images and of the label noise."""
     authors_rounding: bool = False
     """utkface: labels rounded down to whole years, a defect of the authors' code, for comparison with it."""
 
     def __post_init__(self) -> None:
         require(self.name in DATA_SETS, f"data.name: no data set {self.name!r}; {suggest(self.name, DATA_SETS)}")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,30 +70,24 @@ class TeacherConfig(SupervisedConfig):
 
     model: str = "resnet20"
     """A zoo name (`gankd list models`) or module:name."""
-    members: int = 1
+    members: Count = 1
     """Number of networks; the teacher is their mean output."""
     weights: str | None = None
     """File of trained weights (.safetensors, or .pt without pickled code). The teacher is then not trained, and a
     regressor's outputs must be in label units. Default: train the teacher."""
     mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    std: tuple[AboveZero, ...] | None = None
     """Normalisation per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
-    input_size: int | None = None
+    input_size: Count | None = None
     """Side in pixels that `weights` were trained with. Default: that of the data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.std is None or min(self.std) > 0, f"teacher.std must be positive, got {self.std}")
         for name in ("mean", "std", "input_size"):
             require(
                 self.weights is not None or getattr(self, name) is None,
                 f"teacher.{name} belongs to teacher.weights, which is not set; leave it out",
             )
-        require(
-            self.input_size is None or self.input_size >= 1,
-            f"teacher.input_size must be positive, got {self.input_size}",
-        )
-        require(self.members >= 1, f"teacher.members must be at least 1, got {self.members}")
         require(
             self.weights is None or self.members == 1,
             f"teacher.weights is one network, so teacher.members must be 1, got {self.members}",
@@ -114,9 +114,9 @@ class StudentConfig(DistillConfig):
     """File of a virtual teacher for losses that read @virtual. Default: the virtual teacher of this run."""
     init: Literal["scratch", "finetune"] = "scratch"
     """finetune: every arm except `real` starts from the student of arm `real`, as in the paper."""
-    finetune_lr: float | None = None
+    finetune_lr: UpToTen | None = None
     """Highest learning rate of students with init=finetune. Default: lr."""
-    start_updates: int | None = None
+    start_updates: Count | None = None
     """Updates of the student from which init=finetune starts. Default: as many passes over real images as the others
     have."""
 
@@ -126,14 +126,6 @@ class StudentConfig(DistillConfig):
         require(
             self.start_updates is None or self.init == "finetune",
             f"student.start_updates is for student.init=finetune, got {self.start_updates} with {self.init}",
-        )
-        require(
-            self.finetune_lr is None or 0 < self.finetune_lr <= 10,
-            f"student.finetune_lr must lie in (0, 10], got {self.finetune_lr}",
-        )
-        require(
-            self.start_updates is None or self.start_updates >= 1,
-            f"student.start_updates must be at least 1, got {self.start_updates}",
         )
 
     @property
@@ -151,14 +143,16 @@ class StudentConfig(DistillConfig):
 class SynthConfig:
     """The pool: all generated images, from which selections are made."""
 
-    pool: int = 20_000
+    where: ClassVar[str] = "synth."
+
+    pool: CountFromTwo = 20_000
     """Number of generated images."""
     labels: LabelSampling = "balanced"
     """Labels of the pool. balanced: distinct training labels equally often; empirical: as often as in training;
     uniform: any label in the range."""
 
     def __post_init__(self) -> None:
-        require(self.pool >= 2, f"synth.pool must be at least 2, got {self.pool}")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +168,12 @@ class Recipe:
     synth: SynthConfig = field(default_factory=SynthConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
-    seeds: int = 3
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Students per arm, each with its own initial weights and order of batches."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of teacher, generator, density ratio and pool."""
     device: str = "auto"
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        require(1 <= self.seeds <= 1000, f"seeds must lie in 1..1000, got {self.seeds}")
+        check_ranges(self)

@@ -6,14 +6,15 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.optim.swa_utils import AveragedModel
 
-from gankd.config import require, suggest
+from gankd.config import check_ranges, require, suggest
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.generators.architectures import ARCHITECTURES, with_batch_norm
@@ -26,6 +27,7 @@ from gankd.losses.adversarial import GanLoss, discriminator_loss, generator_loss
 from gankd.losses.vicinal import Vicinity, VicinityKind
 from gankd.models.contract import ImageModel
 from gankd.models.taps import Tapped, find_taps
+from gankd.ranges import MOST, AboveZero, AtLeastZero, BelowOne, Count, CountOrZero, UpToOne, ZeroToOne
 from gankd.runs import Stage
 from gankd.seeds import BLOCK, rng
 from gankd.tasks import Classification, Regression, Task
@@ -38,36 +40,38 @@ from gankd.training.label_embedding import train_label_embedding
 class GanConfig:
     """How the generator is built and trained."""
 
+    where: ClassVar[str] = "gan."
+
     external: str | None = None
     """A generator that is there already, in place of a trained one: module:name, a folder or file of labelled images,
     or diffusers:FOLDER."""
     architecture: str = "residual"
     """residual: small networks for short trainings; the others are published ones, see `gankd list generators`."""
-    steps: int = 3000
+    steps: Count = 3000
     """Generator updates."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Field(ge=4, le=MOST)] = 64
     loss: GanLoss = "hinge"
-    d_steps: int = 1
+    d_steps: Count = 1
     """Discriminator updates per generator update."""
-    lr_g: float = 1e-3
-    lr_d: float = 2e-3
-    betas: tuple[float, float] = (0.0, 0.9)
-    width_g: int = 32
-    width_d: int = 32
+    lr_g: UpToOne = 1e-3
+    lr_d: UpToOne = 2e-3
+    betas: tuple[BelowOne, BelowOne] = (0.0, 0.9)
+    width_g: Count = 32
+    width_d: Count = 32
     """Channels at full resolution."""
-    z_dim: int = 32
-    embedding_width: int = 32
+    z_dim: Count = 32
+    embedding_width: Count = 32
     label_input: LabelInput = "learned"
     """Continuous labels only: learned (Fourier features), nli or ili."""
-    ili_updates: int = 1000
+    ili_updates: Count = 1000
     """Updates of each of the two networks of ILI."""
     vicinity: VicinityKind = "soft"
     """Continuous labels only: soft is SVDL, hard is HVDL."""
-    vicinity_m: float = 2.0
+    vicinity_m: AboveZero = 2.0
     """Vicinity's radius in units of the largest gap between labels."""
-    sigma: float | None = None
+    sigma: ZeroToOne | None = None
     """Standard deviation of label noise on the [0, 1] scale; none: 1.06 std N^(-1/5)."""
-    kappa: float | None = None
+    kappa: UpToOne | None = None
     """Radius of the vicinity on the [0, 1] scale; none: vicinity_m times the largest gap."""
     spectral_norm: bool = True
     """On every layer of the discriminator but the label embedding."""
@@ -75,9 +79,9 @@ class GanConfig:
     """In the generator."""
     penalty: Literal["none", "r1", "r1r2"] = "none"
     """Gradient penalty: r1 with the logistic loss, r1r2 with the relativistic loss, in general."""
-    penalty_weight: float | None = None
+    penalty_weight: AtLeastZero | None = None
     """None: (side / 16)^2, that is 1 at 16 pixels; the gradient of a score adds up over pixels."""
-    penalty_every: int = 1
+    penalty_every: Count = 1
     """Apply the penalty every n-th discriminator update, n times as strong."""
     diff_augment: tuple[DiffAugmentation, ...] = ()
     """Random changes of all images that the discriminator sees; leaks into samples below 16 pixels. color and colour,
@@ -87,20 +91,20 @@ class GanConfig:
     teacher_features: bool = False
     """A second discriminator reads the teacher's feature maps: usable images after a tenth of the updates. The ratio
     should then be told from other features than the teacher's, which the generator has learnt to please."""
-    ema_half_life: float = 0.05
+    ema_half_life: UpToOne = 0.05
     """Half-life of the averaged generator, as a share of the run; ramped up from the start."""
-    ema_decay: float | None = None
+    ema_decay: BelowOne | None = None
     """Decay of the averaged generator per update, in place of ema_half_life."""
-    ema_start: int = 0
+    ema_start: CountOrZero = 0
     """Updates before which the average is a plain copy."""
     lr_decay: bool = True
     """Learning rates fall to a tenth over the second half of the run."""
-    adam_eps: float = 1e-8
-    accumulate: int = 1
+    adam_eps: UpToOne = 1e-8
+    accumulate: Count = 1
     """Batches of batch_size whose gradients are added up for one update."""
     init: Init = "default"
     """Of convolutions and linear layers; normal: standard deviation 0.02."""
-    health_checks: int = 8
+    health_checks: CountOrZero = 8
     """How often in a run the generator is judged by the teacher."""
 
     def __post_init__(self) -> None:
@@ -109,28 +113,7 @@ class GanConfig:
             self.architecture in ARCHITECTURES,
             f"gan.architecture: no architecture {self.architecture!r}; {suggest(self.architecture, ARCHITECTURES)}",
         )
-        counts = ("steps", "d_steps", "width_g", "width_d", "z_dim", "embedding_width", "penalty_every", "accumulate")
-        for name in counts:
-            require(getattr(self, name) >= 1, f"gan.{name} must be at least 1, got {getattr(self, name)}")
-        require(self.batch_size >= 4, f"gan.batch_size must be at least 4, got {self.batch_size}")
-        require(self.ili_updates >= 1, f"gan.ili_updates must be at least 1, got {self.ili_updates}")
-        require(self.health_checks >= 0, f"gan.health_checks must be >= 0, got {self.health_checks}")
-        require(all(0 <= beta < 1 for beta in self.betas), f"gan.betas must lie in [0, 1), got {list(self.betas)}")
-        require(self.sigma is None or 0 <= self.sigma <= 1, f"gan.sigma must lie in [0, 1], got {self.sigma}")
-        require(self.kappa is None or 0 < self.kappa <= 1, f"gan.kappa must lie in (0, 1], got {self.kappa}")
-        for name in ("lr_g", "lr_d"):
-            require(0 < getattr(self, name) <= 1, f"gan.{name} must lie in (0, 1], got {getattr(self, name)}")
-        require(0 < self.ema_half_life <= 1, f"gan.ema_half_life must lie in (0, 1], got {self.ema_half_life}")
-        require(
-            self.penalty_weight is None or self.penalty_weight >= 0,
-            f"gan.penalty_weight must be >= 0, got {self.penalty_weight}",
-        )
-        require(self.vicinity_m > 0, f"gan.vicinity_m must be positive, got {self.vicinity_m}")
-        require(
-            self.ema_decay is None or 0 <= self.ema_decay < 1, f"gan.ema_decay must lie in [0, 1), got {self.ema_decay}"
-        )
-        require(self.ema_start >= 0, f"gan.ema_start must be >= 0, got {self.ema_start}")
-        require(0 < self.adam_eps <= 1, f"gan.adam_eps must lie in (0, 1], got {self.adam_eps}")
+        check_ranges(self)
         require(
             self.batch_norm or ARCHITECTURES[self.architecture].batch_norm,
             f"gan.batch_norm=false is for gan.architecture={with_batch_norm()}, got {self.architecture}",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gankd.config import require
 from gankd.models.contract import ImageModel
+from gankd.ranges import UpToOne
 from gankd.training.objective import Objective
 from gankd.training.supervised import SupervisedConfig
 from gankd.virtual import VirtualTeacher
@@ -23,7 +24,7 @@ NewStudent = Callable[[str, int], ImageModel]
 class DistillConfig(SupervisedConfig):
     """How a student learns."""
 
-    fake_share: float = 0.5
+    fake_share: UpToOne = 0.5
     """Share of generated images in each batch, where there are any."""
     kd_on: Literal["both", "real", "fake"] = "both"
     """Images on which losses that read the teacher work."""
@@ -41,7 +42,6 @@ class DistillConfig(SupervisedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 < self.fake_share <= 1, f"{self.where}fake_share must lie in (0, 1], got {self.fake_share}")
         require(
             round(self.fake_share * self.batch_size) >= 1,
             f"fake_share {self.fake_share} of batch_size {self.batch_size} is less than one image",

@@ -1,15 +1,16 @@
 """Train the density ratio on features that were computed once: a small network, seconds of work."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.config import require
+from gankd.config import check_ranges, require
 from gankd.errors import DataError, ModelError, TrainingError
 from gankd.losses.density_ratio import logistic_ratio_loss, softplus_ratio_loss, ulsif_ratio_loss
+from gankd.ranges import AtLeastZero, BelowOne, Count, CountFromTwo, UpToOne, Within
 from gankd.runs import Stage
 from gankd.seeds import derive_seed, rng
 from gankd.subsampling.ratio_net import LOG_LIMIT, DensityRatio, Head, RatioNet
@@ -29,51 +30,45 @@ PRIOR_FAKES = 20.0
 class RatioConfig:
     """How p_real / p_fake is estimated. `published_ratio()` gives the paper's settings."""
 
+    where: ClassVar[str] = "ratio."
+
     loss: Literal["logistic", "softplus", "ulsif"] = "logistic"
     """`logistic` learns log-ratios and is bounded below; `softplus` is published, `ulsif` least squares."""
     head: Literal["auto", "log", "relu", "softplus"] = "auto"
     """The network's output: `auto` is log for logistic, relu (published) for softplus, softplus for ulsif."""
-    penalty: float = 0.01
+    penalty: AtLeastZero = 0.01
     """lambda of the softplus loss: pulls the fakes' mean ratio to 1."""
     features: Literal["teacher", "classifier", "autoencoder"] = "teacher"
     """Network whose features are compared: the teacher, or one trained for this as in the paper."""
     hidden: tuple[int, ...] = (256, 128, 64)
-    dropout: tuple[float, ...] = (0.2, 0.5)
+    dropout: tuple[BelowOne, ...] = (0.2, 0.5)
     """Candidates, trained side by side; held-out loss chooses. Small real sets need the larger one."""
-    epochs: int = 200
+    epochs: Count = 200
     """Most passes over the real samples."""
-    patience: int = 20
+    patience: Count = 20
     """Passes without a lower held-out loss after which a candidate stops."""
     keep: Literal["best", "last"] = "best"
     """Weights of the pass with the lowest held-out loss, or (published) of the last one, whatever the patience."""
-    batch_size: int = 256
+    batch_size: CountFromTwo = 256
     """Real samples, and fakes, in each step."""
-    lr: float = 1e-3
-    decay_at: tuple[float, ...] = ()
+    lr: UpToOne = 1e-3
+    decay_at: tuple[Within, ...] = ()
     """Shares of the epochs after each of which the learning rate falls to a tenth."""
-    weight_decay: float = 1e-4
-    held_out: float = 0.25
+    weight_decay: BelowOne = 1e-4
+    held_out: Within = 0.25
     """Share of real and of fake samples that stop, choose and calibrate instead of train."""
 
     def __post_init__(self) -> None:
-        require(self.penalty >= 0, f"penalty must be at least 0, got {self.penalty}")
+        check_ranges(self)
         require(
             len(self.hidden) > 0 and all(width >= 32 and width % 8 == 0 for width in self.hidden),
             f"ratio.hidden must be widths that are multiples of 8 and at least 32, got {list(self.hidden)}",
         )
-        require(len(self.dropout) > 0, "dropout needs at least one candidate, got none")
-        for share in self.dropout:
-            require(0 <= share < 1, f"dropout must lie in [0, 1), got {share}")
-        require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
-        require(self.patience >= 1, f"patience must be at least 1, got {self.patience}")
-        require(self.batch_size >= 2, f"batch_size must be at least 2, got {self.batch_size}")
-        require(0 < self.lr <= 1, f"lr must lie in (0, 1], got {self.lr}")
+        require(len(self.dropout) > 0, "ratio.dropout needs at least one candidate, got none")
         require(
-            all(0 < share < 1 for share in self.decay_at) and list(self.decay_at) == sorted(set(self.decay_at)),
+            list(self.decay_at) == sorted(set(self.decay_at)),
             f"ratio.decay_at must be rising shares within (0, 1), got {list(self.decay_at)}",
         )
-        require(0 <= self.weight_decay < 1, f"weight_decay must lie in [0, 1), got {self.weight_decay}")
-        require(0 < self.held_out < 1, f"held_out must lie in (0, 1), got {self.held_out}")
         require(
             self.loss != "logistic" or self.head in ("auto", "log"),
             f"loss=logistic learns log-ratios and needs head=log, got {self.head}",

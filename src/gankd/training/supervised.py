@@ -5,11 +5,12 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from gankd.config import require
+from gankd.config import check_ranges, require
 from gankd.data.augment import DRAWS, Augmentation, augment, known_as
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.models.contract import ImageModel, check_model, evaluate
+from gankd.ranges import BelowOne, Count, CountFromTwo, UpToTen, Within
 from gankd.runs import Stage
 from gankd.seeds import Batches, derive_seed, rng
 from gankd.virtual import Watcher
@@ -22,28 +23,25 @@ class SupervisedConfig:
     where: ClassVar[str] = ""
     """Group of settings that an error speaks of."""
 
-    updates: int = 2000
+    updates: Count = 2000
     """Number of optimiser steps."""
-    batch_size: int = 64
+    batch_size: CountFromTwo = 64
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 2e-3
+    lr: UpToTen = 2e-3
     """Highest learning rate."""
     schedule: Literal["cosine", "steps"] = "cosine"
     """cosine: linear warm-up over 5 % of the updates, then cosine to 0; steps: a tenth after each of `decay_at`."""
-    decay_at: tuple[float, ...] = (0.625, 0.75, 0.875)
+    decay_at: tuple[Within, ...] = (0.625, 0.75, 0.875)
     """Shares of the updates; the default is epochs 150, 180 and 210 of 240."""
-    weight_decay: float = 1e-2
+    weight_decay: BelowOne = 1e-2
     augment: tuple[Augmentation, ...] = ()
     """Random changes of images; colour and color, and shift and translation, are the same."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "augment", known_as(self.augment, DRAWS))  # as stored
-        require(self.updates >= 1, f"{self.where}updates must be at least 1, got {self.updates}")
-        require(self.batch_size >= 2, f"{self.where}batch_size must be at least 2, got {self.batch_size}")
-        require(0 < self.lr <= 10, f"{self.where}lr must lie in (0, 10], got {self.lr}")
-        require(0 <= self.weight_decay < 1, f"{self.where}weight_decay must lie in [0, 1), got {self.weight_decay}")
+        check_ranges(self)
         require(
-            all(0 < share < 1 for share in self.decay_at) and list(self.decay_at) == sorted(set(self.decay_at)),
+            list(self.decay_at) == sorted(set(self.decay_at)),
             f"{self.where}decay_at must be rising shares within (0, 1), got {list(self.decay_at)}",
         )
 

@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gankd.config import require
+from gankd.config import check_ranges
 from gankd.losses.adversarial import discriminator_loss, generator_loss
 from gankd.losses.vicinal import Vicinity
+from gankd.ranges import AtLeastZero, BelowOne, Count, CountFromTwo, CountOrZero, Temperature, UpToOne
 from gankd.seeds import derive_seed, rng
 from gankd.storage import restore_optimizer
 from gankd.tasks import Task
@@ -40,54 +41,43 @@ class VirtualConfig:
 
     where: ClassVar[str] = "virtual."
 
-    temperature: float | None = None
+    temperature: Temperature | None = None
     """T that softens the teacher's outputs; none: 4 for classes, 1 for bins of values."""
     when: Literal["auto", "beside", "after"] = "auto"
     """beside the teacher, on the outputs of its training steps; or after it, on its stored outputs alone. auto: beside
     where the teacher is one network for classes that is trained here."""
     loss: Literal["hinge", "logistic"] = "hinge"
     """logistic is the non-saturating loss."""
-    anchor: float = 1.0
+    anchor: AtLeastZero = 1.0
     """Weight of the class-mean anchor; 0 leaves the adversary alone."""
     mean_table: bool = True
     """Start from a table of class means."""
-    discriminator_steps: int = 1
+    discriminator_steps: Count = 1
     discriminator_input: DiscriminatorInput = "sqrt"
     spectral_norm: bool = False
-    lr: float | None = None
+    lr: UpToOne | None = None
     """Of both networks; none: 2e-3, and 5e-4 from 20,000 steps on."""
-    ema: float = 0.999
+    ema: BelowOne = 0.999
     """Decay of the averaged generator, the one that is kept."""
-    z_dim: int | None = None
+    z_dim: Count | None = None
     """None: 64, and 32 for fewer than 50 classes or bins."""
-    width: int | None = None
+    width: Count | None = None
     """None: the power of 2 above twice the number of classes or bins, within 128 and 1024."""
-    every: int = 16
+    every: Count = 16
     """Updates of the teacher per step of the generator, which learns from their last `batch_size` outputs."""
-    warmup: int = 100
+    warmup: Count = 100
     """Updates of the teacher before the generator begins: class means come first."""
-    polish: int = 1000
+    polish: CountOrZero = 1000
     """Steps on the finished teacher's stored outputs, with the learning rate falling to 0."""
-    views: int = 4
+    views: Count = 4
     """Augmented views of each training image of which outputs are stored."""
-    batch_size: int = 256
+    batch_size: CountFromTwo = 256
     """Of a step; beside the teacher, at most."""
-    bins: int = 50
+    bins: CountFromTwo = 50
     """Of a distribution over values."""
 
     def __post_init__(self) -> None:
-        t = self.temperature
-        require(t is None or 0 < t <= 100, f"virtual.temperature must lie in (0, 100], got {t}")
-        require(0 <= self.ema < 1, f"virtual.ema must lie in [0, 1), got {self.ema}")
-        require(self.anchor >= 0, f"virtual.anchor must be at least 0, got {self.anchor}")
-        require(self.lr is None or 0 < self.lr <= 1, f"virtual.lr must lie in (0, 1], got {self.lr}")
-        least = {"discriminator_steps": 1, "every": 1, "warmup": 1, "polish": 0, "views": 1, "batch_size": 2, "bins": 2}
-        for name in ("z_dim", "width"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"virtual.{name} must be at least 1, got {value}")
-        for name, bound in least.items():
-            value = getattr(self, name)
-            require(value >= bound, f"virtual.{name} must be at least {bound}, got {value}")
+        check_ranges(self)
 
     def temperature_for(self, task: Task) -> float:
         """T in force."""

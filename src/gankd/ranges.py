@@ -1,0 +1,23 @@
+"""Types of settings that are numbers, with their ranges; `config.check_ranges` and `config.from_dict` enforce them."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+MOST = 10**9
+"""Largest count of a setting; more is a slip of the pen."""
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
+CountFromTwo = Annotated[int, Field(ge=2, le=MOST)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+AboveZero = Annotated[float, Field(gt=0)]
+AtLeastZero = Annotated[float, Field(ge=0)]
+ZeroToOne = Annotated[float, Field(ge=0, le=1)]
+UpToOne = Annotated[float, Field(gt=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Within = Annotated[float, Field(gt=0, lt=1)]
+"""Strictly between 0 and 1."""
+UpToTen = Annotated[float, Field(gt=0, le=10)]
+Temperature = Annotated[float, Field(gt=0, le=100)]

@@ -251,7 +251,7 @@ def test_rows_say_which_arm_they_are() -> None:
         "cGAN-KD+BLKD": "adjusted_kd",
         "cGAN-KD+TAKD": "adjusted_kd",
     }
-    with pytest.raises(ConfigError, match="losses go with"):
+    with pytest.raises(ConfigError, match="fakes must be none or adjusted"):
         Method("odd", "KD", "raw")
 
 

@@ -29,7 +29,7 @@ BLKD_LOSS = "0.5*Label + 0.5*KD(T=5)"
 
 
 def full(train: int, rho: float) -> Recipe:
-    """350 epochs of SGD, BigGAN, cDRE-F-cSP + RS, labels replaced by the teacher's, M^g = 100,000."""
+    """Published settings: 350 epochs of SGD, BigGAN, cDRE-F-cSP + RS, labels from the teacher, M^g = 100,000."""
     schedule: dict[str, Any] = {"epochs": 350, "lr": 0.1, "weight_decay": 1e-4, "drops": (150, 250), "batch": 128}
     return Recipe(
         data=DataConfig(name="cifar10", num_train=None if train == 50_000 else train),
@@ -43,17 +43,17 @@ def full(train: int, rho: float) -> Recipe:
 
 DEVIATIONS = (
     "SGD with Nesterov momentum.",
-    "KL is summed over classes; the published code took the mean over them, which is ten times weaker.",
-    "Subsampling keeps the best half per class of a fixed pool (budget); published is rejection with a running maximum "
-    "(--set select.subsample=running_max).",
-    "Density ratio on features of a small classifier; published on those of a DenseNet-121.",
-    "All sets have the same number of generator updates; published are more epochs for fewer images.",
+    "KL is summed over classes; the published code takes the mean over them, which is ten times weaker.",
+    "Subsampling keeps the best half per class of a fixed pool (budget); the paper uses rejection with a running "
+    "maximum (--set select.subsample=running_max).",
+    "The density ratio reads features of a small classifier; the paper uses those of a DenseNet-121.",
+    "All sets have the same number of generator updates; the paper trains for more epochs on fewer images.",
     RATIO_DEVIATION,
 )
 WHOLE = ("A validation split, one image in ten, is carved out of the training images.", counted_before_split(350, 0.9))
 SCARCE = (
-    "One image in ten of the 50,000 validates: 5,000 labelled images on top of those that train, which the published "
-    "students do not have.",
+    "One image in ten of the 50,000 is used for validation: 5,000 labelled images on top of the training images, which "
+    "the published students do not have.",
 )
 
 
@@ -61,8 +61,8 @@ def _protocol(train: int, rho: float) -> str:
     return (
         f"Top-1 error on the 10,000 test images, last update (shown as accuracy). Students see {train:,} real and "
         f"M^g = 100,000 generated images (BigGAN, cDRE-F-cSP + RS, filtered by DenseNet-121 with rho = {rho}, labels "
-        "replaced by the teacher's) for 350 epochs from scratch; SGD, batches of 128, learning rate 0.1, a tenth after "
-        "epochs 150 and 250, weight decay 1e-4, crop and flip. BLKD and TAKD: T = 5, weight 0.5."
+        "replaced by the teacher's) for 350 epochs from scratch; SGD, batches of 128, learning rate 0.1, divided by 10 "
+        "after epochs 150 and 250, weight decay 1e-4, crop and flip. BLKD and TAKD: T = 5, weight 0.5."
     )
 
 
@@ -166,7 +166,7 @@ def _family(scarce: str) -> Family:
 
 
 def _of_set(scarce: str) -> list[PublishedTable]:
-    """The tables of one training set."""
+    """Tables of one training set."""
     name, family, protocol = scarce.replace("-", "").lower(), _family(scarce), _protocol(*SETS[scarce])
     deviations = (*(WHOLE if scarce == "C-50K" else SCARCE), *DEVIATIONS)
     pairs, lines = [], {}
@@ -209,8 +209,8 @@ def _of_set(scarce: str) -> list[PublishedTable]:
         printed=by_pair(methods, lines),
         deviations=(
             *deviations,
-            "UDA: every image is shifted, rotated, scaled, mirrored and recoloured; published is the mean of the loss "
-            "on plain images and on images changed by the 25 CIFAR-10 policies of AutoAugment.",
+            "UDA: every image is shifted, rotated, scaled, flipped and recoloured; the paper averages the losses on "
+            "plain images and on images changed by the 25 CIFAR-10 policies of AutoAugment.",
         ),
     )
     methods = (
@@ -230,8 +230,8 @@ def _of_set(scarce: str) -> list[PublishedTable]:
         printed=by_pair(methods, {pair.name: str(line) for pair, line in zip(students, printed, strict=True)}),
         deviations=(
             *deviations,
-            "SSKD: the schedule and weight decay of the other rows; published are 240 epochs with batches of 64, from "
-            "learning rate 0.05 (ShuffleNetV2: 0.01).",
+            "SSKD uses the schedule and weight decay of the other rows; the paper uses 240 epochs, batches of 64 and "
+            "an initial learning rate of 0.05 (ShuffleNetV2: 0.01).",
         ),
     )
     return [table1, uda, sskd]
@@ -283,7 +283,7 @@ C10K_MG = replace(
 
 
 def tiny_imagenet_full() -> Recipe:
-    """The settings of CIFAR-10 with BigGAN at 64 pixels and rho 0.5."""
+    """Settings of CIFAR-10 with BigGAN at 64 pixels and rho 0.5."""
     recipe = full(98_179, 0.5)
     return replace(recipe, data=DataConfig(name="tiny-imagenet"), gan=biggan_tiny_imagenet())
 
@@ -306,8 +306,8 @@ TINY_IMAGENET = PublishedTable(
     methods=METHODS,
     unit="top-1 error, %",
     protocol=_protocol(98_179, 0.5).replace("10,000 test images", "10,000 validation images of the set, 64 pixels"),
-    deviations=(*WHOLE, *DEVIATIONS, "Pairs are those of CIFAR-10: the published ones were not at hand."),
-    note="Published numbers were not at hand.",
+    deviations=(*WHOLE, *DEVIATIONS, "Pairs are those of CIFAR-10: the published ones were not available."),
+    note="Published numbers were not available.",
     control_loss=BLKD_LOSS,
 )
 

@@ -1,4 +1,4 @@
-"""CIFAR-100: tables 3 to 5 of cGAN-KD, its components and M^g, and pairs for virtual knowledge distillation."""
+"""CIFAR-100: tables 3 to 5, components and M^g of cGAN-KD, and pairs for virtual knowledge distillation."""
 
 from dataclasses import replace
 from typing import Any
@@ -29,7 +29,7 @@ TRAIN, FAKES = 50_000, 100_000
 
 
 def full() -> Recipe:
-    """Section 8 of the authors' settings: 240 epochs of SGD, BigGAN, cDR-RS, rho 0.9, M^g = 100,000."""
+    """Published settings (section 8): 240 epochs of SGD, BigGAN, cDR-RS, rho 0.9, M^g = 100,000."""
     schedule: dict[str, Any] = {"epochs": 240, "lr": 0.05, "weight_decay": 5e-4, "drops": (150, 180, 210)}
     return Recipe(
         data=DataConfig(name="cifar100"),
@@ -55,23 +55,23 @@ FAMILY = Family(
 PROTOCOL = (
     "Top-1 accuracy on the 10,000 test images, last update. Students see 50,000 real and M^g = 100,000 generated "
     "images (BigGAN, cDR-RS, filtered by DenseNet-121 with rho = 0.9 per class) for 240 epochs; SGD with momentum 0.9, "
-    "learning rate 0.05 (0.01 for MobileNetV2, ShuffleNetV1 and V2), a tenth after epochs 150, 180 and 210, weight "
-    "decay 5e-4, crop and flip."
+    "learning rate 0.05 (0.01 for MobileNetV2, ShuffleNetV1 and V2), divided by 10 after epochs 150, 180 and 210, "
+    "weight decay 5e-4, crop and flip."
 )
 DEVIATIONS = (
     "A validation split, one image in ten, is carved out of the training images; published settings were fixed on test "
     "images.",
     counted_before_split(240, 0.9),
     FROM_SCRATCH,
-    "Fine-tuned or not, TAKD's assistants start from scratch; published ones start from such weights, too.",
+    "TAKD's assistants always start from scratch; published ones start from their NOKD weights, too.",
     "Batch size 128 in every row; published rows without generated images have 64.",
-    "SGD with Nesterov momentum, learning rates fall at the epoch named, not one later.",
+    "SGD with Nesterov momentum; learning rates fall at the epoch named, not one epoch later.",
     "Rows without generated images see the real images for 240 epochs as published; the controls at equal updates and "
     "equal time are additions.",
-    "Subsampling keeps the best half per class of a fixed pool (budget); published is rejection with a running maximum "
-    "(--set select.subsample=running_max). The filter sees images as they are, published ones were augmented.",
-    "Generated images keep the class they were made for; the published scripts are at odds on this.",
-    "Density ratio on the pooled features of a small classifier; published features are as wide as images.",
+    "Subsampling keeps the best half per class of a fixed pool (budget); the paper uses rejection with a running "
+    "maximum (--set select.subsample=running_max). The filter reads plain images, in the paper augmented ones.",
+    "Generated images keep the class they were generated for; the published scripts disagree about this.",
+    "The density ratio reads pooled features of a small classifier; published features are as wide as images.",
     RATIO_DEVIATION,
 )
 FEATURE_LOSSES = ("FitNet", "AT", "SP", "VID", "RKD", "PKT", "AB", "FT", "CRD")
@@ -93,7 +93,7 @@ def taught(*names: str) -> tuple[Method, ...]:
 
 
 def taught_on_fakes(*names: str) -> tuple[Method, ...]:
-    """The same on real and generated images."""
+    """Rows of distillation losses on real and generated images."""
     return tuple(Method(f"cGAN-KD+{name}", _loss(name), "adjusted", assistant=name == "TAKD") for name in names)
 
 
@@ -104,7 +104,7 @@ STUDENTS = (
 TABLE3_PAIRS = tuple(Pair(student=name) for name in STUDENTS)
 TABLE3 = PublishedTable(
     name="cifar100-table3",
-    title="CIFAR-100: cGAN-KD alone",
+    title="CIFAR-100: cGAN-KD without other losses",
     source=f"{PAPER}, table 3",
     family=FAMILY,
     pairs=TABLE3_PAIRS,
@@ -127,8 +127,8 @@ METHODS = (
     *taught_on_fakes(*ON_FAKES),
 )
 SSKD_DEVIATION = (
-    "SSKD: one batch of upright images turned three times; the published cGAN-KD+SSKD starts from the SSKD student and "
-    "has weight decay 1e-4, here that of the other rows."
+    "SSKD turns one batch of upright images three times. The published cGAN-KD+SSKD starts from the SSKD student and "
+    "has weight decay 1e-4; here it has that of the other rows."
 )
 TABLE4_PAIRS = (
     Pair(teacher="resnet110", student="resnet20", printed=73.27, assistant="resnet56"),
@@ -170,7 +170,7 @@ TABLE4 = PublishedTable(
             "cGAN-KD+SSKD": "71.63 72.01 74.79 73.74 75.65 76.38",
         },
     ),
-    protocol=PROTOCOL + " Losses besides KD have their published weights next to the labels and KD at T = 4.",
+    protocol=PROTOCOL + " Other losses are added with their published weights to the label loss and KD at T = 4.",
     deviations=(*DEVIATIONS, SSKD_DEVIATION, "The assistant of ResNet110 is not published; here it is ResNet56."),
 )
 
@@ -221,7 +221,7 @@ TABLE5 = PublishedTable(
             "cGAN-KD+SSKD": "72.23 75.54 72.74 76.97 78.63 78.92 72.69 76.14 78.05",
         },
     ),
-    protocol=PROTOCOL + " Losses besides KD have their published weights next to the labels and KD at T = 4.",
+    protocol=PROTOCOL + " Other losses are added with their published weights to the label loss and KD at T = 4.",
     deviations=(*DEVIATIONS, SSKD_DEVIATION),
 )
 
@@ -238,7 +238,7 @@ DENSENET_PAIRS = tuple(
 )
 TABLE5_DENSENET = PublishedTable(
     name="cifar100-table5-densenet",
-    title="CIFAR-100: from DenseNet-121, which losses on features cannot read",
+    title="CIFAR-100: teacher DenseNet-121, on which losses on features do not work",
     source=f"{PAPER}, table 5, teacher DenseNet-121",
     family=FAMILY,
     pairs=DENSENET_PAIRS,
@@ -285,14 +285,14 @@ COMPONENTS = PublishedTable(
 
 
 def counts(*numbers: int) -> tuple[Method, ...]:
-    """A row per M^g, behind the real images alone."""
+    """A row on real images only, and one row per M^g."""
     return NOKD, *(Method(f"M={number}", fakes="adjusted", count=number) for number in numbers)
 
 
 MG_METHODS = counts(5_000, 10_000, 20_000, 50_000, 70_000, 100_000, 130_000, 150_000)
 MG_DEVIATION = (
-    "Every M^g has as many updates as that of the main table; published ones have all epochs over their images. The "
-    "share of generated images in a batch is M^g / (N^r + M^g), as published."
+    "Every M^g has as many updates as the main table; in the paper the number of epochs is equal. The share of "
+    "generated images in a batch is M^g / (N^r + M^g), as published."
 )
 MG = PublishedTable(
     name="cifar100-mg",
@@ -321,7 +321,7 @@ MG = PublishedTable(
 
 
 def vkd_full() -> Recipe:
-    """240 epochs of real images alone, batches of 64; each pair's teacher is the run's own."""
+    """240 epochs on real images only, batches of 64; each pair's teacher is the teacher of its run."""
     recipe = full()
     return replace(recipe, student=replace(recipe.student, batch_size=64, updates=recipe.teacher.updates))
 
@@ -349,7 +349,7 @@ VKD_PAIRS = tuple(Pair(teacher=teacher, student=student, printed=own) for teache
 VKD = PublishedTable(
     name="vkd-pairs",
     title="CIFAR-100: virtual knowledge distillation, reconstructed",
-    source="no numbers of VKD were at hand; pairs and numbers without it: RepDistiller (Tian et al., ICLR 2020)",
+    source="no numbers of VKD were available; pairs and other numbers: RepDistiller (Tian et al., ICLR 2020)",
     family=replace(FAMILY, full=vkd_full),
     pairs=VKD_PAIRS,
     methods=VKD_METHODS,
@@ -359,12 +359,12 @@ VKD = PublishedTable(
     ),
     protocol=(
         "Top-1 accuracy on the 10,000 test images, last update. 240 epochs of SGD with momentum 0.9, batches of 64, "
-        "learning rate 0.05 (0.01 for mobile networks), a tenth after epochs 150, 180 and 210, weight decay 5e-4, crop "
-        "and flip; equal updates in every row."
+        "learning rate 0.05 (0.01 for mobile networks), divided by 10 after epochs 150, 180 and 210, weight decay "
+        "5e-4, crop and flip; equal updates in every row."
     ),
     deviations=(
         *DEVIATIONS[:2],
-        "Which pairs and data the paper used is not known; VKD is rebuilt from its abstract.",
+        "The pairs and data of the paper are not known; VKD is reconstructed from its abstract.",
         "Every source of soft targets has weight 0.6 at T = 4; gankd vkd table tunes each on validation images.",
     ),
     note="No published numbers of VKD; those of KD and CRD are RepDistiller's.",

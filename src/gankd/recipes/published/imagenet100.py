@@ -12,11 +12,11 @@ from gankd.training.gan_published import biggan_deep_imagenet100
 from gankd.training.ratio import published_ratio
 
 TRAIN, FAKES = 117_000, 100_000
-"""The size of the published training set is not printed: about 127,000 images of 100 classes less 10,000."""
+"""The size of the published training set is not printed: about 127,000 images of 100 classes minus 10,000."""
 
 
 def full() -> Recipe:
-    """240 epochs of SGD, BigGAN-deep, cDR-RS, rho 0.9, M^g = 100,000."""
+    """Published settings: 240 epochs of SGD, BigGAN-deep, cDR-RS, rho 0.9, M^g = 100,000."""
     schedule: dict[str, Any] = {"epochs": 240, "lr": 0.05, "weight_decay": 5e-4, "drops": (150, 180, 210)}
     teacher = sgd(images=TRAIN, batch=128, **schedule) | {"augment": ("shift", "scale", "flip")}
     student = sgd(images=TRAIN + FAKES, batch=256, **schedule) | {"augment": ("shift", "scale", "flip")}
@@ -40,12 +40,12 @@ FAMILY = Family(
 PROTOCOL = (
     "Top-1 accuracy on 10,000 validation images at 128 pixels, last update. Students see about 117,000 real and "
     "M^g = 100,000 generated images (BigGAN-deep, cDR-RS, filtered by DenseNet-161 with rho = 0.9 per class) for 240 "
-    "epochs; SGD with momentum 0.9, learning rate 0.05 (0.01 for mobile networks), a tenth after epochs 150, 180 and "
-    "210, weight decay 5e-4, random crops and flips."
+    "epochs; SGD with momentum 0.9, learning rate 0.05 (0.01 for mobile networks), divided by 10 after epochs 150, 180 "
+    "and 210, weight decay 5e-4, random crops and flips."
 )
 DEVIATIONS = (
     *(text.replace("128", "256").replace("have 64", "have 128") for text in cifar100.DEVIATIONS),
-    "Images are shifted, scaled and mirrored; published are random crops of 8 to 100 % of the area.",
+    "Images are shifted, scaled and flipped; the paper uses random crops of 8 to 100 % of the area.",
 )
 TABLE3_PAIRS = tuple(
     Pair(student=name)
@@ -64,7 +64,7 @@ TABLE6_PAIRS = (
 TABLES = (
     PublishedTable(
         name="imagenet100-table3",
-        title="ImageNet-100: cGAN-KD alone",
+        title="ImageNet-100: cGAN-KD without other losses",
         source=f"{PAPER}, table 3",
         family=FAMILY,
         pairs=TABLE3_PAIRS,
@@ -109,6 +109,6 @@ TABLES = (
             },
         ),
         protocol=PROTOCOL,
-        deviations=(*DEVIATIONS, cifar100.SSKD_DEVIATION, "SSKD: the published weight of the labels is 1, here 0.1."),
+        deviations=(*DEVIATIONS, cifar100.SSKD_DEVIATION, "SSKD: the label loss has weight 0.1, published is 1."),
     ),
 )

@@ -1,4 +1,4 @@
-"""A published table as a recipe: its pairs and rows, the numbers printed in it, the protocol, and what differs here."""
+"""A published table as a recipe: pairs, rows, printed numbers, protocol and the deviations from it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,36 +14,36 @@ from gankd.training.gan import GanConfig, logistic
 from gankd.training.ratio import RatioConfig
 
 Scale = Literal["tiny", "small", "full"]
-"""tiny: embedded images and seconds, for tests; small: the table's own images at 32 pixels, few of them, and small
-networks, for hours of two CPU cores; full: the published sizes, for a GPU."""
+"""tiny: embedded images, seconds, for tests; small: a few of the table's own images at 32 pixels and small networks,
+hours on two CPU cores; full: the published sizes, for a GPU."""
 Kind = Literal["classification", "regression"]
 
 FAKES_SHARE = 0.5
-"""Share of generated images in a batch where a table does not say."""
+"""Share of generated images in a batch if the table gives none."""
 POOL_MARGIN = 1.1
-"""Generated images that subsampling and filter should leave, in units of the largest M^g: acceptance is drawn."""
+"""Images that subsampling and filter should leave, in units of the largest M^g; above 1 as acceptance is random."""
 
 
 RUNNING_MAX_SHARE = 0.1
-"""What rejection with a running maximum accepts, at least; a quarter was measured on digits."""
+"""Assumed acceptance of rejection with a running maximum, a safe lower bound; 0.25 was measured on digits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A student, and whose outputs its losses read."""
+    """A student and its teacher."""
 
     student: str
     """A zoo name."""
     teacher: str | None = None
-    """A zoo name; none: the network that filters."""
+    """A zoo name. Default: the network that filters."""
     printed: float | None = None
-    """The teacher's own number, as printed."""
+    """Printed number of the teacher."""
     assistant: str | None = None
     """Network between the two in TAKD."""
 
     @property
     def name(self) -> str:
-        """What cells call it."""
+        """Name of the pair in tables."""
         return self.student if self.teacher is None else f"{self.teacher}-{self.student}"
 
 
@@ -53,27 +53,27 @@ class Method:
 
     title: str
     loss: str | None = None
-    """Expression of losses; none: the labels alone."""
+    """Sum of losses. Default: labels only."""
     fakes: Processing | None = None
-    """Also on generated images, processed up to this step."""
+    """Train also on generated images, processed up to this step."""
     matched: bool = True
-    """As many updates as rows with generated images have; otherwise as many passes over real images as these."""
+    """True: as many updates as rows with generated images. False: as many passes over real images as those rows."""
     assistant: bool = False
-    """From the pair's assistant in place of its teacher."""
+    """Learn from the pair's assistant instead of its teacher."""
     count: int | None = None
-    """M^g where it is not the table's."""
+    """M^g, if different from the table's."""
     settings: tuple[str, ...] = ()
     """Changes of the recipe, as NAME=VALUE."""
 
     def __post_init__(self) -> None:
         require(
             self.loss is None or self.fakes in (None, "adjusted"),
-            f"row {self.title}: losses go with no generated images or with adjusted ones, got {self.fakes}",
+            f"row {self.title}: with a loss, fakes must be none or adjusted, got {self.fakes}",
         )
 
     @property
     def arm(self) -> str:
-        """The arm that trains so."""
+        """Name of the arm that trains like this."""
         if self.loss is not None:
             return "kd_matched" if self.fakes is None else "adjusted_kd"
         return self.fakes or ("real_matched" if self.matched else "real")
@@ -87,26 +87,26 @@ EQUAL_TIME = "NOKD at equal time"
 
 
 def equal_time(factor: float) -> Method:
-    """The labels alone for `factor` times as many updates; 1 is the update-matched control."""
+    """Control on labels only with `factor` times as many updates; 1 is the update-matched control."""
     return EQUAL_UPDATES if factor == 1 else Method(f"{EQUAL_TIME} x{factor:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """All experiments on one data set: how its recipes look at each scale."""
+    """All experiments on one data set, with their recipes at each scale."""
 
     kind: Kind
     full: Callable[[], Recipe]
-    """The published settings, but for the place of the images and for `select`."""
+    """Published settings, except `data.root` and `select`."""
     select: SelectConfig
-    """The published choice of generated images, with M^g."""
+    """Published choice of generated images, with M^g."""
     small: DataConfig
     """Images of scale small."""
     slow: tuple[str, ...] = ()
-    """Students that are trained with a learning rate of 0.01 at full scale, unless another is asked for."""
+    """Students trained with a learning rate of 0.01 at full scale, unless the user sets another."""
 
     def recipe(self, scale: Scale, data: str | None) -> Recipe:
-        """Settings of filter teacher, generator, ratio, pool and students, but for the pair's networks."""
+        """Settings of filtering teacher, generator, ratio, pool and students, without the pair's networks."""
         if scale == "tiny":
             return _tiny(self.kind, self.select)
         if scale == "small":
@@ -129,15 +129,15 @@ class PublishedTable:
     printed: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """(pair, method) -> number as printed."""
     unit: str = "top-1 accuracy, %"
-    """Of printed numbers."""
+    """Unit of the printed numbers."""
     protocol: str
     deviations: tuple[str, ...]
     note: str = ""
-    """What is to be known of the printed numbers."""
+    """Note on the printed numbers."""
     control_loss: str = "0.1*Label + 0.9*KD(T=4)"
-    """Of the control with a teacher and without generated images."""
+    """Loss of the control with a teacher and without generated images."""
     filters: bool = True
-    """Is there a network that filters for all pairs? Otherwise each pair's teacher is the run's own."""
+    """True if one network filters for all pairs; otherwise each pair's teacher is the teacher of its run."""
 
     def __post_init__(self) -> None:
         known = {(pair.name, method.title) for pair in self.pairs for method in (*self.methods, *self.controls)}
@@ -145,15 +145,15 @@ class PublishedTable:
 
     @property
     def controls(self) -> tuple[Method, ...]:
-        """What gains are shown against, at equal updates."""
+        """Controls at equal updates, to which gains refer."""
         return EQUAL_UPDATES, Method(KD_EQUAL_UPDATES, self.control_loss)
 
     def number(self, pair: str, method: str) -> float | None:
-        """The printed number in the metric that is measured here: an error is turned into an accuracy."""
+        """The printed number in the metric used here: errors are converted to accuracies."""
         return self._measured(self.printed.get((pair, method)))
 
     def teacher_number(self, pair: Pair) -> float | None:
-        """The same of the pair's teacher."""
+        """The printed number of the pair's teacher, in the metric used here."""
         return self._measured(pair.printed)
 
     def _measured(self, printed: float | None) -> float | None:
@@ -183,7 +183,7 @@ class PublishedTable:
         return known.get(title) or Method(title)
 
     def distinct(self, scale: Scale) -> tuple[Pair, ...]:
-        """The pairs whose networks differ at this scale."""
+        """Pairs with different networks at this scale."""
         seen = {self.networks(pair, scale): pair for pair in reversed(self.pairs)}
         return tuple(pair for pair in self.pairs if pair in seen.values())
 
@@ -199,7 +199,7 @@ class PublishedTable:
         return teacher, stand_ins.get(pair.student, other), assistant
 
     def recipe(self, scale: Scale, data: str | None = None) -> Recipe:
-        """Settings that all cells share, with a pool large enough for the largest M^g.
+        """Settings shared by all cells, with a pool large enough for the largest M^g.
 
         Args:
             scale: how large.
@@ -208,7 +208,7 @@ class PublishedTable:
         return self.with_pool(replace(self.family.recipe(scale, data), name=self.name))
 
     def with_pool(self, recipe: Recipe) -> Recipe:
-        """`recipe` with a pool from which subsampling and filter leave enough for the largest M^g."""
+        """Return `recipe` with a pool large enough for the largest M^g after subsampling and filter."""
         select = recipe.select
         accepted = {"budget": select.accept_share, "running_max": RUNNING_MAX_SHARE, "none": 1.0}[select.subsample]
         kept = 1.0 if select.filter == "none" or select.rho is None else select.rho
@@ -217,7 +217,7 @@ class PublishedTable:
         return replace(recipe, synth=replace(recipe.synth, pool=max(recipe.synth.pool, needed)))
 
     def owned(self) -> dict[str, str]:
-        """Settings that rows and pairs set, so that a change for all cells would be lost, and why they are not free."""
+        """Settings that rows and pairs overwrite, with the reason; changing them for all cells has no effect."""
         network = "pairs name the networks"
         found = {f"student.{name}": network for name in ("model", "teacher", "assistants")}
         found["student.loss"] = "rows name the losses"
@@ -250,7 +250,7 @@ class PublishedTable:
             recipe = replace(base, teacher=replace(base.teacher, model=teacher))
         share = config.fake_share
         if method.count is not None:
-            # As in the published mixture of all real and M^g generated images.
+            # As published: batches mix all real and M^g generated images.
             published = self.family.select.count
             assert published is not None
             share = method.count / (method.count + published * (1 - share) / share)
@@ -264,7 +264,7 @@ class PublishedTable:
         if not method.matched and ARMS[method.arm].matched:
             config = replace(config, updates=passes)
         if config.init == "finetune":
-            # As published: rows without generated images are trained once, from scratch; the others go on from NOKD.
+            # As published: rows without generated images are trained once, from scratch; the others start from NOKD.
             tuned = replace(config, start_updates=config.start_updates or passes)
             config = tuned if method.matched else config.from_scratch
         if method.title.startswith(f"{EQUAL_TIME} x"):
@@ -291,7 +291,7 @@ STAND_INS: dict[Scale, dict[str, str]] = {
         "resnet8x4": "resnet8x2",
     },
 }
-"""Networks by their part in a pair, or by the published student; mobile networks are small as they are."""
+"""Stand-ins by role in a pair, or by the published student; mobile networks are small enough and stay."""
 
 
 def _tiny(kind: Kind, select: SelectConfig) -> Recipe:
@@ -320,7 +320,7 @@ def _small(kind: Kind, select: SelectConfig) -> Recipe:
     )
 
 
-# --- helpers of the modules beside --------------------------------------------------------------------------
+# --- helpers of the tables' modules --------------------------------------------------------------------------
 
 
 def sgd(
@@ -334,7 +334,7 @@ def sgd(
     flip: bool = True,
     shift: bool = True,
 ) -> dict[str, Any]:
-    """Published training by SGD as settings of `SupervisedConfig`: `drops` are the epochs after which lr falls."""
+    """Settings of `SupervisedConfig` for published SGD training; `drops` are the epochs after which lr falls."""
     kinds = ("shift",) * shift + ("flip",) * flip
     return {
         "updates": round(epochs * images / batch),
@@ -349,28 +349,28 @@ def sgd(
 
 
 def counted_before_split(epochs: int, left: float) -> str:
-    """Deviation: `epochs` of updates are counted for all real images, of which the share `left` trains."""
+    """Deviation: updates of `epochs` are counted over all real images, but only the share `left` of them trains."""
     return (
-        f"Updates are counted for all real images, those that validate included: the others are seen for about "
-        f"{epochs / left:.0f} epochs where {epochs} are published."
+        f"Updates are counted over all real images, including those of the validation split, so training images are "
+        f"seen for about {epochs / left:.0f} epochs where {epochs} are published."
     )
 
 
 RATIO_DEVIATION = (
-    "A quarter of the images is held out from the density ratio to calibrate it, and the generated images of a label "
-    "have a mean ratio of 1; published are all of them, and no calibration. Its label input is learned and 32 wide; "
-    "published is one of as many as there are classes, or the generator's."
+    "A quarter of the images is held out from the density ratio to calibrate it, and the mean ratio of each label's "
+    "generated images is 1; the paper trains on all images and does not calibrate. The label input is a learned "
+    "embedding of width 32; the paper's is as wide as the number of classes, or is the generator's."
 )
 
 
 FROM_SCRATCH = (
-    "Students start from scratch; published cGAN-KD students start from their own NOKD weights and have its updates "
-    "on top (--set student.init=finetune: also for the controls at equal updates)."
+    "Students start from scratch; published cGAN-KD students start from their own NOKD weights, so these updates come "
+    "on top (--set student.init=finetune does this, also for the controls at equal updates)."
 )
 
 
 def by_method(pairs: Sequence[Pair], lines: Mapping[str, str]) -> dict[tuple[str, str], float]:
-    """Printed numbers from one line per method with one number per pair; NA where there is none."""
+    """Printed numbers from one line per method with one number per pair; NA: not printed."""
     return {
         (pair.name, title): float(word)
         for title, line in lines.items()
@@ -380,7 +380,7 @@ def by_method(pairs: Sequence[Pair], lines: Mapping[str, str]) -> dict[tuple[str
 
 
 def by_pair(methods: Sequence[Method], lines: Mapping[str, str]) -> dict[tuple[str, str], float]:
-    """The same from one line per pair with one number per method."""
+    """Printed numbers from one line per pair with one number per method; NA: not printed."""
     return {
         (name, method.title): float(word)
         for name, line in lines.items()

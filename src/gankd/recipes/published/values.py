@@ -30,7 +30,7 @@ RATIO = replace(published_ratio((1024, 512, 256, 128, 64)), features="autoencode
 RATIO_FIRST = replace(
     published_ratio(epochs=350, drops=(100, 200)), features="autoencoder", penalty=1e-3, weight_decay=0.0
 )
-"""Of the first version."""
+"""Density ratio of the first version."""
 
 
 def full(
@@ -46,7 +46,7 @@ def full(
     weight_decay: float = 5e-4,
     ratio: RatioConfig = RATIO,
 ) -> Recipe:
-    """350 epochs of SGD on squared error, CcGAN, cDR-RS on an auto-encoder, labels replaced by the teacher's."""
+    """Published: 350 epochs of SGD on squared error, CcGAN, cDR-RS on an auto-encoder, labels from the teacher."""
     schedule: dict[str, Any] = {"epochs": 350, "lr": 0.01, "drops": (150, 250), "batch": 128, "shift": False}
     schedule |= {"weight_decay": weight_decay, "flip": flip}
     return Recipe(
@@ -61,11 +61,11 @@ def full(
 
 DEVIATIONS = (
     "A validation split is carved out of the training images; published settings were fixed on test images.",
-    "SGD with Nesterov momentum; batches are passes over shuffled images, published ones are drawn with replacement.",
-    "Subsampling keeps the best half of a fixed pool (budget); published is rejection with a running maximum "
+    "SGD with Nesterov momentum; batches are passes over shuffled images, in the paper drawn with replacement.",
+    "Subsampling keeps the best half of a fixed pool (budget); the paper uses rejection with a running maximum "
     "(--set select.subsample=running_max).",
-    "A student with a teacher's loss on real images is an additional control: regression had no other baseline.",
-    "Outputs are taken as they are; published networks end in a ReLU, and predictions are cut to the range of labels.",
+    "A student with a distillation loss on real images is an additional control; the paper has only NOKD for values.",
+    "Outputs are linear; published networks end in a ReLU, and their predictions are clipped to the label range.",
     "The auto-encoder of the density ratio is small and trained by Adam; the published code is as wide as images.",
     RATIO_DEVIATION,
 )
@@ -77,7 +77,7 @@ def _protocol(real: str, fakes: int, filter_: str, rho: float, gan: str, weight_
         f"Mean absolute error on test images in label units, last update, 64 pixels. Students see {real} real and "
         f"M^g = {fakes:,} generated images ({gan}, density ratio on an auto-encoder, filtered by {filter_} with "
         f"rho = {rho} over all labels, labels replaced by its predictions) for 350 epochs; SGD with momentum 0.9, "
-        f"batches of 128, learning rate 0.01, a tenth after epochs 150 and 250, weight decay {weight_decay}."
+        f"batches of 128, learning rate 0.01, divided by 10 after epochs 150 and 250, weight decay {weight_decay}."
     )
 
 
@@ -117,8 +117,8 @@ STEERING_LINES = {
 STEERING_DEVIATIONS = (
     *DEVIATIONS,
     FROM_SCRATCH,
-    "The size of the published training set is not printed; updates are counted for 9,800 real images, those that "
-    "validate or keep the splits apart included.",
+    "The size of the published training set is not printed; updates are counted over 9,800 real images, including the "
+    "validation split and the frames left out between splits.",
 )
 STEERING = _table(
     name="steering-table7",
@@ -202,13 +202,13 @@ UTKFACE = _table(
     methods=(NOKD, CGAN_KD),
     printed=by_pair((NOKD, CGAN_KD), UTKFACE_LINES),
     unit="MAE, years",
-    protocol=_protocol("11,808", 60_000, "VGG-11", 0.7, "SAGAN, SVDL + ILI", "5e-4") + " Faces are mirrored.",
+    protocol=_protocol("11,808", 60_000, "VGG-11", 0.7, "SAGAN, SVDL + ILI", "5e-4") + " Faces are flipped.",
     deviations=(
         *DEVIATIONS,
         counted_before_split(350, 7 / 8),
         FROM_SCRATCH,
         "Ages and predictions stay float; the published code floors predictions, labels and the filter's errors.",
-        "The filter is VGG-11 as in the published scripts; the table's caption says VGG-13.",
+        "The filter is VGG-11, as in the published scripts; the table's caption says VGG-13.",
     ),
 )
 
@@ -225,9 +225,9 @@ RC49_LINES = {
 
 RC49_DEVIATIONS = (
     *DEVIATIONS,
-    "One chair in eight validates, and its images are among those of the published count.",
+    "One chair in eight is used for validation; its images are among those of the published count.",
     counted_before_split(350, 43 / 49),
-    "The density ratio pairs a real image with generated ones of the nearest angles; published are those of its angle.",
+    "The density ratio pairs a real image with generated ones of the nearest angles; in the paper, of its own angle.",
     "The auto-encoder of the density ratio also learns the angle; the published one of this version does not.",
 )
 

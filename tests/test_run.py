@@ -22,11 +22,11 @@ from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import CheckpointError, RunError, TrainingError
 from gankd.models import build_net
-from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import ImageModel
 from gankd.runs import Run, Stage, fingerprint
 from gankd.seeds import rng
 from gankd.storage import load_state, write_json
+from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.tasks import Classification, Regression
 from gankd.training.autoencoder import train_autoencoder
 from gankd.training.distill import distill

@@ -15,6 +15,7 @@ import gankd.data
 from gankd.commands.stages import stored_run
 from gankd.config import override
 from gankd.data.images import Splits
+from gankd.data.own import Settings
 from gankd.data.sets import DATA_SETS
 from gankd.errors import ConfigError, DataError
 from gankd.recipes import RECIPES
@@ -88,6 +89,8 @@ def test_values_have_no_classes(arrays: Path) -> None:
 def test_readers_take_what_they_are_given(name: str) -> None:
     found = DATA_SETS[name]
     known = list(inspect.signature(reader_of(name)).parameters)
+    if "settings" in known:
+        known += Settings.__annotations__
     if not found.embedded:
         assert known.pop(0) in {"path", "root"}
     assert set(found.takes) <= set(known)

@@ -13,7 +13,6 @@ from gankd.bench.compare import cells
 from gankd.bench.cost import gan_step, machine_speed, sampling_step, training_step
 from gankd.console import Console
 from gankd.data.images import Splits
-from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import ImageModel, predict_with_features
 from gankd.recipes.arms import ARMS, Arm
 from gankd.recipes.cgan_kd import CLASSIFIER, CganKd, sample_images
@@ -21,6 +20,7 @@ from gankd.recipes.config import Recipe
 from gankd.recipes.taught import Taught
 from gankd.runs import Run, Stage
 from gankd.seeds import BLOCK
+from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.tasks import Regression
 from gankd.text import duration
 from gankd.training.autoencoder import train_autoencoder

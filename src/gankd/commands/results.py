@@ -18,7 +18,6 @@ from gankd.commands.stages import RunResult, opened, run
 from gankd.config import require, suggest
 from gankd.console import Console
 from gankd.data.images import LabelledImages
-from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import evaluate, predict
 from gankd.recipes.arms import ARMS, CONTROLS, METHODS
 from gankd.recipes.cgan_kd import CganKd, sample_images
@@ -30,6 +29,7 @@ from gankd.report.grids import image_grid
 from gankd.report.tables import decimals, difference_text, evidence_rows, markdown_table, value_decimals
 from gankd.seeds import rng
 from gankd.storage import atomic, read_json, write_json, write_results_page
+from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.tasks import Classification
 from gankd.text import duration
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from gankd.data.arrays import Array, Images, Stream, fit, label_texts, refuse_strange, splits_of_arrays
 from gankd.data.files import flatten, is_grey
 from gankd.data.images import Splits
-from gankd.data.own import ChannelChoice, Choices, Item, TaskChoice, common_size, shown
+from gankd.data.own import Choices, Item, Settings, common_size, shown
 from gankd.errors import DataError
 
 Pairs = Iterable[tuple[Any, Any]] | torch.utils.data.Dataset[Any]
@@ -27,12 +27,7 @@ def splits_from_dataset(
     *,
     name: str = "dataset",
     class_names: tuple[str, ...] = (),
-    task: TaskChoice = "auto",
-    size: int | None = None,
-    channels: ChannelChoice = "auto",
-    low: float | None = None,
-    high: float | None = None,
-    seed: int = 0,
+    **settings: Unpack[Settings],
 ) -> Splits:
     """Read pairs of image and label into memory.
 
@@ -49,18 +44,12 @@ def splits_from_dataset(
         test: test images.
         name: of the set.
         class_names: what the labels 0 .. K - 1 are called.
-        task: what the labels are.
-        size: height and width in pixels, a multiple of 4 from 8 to 128, to which the central square is resampled;
-            None takes square images of one size as they are.
-        channels: "grey" for one channel, "rgb" for three, "auto" for those that all have.
-        low: lower end of the label range in user units; regression only.
-        high: upper end.
-        seed: draws the split.
+        settings: task, size, channels, low, high and seed; see `Choices`.
 
     Raises:
         ConfigError: a setting is out of range. DataError: an image or a label cannot be used.
     """
-    choices = Choices(task=task, size=size, channels=channels, low=low, high=high, seed=seed)
+    choices = Choices(**settings)
     given = {part: pairs for part, pairs in (("train", train), ("val", val), ("test", test)) if pairs is not None}
     places: list[tuple[str, str]] = []
     pictures: list[Array] = []
@@ -82,9 +71,9 @@ def splits_from_dataset(
         raise DataError(f"{name}: expected numbers or text as labels, got both; use one kind")
     items = [
         Item(where, Path(name), text, where, part if len(given) > 1 else None)
-        for (part, where), text in zip(places, label_texts(name, np.array(labels), task), strict=True)
+        for (part, where), text in zip(places, label_texts(name, np.array(labels), choices.task), strict=True)
     ]
-    if class_names and task != "regression":
+    if class_names and choices.task != "regression":
         refuse_strange(items, len(class_names), "class_names")
     shape = (len(pictures), *pictures[0].shape)
     pixels = Images(name, Stream(shape, np.dtype(np.uint8), lambda: (picture[None] for picture in pictures)))

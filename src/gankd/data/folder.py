@@ -4,15 +4,15 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 from gankd.data.files import IMAGE_SUFFIXES, Files, is_image, list_folder, splits_of_pictures, walk
 from gankd.data.images import Splits
 from gankd.data.own import (
     SPLIT_NAMES,
-    ChannelChoice,
     Choices,
     Item,
-    TaskChoice,
+    Settings,
     counted,
     shown,
 )
@@ -23,13 +23,8 @@ from gankd.errors import DataError
 def load_folder(
     root: str | Path,
     *,
-    task: TaskChoice = "auto",
-    size: int | None = None,
-    channels: ChannelChoice = "auto",
-    low: float | None = None,
-    high: float | None = None,
-    seed: int = 0,
     skip: Collection[Path] = (),
+    **settings: Unpack[Settings],
 ) -> Splits:
     """Read a folder of images with labels, in one of three layouts.
 
@@ -57,12 +52,7 @@ def load_folder(
 
     Args:
         root: the folder.
-        task: what the labels are.
-        size: height and width in pixels, a multiple of 4 from 8 to 128.
-        channels: "grey" for one channel, "rgb" for three.
-        low: lower end of the label range in user units; regression only.
-        high: upper end.
-        seed: draws the split.
+        settings: task, size, channels, low, high and seed; see `Choices`.
         skip: files to leave out, such as those that cannot be read.
 
     Returns:
@@ -74,7 +64,7 @@ def load_folder(
         DataError: the folder, the table, a label or an image cannot be used.
     """
     root = Path(root)
-    choices = Choices(task=task, size=size, channels=channels, low=low, high=high, seed=seed)
+    choices = Choices(**settings)
     _check_root(root)
     tabular = os.path.lexists(root / TABLE)
     items, passed_over = (read_table(root / TABLE), "") if tabular else _read_class_folders(root)

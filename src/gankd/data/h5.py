@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gankd.data.arrays import Array, Images
 from gankd.data.images import Splits
 from gankd.data.named_arrays import load_named
-from gankd.data.own import ChannelChoice, Choices, TaskChoice, and_more, counted, shown
+from gankd.data.own import Choices, Settings, and_more, counted, shown
 from gankd.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -20,16 +20,7 @@ MOST_REPEATS = 10
 EXAMPLE = 'file["images"], file["label"] = images, label'
 
 
-def load_h5(
-    path: str | Path,
-    *,
-    task: TaskChoice = "auto",
-    size: int | None = None,
-    channels: ChannelChoice = "auto",
-    low: float | None = None,
-    high: float | None = None,
-    seed: int = 0,
-) -> Splits:
+def load_h5(path: str | Path, **settings: Unpack[Settings]) -> Splits:
     """Read images and labels from an HDF5 file; names, layouts and settings are those of `load_npz`.
 
     What lies in groups is called by its path: `train/images` is `train_images`. Images are read in blocks.
@@ -38,7 +29,7 @@ def load_h5(
         ConfigError: a setting is out of range.
         DataError: the file, an array or a label cannot be used, or h5py is not installed.
     """
-    choices = Choices(task=task, size=size, channels=channels, low=low, high=high, seed=seed)
+    choices = Choices(**settings)
     with open_h5(Path(path)) as file:
         return load_named(file.path, file.names, lambda name, whole: file.array(name, whole), choices, EXAMPLE)
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
 from gankd.data.arrays import Array, Images, Stream, label_texts, read_blocks, splits_of_arrays
 from gankd.data.images import Splits
-from gankd.data.own import SPLIT_NAMES, ChannelChoice, Choices, Item, TaskChoice, counted, shown
+from gankd.data.own import SPLIT_NAMES, Choices, Item, Settings, counted, shown
 from gankd.errors import DataError
 
 NAME = re.compile(r"(?:.*[-.])?([a-z0-9]+)[-.](images|labels)[-.]idx([13])[-.]ubyte(?:\.gz)?", re.IGNORECASE)
@@ -26,16 +27,7 @@ ANEW = "the file is damaged; fetch it anew"
 EXPECTED = "train-images-idx3-ubyte and train-labels-idx1-ubyte, as they are or as .gz"
 
 
-def load_idx(
-    path: str | Path,
-    *,
-    task: TaskChoice = "auto",
-    size: int | None = None,
-    channels: ChannelChoice = "auto",
-    low: float | None = None,
-    high: float | None = None,
-    seed: int = 0,
-) -> Splits:
+def load_idx(path: str | Path, **settings: Unpack[Settings]) -> Splits:
     """Read a folder with MNIST's four files, or those of a set in its format; with `t10k`, the test split is given.
 
     Classes are the numbers in the file of labels, however many, unless `task` is "regression". What becomes of a
@@ -43,13 +35,7 @@ def load_idx(
 
     Args:
         path: the folder, or one of its files.
-        task: what the labels are.
-        size: height and width in pixels, a multiple of 4 from 8 to 128, to which the central square is resampled;
-            None takes square images as they are, 28x28 for MNIST.
-        channels: "rgb" repeats the grey levels three times.
-        low: lower end of the label range; regression only.
-        high: upper end.
-        seed: draws the split.
+        settings: task, size, channels, low, high and seed; see `Choices`.
 
     Returns:
         uint8 images (N, C, size, size), each split in the order of the files.
@@ -58,8 +44,10 @@ def load_idx(
         ConfigError: a setting is out of range. DataError: a file is missing, truncated or of another kind.
     """
     path = Path(path)
-    kind = "classification" if task == "auto" else task
-    choices = Choices(task=kind, size=size, channels=channels, low=low, high=high, seed=seed)
+    choices = Choices(**settings)
+    assumed = choices.task == "auto"
+    if assumed:
+        choices = replace(choices, task="classification")
     folder = path if path.is_dir() else path.parent
     found = _find(path, folder)
     items: list[Item] = []
@@ -76,11 +64,11 @@ def load_idx(
                 f"{counted(pixels.shape[0], 'image')}; fetch both files anew"
             )
         sets.append(Images(shown(found[part, "images"]), pixels, found[part, "images"]))
-        texts = label_texts(where, np.concatenate(list(labels.blocks())), kind)
+        texts = label_texts(where, np.concatenate(list(labels.blocks())), choices.task)
         given = part if len(found) > 2 else None
         items += [Item(f"{part}[{row}]", folder, text, f"{where}[{row}]", given) for row, text in enumerate(texts)]
     splits = splits_of_arrays(folder, items, sets, choices, what="folder")
-    if task != "auto":
+    if not assumed:
         return splits
     return replace(splits, card=splits.card | {"labels": "classification: IDX files of labels hold classes"})
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, Unpack
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -11,22 +11,13 @@ from numpy.lib.npyio import NpzFile
 from gankd.data.arrays import Array, Stream, read_blocks
 from gankd.data.images import Splits
 from gankd.data.named_arrays import load_named
-from gankd.data.own import ChannelChoice, Choices, TaskChoice, shown
+from gankd.data.own import Choices, Settings, shown
 from gankd.errors import DataError
 
 EXAMPLE = "np.savez(file, images=images, label=label)"
 
 
-def load_npz(
-    path: str | Path,
-    *,
-    task: TaskChoice = "auto",
-    size: int | None = None,
-    channels: ChannelChoice = "auto",
-    low: float | None = None,
-    high: float | None = None,
-    seed: int = 0,
-) -> Splits:
+def load_npz(path: str | Path, **settings: Unpack[Settings]) -> Splits:
     """Read images and labels from a numpy archive, in one of two layouts; what arrays are called is in
     `named_arrays.ROLES`.
 
@@ -44,13 +35,7 @@ def load_npz(
 
     Args:
         path: the file.
-        task: what the labels are.
-        size: height and width in pixels, a multiple of 4 from 8 to 128, to which the central square is resampled,
-            bicubic and antialiased; None takes square images as they are.
-        channels: "grey" for one channel, "rgb" for three, "auto" for those in the file.
-        low: lower end of the label range in user units; regression only.
-        high: upper end.
-        seed: draws the split.
+        settings: task, size, channels, low, high and seed; see `Choices`.
 
     Returns:
         uint8 images (N, C, size, size), each split in the order of the file. The card holds origin, licence,
@@ -61,7 +46,7 @@ def load_npz(
         DataError: the file, an array or a label cannot be used.
     """
     path = Path(path)
-    choices = Choices(task=task, size=size, channels=channels, low=low, high=high, seed=seed)
+    choices = Choices(**settings)
     where = shown(path)
     if path.is_dir():
         raise DataError(f"{where} is a folder; for a folder of images: gankd run folder --data {where}")

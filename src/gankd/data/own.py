@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor
@@ -52,20 +52,38 @@ class Item:
     """The split that the user chose, if any."""
 
 
+class Settings(TypedDict, total=False):
+    """Keyword arguments of every reader of the user's own images: the fields of `Choices`."""
+
+    task: TaskChoice
+    size: int | None
+    channels: ChannelChoice
+    low: float | None
+    high: float | None
+    seed: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the user says about images of their own; the meaning of each is in `load_folder`.
+    """The user's settings for their own images.
 
     Raises:
         ConfigError: a choice is out of range.
     """
 
     task: TaskChoice = "auto"
+    """Kind of labels; auto: see `load_folder`."""
     size: int | None = None
+    """Height and width in pixels, a multiple of 4 from 8 to 128, to which the central square is resampled, bicubic and
+    antialiased; default: square images of one size stay as they are."""
     channels: ChannelChoice = "auto"
+    """grey: one channel; rgb: three, which repeat grey levels; auto: those that all images have."""
     low: float | None = None
+    """Lower end of the label range in user units, regression only; default: the least label of all splits."""
     high: float | None = None
+    """Upper end; default: the greatest label of all splits."""
     seed: int = 0
+    """Draws the splits that are not given."""
 
     def __post_init__(self) -> None:
         check_settings(self.task, self.size, self.channels, self.low, self.high)

@@ -11,10 +11,7 @@ from typing import Any
 import numpy as np
 
 from gankd.data.arrays import Array, Images, Stream, label_texts, refuse_strange, splits_of_arrays
-from gankd.data.files import Files, R, Source, in_threads, splits_of_pictures
-from gankd.data.images import Splits
-from gankd.data.own import SPLIT_NAMES, Choices, Item, TaskChoice, shown
-from gankd.data.table import (
+from gankd.data.columns import (
     IMAGE_COLUMNS,
     LABEL_COLUMNS,
     SPLIT_COLUMN,
@@ -26,6 +23,9 @@ from gankd.data.table import (
     pixel_columns,
     refuse_half_split,
 )
+from gankd.data.files import Files, R, Source, in_threads, splits_of_pictures
+from gankd.data.images import Splits
+from gankd.data.own import SPLIT_NAMES, Choices, Item, TaskChoice, shown
 from gankd.errors import DataError
 
 BLOCK = 256

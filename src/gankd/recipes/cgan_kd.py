@@ -20,7 +20,6 @@ from gankd.data.images import LabelledImages, Splits
 from gankd.errors import CheckpointError
 from gankd.generators.external import ExternalGenerator, Generator, ImagePool, open_external
 from gankd.generators.networks import LatentGenerator
-from gankd.models.autoencoder import SparseAutoencoder
 from gankd.models.contract import ImageModel, check_model, evaluate, predict, predict_with_features
 from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.arms import ARMS, Arm, selection_of
@@ -29,6 +28,7 @@ from gankd.recipes.taught import Taught
 from gankd.runs import Run, Stage, fingerprint
 from gankd.seeds import BLOCK, derive_seed, rng
 from gankd.storage import FORMAT, fill, load_state, restore, save_state, write_json
+from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.subsampling.ratio_net import DensityRatio
 from gankd.synthetic import Sampler, SelectConfig, Selection, SyntheticSet, check_space, generate
 from gankd.tasks import task_from_dict, task_to_dict

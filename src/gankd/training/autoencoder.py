@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.generators.networks import to_float
-from gankd.models.autoencoder import SparseAutoencoder
 from gankd.runs import Stage
 from gankd.seeds import Batches
+from gankd.subsampling.autoencoder import SparseAutoencoder
 
 SPARSITY = 1e-3
 """Weight of the mean code (published)."""

@@ -7,9 +7,9 @@ from torch import Tensor
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.generators.networks import to_float
-from gankd.models.autoencoder import SparseAutoencoder
 from gankd.runs import Stage
 from gankd.seeds import rng
+from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.autoencoder import SPARSITY, train_autoencoder
 

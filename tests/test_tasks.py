@@ -53,27 +53,6 @@ def test_chance_is_the_best_constant_guess() -> None:
     assert AGES.chance(ages) == pytest.approx(best, abs=1e-5)
 
 
-def test_distill_loss_is_least_at_the_teacher_and_by_hand() -> None:
-    assert CLASSES.distill_loss(LOGITS, LOGITS, 4.0).abs().max() < 1e-6
-    # T = 1: KL(teacher || student) of (1/2, 1/4, 1/4) against the uniform distribution is ln 3 - H
-    uniform = torch.zeros(1, 3)
-    entropy = 0.5 * math.log(2) + 0.5 * math.log(4)
-    kl = CLASSES.distill_loss(uniform, LOGITS[:1], 1.0)
-    torch.testing.assert_close(kl, torch.tensor([math.log(3) - entropy]))
-    # T = 2: the softened teacher is sqrt(p) normalised, and the loss is 4 times its KL
-    softened = PROBS[0].sqrt() / PROBS[0].sqrt().sum()
-    expected = 4 * (softened * (softened * 3).log()).sum()
-    torch.testing.assert_close(CLASSES.distill_loss(uniform, LOGITS[:1], 2.0)[0], expected)
-
-    # values on the [0, 1] scale: in years this is what the label loss would be with the teacher's values as labels
-    years, teacher = torch.tensor([30.0, 20.0]), torch.tensor([34.0, 20.0])
-    ages = AGES.distill_loss(AGES.on_unit_scale(years), AGES.on_unit_scale(teacher), 4.0)
-    torch.testing.assert_close(ages, torch.tensor([0.01, 0.0]))
-    torch.testing.assert_close(ages, AGES.loss(years, teacher))
-    with pytest.raises(ConfigError, match="^KD: standardise is for logits, of which a regression has none"):
-        AGES.distill_loss(years, teacher, 4.0, standardise=True)
-
-
 def test_adjust() -> None:
     labels = torch.tensor([1, 1])
     assert torch.equal(CLASSES.adjust(LOGITS, labels, "none"), labels)

@@ -24,6 +24,16 @@ def rng(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> t
     return torch.Generator(device).manual_seed(derive_seed(seed, *purpose))
 
 
+def seed_own_layers(seed: int, step: int) -> None:
+    """Seed the global generator for one step: the user's dropout and the like draw from it, so that a resumed run and
+    a paired arm then draw the same numbers.
+    """
+    own = derive_seed(seed, "own layers", step)
+    torch.default_generator.manual_seed(own)  # torch.manual_seed keeps a stack trace where there is no GPU
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(own)
+
+
 class Batches:
     """Endless shuffled passes over `size` items; the indices of step k depend only on (seed, k).
 

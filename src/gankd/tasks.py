@@ -9,7 +9,6 @@ from torch import Tensor
 
 from gankd.config import from_dict, require, to_dict
 from gankd.errors import DataError, ModelError
-from gankd.losses.distillation.kd import kd_loss, regression_kd_loss
 
 Adjust = Literal["none", "argmax", "soft", "prediction"]
 LabelSampling = Literal["balanced", "empirical", "uniform"]
@@ -92,12 +91,6 @@ class Classification:
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy (N,) of logits (N, K) to classes (N,) or to probabilities (N, K)."""
         return F.cross_entropy(outputs.float(), labels, reduction="none")
-
-    def distill_loss(
-        self, outputs: Tensor, teacher_outputs: Tensor, temperature: float, standardise: bool = False
-    ) -> Tensor:
-        """Classic KD (N,): T^2 KL of softened teacher and student (Hinton et al. 2015), of z-scores if asked."""
-        return kd_loss(outputs, teacher_outputs, temperature, standardise)
 
     def on_unit_scale(self, outputs: Tensor) -> Tensor:
         """Outputs as losses read them: logits as they are, in at least float32."""
@@ -253,13 +246,6 @@ class Regression:
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Squared error (N,) on the [0, 1] label scale (Ding et al. 2023)."""
         return ((outputs.float() - labels) / self.span) ** 2
-
-    def distill_loss(
-        self, outputs: Tensor, teacher_outputs: Tensor, temperature: float, standardise: bool = False
-    ) -> Tensor:
-        """Squared distance (N,) to the teacher's values, both on the [0, 1] scale; `temperature` has no part."""
-        require(not standardise, "KD: standardise is for logits, of which a regression has none; leave it out")
-        return regression_kd_loss(outputs, teacher_outputs, 1.0)
 
     def on_unit_scale(self, outputs: Tensor) -> Tensor:
         """Outputs as losses read them: [low, high] becomes [0, 1], in at least float32."""

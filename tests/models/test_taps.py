@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from gankd.errors import ModelError
 from gankd.models import ZOO, build_net
 from gankd.models.contract import Ensemble, ImageModel
-from gankd.models.taps import Signals, Tap, Tapped, as_map, check_taps, find_taps, pair_taps, teacher_head
+from gankd.models.head import teacher_head
+from gankd.models.tapped import Signals, Tap, Tapped, as_map
+from gankd.models.taps import check_taps, find_taps, pair_taps
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression
 

@@ -1,8 +1,5 @@
 """A network with its own input and output contract, so that no model is ever fed another one's normalisation."""
 
-from collections.abc import Callable
-from types import TracebackType
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +7,7 @@ from torch import Tensor, nn
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import ModelError
+from gankd.models.read_out import ReadOut
 from gankd.tasks import Task
 
 
@@ -83,7 +81,7 @@ class ImageModel(nn.Module):
         Raises:
             ModelError: the network has no linear layer to read features from.
         """
-        with ReadOut(self) as read_out:
+        with ReadOut(self.members, type(self.net).__name__) as read_out:
             if read_out.can_be_found:
                 read_out.start()
                 outputs = self(images)
@@ -121,72 +119,6 @@ class Ensemble(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([member(x).float() for member in self.members]).mean(0)
-
-
-class ReadOut:
-    """Watches for the layer of each member that gives the outputs: the last nn.Linear that runs.
-
-    A 1x1 convolution of as many channels as outputs (SqueezeNet) counts too; it reads the global mean of its input.
-    The hooks stay until `close`; they keep a tensor only between `start` and `finish`.
-    """
-
-    def __init__(self, model: ImageModel) -> None:
-        self.reason = f"{type(model.net).__name__} has no nn.Linear to read features from; end it in a linear layer"
-        candidates = [
-            [
-                module
-                for module in member.modules()
-                if isinstance(module, nn.Linear)
-                or (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1)
-            ]
-            for member in model.members
-        ]
-        self.can_be_found = all(candidates)
-        self._num_members = len(candidates)
-        self._read: dict[int, tuple[nn.Linear | nn.Conv2d, Tensor]] | None = None
-        self._hooks = [
-            module.register_forward_pre_hook(self._watch(number))
-            for number, modules in enumerate(candidates)
-            for module in modules
-        ]
-
-    def start(self) -> None:
-        """Watch the forward pass to come."""
-        self._read = {}
-
-    def finish(self, outputs: Tensor) -> list[tuple[nn.Linear | nn.Conv2d, Tensor]]:
-        """Of each member, the layer and what it read (N, F) in the forward pass that gave `outputs`; nothing at all,
-        for `reason`, where a member has no such layer.
-        """
-        read, self._read = self._read or {}, None
-        width = outputs.shape[1] if outputs.ndim == 2 else 1
-        found = [
-            (layer, x.flatten(1) if isinstance(layer, nn.Linear) else x.mean((2, 3)))
-            for layer, x in (read[number] for number in sorted(read))
-            if isinstance(layer, nn.Linear) or layer.out_channels == width
-        ]
-        return found if len(found) == self._num_members else []
-
-    def close(self) -> None:
-        """Remove the hooks."""
-        for hook in self._hooks:
-            hook.remove()
-
-    def __enter__(self) -> "ReadOut":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _watch(self, member: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(layer, nn.Linear | nn.Conv2d)
-            if self._read is not None:
-                self._read[member] = layer, inputs[0]
-
-        return hook
 
 
 def check_model(model: ImageModel, data: LabelledImages, what: str) -> None:

@@ -14,7 +14,7 @@ from gankd.errors import ConfigError, GankdError, ModelError
 from gankd.losses.distillation.maps import keep_layout
 from gankd.losses.distillation.spec import LossModule
 from gankd.models.contract import ImageModel
-from gankd.models.taps import Tapped
+from gankd.models.tapped import Tapped
 from gankd.seeds import rng
 from gankd.tasks import Task
 

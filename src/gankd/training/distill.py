@@ -18,11 +18,11 @@ from gankd.engine import Engine
 from gankd.losses.distillation.spec import LossModule
 from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.runs import Stage
-from gankd.seeds import Batches, rng
+from gankd.seeds import Batches, rng, seed_own_layers
 from gankd.tasks import Task
 from gankd.training.criterion import Signals, blamed_on, in_float32, joined, rows_of
 from gankd.training.lesson import DistillConfig, Fakes, Lesson
-from gankd.training.supervised import make_optimizer, seed_own_layers
+from gankd.training.supervised import make_optimizer
 from gankd.training.teacher_outputs import stored_signals
 from gankd.training.wiring import Connection, connect
 
@@ -174,6 +174,7 @@ class Feed:
         self, real: LabelledImages, fakes: Fakes | None, config: DistillConfig, engine: Engine, seed: int
     ) -> None:
         self.real, self.fakes, self.config, self.engine, self.seed = real, fakes, config, engine, seed
+        self.first_fake = len(real)
         self.num_fake = round(config.fake_share * config.batch_size) if fakes is not None else 0
         self.num_real = config.batch_size - self.num_fake
         self._real_batches = Batches(len(real), max(self.num_real, 1), seed, "student real")
@@ -207,7 +208,7 @@ class Feed:
         """(N,) positions in the training data of the images of a step; on the CPU."""
         parts = [self._real_batches(step)[: self.num_real]]
         if self._fake_batches is not None:
-            parts.append(self._fake_batches(step) + len(self.real))
+            parts.append(self._fake_batches(step) + self.first_fake)
         return torch.cat(parts)
 
     def __call__(self, step: int) -> Batch:
@@ -218,7 +219,7 @@ class Feed:
         if self.fakes is not None and self._fake_batches is not None:
             fake_index = self._fake_batches(step).to(device)
             images = torch.cat([images, self.fakes.images[fake_index]])
-            index = torch.cat([index, fake_index + len(self.real)])
+            index = torch.cat([index, fake_index + self.first_fake])
             parts.append((slice(self.num_real, None), self.fakes.labels[fake_index]))
         view = None
         if config.augment and self.real_views is not None:

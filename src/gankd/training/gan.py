@@ -26,7 +26,8 @@ from gankd.generators.published import Init, initialise
 from gankd.losses.adversarial import GanLoss, discriminator_loss, generator_loss, gradient_penalty
 from gankd.losses.vicinal import Vicinity, VicinityKind
 from gankd.models.contract import ImageModel
-from gankd.models.taps import Tapped, find_taps
+from gankd.models.tapped import Tapped
+from gankd.models.taps import find_taps
 from gankd.ranges import MOST, AboveZero, AtLeastZero, BelowOne, Count, CountOrZero, UpToOne, ZeroToOne
 from gankd.runs import Stage
 from gankd.seeds import BLOCK, rng

@@ -12,7 +12,7 @@ from gankd.engine import Engine
 from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.ranges import BelowOne, Count, CountFromTwo, UpToTen, Within
 from gankd.runs import Stage
-from gankd.seeds import Batches, derive_seed, rng
+from gankd.seeds import Batches, rng, seed_own_layers
 from gankd.virtual import Watcher
 
 
@@ -73,16 +73,6 @@ def make_optimizer(
         final_div_factor=1e4,
     )
     return optimizer, schedule
-
-
-def seed_own_layers(seed: int, step: int) -> None:
-    """Seed the global generator, which the user's dropout and the like draw from, for one step: a resumed run and a
-    paired arm then draw the same.
-    """
-    own = derive_seed(seed, "own layers", step)
-    torch.default_generator.manual_seed(own)  # torch.manual_seed keeps a stack trace where there is no GPU
-    if torch.cuda.is_available():
-        torch.cuda.manual_seed_all(own)
 
 
 def train_supervised(

@@ -14,7 +14,9 @@ from gankd.engine import Engine
 from gankd.errors import ConfigError, ModelError
 from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
 from gankd.models.contract import ImageModel
-from gankd.models.taps import Tap, Tapped, check_taps, find_taps, pair_taps, teacher_head
+from gankd.models.head import teacher_head
+from gankd.models.tapped import Tap, Tapped
+from gankd.models.taps import check_taps, find_taps, pair_taps
 from gankd.seeds import derive_seed
 from gankd.tasks import Task
 from gankd.training.criterion import Criterion, Reader, Signals, WeightedLoss, blamed_on, in_float32

@@ -15,10 +15,6 @@ from gankd.losses.distillation.dkd import dkd
 from gankd.losses.distillation.kd import kd, kd_loss, regression_kd_loss
 from gankd.losses.distillation.mlkd import mlkd
 from gankd.seeds import rng
-from gankd.tasks import Classification, Regression
-
-CLASSES = Classification(num_classes=5)
-AGES = Regression(low=20.0, high=60.0)
 
 
 def plain_kd(student: list[float], teacher: list[float], temperature: float) -> float:
@@ -82,13 +78,25 @@ def test_regression_kd_is_the_squared_difference_in_label_spans() -> None:
     torch.testing.assert_close(regression_kd_loss(student.bfloat16(), teacher.bfloat16(), span=60.0), loss)
 
 
-def test_kd_asks_the_task() -> None:
+def test_kd_takes_logits_and_values() -> None:
     student, teacher = torch.randn(2, 6, 5, generator=rng(4, "logits"))
-    assert torch.equal(kd(student, teacher, CLASSES), kd_loss(student, teacher, 4.0))
-    assert torch.equal(kd(student, teacher, CLASSES, T=1.5), kd_loss(student, teacher, 1.5))
-    assert torch.equal(kd(student, teacher, CLASSES, standardise=True), kd_loss(student, teacher, 4.0, True))
+    assert torch.equal(kd(student, teacher), kd_loss(student, teacher, 4.0))
+    assert torch.equal(kd(student, teacher, T=1.5), kd_loss(student, teacher, 1.5))
+    assert torch.equal(kd(student, teacher, standardise=True), kd_loss(student, teacher, 4.0, True))
     values, truth = torch.tensor([0.1, 1.2]), torch.tensor([0.4, 1.0])  # on the [0, 1] scale, whatever the label range
-    torch.testing.assert_close(kd(values, truth, AGES), torch.tensor([0.09, 0.04]))
+    torch.testing.assert_close(kd(values, truth), torch.tensor([0.09, 0.04]))
+
+
+def test_kd_by_hand() -> None:
+    # T = 1: KL(teacher || student) of (1/2, 1/4, 1/4) against the uniform distribution is ln 3 - H
+    uniform, teacher = torch.zeros(1, 3), torch.tensor([[2.0, 1.0, 1.0]]).log()
+    entropy = 0.5 * math.log(2) + 0.5 * math.log(4)
+    torch.testing.assert_close(kd(uniform, teacher, T=1.0), torch.tensor([math.log(3) - entropy]))
+    # T = 2: the softened teacher is sqrt(p) normalised, and the loss is 4 times its KL
+    softened = torch.tensor([0.5, 0.25, 0.25]).sqrt()
+    softened = softened / softened.sum()
+    expected = 4 * (softened * (softened * 3).log()).sum()
+    torch.testing.assert_close(kd(uniform, teacher, T=2.0)[0], expected)
 
 
 def test_standardised_logits_by_hand() -> None:
@@ -114,7 +122,7 @@ def test_standardised_logits_follow_their_definition() -> None:
 
 CTKD = Ctkd(standardise=True)
 STANDARDISED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "KD": partial(kd, task=CLASSES, standardise=True),
+    "KD": partial(kd, standardise=True),
     "DKD": lambda s, t: dkd(s, t, torch.arange(8) % 5, 0.5, standardise=True),
     "DIST": partial(dist, standardise=True),
     "CTKD": lambda s, t: CTKD(s, t, 0.5),
@@ -147,15 +155,15 @@ def test_kd_gradient_check(temperature: float, standardise: bool) -> None:
     student, teacher = torch.randn(2, 3, 4, dtype=torch.float64, generator=rng(7, "logits"))
     assert torch.autograd.gradcheck(lambda s: kd_loss(s, teacher, temperature, standardise), student.requires_grad_())
     values, truth = torch.rand(2, 5, dtype=torch.float64, generator=rng(7, "values"))
-    assert torch.autograd.gradcheck(lambda v: kd(v, truth, AGES), values.requires_grad_())
+    assert torch.autograd.gradcheck(lambda v: kd(v, truth), values.requires_grad_())
 
 
 def test_settings_out_of_range_are_refused() -> None:
     logits, labels = torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ConfigError, match="^KD: T must be positive, got 0$"):
-        kd(logits, logits, CLASSES, T=0)
+        kd(logits, logits, T=0)
     with pytest.raises(ConfigError, match="^KD: standardise is for logits, of which a regression has none"):
-        kd(logits[:, 0], logits[:, 0], AGES, standardise=True)
+        kd(logits[:, 0], logits[:, 0], standardise=True)
     with pytest.raises(ConfigError, match="^DKD: T must be positive, got -1$"):
         dkd(logits, logits, labels, 0.0, T=-1)
     with pytest.raises(ConfigError, match="^DKD: alpha and beta must be at least 0, got 1.0 and -8$"):

@@ -11,12 +11,10 @@ from gankd.errors import ConfigError
 from gankd.losses.distillation.kd import kd
 from gankd.losses.distillation.soft_targets import soft_targets
 from gankd.seeds import rng
-from gankd.tasks import Classification
 
-CLASSES = Classification(num_classes=5)
 FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "SoftTargets": soft_targets,
-    "KD": lambda student, teacher: kd(student, teacher, CLASSES, T=4.0),
+    "KD": lambda student, teacher: kd(student, teacher, T=4.0),
 }
 
 

@@ -1,16 +1,11 @@
 """Distillation from a teacher's outputs, one loss value per sample, in at least float32."""
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import require
 from gankd.losses.distillation.spec import loss
-
-if TYPE_CHECKING:
-    from gankd.tasks import Task  # which imports this file
 
 
 def scaled(logits: Tensor, temperature: float | Tensor, standardise: bool = False) -> Tensor:
@@ -68,9 +63,7 @@ def regression_kd_loss(student: Tensor, teacher: Tensor, span: float) -> Tensor:
 
 
 @loss("KD", paper="Hinton, Vinyals, Dean, 2015")
-def kd(
-    student_outputs: Tensor, teacher_outputs: Tensor, task: "Task", *, T: float = 4.0, standardise: bool = False
-) -> Tensor:
+def kd(student_outputs: Tensor, teacher_outputs: Tensor, *, T: float = 4.0, standardise: bool = False) -> Tensor:
     """Soft targets: KL to the teacher's softened classes, or squared distance to its values.
 
         T^2 KL(softmax(teacher / T) || softmax(student / T))     classes
@@ -82,7 +75,6 @@ def kd(
     Args:
         student_outputs: (N, K) logits, or (N,) values on the [0, 1] scale.
         teacher_outputs: the same of the teacher.
-        task: what they are.
         T: temperature; a regression has no use for it.
         standardise: compare z-scores of the logits, which asks of the student the teacher's order and relative
             distances but not their size.
@@ -97,4 +89,7 @@ def kd(
     [2] Sun, Ren, Li, Wang, Cao. Logit standardization in knowledge distillation. CVPR 2024.
     """
     require(T > 0, f"KD: T must be positive, got {T}")
-    return task.distill_loss(student_outputs, teacher_outputs, T, standardise)
+    if student_outputs.ndim == 2:
+        return kd_loss(student_outputs, teacher_outputs, T, standardise)
+    require(not standardise, "KD: standardise is for logits, of which a regression has none; leave it out")
+    return regression_kd_loss(student_outputs, teacher_outputs, span=1.0)

@@ -1,0 +1,197 @@
+"""Read feature maps and embedding of any network from outside, along with its outputs."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from gankd.errors import ModelError
+from gankd.models.contract import ImageModel
+from gankd.models.read_out import ReadOut
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A module whose output is read as a feature map."""
+
+    path: str
+    """Dotted path of the module in the user's network (in each member of an ensemble)."""
+    shape: tuple[int, int, int]
+    """(C, H, W) of the map as it is read, all members of an ensemble together."""
+    image_size: int
+    """Side of the images that the network reads."""
+    overwritten: bool = False
+    """A later module works on the map in place, so that it has to be copied."""
+
+    @property
+    def relative_side(self) -> float:
+        """Side of the map over the side of the image."""
+        return math.sqrt(self.shape[1] * self.shape[2]) / self.image_size
+
+
+def as_map(output: Tensor) -> Tensor:
+    """What a module gave as a map (N, C, H, W), by its shape: images are square, hence so are maps.
+
+    (N, C, H, W) stays; (N, H, W, C) with H = W other than C is turned. A token sequence (N, T, C) becomes
+    (N, C, h, h) of its last h^2 tokens, h = isqrt(T): class and register tokens come first and are dropped.
+    """
+    if output.ndim == 4:
+        _, first, second, third = output.shape
+        return output.permute(0, 3, 1, 2) if first == second != third else output
+    num_rows, num_tokens, width = output.shape
+    side = math.isqrt(num_tokens)
+    return output[:, num_tokens - side * side :].transpose(1, 2).reshape(num_rows, width, side, side)
+
+
+class Signals(NamedTuple):
+    """What a forward pass of `Tapped` gives, in the type in which the network computes."""
+
+    outputs: Tensor
+    """Those of the model, in user units."""
+    embedding: Tensor | None
+    """(N, F): what the last linear layer reads, of all members side by side; None where there is none."""
+    features: list[Tensor]
+    """Maps (N, C, H, W) at the taps, the members' side by side along C."""
+    preactivations: list[Tensor]
+    """The same maps before their ReLU; empty unless asked for."""
+
+
+class Tapped(nn.Module):
+    """A model whose feature maps and embedding are outputs too; gradients flow through all of them.
+
+    The model stays as it is, but for hooks, which do nothing outside of this module's forward pass and go with `close`
+    or at the end of a `with` block. They are set here, once, so that the whole can be compiled.
+
+    Args:
+        model: shares its parameters; its own `state_dict` is what to store.
+        taps: where to read maps; for a bare path the map is always copied.
+        preactivations: also read the maps before their ReLU (or ReLU6, or clamp at 0); a map that does not come
+            straight from one is read as it is.
+    """
+
+    def __init__(self, model: ImageModel, taps: Sequence[Tap | str], *, preactivations: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.preactivations = preactivations
+        self._paths = [tap if isinstance(tap, str) else tap.path for tap in taps]
+        self._caught: dict[tuple[str, int], tuple[Tensor, Tensor | None]] | None = None
+        self._relus: _Relus | None = None
+        self._read_out = ReadOut(model.members, type(model.net).__name__)
+        self._hooks = [
+            member.get_submodule(path).register_forward_hook(
+                self._catch((path, number), isinstance(tap, str) or tap.overwritten)
+            )
+            for path, tap in zip(self._paths, taps, strict=True)
+            for number, member in enumerate(model.members)
+        ]
+
+    @property
+    def why_not_compile(self) -> str:
+        """Why this must not be given to `torch.compile`; empty if it may be."""
+        if not self.preactivations:
+            return ""
+        return "maps before their ReLU are found by watching every call as it happens, which compiled code leaves out"
+
+    @property
+    def why_no_embedding(self) -> str:
+        """Why the embedding is None, where it is."""
+        return self._read_out.reason
+
+    def forward(self, images: Tensor) -> Signals:
+        caught = self._caught = {}
+        self._read_out.start()
+        if self.preactivations:
+            with _Relus() as self._relus:
+                outputs = self.model(images)
+            self._relus = None
+        else:
+            outputs = self.model(images)
+        self._caught = None
+        read = self._read_out.finish(outputs)
+        embedding = torch.cat([features for _, features in read], 1) if read else None
+        features, preactivations = [], []
+        for path in self._paths:
+            maps = [
+                caught[key] for key in ((path, number) for number in range(len(self.model.members))) if key in caught
+            ]
+            if len(maps) < len(self.model.members):
+                raise ModelError(f"tap {path!r} of {type(self.model.net).__name__} did not run this time; name another")
+            features.append(_side_by_side([after for after, _ in maps]))
+            if self.preactivations:
+                preactivations.append(_side_by_side([after if before is None else before for after, before in maps]))
+        return Signals(outputs, embedding, features, preactivations)
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+        self._read_out.close()
+
+    def __enter__(self) -> "Tapped":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _catch(self, key: tuple[str, int], copy: bool) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
+            if self._caught is not None:
+                after = output.clone() if copy else output
+                before = None if self._relus is None else self._relus.input_of(output)
+                self._caught[key] = as_map(after), None if before is None else as_map(before)
+
+        return hook
+
+
+def _side_by_side(maps: list[Tensor]) -> Tensor:
+    return maps[0] if len(maps) == 1 else torch.cat(maps, 1)
+
+
+class _Relus(TorchFunctionMode):
+    """Remembers what every ReLU-like call reads, for as long as its result lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._inputs = WeakIdKeyDictionary()
+
+    def input_of(self, output: Tensor) -> Tensor | None:
+        """What a ReLU made `output` from; None if it comes from another call, or was changed since."""
+        before, version = self._inputs.get(output, (None, None))
+        return before if version == output._version else None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not _is_relu(func, args, kwargs):
+            return func(*args, **kwargs)
+        before = args[0] if args else kwargs["input"]
+        if func.__name__.endswith("_") or kwargs.get("inplace", False):
+            before = before.clone()
+        output = func(*args, **kwargs)
+        self._inputs[output] = before, output._version
+        return output
+
+
+_RELUS = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu, F.relu6}
+_FLOORS = {
+    *(F.hardtanh, torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_),
+    *(Tensor.clamp, Tensor.clamp_, Tensor.clamp_min, Tensor.clamp_min_),
+}
+"""Calls that are a ReLU if their lower bound is 0."""
+
+
+def _is_relu(func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    if func in _FLOORS:
+        low = args[1] if len(args) > 1 else kwargs.get("min", kwargs.get("min_val"))
+        return isinstance(low, int | float) and low == 0
+    return func in _RELUS

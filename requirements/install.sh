@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Makes .venv and installs gankd from this folder (editable) with the pinned versions: install.sh [EXTRA]
 #
-# PYTHON       the interpreter to use; empty: the first of python3.11, python3, ... that is new enough
-# TORCH_INDEX  take torch from this package index (another CUDA version, ROCm, CPU on a machine with a GPU);
-#              empty: the CPU build on Linux without an NVIDIA GPU, else what pip finds
+# PYTHON       interpreter; default: the first of python3.11, python3, ... that is new enough
+# TORCH_INDEX  package index for torch (another CUDA version, ROCm, CPU on a machine with a GPU);
+#              default: the CPU build on Linux without an NVIDIA GPU, otherwise the build that pip finds
 set -euo pipefail
 cd "$(dirname "$0")/.."
 extra=${1:-}
@@ -19,7 +19,7 @@ is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/
 pip() { .venv/bin/python -m pip --disable-pip-version-check -qq "$@"; }
 
 choose_python() {
-    # 3.11 first: it is what the pinned versions are tested with.
+    # 3.11 first: the pinned versions are tested with it.
     for python in ${PYTHON:-python3.11 python3 python3.12 python3.13 python3.14}; do
         if is_new_enough "$python"; then return; fi
     done
@@ -44,13 +44,13 @@ install_torch() {
         echo "gankd: installing $torch from $TORCH_INDEX"
         pip install --no-deps --index-url "$TORCH_INDEX" "$torch"
     elif [ "$(uname -s)" = Linux ] && ! nvidia-smi -L >/dev/null 2>&1; then
-        # On Linux the build on PyPI is for CUDA: 3 GB. Asking for the "+cpu" build by name can never end there.
-        # Where pip is already set up to find that build, PyTorch's own index is not contacted.
+        # On Linux the build on PyPI is for CUDA: 3 GB. Asking for "+cpu" by name never installs that one.
+        # PyTorch's own index is contacted only if pip's indexes do not have the CPU build.
         echo "gankd: installing $torch, CPU build (no NVIDIA GPU found)"
         local first_try
         first_try=$(pip install --no-deps "$torch+cpu" 2>&1) ||
             pip install --no-deps --retries 2 --index-url "$cpu_index" "$torch+cpu" ||
-            fail "no CPU build of $torch for $python from pip's own indexes (${first_try##*$'\n'})" \
+            fail "no CPU build of $torch for $python on pip's indexes (${first_try##*$'\n'})" \
                 "or $cpu_index; remedy: make PYTHON=python3.11 or make TORCH_INDEX=<package index>"
     fi
 }

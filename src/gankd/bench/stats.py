@@ -69,20 +69,16 @@ def paired_interval(
     Raises:
         ConfigError: lengths differ, no values, or a level outside (0, 1).
     """
-    require(
-        len(values) == len(control_values),
-        f"a paired interval needs one control value per seed, got {len(values)} and {len(control_values)}",
-    )
     require(0 < level < 1, f"level must lie in (0, 1), got {level}")
-    sign = 1.0 if higher_is_better else -1.0
-    differences = [sign * (value - control) for value, control in zip(values, control_values, strict=True)]
+    differences = _differences(values, control_values, higher_is_better=higher_is_better)
     diff, error = mean_stderr(differences)
-    if len(differences) == 1 or (error <= NO_SPREAD * abs(diff) and diff != 0):
-        return Interval(diff, math.nan, math.nan)
-    from scipy.stats import t  # half a second to import
+    if _all_equal(diff, error):
+        return Interval(diff, diff, diff) if diff == 0 and len(values) > 1 else Interval(diff, math.nan, math.nan)
+    from scipy.stats import ttest_rel  # a second to import
 
-    half = float(t.ppf(0.5 + level / 2, len(differences) - 1)) * error
-    return Interval(diff, diff - half, diff + half)
+    first, second = (values, control_values) if higher_is_better else (control_values, values)
+    bounds = ttest_rel(first, second).confidence_interval(level)
+    return Interval(diff, float(bounds.low), float(bounds.high))
 
 
 def paired_p(values: Sequence[float], control_values: Sequence[float]) -> float:
@@ -92,16 +88,28 @@ def paired_p(values: Sequence[float], control_values: Sequence[float]) -> float:
     Raises:
         ConfigError: lengths differ, or no values.
     """
+    diff, error = mean_stderr(_differences(values, control_values))
+    if _all_equal(diff, error):
+        return math.nan
+    from scipy.stats import ttest_rel
+
+    return float(ttest_rel(values, control_values).pvalue)
+
+
+def _differences(
+    values: Sequence[float], control_values: Sequence[float], *, higher_is_better: bool = True
+) -> list[float]:
     require(
         len(values) == len(control_values),
-        f"a paired test needs one control value per seed, got {len(values)} and {len(control_values)}",
+        f"a paired comparison needs one control value per seed, got {len(values)} and {len(control_values)}",
     )
-    diff, error = mean_stderr([value - control for value, control in zip(values, control_values, strict=True)])
-    if math.isnan(error) or error <= NO_SPREAD * abs(diff):
-        return math.nan
-    from scipy.stats import t
+    sign = 1.0 if higher_is_better else -1.0
+    return [sign * (value - control) for value, control in zip(values, control_values, strict=True)]
 
-    return 2 * float(t.sf(abs(diff) / error, len(values) - 1))
+
+def _all_equal(diff: float, error: float) -> bool:
+    """Are differences with this mean and standard error one value, but for rounding?"""
+    return math.isnan(error) or error <= NO_SPREAD * abs(diff)
 
 
 def interval_p(interval: Interval, count: int, level: float = 0.95) -> float:

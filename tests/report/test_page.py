@@ -9,7 +9,7 @@ import torch
 from gankd.bench.results import ArmResult, with_intervals
 from gankd.errors import RunError
 from gankd.recipes.arms import ARMS
-from gankd.report.page import (
+from gankd.report.facts import (
     Curve,
     DataFacts,
     DisagreementFacts,
@@ -21,9 +21,8 @@ from gankd.report.page import (
     ReportData,
     ScoredImages,
     StageFacts,
-    write_index,
-    write_report,
 )
+from gankd.report.page import write_index, write_report
 from gankd.report.view import compact, duration, storage_size
 from gankd.tasks import Classification, Regression, Task
 from gankd.virtual import Failure, Gate, Gates, Inspection
@@ -131,7 +130,7 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
         machine={"torch": "2.13"},
         config={"gan": {"steps": 500}},
         notes=["Class 8 lost images."],
-        stages=[StageFacts(name="gan", folder="gan-12345678", seconds=61.0, reused=True)],
+        stages=[StageFacts(name="gan", folder="gan-12345678", seconds=61.0)],
         arms=arms(task),
         headline_arm="adjusted_kd",
         data=DataFacts(
@@ -215,7 +214,6 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "Held-out AUC 0.760",
         "Class 8 lost images.",
         "gan-12345678",
-        "reused",
         "gankd run digits",
         "CC BY 4.0",
         "412 k",

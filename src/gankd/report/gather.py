@@ -18,7 +18,7 @@ from gankd.errors import ConfigError, GankdError
 from gankd.models.contract import ImageModel, evaluate
 from gankd.recipes.arms import ARMS
 from gankd.recipes.cgan_kd import CganKd, sample_images
-from gankd.report import page
+from gankd.report import facts as page
 from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification

@@ -16,8 +16,7 @@ from gankd.bench.results import ArmResult, paired_values
 from gankd.bench.stats import Interval, mean_stderr
 from gankd.recipes.arms import CONTROLS
 from gankd.report import plots, tables
-from gankd.report.grids import thumbnail_uri
-from gankd.report.page import (
+from gankd.report.facts import (
     IMAGES_PER_GROUP,
     MAX_GROUPS,
     SCORED_IMAGES,
@@ -31,6 +30,7 @@ from gankd.report.page import (
     ReportData,
     ScoredImages,
 )
+from gankd.report.grids import thumbnail_uri
 from gankd.report.tables import headline, short_title
 from gankd.report.virtual import virtual_section
 from gankd.tasks import Task

@@ -1,0 +1,171 @@
+"""Everything that a report can show, as plain dataclasses; `gather` fills them, `view` turns them into pages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from gankd.bench.results import ArmResult
+from gankd.tasks import Task
+from gankd.virtual import Inspection
+
+MAX_GROUPS = 12
+"""Label groups with example images; more would make the page heavy and nobody looks at them."""
+IMAGES_PER_GROUP = 8
+"""Real, and as many generated, images of one label group."""
+SWEEP_ROWS, SWEEP_COLUMNS = 6, 9
+SCORED_IMAGES = 8
+"""Kept, and as many dropped, images with their scores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """The data set: what it is, how large, how its labels lie."""
+
+    name: str
+    counts: Mapping[str, int]
+    """Images per split."""
+    shape: tuple[int, int, int]
+    """(C, H, W) of one image."""
+    card: Mapping[str, str] = field(default_factory=dict)
+    """Origin, licence, how it was split."""
+    groups: Sequence[str] = ()
+    """Names of the label groups (classes or bins)."""
+    train_counts: Sequence[int] = ()
+    """Training images per group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """A network: its cost (`bench.model_card`) and its metrics per split."""
+
+    role: Literal["teacher", "student"]
+    card: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Split -> metric -> value, for example {"val": {"top1": 97.1, "nll": 0.1}}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupImages:
+    """Real and generated images of one label group, uint8 (N, C, H, W) each; N may differ or be 0."""
+
+    name: str
+    real: Tensor
+    fake: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSweep:
+    """Generated images over increasing labels: one latent vector per row, one label per column."""
+
+    labels: Sequence[str]
+    images: Tensor
+    """uint8 (rows, columns, C, H, W)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredImages:
+    """Generated images with the scores that decided about them."""
+
+    images: Tensor
+    """uint8 (N, C, H, W)."""
+    labels: Sequence[str]
+    """Assigned labels as people read them."""
+    log_ratio: Sequence[float] = ()
+    disagreement: Sequence[float] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatioFacts:
+    """How well the density ratio was estimated."""
+
+    log_ratio_real: Any
+    """log p_real / p_fake of held-out real images: a tensor, an array or a list."""
+    log_ratio_fake: Any
+    auc: float | None = None
+    """Held-out area under the curve of real against generated; 0.5 means indistinguishable."""
+    mean_ratio_fake: float | None = None
+    """Mean ratio on generated images; 1 for the true ratio."""
+    mean_ratio_real: float | None = None
+    advice: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisagreementFacts:
+    """The teacher's disagreement on real and generated images, and where the filter cut."""
+
+    real: Any
+    fake: Any
+    cutoffs: Sequence[float] = ()
+    """One, or one per label group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFacts:
+    """Labels of the generated images along the pipeline."""
+
+    groups: Sequence[str]
+    counts: Mapping[str, Sequence[int]]
+    """Stage ("pool", "subsampled", "filtered", "adjusted") -> images per group."""
+    acceptance: Sequence[float] = ()
+    """Share of samples that subsampling accepted, per group."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Lines of one network's metrics.jsonl: `step` and numbers by name."""
+
+    role: Literal["teacher", "student"]
+    title: str
+    history: Sequence[Mapping[str, Any]]
+    arm: str = ""
+    """Arm of a student."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageFacts:
+    """One stage of the run."""
+
+    name: str
+    folder: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """All that a report can show; what a partial run lacks stays empty and its section is left out."""
+
+    recipe: str
+    task: Task
+    created: str
+    """Date and time as people read it."""
+    version: str
+    commands: Sequence[str] = ()
+    """What to type to get this run again."""
+    seconds: float = 0.0
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    """Warnings and advice for the reader."""
+    stages: Sequence[StageFacts] = ()
+
+    arms: Sequence[ArmResult] = ()
+    headline_arm: str | None = None
+    """The arm that validation chose, never the test split."""
+    data: DataFacts | None = None
+    models: Sequence[ModelFacts] = ()
+
+    generator_history: Sequence[Mapping[str, Any]] = ()
+    """Lines of metrics.jsonl: `step`, loss terms, and health: `teacher` (the task's metric on generated
+    images), `real_teacher` (on real ones), `variance_ratio`, `frechet`."""
+    generator_seconds: float | None = None
+    groups: Sequence[GroupImages] = ()
+    sweep: LabelSweep | None = None
+    kept: ScoredImages | None = None
+    dropped: ScoredImages | None = None
+    ratio: RatioFacts | None = None
+    disagreement: DisagreementFacts | None = None
+    labels: LabelFacts | None = None
+    virtual: Inspection | None = None
+    curves: Sequence[Curve] = ()

@@ -11,7 +11,7 @@ from gankd.seeds import rng
 from gankd.storage import load_state, save_state
 from gankd.tasks import Classification, Regression, Task
 from gankd.virtual.gan import KnowledgeGan, VirtualConfig, label_means, mean_anchor
-from gankd.virtual.gates import measure
+from gankd.virtual.measurement import measure
 
 CLASSES = Classification(num_classes=6)
 VALUES = Regression(low=0, high=1)

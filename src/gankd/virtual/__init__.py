@@ -5,12 +5,15 @@ the full text is not public.
 
 `networks` and `gan` define the generator of outputs and its updates; `outputs` and `training` train it on a teacher;
 `teacher` holds the result; `sources` offers it to losses as a target source, next to the baselines it has to beat;
-`gates` and `inspection` measure how well its samples match the teacher's outputs; `losses` need no teacher.
+`measurement` and `inspection` tell how well its samples match the teacher's outputs, by `gates` on `distances` and by
+`failures`; `losses` need no teacher.
 """
 
+from gankd.virtual.failures import Failure
 from gankd.virtual.gan import KnowledgeGan, VirtualConfig, faithful
-from gankd.virtual.gates import Failure, Gate, Gates, measure
+from gankd.virtual.gates import Gate, Gates
 from gankd.virtual.inspection import NAME, Inspection, inspect_virtual
+from gankd.virtual.measurement import measure
 from gankd.virtual.outputs import OutputReader, make_output_reader
 from gankd.virtual.sources import POLICIES, READABLE, SOURCES, Source, Sources, read_source
 from gankd.virtual.teacher import Bank, Hints, VirtualTeacher

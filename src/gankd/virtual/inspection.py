@@ -12,7 +12,9 @@ from torch import Tensor
 from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.errors import DataError
-from gankd.virtual.gates import Failure, Gates, measure
+from gankd.virtual.failures import Failure
+from gankd.virtual.gates import Gates
+from gankd.virtual.measurement import measure
 from gankd.virtual.sources import FOR_VALUES, Source, SourceReader
 from gankd.virtual.teacher import VirtualTeacher
 

@@ -23,7 +23,8 @@ from gankd.seeds import Batches, rng
 from gankd.storage import load_state, save_state
 from gankd.tasks import Task
 from gankd.virtual.gan import KnowledgeGan, VirtualConfig, label_means
-from gankd.virtual.gates import Gates, measure
+from gankd.virtual.gates import Gates
+from gankd.virtual.measurement import measure
 from gankd.virtual.outputs import make_output_reader, store_outputs
 from gankd.virtual.teacher import Bank, Hints, VirtualTeacher
 

@@ -167,3 +167,34 @@ def test_a_distribution_over_labels_has_the_classes_or_the_bins() -> None:
     assert [task.distribution_size(50) for task in (CLASSES, AGES)] == [3, 50]
     assert [task.description for task in (CLASSES, AGES)] == ["3 classes", "values in [20, 60] years"]
     assert Regression(low=0.0, high=0.5).description == "values in [0, 0.5]"
+
+
+def test_histograms_count_every_label_once() -> None:
+    assert CLASSES.histogram(torch.tensor([0, 2, 2]), bins=7) == [("cat", 1), ("dog", 0), ("owl", 2)]
+    found = AGES.histogram(torch.tensor([20.0, 29.9, 30.0, 60.0]), bins=4)
+    assert found == [("20 to 30", 2), ("30 to 40", 1), ("40 to 50", 0), ("50 to 60", 1)]
+
+
+def test_absent_classes_and_names_of_labels() -> None:
+    assert CLASSES.absent(torch.tensor([2, 0, 2])) == [1]
+    assert AGES.absent(torch.tensor([30.0])) == []
+    assert CLASSES.label_names == ("cat", "dog", "owl")
+    assert Classification(num_classes=2).label_names == ("0", "1")
+    assert AGES.label_names == ()
+    assert CLASSES.reading == {"task": "classification"}
+    assert AGES.reading == {"task": "regression", "low": 20.0, "high": 60.0}
+
+
+def test_noise_on_labels_by_hand() -> None:
+    labels = torch.arange(300) % 3
+    at = torch.arange(0, 300, 3)  # all of class 0
+    noisy = CLASSES.add_noise(labels, at, 0.4, rng(0, "noise"))
+    changed = noisy != labels
+    assert changed[at].sum() == 40
+    assert changed.sum() == 40
+    assert {1, 2} == set(noisy[changed].tolist())
+    assert torch.equal(CLASSES.add_noise(labels, at, 0.0, rng(0, "noise")), labels)
+    ages = torch.full((4000,), 40.0)
+    shaken = AGES.add_noise(ages, torch.arange(4000), 0.1, rng(0, "noise"))
+    assert (shaken - ages).std().item() == pytest.approx(4.0, rel=0.05)  # a tenth of 40 years
+    assert AGES.add_noise(ages + 19, torch.arange(4000), 0.1, rng(0, "noise")).max() == 60

@@ -1,8 +1,11 @@
 """What differs between classification and scalar regression. Code elsewhere never asks which of the two it has."""
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,6 +54,16 @@ class Classification:
     def description(self) -> str:
         """The labels in words."""
         return f"{self.num_classes} classes"
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of all labels, in order."""
+        return tuple(self.group_name(number) for number in range(self.num_classes))
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Settings with which a reader of the user's own images reads labels of this task."""
+        return {"task": self.kind}
 
     def distribution_size(self, bins: int) -> int:
         """Length of a distribution over labels: the classes, however many `bins` values would have."""
@@ -141,6 +154,27 @@ class Classification:
         """What people call this label: its class."""
         return self.group_name(int(label))
 
+    def histogram(self, labels: Tensor, bins: int) -> list[tuple[str, int]]:
+        """(class, number of `labels` (N,)) of every class, whatever `bins`."""
+        counts = labels.cpu().bincount(minlength=self.num_classes).tolist()
+        return list(zip(self.label_names, counts, strict=True))
+
+    def absent(self, labels: Tensor) -> list[int]:
+        """Classes that none of `labels` (N,) is."""
+        return (labels.bincount(minlength=self.num_classes) == 0).nonzero()[:, 0].tolist()
+
+    def add_noise(self, labels: Tensor, at: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+        """`labels` (N,) after a share `amount` of those at indices `at` became another class, each equally likely.
+
+        Random numbers are drawn for all labels, so that a label's noise does not depend on `at`.
+        """
+        shift = torch.randint(1, self.num_classes, labels.shape, generator=generator)
+        turn = torch.randperm(len(labels), generator=generator)
+        hit = at[turn[at].sort().indices[: math.floor(amount * len(at) + 0.5)]]
+        labels = labels.clone()
+        labels[hit] = (labels[hit] + shift[hit]) % self.num_classes
+        return labels
+
     def sample_labels(self, count: int, real: Tensor, how: LabelSampling, generator: torch.Generator) -> Tensor:
         """(count,) labels: the classes of `real` (`balanced`) or all (`uniform`) equally often, or as often as in
         `real`.
@@ -200,6 +234,16 @@ class Regression:
     def description(self) -> str:
         """The labels in words."""
         return f"values in [{self.low:g}, {self.high:g}] {self.unit}".strip()
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Values have no names."""
+        return ()
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Settings with which a reader of the user's own images reads labels of this task."""
+        return {"task": self.kind, "low": self.low, "high": self.high}
 
     def distribution_size(self, bins: int) -> int:
         """Length of a distribution over labels: `bins` equal parts of [low, high]."""
@@ -292,6 +336,25 @@ class Regression:
     def label_name(self, label: Tensor) -> str:
         """What people call this label: its value."""
         return f"{label.item():.4g}"
+
+    def histogram(self, labels: Tensor, bins: int) -> list[tuple[str, int]]:
+        """(range of values, number of `labels` (N,)) of `bins` equal parts of [low, high]."""
+        edges = np.linspace(self.low, self.high, bins + 1)
+        # Labels are float32, and the ends of their range may have been rounded the other way.
+        values = labels.double().cpu().numpy().clip(*edges[[0, -1]])
+        names = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges.tolist())]
+        return list(zip(names, np.histogram(values, edges)[0].tolist(), strict=True))
+
+    def absent(self, labels: Tensor) -> list[int]:
+        """Nothing: no value has to occur."""
+        return []
+
+    def add_noise(self, labels: Tensor, at: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+        """`labels` (N,) plus N(0, 1) times `amount` of the label range, kept within it; `at` has no part."""
+        if amount == 0:
+            return labels
+        noise = amount * self.span * torch.randn(labels.shape, generator=generator)
+        return (labels + noise).clamp(self.low, self.high)
 
     def sample_labels(self, count: int, real: Tensor, how: LabelSampling, generator: torch.Generator) -> Tensor:
         """(count,) labels: uniform over the distinct real labels (`balanced`), as often as in `real`, or

@@ -19,7 +19,6 @@ from gankd.data.own import SHARES, nearest_size, shown, size_fits
 from gankd.data.sets import DATA_SETS
 from gankd.data.table import TABLE, holds_paths, read_table
 from gankd.errors import DataError
-from gankd.tasks import Classification, Regression
 
 BINS = 10
 """Of the histogram of values."""
@@ -178,19 +177,9 @@ def scan(found: Found) -> Scan | None:
 
 def histogram(splits: Splits) -> list[tuple[str, dict[str, int]]]:
     """(class, or range of values; images in each split)."""
-    parts = _parts(splits)
-    task = splits.task
-    if isinstance(task, Classification):
-        counts = {part: data.labels.cpu().bincount(minlength=task.num_classes).tolist() for part, data in parts.items()}
-        names = [task.group_name(number) for number in range(task.num_classes)]
-    else:
-        assert isinstance(task, Regression)
-        edges = np.linspace(task.low, task.high, BINS + 1)
-        # Labels are float32, and the ends of their range may have been rounded the other way.
-        clipped = {part: data.labels.double().cpu().numpy().clip(*edges[[0, -1]]) for part, data in parts.items()}
-        counts = {part: np.histogram(values, edges)[0].tolist() for part, values in clipped.items()}
-        names = [f"{low:.4g} to {high:.4g}" for low, high in itertools.pairwise(edges.tolist())]
-    return [(name, {part: counts[part][row] for part in parts}) for row, name in enumerate(names)]
+    counts = {part: splits.task.histogram(data.labels, BINS) for part, data in _parts(splits).items()}
+    names = [name for name, _ in counts["train"]]
+    return [(name, {part: found[row][1] for part, found in counts.items()}) for row, name in enumerate(names)]
 
 
 def _parts(splits: Splits) -> dict[str, LabelledImages]:
@@ -263,7 +252,7 @@ def contact_images(data: LabelledImages) -> tuple[Tensor, int]:
 
     With few classes each has a row of its own, if all are equally frequent.
     """
-    rows = min(data.task.num_groups, MOST_ROWS) if isinstance(data.task, Classification) else MOST_ROWS
+    rows = min(data.task.num_groups, MOST_ROWS)
     order = data.labels.cpu().argsort(stable=True)
     count = min(rows * COLUMNS, len(data))
     places = ((torch.arange(count) + 0.5) * len(data) / count).long()

@@ -153,7 +153,7 @@ def choose_task(items: list[Item], task: TaskChoice, tabular: bool) -> tuple[str
     return "regression", "the labels are numbers (--task classification to read as names of classes)"
 
 
-def read_classes(root: Path, items: list[Item], hint: str = "") -> tuple[Tensor, Task]:
+def read_classes(root: Path, items: list[Item], hint: str = "") -> tuple[Tensor, Classification]:
     """Class numbers (N,) and their task; `hint` goes into the error where there is one class alone."""
     names = sorted({item.label for item in items})
     if all(map(INTEGER.fullmatch, names)):
@@ -228,6 +228,7 @@ def settle(
         ConfigError: a range of classes. DataError: labels that do not fit, or too few images.
     """
     low, high = choices.low, choices.high
+    found: Task
     kind, why = choose_task(items, choices.task, tabular)
     if class_names and choices.task != "regression":
         kind, why = "classification", "class_names tells what the integers are called"
@@ -238,9 +239,10 @@ def settle(
             low is None and high is None,
             f"low and high are for regression, but {shown(root)} has classes; add --task regression",
         )
-        labels, found = read_classes(root, items, hint)
-        if class_names and isinstance(found, Classification):
-            found = replace(found, class_names=tuple(class_names[int(n)] for n in found.class_names))
+        labels, classes = read_classes(root, items, hint)
+        if class_names:
+            classes = replace(classes, class_names=tuple(class_names[int(n)] for n in classes.class_names))
+        found = classes
     index, split = draw_split(root, items, labels, found, choices.seed)
     return labels, found, index, {"split": split, "labels": f"{kind}: {why}"}
 
@@ -280,8 +282,8 @@ def strata(
     shares: Mapping[str, int] = SHARES,
 ) -> list[tuple[str, list[int]]]:
     """Groups of images with like labels, by name; each is shared among the `drawn` splits on its own."""
-    values = labels.tolist()
-    if isinstance(task, Classification):
+    values, classes = labels.tolist(), task.has_classes
+    if classes:
         groups: dict[str, list[int]] = {}
         for index in pool:
             groups.setdefault(task.group_name(values[index]), []).append(index)
@@ -293,7 +295,6 @@ def strata(
         groups = {f"run {i}": ranked[start:end] for i, (start, end) in enumerate(zip(starts, ends, strict=True))}
     few = [name for name, members in groups.items() if len(members) < len(drawn)]
     if few:
-        classes = isinstance(task, Classification)
         raise DataError(
             f"{shown(root)}: expected at least {len(drawn)} images{f' of class {few[0]}' if classes else ''} "
             f"to share among {', '.join(drawn)}, got {len(groups[few[0]])}"
@@ -310,17 +311,16 @@ def allot(count: int, drawn: list[str], shares: Mapping[str, int] = SHARES) -> l
 
 
 def check_train(root: Path, items: list[Item], labels: Tensor, task: Task, train: Tensor) -> None:
-    """A split can leave nothing to learn from."""
-    if isinstance(task, Classification):
-        absent = (labels[train].bincount(minlength=task.num_classes) == 0).nonzero()[:, 0].tolist()
-        if absent:
-            elsewhere = (labels == absent[0]).nonzero()[:1, 0].tolist()
-            but = f" (but {shown(items[elsewhere[0]].key)} elsewhere)" if elsewhere else ", nor elsewhere"
-            raise DataError(
-                f"{shown(root)}: expected every class in train, got no image of {task.group_name(absent[0])} "
-                f"there{but}; add some or remove the class"
-            )
-    elif labels[train].min() == labels[train].max():
+    """Raise DataError unless the training split holds every class, or more than one value."""
+    absent = task.absent(labels[train])
+    if absent:
+        elsewhere = (labels == absent[0]).nonzero()[:1, 0].tolist()
+        but = f" (but {shown(items[elsewhere[0]].key)} elsewhere)" if elsewhere else ", nor elsewhere"
+        raise DataError(
+            f"{shown(root)}: expected every class in train, got no image of {task.group_name(absent[0])} "
+            f"there{but}; add some or remove the class"
+        )
+    if labels[train].min() == labels[train].max():
         raise DataError(
             f"{shown(root)}: expected different labels in train, got {labels[train[0]].item():g} for all of "
             f"{counted(len(train), 'image')}; add images to train"

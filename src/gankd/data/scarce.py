@@ -1,14 +1,11 @@
 """Scarce and gappy settings: fewer training images, and labels that are partly wrong."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.seeds import rng
-from gankd.tasks import Classification
 
 
 def scarce(
@@ -65,7 +62,7 @@ def scarce(
         order = order[:num_train]
 
     kept = order.sort().values
-    noisy = _add_noise(train, labels, kept, label_noise, seed)
+    noisy = train.task.add_noise(labels, kept, label_noise, rng(seed, "scarce", "noise"))[kept]
     device = train.labels.device
     images = train.images if len(kept) == len(train) else train.images[kept.to(device)]  # a mapped file stays one
     return LabelledImages(images, noisy.to(device), train.task)
@@ -84,19 +81,3 @@ def _rank(groups: Tensor) -> Tensor:
     rank = torch.empty_like(groups)
     rank[order] = torch.arange(len(groups)) - (counts.cumsum(0) - counts)[groups[order]]
     return rank
-
-
-def _add_noise(train: LabelledImages, labels: Tensor, kept: Tensor, amount: float, seed: int) -> Tensor:
-    """Labels of the `kept` images with noise, which is drawn for all images, so that each has its own."""
-    generator = rng(seed, "scarce", "noise")
-    task = train.task
-    if isinstance(task, Classification):
-        shift = torch.randint(1, task.num_classes, labels.shape, generator=generator)
-        turn = torch.randperm(len(labels), generator=generator)
-        hit = kept[turn[kept].sort().indices[: math.floor(amount * len(kept) + 0.5)]]
-        labels = labels.clone()
-        labels[hit] = (labels[hit] + shift[hit]) % task.num_classes
-    elif amount > 0:
-        noise = amount * task.span * torch.randn(labels.shape, generator=generator)
-        labels = (labels + noise).clamp(task.low, task.high)
-    return labels[kept]

@@ -26,7 +26,7 @@ from gankd.generators.networks import LatentGenerator, to_float, to_uint8
 from gankd.models import build_net
 from gankd.own_code import import_own
 from gankd.seeds import BLOCK, rng
-from gankd.tasks import Classification, Task
+from gankd.tasks import Task
 
 Shape = tuple[int, int, int]
 CHUNK = 32
@@ -187,9 +187,7 @@ class ImagePool(_Sampled):
 
     def __init__(self, path: Path, task: Task, shape: Shape) -> None:
         channels, size, _ = shape
-        wanted: dict[str, Any] = {"task": task.kind, "size": size, "channels": "grey" if channels == 1 else "rgb"}
-        if not isinstance(task, Classification):
-            wanted |= {"low": task.low, "high": task.high}
+        wanted = {**task.reading, "size": size, "channels": "grey" if channels == 1 else "rgb"}
         if path.is_dir():
             splits = load_folder(path, **wanted)
         elif path.suffix.lower() == ".npz":
@@ -199,9 +197,8 @@ class ImagePool(_Sampled):
         whole = concat(splits.train, splits.val, splits.test)
         self.task, self.what = task, f"gan.external {shown(path)}"
         self.images, self.labels = whole.images, whole.labels
-        if isinstance(task, Classification):
-            assert isinstance(whole.task, Classification)
-            self.labels = _renumbered(self.labels, whole.task, task, self.what)
+        if whole.task.label_names:
+            self.labels = _renumbered(self.labels, whole.task.label_names, task.label_names, self.what)
         self.fingerprint = _digest(_bytes(self.images), _bytes(self.labels))
 
     def __len__(self) -> int:
@@ -213,7 +210,7 @@ class ImagePool(_Sampled):
         Raises:
             DataError: a class without any image.
         """
-        if isinstance(self.task, Classification) and not torch.isin(labels, self.labels).all():
+        if self.task.has_classes and not torch.isin(labels, self.labels).all():
             missing = labels[~torch.isin(labels, self.labels)][0]
             raise DataError(f"{self.what} has no image of class {self.task.label_name(missing)}; add some")
         index = self._match(labels, generator)
@@ -247,7 +244,7 @@ class ImagePool(_Sampled):
         order = order[self.labels[order].argsort(stable=True)]
         labels: list[float] = self.labels[order].tolist()
         above, below = list(range(len(labels) + 1)), list(range(len(labels) + 1))  # below is shifted by one
-        exact = isinstance(self.task, Classification)
+        exact = self.task.has_classes
         index = torch.full((len(wanted),), -1)
         values = wanted.tolist()
         for number in torch.randperm(len(wanted), generator=generator).tolist():
@@ -272,7 +269,7 @@ class Pipeline(_Sampled):
 
     def __init__(self, folder: Path, task: Task, shape: Shape, device: torch.device) -> None:
         self.task, self.shape, self.what = task, shape, f"gan.external diffusers:{shown(folder)}"
-        if not isinstance(task, Classification):
+        if not task.has_classes:
             raise ConfigError(f"{self.what}: pipelines take classes, but the labels are values")
         if not (folder / "model_index.json").is_file():
             raise ModelError(f"{self.what}: no model_index.json there; expected the folder of a pipeline")
@@ -293,10 +290,9 @@ class Pipeline(_Sampled):
             raise ModelError(f"{self.what}: a {type(self.pipe).__name__} takes no class_labels")
         self.settings = _settings(folder / SETTINGS, set(accepted) - RESERVED)
         self.sized = "batch_size" in accepted
-        self.numbers = list(range(task.num_classes))
-        names: dict[str, int] = getattr(self.pipe, "labels", None) or {}
-        if all(name in names for name in task.class_names):
-            self.numbers = [names[name] for name in task.class_names] or self.numbers
+        known: dict[str, int] = getattr(self.pipe, "labels", None) or {}
+        names = task.label_names
+        self.numbers = [known[name] for name in names] if all(name in known for name in names) else [*range(len(names))]
         contents = [part for path in files for part in (str(path.relative_to(folder)).encode(), path)]
         self.fingerprint = _digest(*contents)
 
@@ -336,17 +332,16 @@ def _free(following: list[int], at: int) -> int:
     return at
 
 
-def _renumbered(labels: Tensor, found: Classification, task: Classification, what: str) -> Tensor:
-    """Class numbers of `found` to those of `task`, by name."""
-    known = {task.group_name(number): number for number in range(task.num_classes)}
-    names = [found.group_name(number) for number in range(found.num_classes)]
-    strange = [name for name in names if name not in known]
+def _renumbered(labels: Tensor, found: tuple[str, ...], wanted: tuple[str, ...], what: str) -> Tensor:
+    """Class numbers by the names `found` to those by the names `wanted`."""
+    known = {name: number for number, name in enumerate(wanted)}
+    strange = [name for name in found if name not in known]
     if strange:
         raise DataError(
             f"{what}: {counted(len(strange), 'class')} unknown to the data, such as {shown(strange[0])}; "
-            f"expected some of {', '.join(list(known)[:5])}{' ...' if len(known) > 5 else ''}"
+            f"expected some of {', '.join(wanted[:5])}{' ...' if len(wanted) > 5 else ''}"
         )
-    return torch.tensor([known[name] for name in names])[labels]
+    return torch.tensor([known[name] for name in found])[labels]
 
 
 def _settings(path: Path, accepted: set[str]) -> dict[str, Any]:

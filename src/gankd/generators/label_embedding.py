@@ -94,10 +94,20 @@ class LabelToEmbedding(LabelEmbedding):
         return self.layers(self.task.normalise(labels)[:, None])
 
 
-def make_embedding(task: Task, kind: LabelInput, width: int, ili: LabelToEmbedding | None = None) -> LabelEmbedding:
-    """The label input of one network; `ili` is shared by generator and discriminator and stays as it is."""
+def make_embedding(
+    task: Task, kind: LabelInput, width: int, ili: LabelToEmbedding | None = None, one_hot: bool = False
+) -> LabelEmbedding:
+    """The label input of one network.
+
+    Args:
+        task: owns the labels.
+        kind, width, ili: for continuous labels; `ili` is shared by generator and discriminator and stays as it is.
+            Classes have learned vectors of `width` numbers.
+        one_hot: classes enter as they are, for a layer with weights per class.
+    """
+    # The label input is where a GAN for classes and one for values differ.
     if not isinstance(task, Regression):
-        return ClassEmbedding(task.num_classes, width)
+        return OneHot(task.num_classes) if one_hot else ClassEmbedding(task.num_classes, width)
     if kind == "nli":
         return NaiveLabelInput(task)
     if kind == "ili":

@@ -20,9 +20,9 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from gankd.config import require
-from gankd.generators.label_embedding import LabelInput, LabelToEmbedding, OneHot, make_embedding
+from gankd.generators.label_embedding import LabelInput, LabelToEmbedding, make_embedding
 from gankd.generators.networks import DownBlock, LatentGenerator, UpBlock, start_side, wrapper
-from gankd.tasks import Classification, Task
+from gankd.tasks import Task
 
 Published = Literal["biggan", "biggan-deep", "sngan", "sagan"]
 Init = Literal["default", "normal", "orthogonal", "xavier"]
@@ -210,11 +210,7 @@ class PublishedGenerator(LatentGenerator):
         plan = plan_of(architecture, size)
         wrap = wrapper(plan.spectral)
         self.task, self.start, self.latent = task, start_side(size), plan.latent
-        self.embedding = (
-            OneHot(task.num_classes)
-            if plan.vector_per_class and isinstance(task, Classification)
-            else make_embedding(task, label_input, embedding_width, ili)
-        )
+        self.embedding = make_embedding(task, label_input, embedding_width, ili, one_hot=plan.vector_per_class)
         widths = [width * factor for factor in plan.generator]
         self.chunk = z_dim
         if plan.latent == "chunks":
@@ -277,11 +273,7 @@ class PublishedDiscriminator(nn.Module):
         channels, size, _ = shape
         plan, wrap = plan_of(architecture, size), wrapper(spectral)
         self.flat = plan.flat
-        self.embedding = (
-            OneHot(task.num_classes)
-            if isinstance(task, Classification)
-            else make_embedding(task, label_input, embedding_width, ili)
-        )
+        self.embedding = make_embedding(task, label_input, embedding_width, ili, one_hot=True)
         layers: list[nn.Module] = []
         if plan.stem:
             layers.append(wrap(nn.Conv2d(channels, width * plan.stem, 3, padding=1)))

@@ -88,7 +88,7 @@ def first_classes(splits: Splits, count: int) -> Splits:
             these classes.
     """
     task = splits.task
-    if not isinstance(task, Classification):
+    if not isinstance(task, Classification):  # a user's mistake, not another way to do it
         raise ConfigError(
             f"data.classes keeps the first classes, but the labels of {splits.name} are values; leave it out, or, "
             "where numbers are names of your own classes, add --task classification"

@@ -31,7 +31,7 @@ from gankd.models.taps import find_taps
 from gankd.ranges import MOST, AboveZero, AtLeastZero, BelowOne, Count, CountOrZero, UpToOne, ZeroToOne
 from gankd.runs import Stage
 from gankd.seeds import BLOCK, rng
-from gankd.tasks import Classification, Regression, Task
+from gankd.tasks import Classification, Task
 from gankd.training.gan_batches import ClassBatches, VicinalBatches
 from gankd.training.gan_health import HealthCheck, refuse_collapse
 from gankd.training.label_embedding import train_label_embedding
@@ -149,8 +149,7 @@ def logistic(config: GanConfig) -> GanConfig:
 
 def fitted_vicinity(train: LabelledImages, config: GanConfig) -> Vicinity:
     """The vicinity of continuous labels that `config` asks for."""
-    assert isinstance(train.task, Regression)
-    labels = train.task.normalise(train.labels).cpu()
+    labels = train.task.targets(train.labels).cpu()  # (N,) in [0, 1]
     return Vicinity.fit(labels, config.vicinity, config.sigma, config.kappa, config.vicinity_m)
 
 
@@ -217,6 +216,7 @@ class GanTrainer:
     ) -> None:
         self.config, self.engine, self.seed = config, engine, seed
         self.train_set = train.to(engine.device)
+        # Batches and label input are the two things in which a GAN for classes and one for values differ.
         self.batches = (
             ClassBatches(train, config.batch_size, seed)
             if isinstance(train.task, Classification)
@@ -434,7 +434,7 @@ def train_gan(
     stage = stage or Stage("gan")
     stage.begin()
     ili = None
-    if isinstance(train.task, Regression) and config.label_input == "ili":
+    if config.label_input == "ili" and not train.task.has_classes:
         ili = train_label_embedding(train, val, config.ili_updates, engine, seed, stage)
     trainer = GanTrainer(train, config, engine, seed, ili, teacher)
     health = HealthCheck(engine.place(teacher), train, engine, seed)

@@ -1,14 +1,15 @@
-"""What every distillation loss costs: over the plain student, and against the same loss of torchdistill.
+"""Cost of every distillation loss, relative to the plain student and to the same loss of torchdistill.
 
     python benchmarks/losses.py        # or: make bench
 
-The two sides have the same nets, images, augmentation, optimiser and settings, in one process, one thread and float32.
-Times are the processor's, medians of rounds in which all that is compared runs in turn.
-A step is all of an update: batch, both forward passes, loss, backward, optimiser. torchdistill's losses are given what
-is best for them: they are called directly, features come out of a forward pass written for these very nets instead of
-hooks, and CRD gets negatives that were drawn beforehand. Loss alone is forward and backward from given features, with
-the layers that belong to the loss. Writes benchmarks/results/losses.md; without torchdistill it shows gankd's own
-figures and writes nothing.
+Both sides have the same networks, images, augmentation, optimiser and settings, in one process, one thread and float32.
+Times are processor times, medians over rounds in which everything compared runs in turn.
+
+A step is a complete update: batch, both forward passes, loss, backward, optimiser. torchdistill's losses run under the
+best conditions: they are called directly, features come from a forward pass written for these networks instead of
+hooks, and CRD gets negatives that were drawn beforehand. "Loss only" is forward and backward from given features, with
+the layers that belong to the loss. Writes benchmarks/results/losses.md; without torchdistill it prints gankd's own
+numbers and writes nothing.
 """
 
 import ctypes
@@ -52,31 +53,31 @@ from gankd.training.supervised import make_optimizer
 
 TEACHER, STUDENT, SIZE, BATCH = "resnet14x2", "resnet8", 32, 64
 NUM_IMAGES, NEGATIVES, DIM = 50_000, 16_384, 128
-"""Of CRD, as published for CIFAR-100."""
+"""Negatives of CRD, as published for CIFAR-100."""
 TASKS: dict[str, Task] = {
     "classification": Classification(num_classes=100),
     "regression": Regression(low=0.0, high=1.0),
 }
-# So low a rate that the nets stay as they are; the teacher runs in step, since each view is new.
+# The learning rate is so low that the networks hardly change. The teacher runs at every step, since each view is new.
 CONFIG = DistillConfig(updates=10_000, batch_size=BATCH, augment=("shift",), optimizer="sgd", lr=1e-6)
 TARGETS = {"CRD": 1.5, "SSKD": 1.5, "RKD": 1.5}
-"""Least speed-up of the loss over the peer's; 1 for all others, and for all whole steps, which are mostly the nets'."""
+"""Required speed-up over the peer's loss; 1 for all others, and for whole steps, which mostly run the networks."""
 SECONDS = 0.03
-"""Short works are repeated for at least this long."""
+"""Short functions are repeated for at least this long."""
 PEAK_RESET = Path("/proc/self/clear_refs")
-"""Linux: once 5 is written there, the highest memory use so far is forgotten."""
+"""Linux: writing 5 to this file resets the peak memory use."""
 EXPLANATION = """\
-- step / plain: time of an update with the loss over that of the plain student. The teacher runs in step.
-- loss, ms: forward and backward of the loss alone, from given features, with the layers that belong to it.
-- torchdistill, ms: the same of torchdistill's loss, on the same features.
-- times faster: torchdistill's time over gankd's, for the loss alone, and for a whole step with the same nets, batch,
+- step / plain: time of an update with the loss, relative to the plain student. The teacher runs at every step.
+- loss, ms: forward and backward of only the loss, from given features, with the layers that belong to it.
+- torchdistill, ms: the same time for torchdistill's loss, on the same features.
+- times faster: torchdistill's time over gankd's, for only the loss and for a whole step with the same networks, batch,
   augmentation and optimiser: batch, forward passes, loss, backward, optimiser.
 
-torchdistill's losses are called directly, without its hooks; features come from a forward pass written out for these
-nets; CRD's negatives are drawn beforehand and cost it nothing. SSKD includes cross-entropy and KD on upright images.
-Freed memory stays with the process: what it takes the system to hand it out again is no matter of losses."""
+torchdistill's losses are called directly, without its hooks. Features come from a forward pass written for these
+networks. CRD's negatives are drawn beforehand and cost it nothing. SSKD includes cross-entropy and KD on upright
+images. Freed memory stays with the process, since the time to allocate it again is not part of a loss."""
 KEPT: list[object] = []
-"""Definitions that would go with what made them."""
+"""Keeps operator definitions alive, which vanish with the library object that made them."""
 INSTALL = 'for the comparison: pip install "torch<2.14" torchdistill'
 
 
@@ -84,7 +85,7 @@ INSTALL = 'for the comparison: pip install "torch<2.14" torchdistill'
 
 
 def objectives() -> dict[str, Objective]:
-    """Each loss by itself, with what its paper always has beside it; in its main phase, whatever precedes that."""
+    """Each loss in its main phase, with the terms that its paper always adds to it."""
     found = {}
     for name, loss in all_losses().items():
         if loss.needs or loss.needs_source:  # see benchmarks/vkd.py
@@ -109,7 +110,7 @@ def network(name: str, seed: int, task: Task) -> ImageModel:
 
 
 class Ours:
-    """A student of gankd under some objective: a whole step, and the losses alone on what they read in one step."""
+    """A student of gankd with an objective: a whole step, and only the losses, on their inputs of one step."""
 
     def __init__(self, objective: Objective | None, data: LabelledImages) -> None:
         self.objective = objective
@@ -125,7 +126,7 @@ class Ours:
         )
         self.learner.pretrain(Stage("benchmark"))
         self.learner.start()
-        self._numbers = itertools.count(CONFIG.updates // 2)  # behind every warm-up
+        self._numbers = itertools.count(CONFIG.updates // 2)  # after every warm-up
         inputs: Signals = {}
         hook = self.learner.criterion.register_forward_pre_hook(lambda _, args: inputs.update(args[0]))
         self.step()
@@ -136,7 +137,7 @@ class Ours:
         self.learner.update(next(self._numbers))
 
     def alone(self) -> Callable[[], None]:
-        """Forward and backward of the losses alone."""
+        """Forward and backward of only the losses."""
         assert self.objective is not None
         calls, parts = [], self.learner.criterion.parts
         for label, item in zip(self.objective.labels, self.objective.terms, strict=True):
@@ -145,7 +146,7 @@ class Ours:
         leaves = wanting_gradients(self.inputs, parts)
 
         def run() -> None:
-            if len(calls) == 1:  # nothing to weigh
+            if len(calls) == 1:  # no weights needed
                 total = calls[0][0]().mean()
             else:
                 total = torch.stack([weight * loss().mean() for loss, weight in calls]).sum()
@@ -155,7 +156,7 @@ class Ours:
 
 
 def as_leaves(inputs: Signals) -> Signals:
-    """The same inputs, cut off from the nets; the student's want gradients."""
+    """Inputs detached from the networks; the student's require gradients."""
 
     def cut(value: Any, wants: bool) -> Any:
         if isinstance(value, list):
@@ -181,14 +182,14 @@ def differentiate(loss: Tensor, leaves: list[Tensor]) -> None:
 
 
 def load_torchdistill() -> Any:
-    """Its losses and the layers that go with them under one name; None where it is not installed."""
+    """torchdistill's losses and their layers under one name; None if it is not installed."""
     if find_spec("torchdistill") is None:
         return None
     try:
         import_module("torchvision")
     except RuntimeError:
-        # Its wheels are built for CUDA: beside a CPU build of torch its operators do not load, and the import fails
-        # where it adds to one of them. No loss calls any, so it is enough that the names are there.
+        # torchvision's wheels are built for CUDA: with a CPU build of torch its operators do not load, and the import
+        # fails where it extends one of them. No loss calls them, so it is enough that the names exist.
         for name in [name for name in sys.modules if name.startswith("torchvision")]:
             del sys.modules[name]
         library = torch.library.Library("torchvision", "FRAGMENT")
@@ -208,16 +209,16 @@ class Peer:
     loss: Callable[[Signals], Tensor]
     layers: nn.ModuleList
     has_labels: bool = False
-    """The label loss is part of it; SSKD's, which reads images and their rotations in turn."""
+    """True for SSKD, whose loss includes the label loss and reads images and their rotations in turn."""
 
     def alone(self, inputs: Signals) -> Callable[[], None]:
-        """Forward and backward of the loss alone."""
+        """Forward and backward of only the loss."""
         leaves = wanting_gradients(inputs, self.layers)
         return lambda: differentiate(self.loss(inputs), leaves)
 
 
 def io(*values: Any) -> dict[str, dict[str, Any]]:
-    """What torchdistill's hooks would have brought: modules 0, 1, 2 ... with their outputs."""
+    """Inputs in the form of torchdistill's hooks: modules 0, 1, 2 ... with their outputs."""
     return {str(place): {"output": value} for place, value in enumerate(values)}
 
 
@@ -229,7 +230,7 @@ def pairs(count: int) -> dict[str, dict[str, dict[str, str]]]:
 
 
 def build_peer(name: str, td: Any, example: Signals) -> Peer | None:
-    """torchdistill's loss of that name, if there is one, with the same settings and layers."""
+    """torchdistill's loss of this name with the same settings and layers; None if it has none."""
     output = ("0", "output", "0", "output")
     plain: dict[str, tuple[str, Callable[[], Any]]] = {
         "KD": ("outputs", lambda: td.KDLoss(*output, temperature=4.0, alpha=0, beta=1)),
@@ -309,7 +310,7 @@ def ab(td: Any, example: Signals) -> Peer:
 
 
 def fsp(td: Any, example: Signals) -> Peer:
-    # It asks for equal widths, so it gets the layers that gankd inserts.
+    # It needs equal widths, so it gets the layers that gankd inserts.
     layers = nn.ModuleList(td.ConvReg(own, other, 1, 1, 0, uses_relu=False) for own, other in widths(example))
     places = {
         str(place): {
@@ -370,7 +371,7 @@ def cc(td: Any, example: Signals) -> Peer:
 def crd(td: Any, example: Signals) -> Peer:
     layers = nn.ModuleList(td.Normalizer4CRD(nn.Linear(width, DIM)) for width in embedding_widths(example))
     loss = td.CRDLoss("0", "1", "0", DIM, NUM_IMAGES, NEGATIVES, NUM_IMAGES)
-    # Its data set wrapper draws these in numpy for each image; here one draw, made beforehand, serves all steps.
+    # Its data set wrapper draws negatives in numpy for each image; here one sample, drawn beforehand, serves all steps.
     drawn = torch.randint(NUM_IMAGES, (len(example["index"]), NEGATIVES + 1), generator=rng(0, "negatives"))
 
     def run(s: Signals) -> Tensor:
@@ -413,12 +414,12 @@ def call(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def in_turn(images: Tensor) -> Tensor:
-    """(4 N, ...): each image, followed by its three rotations, as torchdistill's SSKD has them."""
+    """(4 N, ...): each image followed by its three rotations, the order of torchdistill's SSKD."""
     return torch.stack([torch.rot90(images, turns, (2, 3)) for turns in range(4)], 1).flatten(0, 1)
 
 
 def peer_inputs(inputs: Signals, peer: Peer) -> Signals:
-    """What gankd's loss reads, as the peer wants it."""
+    """Inputs of gankd's loss in the form that the peer needs."""
     if not peer.has_labels:
         return inputs
     merged: Signals = {"labels": inputs["labels"]}
@@ -429,7 +430,7 @@ def peer_inputs(inputs: Signals, peer: Peer) -> Signals:
 
 
 def look(side: str, model: ImageModel, images: Tensor) -> Signals:
-    """All that a loss may read of one of these nets, by the shortest way: its forward pass written out."""
+    """All inputs that a loss can read from one of these networks, by a forward pass written out."""
     net = model.net
     assert isinstance(net, ResNet)
     x = net.stem(model.normalise(images))
@@ -450,7 +451,7 @@ def look(side: str, model: ImageModel, images: Tensor) -> Signals:
 
 
 class Theirs:
-    """The same student under torchdistill's loss: a whole step."""
+    """The same student with torchdistill's loss: a whole step."""
 
     def __init__(self, peer: Peer, ours: Ours, data: LabelledImages) -> None:
         engine = ours.learner.engine
@@ -478,7 +479,7 @@ class Theirs:
 
     @torch.no_grad()
     def _check(self, inputs: Signals) -> None:
-        """Both sides read the same of the teacher."""
+        """Check that both sides read the same from the teacher."""
         for name, value in look("teacher", self.teacher, inputs["images"]).items():
             if name in inputs:
                 torch.testing.assert_close(inputs[name], value, atol=1e-4, rtol=1e-4)
@@ -492,14 +493,14 @@ class Row:
     name: str
     over_plain: float
     loss: float
-    """Seconds, as the next."""
+    """Seconds, like `peer_loss`."""
     peer_loss: float | None = None
     loss_speedup: float | None = None
     step_speedup: float | None = None
 
     @property
     def falls_short(self) -> bool:
-        """Beyond what two runs differ by."""
+        """True if a goal is missed by more than the difference between two runs."""
         wanted = ((self.loss_speedup, TARGETS.get(self.name, 1.0)), (self.step_speedup, 1.0))
         return any(found is not None and found < 0.95 * target for found, target in wanted)
 
@@ -521,14 +522,14 @@ HEAD = (
 
 
 def medians(*works: Callable[[], object]) -> list[float]:
-    """Median processor seconds of each, run in turn; short ones several times in a row."""
+    """Median processor seconds of each function, run in turn; short ones several times in a row."""
     counts = []
     for work in works:
         work()
         counts.append(max(1, round(SECONDS / timed(work, 1))))
     seconds: list[list[float]] = [[] for _ in works]
     for number in range(ROUNDS):
-        for place in range(len(works))[:: -1 if number % 2 else 1]:  # there and back, so that each follows each
+        for place in range(len(works))[:: -1 if number % 2 else 1]:  # alternate directions, so each follows each
             seconds[place].append(timed(works[place], counts[place]))
     return [statistics.median(times) for times in seconds]
 
@@ -553,7 +554,7 @@ def measure(name: str, objective: Objective, data: LabelledImages, plain: Ours, 
 
 
 def crd_memory(side: str) -> tuple[float, float]:
-    """Megabytes of CRD's memory of all images, and of what steps add to it at most; in a process of its own."""
+    """Megabytes of CRD's memory of all images, and the peak that steps add to it; run in a separate process."""
     torch.set_num_threads(1)
     labels = torch.randint(100, (NUM_IMAGES,))
     rows = torch.arange(BATCH)
@@ -588,30 +589,30 @@ def crd_memory(side: str) -> tuple[float, float]:
 
 
 def resident(which: str) -> float:
-    """Megabytes of this process: at present (VmRSS), or at most (VmHWM) since the reset."""
+    """Megabytes of this process: now (VmRSS), or the peak since the last reset (VmHWM)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(which))
     return int(line.split()[1]) * 1024 / 1e6
 
 
 def memory_lines(td: Any) -> list[str]:
-    """What CRD takes, where the system tells."""
+    """Memory of CRD, if the system reports it."""
     if not PEAK_RESET.exists():
         return []
-    # Of glibc: tensors go back to the system when they are freed, so that the peak is theirs alone.
+    # A setting of glibc: freed tensors go back to the system at once, so the peak is only theirs.
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     lines = [f"CRD, {NUM_IMAGES:,} images, {NEGATIVES:,} negatives, batch {BATCH}, width {DIM}:"]
     for side in ("gankd", "torchdistill") if td else ("gankd",):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             bank, peak = pool.submit(crd_memory, side).result()
-        lines.append(f"{side:<15} {bank:>7,.0f} MB of memory of the images, {peak:>7,.0f} MB more at most in a step")
+        lines.append(f"{side:<15} {bank:>7,.0f} MB for the memory of the images, {peak:>7,.0f} MB more during a step")
     return lines
 
 
 def keep_freed_memory() -> None:
-    """Let the process keep what it frees, where the C library can be told so.
+    """Make the process keep freed memory, if the C library allows it.
 
-    glibc gives the top of its heap back to the system and gets it anew, page by page, in the next step: a third of a
-    step may go there, on either side, by the accident of what was freed last.
+    glibc returns the top of its heap to the system and gets it back page by page in the next step. This may take a
+    third of a step, on either side, depending on what happened to be freed last.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -630,13 +631,13 @@ def main() -> None:
     for name, objective in objectives().items():
         kind = "classification" if "classification" in objective.terms[-1].loss.tasks else "regression"
         rows.append(measure(name, objective, data[kind], plain[kind], td))
-    rows.sort(key=lambda row: row.peer_loss is None)  # those that torchdistill has first
+    rows.sort(key=lambda row: row.peer_loss is None)  # losses that torchdistill has come first
     short = [row.name for row in rows if row.falls_short]
     lines = [HEAD, *map(str, rows), "", *memory_lines(td)]
     if td is None:
         print("\n".join([*lines, "", INSTALL]))
         return
-    goal = "never slower than torchdistill (within 5 %), 1.5 times faster for CRD, SSKD and RKD alone"
+    goal = "never slower than torchdistill (within 5 %), losses CRD, SSKD and RKD 1.5 times faster"
     text = "\n".join([*lines, "", f"{goal}: " + (f"missed by {', '.join(short)}" if short else "met")])
     print(text)
     facts = machine_facts() | {"torchdistill": version("torchdistill")}

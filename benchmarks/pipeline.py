@@ -1,9 +1,9 @@
-"""Speed of every part of the pipeline, as ratios of two things run in turn in one process.
+"""Speed of every part of the pipeline, as ratios of two variants run in turn in one process.
 
     python benchmarks/pipeline.py        # or: make bench
 
-Each figure is the median of several rounds; in a round both sides run one after the other, so that a noisy machine
-slows both alike. Writes benchmarks/results/pipeline.json and .md.
+Each number is the median of several rounds. In a round both variants run one after the other, so a busy machine slows
+both alike. Writes benchmarks/results/pipeline.json and .md.
 """
 
 import json
@@ -45,7 +45,7 @@ def medians(first: Callable[[], object], second: Callable[[], object]) -> tuple[
 
 
 def toy(size: int, count: int = 512) -> LabelledImages:
-    """Noise images with an angle: speed does not depend on what they show."""
+    """Noise images with an angle; speed does not depend on the content."""
     random = rng(0, "benchmark", size)
     task = Regression(low=0.0, high=90.0, unit="degrees")
     images = torch.randint(0, 256, (count, 3, size, size), generator=random, dtype=torch.uint8)
@@ -74,8 +74,8 @@ def gan_and_sampling(rows: list[dict[str, object]]) -> None:
 
 
 def students(rows: list[dict[str, object]]) -> None:
-    """A student step with half the batch generated, and the same with the teacher's outputs computed in step."""
-    data = toy(32, count=64)  # few, so that reading the teacher once, before the first step, hardly counts
+    """Student steps with half the batch generated: stored teacher outputs against outputs computed at every step."""
+    data = toy(32, count=64)  # few, so that computing the teacher's outputs before the first step hardly counts
     engine = Engine.pick(32, "cpu")
     nets = {
         name: ImageModel.for_data(build_net(name, in_channels=3, image_size=32, num_outputs=1, seed=0), data)
@@ -98,7 +98,7 @@ def students(rows: list[dict[str, object]]) -> None:
 
 
 def ratio(rows: list[dict[str, object]]) -> None:
-    """The ratio network on stored features against features computed anew in every step."""
+    """The ratio network on stored features against features computed again at every step."""
     data = toy(32)
     engine = Engine.pick(32, "cpu")
     teacher = engine.place(
@@ -118,7 +118,7 @@ def ratio(rows: list[dict[str, object]]) -> None:
 
     a, b = medians(train, recompute)
     images = steps * config.batch_size
-    rows.append(row("ratio step", "stored features", "features alone, in step", images / a, images / b, "images/s"))
+    rows.append(row("ratio step", "stored features", "features at every step", images / a, images / b, "images/s"))
 
 
 def rejection(rows: list[dict[str, object]]) -> None:
@@ -164,7 +164,7 @@ def vicinity(rows: list[dict[str, object]]) -> None:
 
 
 def row(part: str, ours: str, other: str, a: float, b: float, unit: str, *, more: bool = True) -> dict[str, object]:
-    """One line of the table; the ratio is above 1 where ours is better."""
+    """One line of the table; the ratio is above 1 if ours is better."""
     return {
         "part": part, "ours": ours, "other": other, "value": a, "other_value": b, "unit": unit,
         "ratio": a / b if more else b / a,

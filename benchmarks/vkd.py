@@ -1,10 +1,10 @@
-"""What a virtual teacher costs: a student's step, the teacher's training beside it, its file, and memory.
+"""Cost of a virtual teacher: a student's step, training alongside the teacher, file size and memory.
 
     python benchmarks/vkd.py        # or: make bench
 
-Ratios of things run in turn in one process, one thread and float32, processor time, medians of rounds. A student's
-step is all of an update: batch, augmentation, forward passes, loss, backward, optimiser. Memory is the highest of a
-process of its own. Writes benchmarks/results/vkd.md.
+Ratios of processor times, run in turn in one process, one thread and float32, medians over rounds. A student's step is
+a complete update: batch, augmentation, forward passes, loss, backward, optimiser. Memory is the peak of a separate
+process. Writes benchmarks/results/vkd.md.
 """
 
 import itertools
@@ -85,7 +85,7 @@ def student_step(pair: str, loss: str | None) -> Callable[[], None]:
 
 
 def forward(pair: str, which: str) -> Callable[[], None]:
-    """The forward pass of one of the two networks, as often as a round has updates."""
+    """A function that runs the forward pass of one of the two networks for the updates of one round."""
     side, channels, classes, teacher, student, updates = PAIRS[pair]
     data = toy(side, channels, classes)
     model = PLAIN.place(network(teacher if which == "teacher" else student, data, 0)).eval()
@@ -99,7 +99,7 @@ def forward(pair: str, which: str) -> Callable[[], None]:
 
 
 def teacher_step(pair: str, *, beside: bool) -> Callable[[], None]:
-    """A function that trains a teacher for the updates of one round, with a generator beside it or without."""
+    """A function that trains a teacher for the updates of one round, with or without a generator alongside it."""
     side, channels, classes, name, _, updates = PAIRS[pair]
     data = toy(side, channels, classes)
     model = PLAIN.place(network(name, data, 0))
@@ -126,7 +126,7 @@ def teacher_step(pair: str, *, beside: bool) -> Callable[[], None]:
 
 
 def medians(works: dict[str, Callable[[], None]]) -> dict[str, list[float]]:
-    """Seconds of every round of each work, all in turn; the first round warms up and is not counted."""
+    """Seconds of every round of each function, run in turn; the first round warms up and is not counted."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(ROUNDS + 1):
         for name, work in works.items():
@@ -143,7 +143,7 @@ def ratio(first: list[float], second: list[float]) -> float:
 
 
 def peak_of(loss: str | None, teacher: str) -> float:
-    """Highest memory in MB of a process that trains a student for some updates with a teacher as large as this."""
+    """Peak memory in MB of a process that trains a student for a few updates with a teacher of this architecture."""
     torch.set_num_threads(1)
     data = toy(32, 3, 100)
     objective = None if loss is None else Objective.parse(loss)
@@ -193,7 +193,7 @@ def main() -> None:
         lines.append(f"  saved against KD: {100 * saved:.0f} % of a step; r / (3 + r) = {100 * r / (3 + r):.0f} %")
         teachers = medians({name: teacher_step(pair, beside=name == "beside") for name in ("alone", "beside")})
         overhead = ratio(teachers["beside"], teachers["alone"])
-        lines.append(f"  teacher's step with a generator beside it: x{overhead:.3f}")
+        lines.append(f"  teacher's step with a generator alongside: x{overhead:.3f}")
     lines.append("file, KB: " + ", ".join(f"{classes} classes {kilobytes(classes):.0f}" for classes in (10, 100, 1000)))
     if Path("/proc/self/status").is_file():
         found = {name: in_own_process(LOSSES[name], "resnet20x2") for name in ("plain student", "@virtual")}
@@ -204,10 +204,10 @@ def main() -> None:
     facts = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "vkd.md").write_text(
-        "# What a virtual teacher costs\n\n"
+        "# Cost of a virtual teacher\n\n"
         f"Written by `python benchmarks/vkd.py` on {facts}; one thread, float32, processor time, medians of {ROUNDS} "
-        "rounds in turn; x is the ratio to the plain student's step, median over rounds. Targets: @virtual at most "
-        f"x1.03, saved at least r / (3 + r), beside at most x1.05.\n\n```text\n{text}\n```\n"
+        "rounds in turn; x is the ratio to the plain student's step, median over rounds. Goals: @virtual at most "
+        f"x1.03, saved at least r / (3 + r), generator alongside at most x1.05.\n\n```text\n{text}\n```\n"
     )
 
 

@@ -1,9 +1,9 @@
-"""Write the .npz files that `gankd results` reads, from the published sets as they are found.
+"""Write the .npz files that `gankd results` reads, from the published sets.
 
     python examples/real_sets.py real --cifar100 cifar-100-binary.tar.gz --utkface UTKFace --steering driving_dataset
 
-Each set is read by its own reader, brought to 32 pixels, and keeps the reader's split, in which no drive, and no face
-that is there twice, is on two sides. Of CIFAR-100 the first 20 classes are taken.
+Each set is read by its own reader, resized to 32 pixels, and keeps the reader's split, which never divides a drive or
+copies of a face between two parts. CIFAR-100 is reduced to its first 20 classes.
 """
 
 import argparse

@@ -25,7 +25,7 @@ from gankd.models import build_net
 from gankd.models.contract import ImageModel
 from gankd.runs import Run, Stage, fingerprint
 from gankd.seeds import rng
-from gankd.storage import load_state, write_json
+from gankd.storage import load_state, save_state, write_json
 from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.tasks import Classification, Regression
 from gankd.training.autoencoder import train_autoencoder
@@ -154,6 +154,24 @@ def test_an_interrupted_stage_continues_to_the_last_bit(
     lines = (tmp_path / "whole" / "metrics.jsonl").read_bytes()
     assert lines == (tmp_path / "pieces" / "metrics.jsonl").read_bytes()
     assert len(lines.splitlines()) >= 6
+
+
+def test_a_checkpoint_without_learning_rates_continues_to_the_last_bit(tmp_path: Path) -> None:
+    """As earlier versions wrote them: they computed learning rates from the step."""
+    train = gan(CLASSES, steps=9)
+    whole = train(Stage("loop", tmp_path / "whole", checkpoint_seconds=0.0))
+    with pytest.raises(Killed):
+        train(Fragile("loop", tmp_path / "pieces", checkpoint_seconds=0.0, at=7))  # the rates fall from step 5 on
+    kept = tmp_path / "pieces" / "checkpoint.safetensors"
+    content = load_state(kept)
+    content["state"] = {name: value for name, value in content["state"].items() if not name.startswith("schedule")}
+    for name in ("optimizer_g", "optimizer_d"):
+        for group in content["state"][name]["param_groups"]:
+            group["lr"] = 123.0
+    save_state(kept, content)
+    pieces = train(Stage("loop", tmp_path / "pieces", checkpoint_seconds=0.0))
+    expected, found = whole.state_dict(), pieces.state_dict()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 class Counter(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from gankd.config import to_dict
 from gankd.console import Console
@@ -258,7 +259,9 @@ class Stage:
             return 0
         stored = load_state(self.folder / "checkpoint.safetensors")
         for name, item in state.items():
-            if isinstance(item, torch.optim.Optimizer):
+            if isinstance(item, LRScheduler) and name not in stored["state"]:
+                _advance(item, int(stored["step"]))
+            elif isinstance(item, torch.optim.Optimizer):
                 restore_optimizer(item, stored["state"][name])
             else:
                 item.load_state_dict(stored["state"][name])
@@ -284,6 +287,13 @@ class Stage:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+
+
+def _advance(schedule: LRScheduler, step: int) -> None:
+    """Bring a schedule to `step`, for checkpoints of earlier versions, which computed learning rates from the step."""
+    schedule._step_count = step + 1  # above 1, or it would miss an update of its optimiser
+    schedule.last_epoch = step - 1
+    schedule.step()
 
 
 class Run:

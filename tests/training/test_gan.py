@@ -268,7 +268,6 @@ def test_default_training_is_bit_for_bit_the_plain_one() -> None:
     batches = ClassBatches(CLASS_TOY, config.batch_size, 0)
     train = trainer(CLASS_TOY, config)
     for step in range(4):
-        train.set_learning_rate(step)
         for draw in (2 * step, 2 * step + 1):
             train.discriminator_step(draw)
             random = rng(0, "gan d", draw)
@@ -360,9 +359,8 @@ def test_adam_gets_its_epsilon() -> None:
 
 
 def test_learning_rates_can_stay() -> None:
-    train = trainer(CLASS_TOY, replace(SMALL, lr_decay=False, lr_g=0.1))
-    train.set_learning_rate(SMALL.steps - 1)
-    assert train.optimizer_g.param_groups[0]["lr"] == 0.1
+    config = replace(SMALL, lr_decay=False)
+    assert {config.learning_rate_factor(step) for step in range(SMALL.steps + 1)} == {1.0}
 
 
 @pytest.mark.parametrize("init", ["normal", "orthogonal", "xavier"])
@@ -403,15 +401,22 @@ def test_flip_mirrors_every_second_real_image() -> None:
     assert torch.equal(trainer(data)._real(index, rng(0, "x")), to_float(ramp))
 
 
-def test_the_learning_rate_is_constant_and_then_falls_to_a_tenth() -> None:
-    train = trainer(CLASS_TOY, replace(SMALL, steps=100, lr_g=0.1, lr_d=0.4))
-    found = []
-    for step in (0, 30, 50, 75, 100):
-        train.set_learning_rate(step)
+def test_the_learning_rate_is_constant_and_then_falls_to_a_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[tuple[float, float]] = []
+
+    def generator_step(train: GanTrainer, step: int) -> Tensor:
+        for optimizer in (train.optimizer_g, train.optimizer_d):
+            optimizer.step()
         found.append((train.optimizer_g.param_groups[0]["lr"], train.optimizer_d.param_groups[0]["lr"]))
-    factors = (1, 1, 1, 0.55, 0.1)
-    assert [pair[0] for pair in found] == pytest.approx([0.1 * factor for factor in factors])
-    assert [pair[1] for pair in found] == pytest.approx([0.4 * factor for factor in factors])
+        return torch.zeros(())
+
+    monkeypatch.setattr(GanTrainer, "generator_step", generator_step)
+    monkeypatch.setattr(GanTrainer, "discriminator_step", lambda train, draw: torch.zeros(()))
+    config = replace(SMALL, steps=101, lr_g=0.1, lr_d=0.4, health_checks=0)
+    train_gan(CLASS_TOY, CLASS_TOY, judge(CLASS_TOY), config, PLAIN, 0)
+    factors = [min(1.0, 1.9 - 1.8 * step / 101) for step in range(101)]
+    assert found == [(0.1 * factor, 0.4 * factor) for factor in factors]  # bit for bit
+    assert [factors[step] for step in (0, 30, 50, 100)] == pytest.approx([1, 1, 1, 0.1], abs=0.02)
 
 
 def test_spectral_norms_are_computed_once_and_in_float32() -> None:
@@ -536,7 +541,6 @@ def test_presets_train_at_small_widths(preset: Callable[[], GanConfig], tmp_path
     train = GanTrainer(data, config, Engine(torch.device("cpu"), bf16=True, channels_last=True), 0, ili)
     before = weights(train.generator), weights(train.discriminator)
     for step in range(config.steps):
-        train.set_learning_rate(step)
         for number in range(config.d_steps):
             assert train.discriminator_step(step * config.d_steps + number).isfinite()
         assert train.generator_step(step).isfinite()

@@ -12,15 +12,9 @@ from gankd.errors import ConfigError, DataError, ModelError
 from gankd.runs import Stage
 from gankd.subsampling.ratio_net import DensityRatio
 from gankd.tasks import Classification, Regression
-from gankd.training.ratio import (
-    RatioConfig,
-    _held_out,
-    _Pairs,
-    area_under_curve,
-    platt,
-    published_ratio,
-    train_ratio,
-)
+from gankd.training.ratio import RatioConfig, published_ratio, train_ratio
+from gankd.training.ratio_calibration import area_under_curve, platt
+from gankd.training.ratio_pairs import Pairs, held_out
 
 CLASSES = Classification(num_classes=3)
 ANGLES = Regression(low=0, high=10)
@@ -111,7 +105,7 @@ def test_each_groups_fakes_have_mean_ratio_one() -> None:
     labels = torch.arange(6000) % 3
     fake = CENTRES[labels] + normal(6000, 2) * torch.tensor([1.0, 1.2, 2.0])[labels, None]
     ratio = train_ratio(*gaussians(1200, 1, 0), fake, labels, CLASSES, replace(FAST, epochs=10), seed=0)
-    late = _held_out(labels, FAST.held_out, 0, "fake")
+    late = held_out(labels, FAST.held_out, 0, "fake")
     scores = ratio.log_ratio(fake[late], labels[late]).exp()
     for label in range(3):
         assert scores[labels[late] == label].mean().item() == pytest.approx(1, abs=0.02)  # shrinkage: 20 of 500
@@ -154,7 +148,7 @@ def test_pairs_share_labels_and_groups_come_evenly() -> None:
     real, fake = torch.randint(3, (500,), generator=generator), torch.randint(1, 4, (700,), generator=generator)
     four = Classification(num_classes=4)
     use = torch.rand(500, generator=generator) < 0.8
-    pairs = _Pairs(four, real, fake, use, torch.ones(700, dtype=torch.bool))
+    pairs = Pairs(four, real, fake, use, torch.ones(700, dtype=torch.bool))
     r, f = pairs.draw(1000, generator)
     assert torch.equal(real[r], fake[f])
     assert use[r].all()
@@ -166,21 +160,21 @@ def test_scalar_pairs_are_neighbours_within_their_bin() -> None:
     generator = torch.Generator().manual_seed(0)
     real, fake = 10 * torch.rand(400, generator=generator), 10 * torch.rand(4000, generator=generator)
     everything = torch.ones(4000, dtype=torch.bool)
-    pairs = _Pairs(ANGLES, real, fake, everything[:400], everything)
+    pairs = Pairs(ANGLES, real, fake, everything[:400], everything)
     r, f = pairs.draw(4096, generator)
     assert torch.equal(ANGLES.groups(real[r]), ANGLES.groups(fake[f]))
     assert (real[r] - fake[f]).abs().max() < 0.1  # 16 of 4000 on a range of 10 is 0.04
     assert (real[r] - fake[f]).mean().abs() < 0.002
     ages = torch.tensor([1.0, 1, 5, 5, 5, 9])
-    r, f = _Pairs(ANGLES, ages, ages.repeat(40), everything[:6], everything[:240]).draw(600, generator)
+    r, f = Pairs(ANGLES, ages, ages.repeat(40), everything[:6], everything[:240]).draw(600, generator)
     assert torch.equal(ages[r], ages.repeat(40)[f])  # enough fakes of equal label: no neighbours needed
 
 
 def test_held_out_takes_its_share_of_each_group() -> None:
     groups = torch.repeat_interleave(torch.arange(4), torch.tensor([1, 2, 10, 1000]))
-    late = _held_out(groups, 0.25, 0, "real")
+    late = held_out(groups, 0.25, 0, "real")
     assert [int(late[groups == group].sum()) for group in range(4)] == [0, 1, 2, 250]
-    assert not torch.equal(late, _held_out(groups, 0.25, 1, "real"))
+    assert not torch.equal(late, held_out(groups, 0.25, 1, "real"))
 
 
 def test_platt_undoes_a_linear_distortion() -> None:
@@ -239,7 +233,9 @@ def test_the_learning_rate_falls_after_the_named_epochs(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.optim.Adam, "step", step)
     config = replace(FAST, epochs=10, lr=0.01, decay_at=(0.4, 0.8), patience=10, batch_size=256)
     train_ratio(*gaussians(600, 1, 0), *gaussians(600, 2, 1), CLASSES, config, 0)
-    assert rates == pytest.approx([0.01] * 8 + [0.001] * 8 + [0.0001] * 4)  # two batches of the 450 that train
+    drops = [round(share * 10) for share in (0.4, 0.8)]  # two batches of the 450 that train make an epoch
+    assert rates == [0.01 * 0.1 ** sum(step // 2 >= drop for drop in drops) for step in range(20)]  # bit for bit
+    assert rates == pytest.approx([0.01] * 8 + [0.001] * 8 + [0.0001] * 4)
 
 
 def test_the_last_epoch_is_kept_where_that_is_asked_for() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from gankd.seeds import rng
 from gankd.storage import load_state, save_state
@@ -190,13 +191,15 @@ def test_resumed_it_ends_bit_for_bit_as_uninterrupted(task: Task, tmp_path: Path
         whole.observe(*outputs(task, step))
     for step in range(1, 9):  # after one step, with one output waiting
         first.observe(*outputs(task, step))
-    first.set_lr(0.5)
+    for optimizer in first._optimizers.values():
+        optimizer.param_groups[0]["lr"] = 1e-3
     save_state(tmp_path / "gan.safetensors", first.state_dict())
     torch.manual_seed(99)
     resumed = KnowledgeGan(task, SMALL, 0)
     resumed.load_state_dict(load_state(tmp_path / "gan.safetensors"))
     assert all(group["lr"] == 1e-3 for one in resumed._optimizers.values() for group in one.param_groups)
-    resumed.set_lr(1)
+    for optimizer in resumed._optimizers.values():
+        optimizer.param_groups[0]["lr"] = 2e-3
     for step in range(9, 16):
         resumed.observe(*outputs(task, step))
     ours, theirs = whole.state_dict(), resumed.state_dict()
@@ -238,11 +241,26 @@ def train(gan: KnowledgeGan, probs: Tensor, labels: Tensor, steps: int) -> Tenso
     """Draws for the labels."""
     gan.set_means(*label_means(probs, labels, len(gan.mean_weight)))
     gan.start()
+    schedules = [LambdaLR(one, lambda step: min(1.0, 2 * (1 - step / steps))) for one in gan._optimizers.values()]
     for step in range(steps):
-        gan.set_lr(min(1.0, 2 * (1 - step / steps)))
         index = torch.randint(len(labels), (256,), generator=rng(step, "batch"))
         gan.step(probs[index], labels[index])
+        for schedule in schedules:
+            schedule.step()
     return gan.draw(labels, rng(1)).softmax(1)
+
+
+def test_the_learning_rates_fall_linearly_to_zero() -> None:
+    gan = KnowledgeGan(CLASSES, SMALL, 0)
+    schedules, base = gan.schedules(7), gan._base_lr
+    rates = []
+    for _ in range(7):
+        rates.append([one.param_groups[0]["lr"] for one in gan._optimizers.values()])
+        for one in gan._optimizers.values():
+            one.step()
+        for schedule in schedules.values():
+            schedule.step()
+    assert rates == [[base * (1 - step / 7)] * 2 for step in range(7)]  # bit for bit
 
 
 @pytest.mark.slow

@@ -120,6 +120,10 @@ class GanConfig:
             f"gan.batch_norm=false is for gan.architecture={with_batch_norm()}, got {self.architecture}",
         )
 
+    def learning_rate_factor(self, step: int) -> float:
+        """Learning rates of a step, as a share of `lr_g` and `lr_d`: 1, then down to a tenth to settle the samples."""
+        return min(1.0, 1.9 - 1.8 * step / self.steps) if self.lr_decay else 1.0
+
 
 def relativistic(config: GanConfig) -> GanConfig:
     """The same run with the relativistic loss and R1 + R2 instead of normalisation (Huang et al., NeurIPS 2024)."""
@@ -235,6 +239,10 @@ class GanTrainer:
             torch.optim.Adam(net.parameters(), lr, betas=config.betas, eps=config.adam_eps, fused=True)
             for net, lr in ((self.generator, config.lr_g), (self.discriminators, config.lr_d))
         )
+        self.schedule_g, self.schedule_d = (
+            torch.optim.lr_scheduler.LambdaLR(optimizer, config.learning_rate_factor)
+            for optimizer in (self.optimizer_g, self.optimizer_d)
+        )
         self._keep = 0.0
         self.ema = AveragedModel(
             self.generator,
@@ -262,13 +270,6 @@ class GanTrainer:
                 ili=ili,
             )
         return tapped, self.engine.place(critic)
-
-    def set_learning_rate(self, step: int) -> None:
-        """Constant for the first half of the run, then linear to a tenth: settles the samples; or constant."""
-        factor = min(1.0, 1.9 - 1.8 * step / self.config.steps) if self.config.lr_decay else 1.0
-        for optimizer, lr in ((self.optimizer_g, self.config.lr_g), (self.optimizer_d, self.config.lr_d)):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * factor
 
     def _latent(self, count: int, generator: torch.Generator) -> Tensor:
         return torch.randn(count, self.generator.z_dim, generator=generator).to(self.engine.device)
@@ -444,15 +445,18 @@ def train_gan(
         "discriminators": trainer.discriminators,
         "optimizer_g": trainer.optimizer_g,
         "optimizer_d": trainer.optimizer_d,
+        "schedule_g": trainer.schedule_g,
+        "schedule_d": trainer.schedule_d,
         "ema": trainer.ema,
     }
     for step in stage.steps(config.steps, **state):
         trainer.generator.train()
         trainer.discriminators.train()
-        trainer.set_learning_rate(step)
         for number in range(config.d_steps):
             d_loss = trainer.discriminator_step(step * config.d_steps + number)
         g_loss = trainer.generator_step(step)
+        trainer.schedule_g.step()
+        trainer.schedule_d.step()
         stage.report(config.batch_size * config.accumulate, d_loss=d_loss, g_loss=g_loss)
         if (step + 1) % every == 0 and step + 1 < config.steps:
             found = health(trainer.averaged())

@@ -1,10 +1,10 @@
 """Train the density ratio on features that were computed once: a small network, seconds of work."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import check_ranges, require
@@ -13,17 +13,15 @@ from gankd.losses.density_ratio import logistic_ratio_loss, softplus_ratio_loss,
 from gankd.ranges import AtLeastZero, BelowOne, Count, CountFromTwo, UpToOne, Within
 from gankd.runs import Stage
 from gankd.seeds import derive_seed, rng
-from gankd.subsampling.ratio_net import LOG_LIMIT, DensityRatio, Head, RatioNet
+from gankd.subsampling.ratio_net import DensityRatio, Head, RatioNet
 from gankd.tasks import Task
+from gankd.training.ratio_calibration import calibrate
+from gankd.training.ratio_pairs import Pairs, held_out
 
-NEAREST = 16
-"""A real label is paired with fakes of equal label and, where these are fewer, of the nearest labels."""
 JUDGED_PAIRS = 2048
-"""Held-out pairs, drawn evenly over label groups, that judge each epoch; more where more are held out."""
+"""Held-out pairs, evenly over label groups, that judge each epoch; more where more are held out."""
 FINAL_PAIRS = 16384
 """Held-out pairs that calibrate the chosen network and give the facts."""
-PRIOR_FAKES = 20.0
-"""Shrinkage of a group's mean ratio: as if so many of its fakes had the mean ratio of all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +80,11 @@ class RatioConfig:
         heads: dict[str, Head] = {"logistic": "log", "softplus": "relu", "ulsif": "softplus"}
         return heads[self.loss]
 
+    def learning_rate_factor(self, step: int, per_epoch: int) -> float:
+        """Learning rate of an update as a share of `lr`, with `per_epoch` updates in an epoch."""
+        drops = [round(share * self.epochs) for share in self.decay_at]
+        return 0.1 ** sum(step // per_epoch >= drop for drop in drops)
+
 
 def published_ratio(
     hidden: tuple[int, ...] = (2048, 1024, 512, 256, 128), *, epochs: int = 200, drops: tuple[int, ...] = (80, 150)
@@ -110,24 +113,23 @@ def train_ratio(
 ) -> DensityRatio:
     """Estimate log p_real(x given y) / p_fake(x given y) on features.
 
-    Every step draws label groups evenly, a real sample of each, and a fake of the same or nearest label; both
-    enter with the real one's label, so that labels alone tell nothing. Held-out samples end training, choose
-    the dropout and
-    calibrate: slope and offset by logistic regression (Platt), then a mean ratio of 1 over each group's
-        fakes.
+    Every step takes label groups evenly, a real sample of each, and a generated one of the same or nearest label; both
+    enter with the real one's label, so that labels carry no information about the origin. Held-out samples end the
+    training, choose the dropout and calibrate: slope and offset by logistic regression (Platt), then a mean ratio of 1
+    over each group's generated samples.
 
     Args:
         features_real: (N, F) features, any float type, on the device to train on.
         labels_real: (N,) labels in user units.
         features_fake: (M, F) features of generated images, computed in the same way from uint8 images.
         labels_fake: (M,) their assigned labels.
-        task: what the labels are.
+        task: task of the labels.
         config: settings.
         seed: of splits, weights, batches and dropout.
         stage: keeps checkpoints and shows progress.
 
     Returns:
-        The ratio in eval mode. Its `facts` are measured on held-out pairs: `auc` of telling real from fake
+        The ratio in eval mode. Its `facts` are measured on held-out pairs: `auc` of telling real from generated
         (0.5: no difference), `mean_ratio_fake` and `mean_inverse_ratio_real` (both 1 for the true ratio,
         before the normaliser), `mean_ratio_real`, `held_out_loss`, `dropout`, `epoch`, `slope`, `offset`, and
         `advice`, empty when there is nothing to say.
@@ -140,181 +142,95 @@ def train_ratio(
     stage = stage or Stage("ratio")
     device = features_real.device
     _check(features_real, labels_real, features_fake, labels_fake)
+
+    # --- pairs of like labels: some to fit on, others to judge and calibrate by
     labels_real, labels_fake = labels_real.cpu(), labels_fake.cpu()
-    late_real = _held_out(task.groups(labels_real), config.held_out, seed, "real")
-    late_fake = _held_out(task.groups(labels_fake), config.held_out, seed, "fake")
-    fit = _Pairs(task, labels_real, labels_fake, ~late_real, ~late_fake)
-    held = _Pairs(task, labels_real, labels_fake, late_real, late_fake)
+    late_real = held_out(task.groups(labels_real), config.held_out, seed, "real")  # (N,) bool
+    late_fake = held_out(task.groups(labels_fake), config.held_out, seed, "fake")  # (M,) bool
+    fit = Pairs(task, labels_real, labels_fake, ~late_real, ~late_fake)
+    held = Pairs(task, labels_real, labels_fake, late_real, late_fake)
     if not (fit.groups and held.groups):
         raise DataError(
             f"the density ratio needs at least 2 real and 2 fake samples of the same label, got none such "
             f"among {len(labels_real)} real and {len(labels_fake)} fake samples; generate more of each label"
         )
+    num_late = int(late_real.sum())
 
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(seed, "ratio", "weights"))
-        ratio = DensityRatio(task, features_real.shape[1], config.hidden, config.output).to(device)
-        nets = nn.ModuleList(
-            RatioNet(task, features_real.shape[1], config.hidden, config.output, dropout).to(device)
-            for dropout in config.dropout
-        )
-    std, mean = torch.std_mean(features_real[(~late_real).to(device)].float(), 0)
-    ratio.mean.copy_(mean)
-    ratio.std.copy_(torch.where(std > 1e-6 * std.max(), std, 1.0).nan_to_num(1.0))  # constants stay near 0
-    real, fake = ratio.standardise(features_real), ratio.standardise(features_fake)
-    labels = labels_real.to(device)
+    # --- one network per dropout, all on the same standardised features
+    ratio, nets = _networks(task, features_real[(~late_real).to(device)], config, seed)
+    real, fake, labels = ratio.standardise(features_real), ratio.standardise(features_fake), labels_real.to(device)
 
     def batch(real_index: Tensor, fake_index: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of pairs, reals first, and the labels that condition both."""
+        """Features (2 B, F) of B pairs, real ones first, and the labels (2 B,) that condition both."""
         r, f = real_index.to(device), fake_index.to(device)
         return torch.cat([real[r], fake[f]]), labels[r].repeat(2)
 
-    def objective(values: Tensor) -> Tensor:
-        of_real, of_fake = values.chunk(2)
-        if config.loss == "logistic":
-            return logistic_ratio_loss(of_fake, of_real)
-        if config.loss == "softplus":
-            return softplus_ratio_loss(of_fake, of_real, config.penalty)
-        return ulsif_ratio_loss(of_fake, of_real)
-
-    num_late = int(late_real.sum())
+    # --- training: all networks in one step, each until its held-out loss stops falling
     judged = batch(*held.draw(max(JUDGED_PAIRS, num_late), rng(seed, "ratio", "judged")))
     per_epoch = -(-(len(late_real) - num_late) // config.batch_size)
-    drops = [round(share * config.epochs) for share in config.decay_at]
     best = _Best(nets, config.patience, last=config.keep == "last")
     optimizer = torch.optim.Adam(
         nets.parameters(), config.lr, betas=(0.5, 0.999), weight_decay=config.weight_decay, fused=True
     )
-    for step in stage.steps(config.epochs * per_epoch, nets=nets, optimizer=optimizer, best=best):
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(config.learning_rate_factor, per_epoch=per_epoch))
+    state = {"nets": nets, "optimizer": optimizer, "best": best, "schedule": schedule}
+    for step in stage.steps(config.epochs * per_epoch, **state):
         if best.finished:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * 0.1 ** sum(step // per_epoch >= drop for drop in drops)
         inputs = batch(*fit.draw(config.batch_size, rng(seed, "ratio", "batch", step)))
         losses = []
         for number in best.running:
             net = nets[number].train()
-            losses.append(objective(net(*inputs, rng(seed, "ratio", "dropout", number, step, device=device))))
+            losses.append(_loss(net(*inputs, rng(seed, "ratio", "dropout", number, step, device=device)), config))
+
         optimizer.zero_grad(set_to_none=True)
         torch.stack(losses).sum().backward()
         optimizer.step()
+        schedule.step()
+
         stage.report(2 * config.batch_size, loss=torch.stack(losses).mean().detach())
         if (step + 1) % per_epoch == 0:
             with torch.no_grad():
-                best.judge({number: float(objective(nets[number].eval()(*judged))) for number in best.running})
+                best.judge({number: float(_loss(nets[number].eval()(*judged), config)) for number in best.running})
 
+    # --- the best network, calibrated on held-out pairs
     chosen = int(best.losses.argmin())
     ratio.net.load_state_dict(best.weights[chosen])
-    ratio.eval()
-    final = held.draw(max(FINAL_PAIRS, num_late), rng(seed, "ratio", "final"))
-    with torch.no_grad():
-        raw_real, raw_fake = ratio.net.log_ratio(*batch(*final)).double().chunk(2)
-    slope, offset = platt(raw_fake, raw_real, prior=1 / num_late)
-    ratio.calibration.copy_(torch.tensor([slope, offset]))
+    final = batch(*held.draw(max(FINAL_PAIRS, num_late), rng(seed, "ratio", "final")))
     late = late_fake.to(device)
-    scores = ratio.log_ratio(features_fake[late], labels_fake.to(device)[late])
-    ratio.log_normaliser.copy_(_log_group_means(scores, task.groups(labels_fake.to(device)[late]), task.num_groups))
-
-    log_fake = (slope * raw_fake + offset).clamp(-LOG_LIMIT, LOG_LIMIT)
-    log_real = (slope * raw_real + offset).clamp(-LOG_LIMIT, LOG_LIMIT)
-    auc = area_under_curve(log_fake, log_real)
-    ratio.facts = {
-        "auc": auc,
-        "mean_ratio_fake": log_fake.exp().mean().item(),
-        "mean_ratio_real": log_real.exp().mean().item(),
-        "mean_inverse_ratio_real": (-log_real).exp().mean().item(),
+    found = calibrate(ratio.eval(), final, features_fake[late], labels_fake.to(device)[late], prior=1 / num_late)
+    ratio.facts = found | {
         "dropout": config.dropout[chosen],
         "held_out_loss": best.losses[chosen].item(),
         "epoch": float(best.epochs[chosen]),
-        "slope": slope,
-        "offset": offset,
-        "advice": _advice(auc),
     }
     return ratio
 
 
-def platt(log_ratio_fake: Tensor, log_ratio_real: Tensor, prior: float = 0.0) -> tuple[float, float]:
-    """Slope >= 0 and offset that calibrate log-ratios: a logistic regression of real against fake, by Newton.
-
-    With equal weight for both sides its optimum is the log-ratio itself, so a calibrated score has slope 1,
-    offset 0.
-
-    Args:
-        log_ratio_fake: (N,) scores of held-out fakes.
-        log_ratio_real: (M,) scores of held-out reals.
-        prior: weight of ((slope - 1)^2 + offset^2) / 2 beside the mean loss; keeps separable samples finite.
-
-    Returns:
-        (slope, offset); (0, 0) where scores and origin disagree, that is, where the scores are worse than
-        none.
-    """
-    score = torch.cat([log_ratio_fake, log_ratio_real]).double()
-    sign = torch.cat([torch.ones_like(log_ratio_fake), -torch.ones_like(log_ratio_real)]).double()
-    weight = torch.cat([torch.full_like(x, 0.5 / len(x)) for x in (log_ratio_fake, log_ratio_real)]).double()
-    design = torch.stack([score, torch.ones_like(score)], 1)
-    start = torch.tensor([1.0, 0.0], dtype=torch.float64, device=score.device)
-
-    def loss(at: Tensor) -> Tensor:
-        return (weight * F.softplus(sign * (design @ at))).sum() + prior / 2 * (at - start).square().sum()
-
-    theta = start
-    for _ in range(100):
-        chance = (design @ theta).sigmoid()
-        gradient = design.T @ (weight * (chance - (sign < 0).double())) + prior * (theta - start)
-        curvature = design.T @ (design * (weight * chance * (1 - chance))[:, None])
-        curvature = curvature + (prior + 1e-12) * torch.eye(2, dtype=torch.float64, device=score.device)
-        move = torch.linalg.solve(curvature, gradient)
-        size = 1.0  # halved until the loss falls: far from the optimum Newton's step can overshoot
-        while size > 1e-6 and loss(theta - size * move) > loss(theta):
-            size /= 2
-        theta = theta - size * move
-        if move.abs().max() < 1e-10:
-            break
-    slope, offset = theta.tolist()
-    return (slope, offset) if slope > 0 else (0.0, 0.0)
-
-
-def area_under_curve(fake: Tensor, real: Tensor) -> float:
-    """Chance that a real sample scores above a fake one, ties counting half: (N,), (M,) -> [0, 1]."""
-    ordered = fake.sort().values
-    below = torch.searchsorted(ordered, real.contiguous(), right=False)
-    up_to = torch.searchsorted(ordered, real.contiguous(), right=True)
-    return ((below + up_to).double().mean() / (2 * len(fake))).item()
-
-
-class _Pairs:
-    """Draws (real, fake) index pairs of like labels, evenly over the label groups that have both.
-
-    Relies on groups that rise with the label, as classes and bins do.
-    """
-
-    def __init__(self, task: Task, real: Tensor, fake: Tensor, use_real: Tensor, use_fake: Tensor) -> None:
-        self._real, self._fake = (
-            index[labels[index].argsort(stable=True)]
-            for labels, index in ((real, use_real.nonzero()[:, 0]), (fake, use_fake.nonzero()[:, 0]))
+def _networks(task: Task, features: Tensor, config: RatioConfig, seed: int) -> tuple[DensityRatio, nn.ModuleList]:
+    """The ratio, which standardises by mean and spread of `features` (n, F), and a network for each dropout."""
+    width, device = features.shape[1], features.device
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, "ratio", "weights"))
+        ratio = DensityRatio(task, width, config.hidden, config.output).to(device)
+        nets = nn.ModuleList(
+            RatioNet(task, width, config.hidden, config.output, dropout).to(device) for dropout in config.dropout
         )
-        y, z = real[self._real], fake[self._fake]
-        self._count = task.groups(y).bincount(minlength=task.num_groups)
-        self._start = self._count.cumsum(0) - self._count
-        fakes = task.groups(z).bincount(minlength=task.num_groups)
-        self._groups = ((self._count > 0) & (fakes > 0)).nonzero()[:, 0]
-        self.groups = len(self._groups)
+    std, mean = torch.std_mean(features.float(), 0)  # (F,)
+    ratio.mean.copy_(mean)
+    # Features that hardly vary keep their size: magnified, they would be noise.
+    ratio.std.copy_(torch.where(std > 1e-6 * std.max(), std, 1.0).nan_to_num(1.0))
+    return ratio, nets
 
-        # Fakes of equal label, widened to at least NEAREST by neighbours in label order within the group.
-        low, high = torch.searchsorted(z, y, right=False), torch.searchsorted(z, y, right=True)
-        missing = (NEAREST - (high - low)).clamp_min(0)
-        end = fakes.cumsum(0)[task.groups(y)]
-        self._low = torch.maximum(low - (missing + 1) // 2, end - fakes[task.groups(y)])
-        self._high = torch.minimum(high + (missing + 1) // 2, end)
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`count` real and as many fake indices (on the CPU)."""
-        turn = torch.randperm(self.groups, generator=generator)
-        group = self._groups[turn[torch.arange(count) % self.groups]]
-        which, whose = torch.rand(2, count, generator=generator, dtype=torch.float64)
-        real = self._start[group] + (which * self._count[group]).long()
-        low = self._low[real]
-        return self._real[real], self._fake[low + (whose * (self._high[real] - low)).long()]
+def _loss(values: Tensor, config: RatioConfig) -> Tensor:
+    """Loss () of a network's outputs (2 B,) for B pairs, real ones first."""
+    of_real, of_fake = values.chunk(2)
+    if config.loss == "logistic":
+        return logistic_ratio_loss(of_fake, of_real)
+    if config.loss == "softplus":
+        return softplus_ratio_loss(of_fake, of_real, config.penalty)
+    return ulsif_ratio_loss(of_fake, of_real)
 
 
 class _Best:
@@ -359,35 +275,6 @@ class _Best:
     @staticmethod
     def _copy(net: nn.Module) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in net.state_dict().items()}
-
-
-def _held_out(groups: Tensor, share: float, seed: int, name: str) -> Tensor:
-    """(N,) bool: about `share` of each group, drawn at random, and never a group's only sample."""
-    shuffled = torch.randperm(len(groups), generator=rng(seed, "ratio", "held-out", name))
-    order = shuffled[groups[shuffled].argsort(stable=True)]
-    count = groups.bincount()
-    rank = torch.arange(len(order)) - (count.cumsum(0) - count)[groups[order]]
-    late = torch.minimum((share * count).round().long().clamp_min(1), count - 1)
-    return torch.empty(len(groups), dtype=torch.bool).scatter(0, order, rank < late[groups[order]])
-
-
-def _log_group_means(log_ratio: Tensor, groups: Tensor, num_groups: int) -> Tensor:
-    """(num_groups,) log of the mean ratio of each group, shrunk towards the mean of all."""
-    ratio = log_ratio.double().exp()
-    total = torch.zeros(num_groups, dtype=torch.float64, device=ratio.device).scatter_add(0, groups, ratio)
-    count = groups.bincount(minlength=num_groups)
-    return ((total + PRIOR_FAKES * ratio.mean()) / (count + PRIOR_FAKES)).log().float()
-
-
-def _advice(auc: float) -> str:
-    if auc < 0.53:
-        return f"no difference found (AUC {auc:.3f}): subsampling has nothing to gain"
-    if auc > 0.98:
-        return (
-            f"real and fake are told apart almost without error (AUC {auc:.3f}): the generator is too weak "
-            "and the ratios are unreliable; train the generator longer"
-        )
-    return ""
 
 
 def _check(features_real: Tensor, labels_real: Tensor, features_fake: Tensor, labels_fake: Tensor) -> None:

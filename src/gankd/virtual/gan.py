@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from gankd.config import check_ranges
 from gankd.losses.adversarial import discriminator_loss, generator_loss
@@ -340,11 +341,12 @@ class KnowledgeGan(nn.Module):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def set_lr(self, share: float) -> None:
-        """Learning rate of both networks, as a share of what it begins with."""
-        for optimizer in self._optimizers.values():
-            for group in optimizer.param_groups:
-                group["lr"] = share * self._base_lr
+    def schedules(self, steps: int) -> dict[str, LambdaLR]:
+        """Learning rates of both networks that fall linearly to 0 in `steps`."""
+        return {
+            f"schedule_{name}": LambdaLR(optimizer, lambda step: 1 - step / steps)
+            for name, optimizer in self._optimizers.items()
+        }
 
     @torch.no_grad()
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:

@@ -213,10 +213,12 @@ def polish(gan: KnowledgeGan, bank: Bank, stage: Stage) -> None:
     if not gan.ready:
         gan.start()
     batches = Batches(len(probs), gan.config.batch_size, gan.seed, "polish")
-    for step in stage.steps(steps, gan=gan):
-        gan.set_lr(1 - step / steps)
+    schedules = gan.schedules(steps)
+    for step in stage.steps(steps, gan=gan, **schedules):
         index = batches(step).to(device)
         terms = gan.step(probs[index], labels[index])
+        for schedule in schedules.values():
+            schedule.step()
         stage.report(len(index), **terms)
 
 

@@ -1,0 +1,55 @@
+"""Pairs of real and generated samples of like labels, and which samples are held out."""
+
+import torch
+from torch import Tensor
+
+from gankd.seeds import rng
+from gankd.tasks import Task
+
+NEAREST = 16
+"""A real label is paired with generated samples of equal label and, where these are fewer, of the nearest labels."""
+
+
+class Pairs:
+    """Random (real, fake) index pairs of like labels, evenly over the label groups that have both.
+
+    Relies on groups that rise with the label, as classes and bins do.
+    """
+
+    def __init__(self, task: Task, real: Tensor, fake: Tensor, use_real: Tensor, use_fake: Tensor) -> None:
+        self._real, self._fake = (
+            index[labels[index].argsort(stable=True)]
+            for labels, index in ((real, use_real.nonzero()[:, 0]), (fake, use_fake.nonzero()[:, 0]))
+        )
+        y, z = real[self._real], fake[self._fake]
+        self._count = task.groups(y).bincount(minlength=task.num_groups)
+        self._start = self._count.cumsum(0) - self._count
+        fakes = task.groups(z).bincount(minlength=task.num_groups)
+        self._groups = ((self._count > 0) & (fakes > 0)).nonzero()[:, 0]
+        self.groups = len(self._groups)
+
+        # Fakes of equal label, widened to at least NEAREST by neighbours in label order within the group.
+        low, high = torch.searchsorted(z, y, right=False), torch.searchsorted(z, y, right=True)
+        missing = (NEAREST - (high - low)).clamp_min(0)
+        end = fakes.cumsum(0)[task.groups(y)]
+        self._low = torch.maximum(low - (missing + 1) // 2, end - fakes[task.groups(y)])
+        self._high = torch.minimum(high + (missing + 1) // 2, end)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`count` real and as many fake indices (on the CPU)."""
+        turn = torch.randperm(self.groups, generator=generator)
+        group = self._groups[turn[torch.arange(count) % self.groups]]
+        which, whose = torch.rand(2, count, generator=generator, dtype=torch.float64)
+        real = self._start[group] + (which * self._count[group]).long()
+        low = self._low[real]
+        return self._real[real], self._fake[low + (whose * (self._high[real] - low)).long()]
+
+
+def held_out(groups: Tensor, share: float, seed: int, name: str) -> Tensor:
+    """(N,) bool: about `share` of each group, at random, and never a group's only sample."""
+    shuffled = torch.randperm(len(groups), generator=rng(seed, "ratio", "held-out", name))
+    order = shuffled[groups[shuffled].argsort(stable=True)]
+    count = groups.bincount()
+    rank = torch.arange(len(order)) - (count.cumsum(0) - count)[groups[order]]
+    late = torch.minimum((share * count).round().long().clamp_min(1), count - 1)
+    return torch.empty(len(groups), dtype=torch.bool).scatter(0, order, rank < late[groups[order]])

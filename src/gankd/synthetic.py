@@ -46,7 +46,7 @@ Score = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
-    """Which generated images a student sees, and with which labels. All combinations are allowed."""
+    """Choice of the generated images that a student sees, and of their labels. All combinations are allowed."""
 
     where: ClassVar[str] = "select."
 

@@ -50,7 +50,7 @@ class FSP(LossModule):
 
 
 def to_teacher_widths(name: str, student: list[Tensor], teacher: list[Tensor]) -> nn.ModuleList:
-    """For each of at least two maps an adapter to the teacher's width; the identity where widths are equal."""
+    """Adapters to the teacher's widths for at least two maps; the identity where widths are equal."""
     if len(student) < 2:
         raise ModelError(
             f"{name} needs at least 2 pairs of feature maps, got {len(student)}; "

@@ -1,6 +1,7 @@
 """The command line: what it prints where, and how it refuses what it cannot use."""
 
 import fcntl
+import inspect
 import json
 import os
 import pickle
@@ -23,7 +24,10 @@ from PIL import Image
 import gankd.cli
 import gankd.recipes.taught
 from gankd.cli import main
-from gankd.cli.handlers import _with_absolute_paths
+from gankd.cli import recipe as opened
+from gankd.cli.command import Command
+from gankd.cli.options import RECIPE
+from gankd.cli.parser import COMMANDS
 from gankd.config import override
 from gankd.console import Console
 from gankd.recipes import RECIPES, Recipe
@@ -80,9 +84,41 @@ def test_every_command_explains_itself(command: str, gankd: Gankd) -> None:
     assert "--json" in out
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_options_of_a_command_are_what_its_function_takes(command: Command) -> None:
+    """With all options, and with no more than the command line asks for."""
+    signature = inspect.signature(command.function)
+    takes = signature.parameters
+    by_itself = {"workers", "console"} & set(takes)
+    if command.opens:
+        by_itself |= {"folder"} | ({"recipe"} & set(takes))
+    to_prepare = set(opened.NAMES) - set(takes) if command.opens == "recipe" else set()
+    to_prepare |= {"target"} if command.opens == "run" else set()
+    assert len({option.name for option in command.options}) == len(command.options)
+    must = [option for option in command.options if option.settings.get("required") or "default" in option.settings]
+    must += [option for option in command.options if not option.flags[0].startswith("-")]
+    for options in (command.options, must):
+        names = {option.name for option in options} - to_prepare
+        signature.bind(**dict.fromkeys(names | by_itself))
+
+
+def test_what_opens_a_recipe_knows_its_options() -> None:
+    assert set(opened.NAMES) - {"size", "task", "channels"} < set(inspect.signature(opened.prepared).parameters)
+    assert {option.name for option in RECIPE} <= set(opened.NAMES)
+
+
+def test_every_option_is_explained_in_plain_words() -> None:
+    for command in COMMANDS:
+        for option in command.options:
+            if "choices" not in option.settings:
+                assert len(option.settings["help"]) >= 8, (command.name, option.flags)
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
+        ("data", "no action; choose fetch or show; see gankd data --help"),
+        ("vkd", "no action; choose train, inspect, student, self, peers or table; see gankd vkd --help"),
         ("", "no command; try: gankd run digits (all commands: gankd --help)"),
         ("rnu digits", "no command 'rnu'; did you mean run?; see gankd --help"),
         ("digits", "no command 'digits'; known: bench, bound, compare"),
@@ -576,9 +612,9 @@ def test_paths_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         RECIPES["imagenet100"](),
         ["data.root=in", "data.class_list=list.txt", "teacher.weights=w.pt", "gan.external=fakes.npz"],
     )
-    found = _with_absolute_paths(recipe)
+    found = opened.with_absolute_paths(recipe)
     own = [found.data.root, found.data.class_list, found.teacher.weights, found.gan.external]
     assert own == [str(tmp_path / name) for name in ("in", "list.txt", "w.pt", "fakes.npz")]
     for external in ("my_nets:make", "diffusers:FOLDER"):
         named = override(recipe, [f"gan.external={external}"])
-        assert _with_absolute_paths(named).gan.external == external
+        assert opened.with_absolute_paths(named).gan.external == external

@@ -236,10 +236,10 @@ def test_ctrl_c_in_training(digits_run: tuple[Recipe, Path], start: Callable[...
     folder = begun(digits_run[0], tmp_path / "a run", f"teacher.updates={LONG}")
     command = start("resume", folder)
     command.until(lambda: list(folder.glob("teacher-*/checkpoint.safetensors")))
-    assert interrupted(command) == f"gankd: interrupted; go on with: gankd resume '{folder}'"
+    assert interrupted(command) == f"gankd: interrupted; resume with: gankd resume '{folder}'"
     command = start("teach", folder)  # a single stage goes on with the same command
     command.until(lambda: "teacher" in command.text)
-    assert interrupted(command) == f"gankd: interrupted; go on with: gankd teach '{folder}'"
+    assert interrupted(command) == f"gankd: interrupted; resume with: gankd teach '{folder}'"
 
 
 def students_at_work(
@@ -267,7 +267,7 @@ def test_ctrl_c_with_workers(
         blocked = re.search(r"SigBlk:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
         assert blocked is not None
         assert int(blocked[1], 16) & 1 << signal.SIGINT - 1
-    assert interrupted(command) == f"gankd: interrupted; go on with: gankd resume {folder}"
+    assert interrupted(command) == f"gankd: interrupted; resume with: gankd resume {folder}"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The `gankd` command. Nothing heavy is imported until a command needs it, so that help is instant."""
+"""The `gankd` command. Nothing heavy is imported until a command needs it, so that help and lists print at once."""
 
 import argparse
 import os
@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from gankd.cli.parser import parser
+from gankd.cli.command import call
+from gankd.cli.parser import COMMANDS, parser
 from gankd.errors import ConfigError, GankdError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit code 0 done, 2 an error of the user's to fix, 130 interrupted."""
+    """Entry point: exit code 0 for done, 2 for an error that the user can fix, 130 for interrupted."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     args = argparse.Namespace()
     signal.signal(signal.SIGTERM, _interrupt)
@@ -24,14 +25,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ConfigError("no command; try: gankd run digits (all commands: gankd --help)")
         if unknown:
             args.parser.refuse(unknown)
-        args.handler(args)
+        if args.declared is None:
+            actions = [command.name.split()[1] for command in COMMANDS if command.name.startswith(f"{args.command} ")]
+            choice = " or ".join(filter(None, (", ".join(actions[:-1]), actions[-1])))
+            raise ConfigError(f"no action; choose {choice}; see gankd {args.command} --help")
+        call(args.declared, args)
         sys.stdout.flush()
     except GankdError as error:
         _fail(str(error))
     except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C is one too many
-        _say(f"interrupted; go on with: {_again(args, words)}")
-        # Threads of torch and of the worker pool must not hold the exit up.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not kill the message
+        _say(f"interrupted; resume with: {_again(args, words)}")
+        # Threads of torch and of the worker pool must not delay the exit.
         os._exit(130)
     except BrokenPipeError:
         os._exit(141)
@@ -53,7 +58,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _again(args: argparse.Namespace, words: Sequence[str]) -> str:
-    """The command that goes on with the work of this one."""
+    """The command that resumes the work of this one."""
     folder = getattr(args, "folder", None)
     if folder is not None and args.command in ("run", "resume") and (folder / "run.json").is_file():
         words = ["resume", str(folder)]
@@ -61,7 +66,7 @@ def _again(args: argparse.Namespace, words: Sequence[str]) -> str:
 
 
 def _say(message: str) -> None:
-    """A last line on standard error, on a line of its own."""
+    """Print a last message on standard error, on a line of its own."""
     from gankd.console import Console
 
     Console.end_line()

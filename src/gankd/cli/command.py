@@ -1,0 +1,146 @@
+"""A command is declared by its name, its help, its options and the function that it calls.
+
+An option reaches the function by name: `--pairs` becomes the keyword argument `pairs`. An option that is not given is
+left out of the call, so its default value is written only once, in the function. To add an option, add it to the
+command's declaration; `tests/test_cli.py` checks that the function takes it.
+"""
+
+import argparse
+import inspect
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal, Protocol
+
+from gankd.errors import ConfigError
+
+
+class Result(Protocol):
+    """What a command prints."""
+
+    @property
+    def text(self) -> str:
+        """For people."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all is well; not every result has it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For scripts, with --json."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A result that is not one by itself."""
+
+    text: str
+    facts: dict[str, Any]
+    exit_code: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return self.facts
+
+
+View = Callable[[Any, float], Result]
+"""Makes a result of what the function returned and of the seconds that it took."""
+
+
+def as_it_is(value: Any, seconds: float) -> Any:
+    """The view of what is a `Result` already."""
+    return value
+
+
+class Option:
+    """One argument of a command: flags, or the name of a positional argument, and keywords of argparse."""
+
+    def __init__(self, *flags: str, **settings: Any) -> None:
+        self.flags, self.settings = flags, settings
+
+    @property
+    def name(self) -> str:
+        """Keyword argument that the function gets."""
+        return str(self.settings.get("dest") or self.flags[0].lstrip("-").replace("-", "_"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command of the command line."""
+
+    name: str
+    """One word, or two for an action of a group, as in `vkd train`."""
+    help: str
+    calls: str
+    """module:function, imported when the command runs."""
+    options: tuple[Option, ...] = ()
+    opens: Literal["recipe", "run", ""] = ""
+    """Its first argument names a recipe or run folder to train in, or the folder of a finished run. The function gets
+    the settings as `recipe` and the folder as `folder`."""
+    view: View = as_it_is
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function that it calls."""
+        module, _, name = self.calls.partition(":")
+        function: Callable[..., Any] = getattr(import_module(module), name)
+        return function
+
+
+OUTPUT = (
+    Option("--quiet", action="store_true", help="print only the result"),
+    Option("--json", action="store_true", help="print JSON lines, for scripts"),
+)
+"""Options that every command has."""
+
+
+def call(command: Command, args: argparse.Namespace) -> None:
+    """Run a command with parsed arguments and print its result.
+
+    Raises:
+        GankdError: whatever the command refuses.
+        SystemExit: the result has an exit code other than 0.
+    """
+    from gankd.cli import recipe
+
+    function = command.function
+    takes = inspect.signature(function).parameters
+    values = {option.name: getattr(args, option.name) for option in command.options if hasattr(args, option.name)}
+    if "workers" in takes:
+        values["workers"] = values.get("workers", _cores())
+        if values["workers"] < 1:
+            raise ConfigError(f"--workers must be at least 1, got {values['workers']}")
+    if command.opens == "recipe":
+        changes = {name: values.pop(name) for name in recipe.NAMES if name in values and name not in takes}
+        values["recipe"], values["folder"] = recipe.prepared(**changes)
+    elif command.opens == "run":
+        stored, values["folder"] = recipe.stored(values.pop("target"))
+        values |= {"recipe": stored} if "recipe" in takes else {}
+    args.folder = values.get("folder")
+    as_json = hasattr(args, "json")
+    if "console" in takes:
+        from gankd.console import Console
+
+        values["console"] = Console("json" if as_json else "quiet" if hasattr(args, "quiet") else "auto")
+    start = time.monotonic()
+    result = command.view(function(**values), time.monotonic() - start)
+    _print(json.dumps({"event": "result", **result.to_dict()}) if as_json else result.text)
+    if getattr(result, "exit_code", 0):
+        sys.exit(result.exit_code)
+
+
+def _print(text: str) -> None:
+    """Print the result on standard output."""
+    from gankd.console import Console
+
+    Console.end_line()
+    print(text, flush=True)
+
+
+def _cores() -> int:
+    """Number of cores that this process may use; some systems only know how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

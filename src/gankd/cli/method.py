@@ -1,0 +1,169 @@
+"""Commands of the method: the whole run, its stages, its students, and what they leave behind."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gankd.cli.command import Command, Option, Shown
+from gankd.cli.options import RECIPE, RUN, STUDENTS, WORKERS
+from gankd.cli.recipe import prepared
+from gankd.cli.views import facts, path, students, whole_run
+
+if TYPE_CHECKING:
+    from gankd.console import Console
+    from gankd.recipes.config import Recipe
+    from gankd.recipes.published import Scale
+
+NEEDS = " (and what it needs, if missing)"
+
+
+def teach(recipe: "Recipe", folder: Path, *, virtual: bool = False, console: "Console | None" = None) -> dict[str, Any]:
+    """Train the teacher, with a virtual teacher alongside if asked for."""
+    from gankd.commands import stages, vkd
+
+    if not virtual:
+        return stages.teach(recipe, folder, console=console)
+    made = vkd.train(recipe, folder, console=console)
+    return {**stages.teach(recipe, folder, console=console), "virtual": made["file"]}
+
+
+def plan(
+    target: str,
+    *,
+    scale: "Scale" = "small",
+    arms: list[str] | None = None,
+    workers: int = 1,
+    console: "Console | None" = None,
+    **given: Any,
+) -> Shown:
+    """Estimate a run, or a published table at a scale; `given` are the options of the recipe."""
+    from gankd.commands.plan import plan, plan_table
+    from gankd.commands.tables import plan_table_run
+    from gankd.recipes.published import TABLES
+
+    if target in TABLES:
+        folder = given.get("out", Path("runs") / f"bench-{target}-{scale}")
+        known = {"data": "data", "seeds": "seeds", "set": "changes"}
+        options = {name: given[option] for option, name in known.items() if option in given}
+        rows = plan_table_run(target, folder, scale=scale, workers=workers, console=console, **options)
+    else:
+        recipe, folder = prepared(target, **given)
+        rows = plan(recipe, folder, arms=arms, workers=workers)
+    return Shown(plan_table(rows, folder), {"stages": [vars(row) for row in rows]})
+
+
+COMMANDS = (
+    Command(
+        name="run",
+        help="run the whole method: every stage, all arms and controls, report.html",
+        calls="gankd.commands.stages:run",
+        opens="recipe",
+        options=(*RECIPE, *STUDENTS),
+        view=whole_run,
+    ),
+    Command(
+        name="teach",
+        help="train the teacher" + NEEDS,
+        calls="gankd.cli.method:teach",
+        opens="recipe",
+        options=(*RECIPE, Option("--virtual", action="store_true", help="train a virtual teacher alongside it")),
+        view=facts("teach", stage="teach"),
+    ),
+    Command(
+        name="gan",
+        help="train the conditional generator" + NEEDS,
+        calls="gankd.commands.stages:gan",
+        opens="recipe",
+        options=RECIPE,
+        view=facts("gan", stage="gan"),
+    ),
+    Command(
+        name="ratio",
+        help="estimate the density ratio of real to generated images" + NEEDS,
+        calls="gankd.commands.stages:ratio",
+        opens="recipe",
+        options=RECIPE,
+        view=facts("ratio", stage="ratio"),
+    ),
+    Command(
+        name="synth",
+        help="generate images, score them and select the synthetic set" + NEEDS,
+        calls="gankd.commands.stages:synth",
+        opens="recipe",
+        options=RECIPE,
+        view=facts("synth", stage="synth"),
+    ),
+    Command(
+        name="student",
+        help="train students (and what they need, if missing)",
+        calls="gankd.commands.stages:student",
+        opens="recipe",
+        options=(*RECIPE, *STUDENTS),
+        view=students,
+    ),
+    Command(
+        name="eval",
+        help="print the table of the finished students",
+        calls="gankd.commands.stages:evaluate",
+        opens="run",
+        options=(*RUN, Option("--split", choices=["val", "test"], help="images to measure on (default: test)")),
+        view=students,
+    ),
+    Command(
+        name="export",
+        help="write the best trained student as one file of plain weights",
+        calls="gankd.commands.export:export",
+        opens="run",
+        options=(
+            *RUN,
+            Option("--arm", help="arm of the student (default: the best whole method on validation images)"),
+            Option("--seed", type=int, help="seed of the student (default: the arm's best on validation images)"),
+            Option(
+                "--to", dest="out", type=Path, help="file to write (default: student.safetensors in the run folder)"
+            ),
+        ),
+    ),
+    Command(
+        name="report",
+        help="write report.html from what a run folder holds",
+        calls="gankd.commands.stages:report",
+        opens="run",
+        options=RUN,
+        view=path("report"),
+    ),
+    Command(
+        name="plan",
+        help="show which stages are reused and which would run, with estimates of time and disk space",
+        calls="gankd.cli.method:plan",
+        options=(
+            *RECIPE,
+            *STUDENTS,
+            Option("--scale", choices=["tiny", "small", "full"], help="scale of a published table (default: small)"),
+        ),
+    ),
+    Command(
+        name="resume",
+        help="resume an interrupted run with the settings it was started with",
+        calls="gankd.commands.stages:resume",
+        opens="run",
+        options=(*RUN, WORKERS),
+        view=whole_run,
+    ),
+    Command(
+        name="sample",
+        help="generate images for given labels with a trained generator",
+        calls="gankd.commands.sample:sample",
+        options=(
+            Option("source", type=Path, help="run folder, recipe, or generator.safetensors"),
+            Option("--labels", required=True, help="0,1,2 or cat,dog for classes; 10,20.5 or 0:90:10 for values"),
+            Option("--count", type=int, default=8, help="images per label (default: 8)"),
+            Option(
+                "--out",
+                type=Path,
+                default=Path("samples.png"),
+                help="a .png grid, or a folder of images (default: samples.png)",
+            ),
+            Option("--seed", type=int, help="seed of the noise (default: 0)"),
+        ),
+        view=path("written"),
+    ),
+)

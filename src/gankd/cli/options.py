@@ -1,0 +1,60 @@
+"""Options that several commands share, and how their values are read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gankd.cli.command import Option
+from gankd.errors import ConfigError
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between them."""
+    return [name.strip() for name in text.split(",")] if text else []
+
+
+def numbers(option: str, kind: Callable[[float], float] = float) -> Callable[[str], list[float]]:
+    """A reader of numbers with commas between them, whose errors name the option."""
+
+    def read(text: str) -> list[float]:
+        try:
+            return [kind(float(number)) for number in text.split(",")]
+        except ValueError:
+            raise ConfigError(f"{option} takes numbers with commas between them, got {text!r}") from None
+
+    return read
+
+
+RECIPE = (
+    Option(
+        "target",
+        metavar="RECIPE",
+        help="recipe (digits, rotated-digits, folder, cifar10 ...; see gankd list recipes) or run folder",
+    ),
+    Option("--out", type=Path, help="run folder (default: runs/RECIPE)"),
+    Option("--data", help="file or folder of the images, for recipes that read files"),
+    Option("--size", type=int, help="resize images to this side, in pixels"),
+    Option("--task", choices=["auto", "classification", "regression"], help="task of your own images"),
+    Option("--channels", choices=["auto", "grey", "rgb"], help="colours of your own images"),
+    Option("--config", type=Path, help="TOML file of settings"),
+    Option("--set", action="append", metavar="NAME=VALUE", help="change a setting, for example gan.steps=4000"),
+)
+"""Options of a command that opens a recipe."""
+
+RUN = (Option("target", metavar="FOLDER", help="run folder, or the recipe whose folder is runs/RECIPE"),)
+"""Argument of a command that opens a finished run."""
+
+WORKERS = Option("--workers", type=int, help="students trained in parallel (default: one per core; one on a GPU)")
+STUDENTS_PER_ARM = Option("--seeds", type=int, help="students per arm")
+STUDENTS = (
+    STUDENTS_PER_ARM,
+    Option("--arms", type=names, help="arms to train, comma-separated (default: all)"),
+    Option("--loss", help='what students learn from the teacher, as in "KD(T=4) + 0.8*CRD"; see gankd list losses'),
+    WORKERS,
+)
+
+
+def changes(what: str) -> Option:
+    """--set where several recipes or cells are trained."""
+    return Option(
+        "--set", dest="changes", action="append", metavar="NAME=VALUE", help=f"change a setting of all {what}"
+    )

@@ -1,0 +1,49 @@
+"""Commands that write the pages of the documentation."""
+
+from pathlib import Path
+
+from gankd.cli.command import Command, Option
+from gankd.cli.options import WORKERS, names
+from gankd.cli.views import several_runs
+
+DOCS = Option("--docs", type=Path, default=Path("docs"), help="folder of the pages (default: docs)")
+
+COMMANDS = (
+    Command(
+        name="results",
+        help="train the evidence on real images; writes docs/results.md, .json and pictures",
+        calls="gankd.commands.results:results",
+        options=(
+            Option("names", metavar="RECIPE", nargs="*", help="recipes to train on (default: all of the page)"),
+            Option("--data", type=Path, required=True, metavar="FOLDER", help="folder with cifar.npz, faces.npz ..."),
+            Option("--students", type=names, help="networks, comma-separated (default: cnn16,resnet8)"),
+            Option("--out", type=Path, default=Path("runs/results"), help="run folders (default: runs/results)"),
+            DOCS,
+            Option("--seeds", type=int, help="students per arm (default: 3)"),
+            WORKERS,
+        ),
+    ),
+    Command(
+        name="demo",
+        help="run a recipe for classes and one for values, three seeds each, and write one page",
+        calls="gankd.commands.showcase:demo",
+        options=(
+            Option("--out", type=Path, default=Path("runs/demo"), help="run folders (default: runs/demo)"),
+            Option("--seeds", type=int, default=None, help="students per arm (default: 3)"),
+            WORKERS,
+        ),
+        view=several_runs,
+    ),
+    Command(
+        name="evidence",
+        help="run the recipes of the demo with more seeds; writes docs/evidence.md and .json",
+        calls="gankd.commands.showcase:evidence",
+        options=(
+            Option("--out", type=Path, default=Path("runs/evidence"), help="run folders (default: runs/evidence)"),
+            DOCS,
+            Option("--seeds", type=int, default=None, help="students per arm (default: 5)"),
+            WORKERS,
+        ),
+        view=several_runs,
+    ),
+)

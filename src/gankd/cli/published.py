@@ -1,0 +1,75 @@
+"""Commands that train the tables of the papers, and that estimate the error bound."""
+
+from pathlib import Path
+
+from gankd.cli.command import Command, Option
+from gankd.cli.options import RUN, WORKERS, changes, names, numbers
+
+TABLE = Option("name", metavar="TABLE", help="published table; see gankd list recipes")
+DATA = Option("--data", help="file or folder of the images; scale tiny needs none")
+
+COMMANDS = (
+    Command(
+        name="bench",
+        help="train a published table: every pair of networks, arm and seed, cell by cell; writes a page",
+        calls="gankd.commands.bench:bench",
+        options=(
+            TABLE,
+            DATA,
+            Option("--out", type=Path, help="folder (default: runs/bench-TABLE-SCALE)"),
+            Option(
+                "--scale",
+                choices=["tiny", "small", "full"],
+                help="size of the experiment (default: small, for two CPU cores; full is for a GPU)",
+            ),
+            Option("--seeds", type=int, help="students per cell (default: 3)"),
+            Option("--pairs", type=names, help="pairs of networks, comma-separated (default: all)"),
+            Option("--methods", type=names, help="arms, comma-separated (default: all); controls are always trained"),
+            changes("cells"),
+            Option("--untimed", dest="timed", action="store_false", help="leave out the control at equal time"),
+            WORKERS,
+        ),
+    ),
+    Command(
+        name="verify",
+        help="train one committed cell of a table again and compare the two results",
+        calls="gankd.commands.verify:verify",
+        options=(
+            TABLE,
+            Option(
+                "--cell",
+                required=True,
+                metavar="PAIR/METHOD/SEED",
+                help="cell as in cells.jsonl; append /STAGE if several are stored",
+            ),
+            Option("--results", type=Path, required=True, metavar="FILE", help="cells.jsonl or bench.json"),
+            DATA,
+            Option("--out", type=Path, help="folder to train in (default: a temporary one)"),
+        ),
+    ),
+    Command(
+        name="bound",
+        help="estimate the terms of the error bound from a run, and how many generated images it advises",
+        calls="gankd.commands.bound:bound",
+        opens="run",
+        options=(
+            *RUN,
+            Option("--measure", action="store_true", help="train the students that the measured curve is missing"),
+            Option("--counts", type=numbers("--counts", int), help="numbers of generated images, comma-separated"),
+            Option("--rhos", type=numbers("--rhos"), help="levels of the filter, comma-separated"),
+            Option(
+                "--accept-shares", type=numbers("--accept-shares"), help="shares that are accepted, comma-separated"
+            ),
+            Option(
+                "--mix",
+                choices=["pooled", "share"],
+                help="how a batch mixes real and generated images: as in their pool, or by student.fake_share "
+                "(default: pooled)",
+            ),
+            Option("--delta", type=float, help="probability that the bound fails (default: 0.05)"),
+            Option("--split", choices=["val", "test"], help="held-out images (default: val)"),
+            Option("--seeds", type=int, help="students per number of images"),
+            WORKERS,
+        ),
+    ),
+)

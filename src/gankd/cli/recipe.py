@@ -1,0 +1,86 @@
+"""The recipe and the run folder that a command line names."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gankd.errors import RunError
+
+if TYPE_CHECKING:
+    from gankd.recipes.config import Recipe
+
+NAMES = ("target", "out", "data", "size", "task", "channels", "config", "set", "seeds", "loss")
+"""Keyword arguments of `prepared`. A command whose function takes one of them itself keeps it."""
+
+
+def prepared(
+    target: str,
+    *,
+    out: Path | None = None,
+    data: str | None = None,
+    config: Path | None = None,
+    set: Sequence[str] = (),
+    seeds: int | None = None,
+    loss: str | None = None,
+    **images: Any,
+) -> tuple["Recipe", Path]:
+    """The recipe with all changes applied, and its run folder.
+
+    Args:
+        target: name of a recipe, or an earlier run folder.
+        out: run folder; default: runs/RECIPE, or the earlier folder.
+        data: file or folder of the images.
+        config: TOML file of settings.
+        set: changes as NAME=VALUE, applied after the file.
+        seeds, loss: students per arm, and what they learn from the teacher.
+        **images: size, task and channels of the user's own images.
+
+    Raises:
+        ConfigError: there is no such recipe, or a setting is refused. RunError: the run folder is a file.
+    """
+    from gankd.commands.stages import find_recipe
+    from gankd.config import override, override_from_file
+
+    recipe, folder = find_recipe(target, out)
+    if config is not None:
+        recipe = override_from_file(recipe, config)
+    changes = images if data is None else {**images, "root": data}
+    recipe = replace(recipe, data=replace(recipe.data, **changes))
+    if seeds is not None:
+        recipe = replace(recipe, seeds=seeds)
+    recipe = override(recipe, set)
+    if loss is not None:
+        recipe = replace(recipe, student=replace(recipe.student, loss=loss))
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, expected a run folder; choose another --out")
+    return with_absolute_paths(recipe), folder
+
+
+def stored(target: str) -> tuple["Recipe", Path]:
+    """The settings of a run and its folder.
+
+    Args:
+        target: the folder, or the recipe whose folder is runs/RECIPE.
+    """
+    from gankd.commands.stages import find_run, stored_run
+
+    folder = find_run(target)
+    return stored_run(folder)[0], folder
+
+
+def with_absolute_paths(recipe: "Recipe") -> "Recipe":
+    """The same settings for any working directory: `resume` may be called from another folder."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else os.path.abspath(path)
+
+    external = recipe.gan.external  # may also be module:name or diffusers:FOLDER
+    return replace(
+        recipe,
+        data=replace(recipe.data, root=absolute(recipe.data.root), class_list=absolute(recipe.data.class_list)),
+        teacher=replace(recipe.teacher, weights=absolute(recipe.teacher.weights)),
+        student=replace(recipe.student, virtual=absolute(recipe.student.virtual)),
+        gan=replace(recipe.gan, external=absolute(external) if external and os.path.exists(external) else external),
+    )

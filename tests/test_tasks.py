@@ -169,6 +169,15 @@ def test_a_distribution_over_labels_has_the_classes_or_the_bins() -> None:
     assert Regression(low=0.0, high=0.5).description == "values in [0, 0.5]"
 
 
+def test_labels_that_occur_in_words_and_for_scripts() -> None:
+    assert CLASSES.describe(torch.tensor([0, 1])) == "3 classes"
+    assert AGES.describe(torch.tensor([20.0, 31.5, 31.5, 60.0])) == "values from 20 to 60 years, 3 different"
+    inner = "values from 30 to 40 years, 2 different; range 20 to 60"
+    assert AGES.describe(torch.tensor([40.0, 30.0])) == inner
+    assert CLASSES.facts == {"task": "classification", "range": None, "classes": 3}
+    assert AGES.facts == {"task": "regression", "range": [20, 60], "classes": None}
+
+
 def test_histograms_count_every_label_once() -> None:
     assert CLASSES.histogram(torch.tensor([0, 2, 2]), bins=7) == [("cat", 1), ("dog", 0), ("owl", 2)]
     found = AGES.histogram(torch.tensor([20.0, 29.9, 30.0, 60.0]), bins=4)

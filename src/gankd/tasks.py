@@ -56,6 +56,15 @@ class Classification:
         return f"{self.num_classes} classes"
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """Kind of task and its labels, for scripts."""
+        return {"task": self.kind, "range": None, "classes": self.num_classes}
+
+    def describe(self, labels: Tensor) -> str:
+        """The labels in words, whichever of them `labels` (N,) are."""
+        return self.description
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Names of all labels, in order."""
         return tuple(self.group_name(number) for number in range(self.num_classes))
@@ -234,6 +243,20 @@ class Regression:
     def description(self) -> str:
         """The labels in words."""
         return f"values in [{self.low:g}, {self.high:g}] {self.unit}".strip()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Kind of task and its labels, for scripts."""
+        return {"task": self.kind, "range": [self.low, self.high], "classes": None}
+
+    def describe(self, labels: Tensor) -> str:
+        """The values that occur in `labels` (N,), in words, with the label range if it is wider."""
+        found = labels.unique()
+        low, high = found[0].item(), found[-1].item()
+        text = f"values from {low:.4g} to {high:.4g} {self.unit}".rstrip() + f", {len(found):,} different"
+        if (low, high) != (self.low, self.high):
+            text += f"; range {self.low:.4g} to {self.high:.4g}"
+        return text
 
     @property
     def label_names(self) -> tuple[str, ...]:

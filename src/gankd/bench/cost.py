@@ -179,7 +179,7 @@ def _gan_work(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> tup
     with FakeTensorMode():  # shapes alone; autocast, which the networks leave, knows no meta device
         config = replace(config, init="default", spectral_norm=False)  # which would be slow, and are little work
         generator, discriminator = build_generator(task, shape, config, 0), build_discriminator(task, shape, config, 0)
-        labels = torch.zeros(1, dtype=torch.int64 if isinstance(task, Classification) else torch.float32)
+        labels = torch.zeros(1, dtype=task.label_dtype)
         first = _work(generator, lambda: generator(torch.zeros(1, config.z_dim), labels))
         second = _work(discriminator, lambda: discriminator(torch.zeros(1, *shape), labels))
     return first, second

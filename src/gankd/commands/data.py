@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gankd.config import from_dict, require, suggest
 from gankd.console import Console
 from gankd.data.images import Splits
@@ -19,8 +21,6 @@ from gankd.recipes.config import DataConfig
 from gankd.recipes.data import load_splits, reader_of
 from gankd.report.grids import image_grid
 from gankd.storage import atomic
-from gankd.tasks import Classification, Regression
-from gankd.text import number
 
 MOST_LISTED = 5
 """Unreadable files that are named."""
@@ -125,13 +125,10 @@ class DataReport:
             facts["sizes"] = [[*size, count] for size, count in sorted(self.scan.sizes.items())]
             facts["unreadable"] = [[str(path), why] for path, why in self.scan.unreadable]
         if self.splits is not None:
-            task = self.splits.task
             facts |= {
                 "counts": self.counts,
                 "shape": self.splits.train.shape,
-                "task": task.kind,
-                "range": [task.low, task.high] if isinstance(task, Regression) else None,
-                "classes": task.num_classes if isinstance(task, Classification) else None,
+                **self.splits.task.facts,
                 "histogram": [{"label": label, **counts} for label, counts in self.histogram],
                 "duplicates": [asdict(each) for each in self.shared],
                 "card": self.splits.card,
@@ -175,15 +172,8 @@ class DataReport:
 
     def _labels(self, splits: Splits) -> list[str]:
         channels, height, width = splits.train.shape
-        task, card = splits.task, splits.card
-        if isinstance(task, Classification):
-            what = f"{task.num_classes} classes"
-        else:
-            labels = sorted(set().union(*(part.labels.tolist() for part in (splits.train, splits.val, splits.test))))
-            what = f"values from {number(labels[0])} to {number(labels[-1])} {task.unit}".rstrip()
-            what += f", {len(labels):,} different"
-            if (labels[0], labels[-1]) != (task.low, task.high):
-                what += f"; range {number(task.low)} to {number(task.high)}"
+        card = splits.card
+        labels = torch.cat([part.labels.cpu() for part in (splits.train, splits.val, splits.test)])
         why = f"; {card['labels'].partition(': ')[2]}" if "labels" in card else ""
         colour = {1: "grey"}.get(channels, "RGB")
         return [
@@ -191,13 +181,13 @@ class DataReport:
             f"{colour} {width}x{height}",
             f"origin      {card.get('origin', 'unknown')}; licence: {card.get('licence', 'unknown')}",
             f"split       {card.get('split', 'given')}",
-            f"labels      {what}{why}",
+            f"labels      {splits.task.describe(labels)}{why}",
         ]
 
     def _bars(self, splits: Splits) -> list[str]:
         rows = [(shown(label), counts, sum(counts.values())) for label, counts in self.histogram]
         note = ""
-        if isinstance(splits.task, Classification) and len(rows) > MOST_BARS:
+        if len(rows) > MOST_BARS:
             rows.sort(key=lambda row: -row[2])
             half = MOST_BARS // 4
             note = f"  ({len(rows) - 2 * half} classes between them are left out)"

@@ -529,7 +529,7 @@ def test_demo_and_evidence(
         "recipe task arm control metric higher_is_better seeds mean control_mean diff ci_low ci_high updates seconds"
     )
     assert " ".join(rows[0]) == names
-    assert "## Where it pays" in Path("docs/evidence.md").read_text()
+    assert "## Where generated images help" in Path("docs/evidence.md").read_text()
     assert "Computing time of all stages: 1m23s." in Path("docs/evidence.md").read_text()
 
 

@@ -6,7 +6,20 @@ import math
 
 import pytest
 
-from gankd.text import Table, columns, display_width, duration, fixed, interval, number, plus_minus, signed, wrap
+from gankd.text import (
+    Table,
+    columns,
+    compact,
+    display_width,
+    duration,
+    fixed,
+    interval,
+    number,
+    plus_minus,
+    signed,
+    storage_size,
+    wrap,
+)
 
 NAN = math.nan
 
@@ -37,6 +50,11 @@ def test_durations() -> None:
     spans |= {3599.7: "1h00m", 7500: "2h05m", 90000: "25h00m", 172799: "47h59m"}
     spans |= {23.2 * 86400: "23 days", 45452.95 * 3600: "about 5 years"}
     assert {seconds: duration(seconds) for seconds in spans} == spans
+
+
+def test_counts_and_sizes() -> None:
+    assert [compact(n) for n in (812, 41_260, 999_600, 1_240_000)] == ["812", "41.3 k", "1 M", "1.24 M"]
+    assert [storage_size(k) for k in (41.2, 2048.0)] == ["41.2 KiB", "2 MiB"]
 
 
 def test_output_that_goes_to_no_terminal_has_a_default_width() -> None:

@@ -77,6 +77,19 @@ def duration(seconds: float) -> str:
     return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def compact(value: float) -> str:
+    """`812`, `41.3 k`, `1.24 M`."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= 0.9995 * size:  # 999,600 is 1 M, not 1000 k
+            return f"{value / size:.3g}{unit}"
+    return f"{value:g}"
+
+
+def storage_size(kib: float) -> str:
+    """`41 KiB`, `1.2 MiB`."""
+    return f"{kib:.3g} KiB" if kib < 1000 else f"{kib / 1024:.3g} MiB"
+
+
 # --- width --------------------------------------------------------------------------------------------------
 
 

@@ -2,11 +2,12 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
-from gankd.bench.results import ArmResult, with_intervals
+from gankd.bench.results import ArmResult, Role, with_intervals
 from gankd.errors import RunError
 from gankd.recipes.arms import ARMS
 from gankd.report.facts import (
@@ -23,7 +24,6 @@ from gankd.report.facts import (
     StageFacts,
 )
 from gankd.report.page import write_index, write_report
-from gankd.report.view import compact, duration, storage_size
 from gankd.tasks import Classification, Regression, Task
 from gankd.virtual import Failure, Gate, Gates, Inspection
 
@@ -209,7 +209,10 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "better by 5.00 [4.99, 5.01] points",
         "Better than every control",
         "exactly as many updates as",
-        "2:51 min",
+        "2m51s",
+        "An arm is one way to train the student.",
+        "The pool is all images",
+        "Gates are tests",
         "100 times",
         "Held-out AUC 0.760",
         "Class 8 lost images.",
@@ -249,6 +252,39 @@ def test_gains_lie_right_of_zero_with_their_seeds(task: Task, tmp_path: Path) ->
 def test_names_are_escaped(page: Page) -> None:
     assert "<b>$x$" not in page.html
     assert "&lt;b&gt;$x$" in page.html
+
+
+class Named(ArmResult):
+    """An arm whose role does not follow from its name."""
+
+    roles: ClassVar[dict[str, Role]] = {}
+
+    @property
+    def role(self) -> Role:
+        return self.roles[self.arm]
+
+    @property
+    def generated(self) -> bool:
+        return self.role != "control"
+
+
+def test_arms_have_their_colours_by_role_and_order_whatever_their_names(tmp_path: Path) -> None:
+    data = full(CLASSES)
+    pages = []
+    for prefix in ("", "my own "):
+        Named.roles |= {prefix + arm.name: arm.role for arm in data.arms}
+        named = [
+            Named(
+                **vars(arm) | {"arm": prefix + arm.name, "vs": {prefix + name: gain for name, gain in arm.vs.items()}}
+            )
+            for arm in data.arms
+        ]
+        curves = [replace(curve, arm=prefix + curve.arm) for curve in data.curves]
+        write_report(
+            replace(data, arms=named, curves=curves, headline_arm=f"{prefix}adjusted_kd"), tmp_path / "report.html"
+        )
+        pages.append((tmp_path / "report.html").read_text())
+    assert pages[0] == pages[1]
 
 
 def test_unequal_updates_are_admitted(tmp_path: Path) -> None:
@@ -320,15 +356,3 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
         write_report(full(CLASSES), tmp_path / "file" / "report.html")
     write_report(full(CLASSES), tmp_path / "report.html")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "report.html"]
-
-
-def test_numbers_as_people_read_them() -> None:
-    assert [duration(s) for s in (0.84, 41.6, 59.7, 252, 7500)] == [
-        "0.8 s",
-        "42 s",
-        "1 min 0 s",
-        "4 min 12 s",
-        "2 h 5 min",
-    ]
-    assert [compact(n) for n in (812, 41_260, 999_600, 1_240_000)] == ["812", "41.3 k", "1 M", "1.24 M"]
-    assert [storage_size(k) for k in (41.2, 2048.0)] == ["41.2 KiB", "2 MiB"]

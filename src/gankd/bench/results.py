@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from gankd.bench.stats import Interval, paired_interval
 from gankd.config import require
-from gankd.recipes.arms import CONTROLS
+from gankd.recipes.arms import ARMS, CONTROLS, METHODS
 from gankd.tasks import Task
+
+Role = Literal["control", "step", "method"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,21 @@ class ArmResult:
             len(self.seeds) == len(self.values) >= 1,
             f"arm {self.arm} needs one value per seed, got {len(self.values)} for {len(self.seeds)} seeds",
         )
+
+    @property
+    def name(self) -> str:
+        """Identifier of the arm."""
+        return self.arm
+
+    @property
+    def role(self) -> Role:
+        """Part that the arm plays in a comparison."""
+        return "control" if self.arm in CONTROLS else "method" if self.arm in METHODS else "step"
+
+    @property
+    def generated(self) -> bool:
+        """True if the students saw generated images."""
+        return self.arm in ARMS and ARMS[self.arm].fakes is not None
 
 
 def with_intervals(arms: Sequence[ArmResult], task: Task, level: float = 0.95) -> tuple[ArmResult, ...]:

@@ -26,12 +26,12 @@ from gankd.recipes.data import load_splits
 from gankd.recipes.real import REAL
 from gankd.report.gather import machine_facts
 from gankd.report.grids import image_grid
-from gankd.report.tables import decimals, difference_text, evidence_rows, markdown_table, value_decimals
+from gankd.report.tables import EXPLAINED, decimals, evidence_rows, markdown_table, value_decimals
 from gankd.seeds import rng
 from gankd.storage import atomic, read_json, write_json, write_results_page
 from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.tasks import Classification
-from gankd.text import duration
+from gankd.text import Table, duration, fixed
 
 STUDENTS = ("cnn16", "resnet8")
 """Of two families: plain and residual."""
@@ -83,11 +83,12 @@ class Results:
     @property
     def text(self) -> str:
         """One line per set, student and whole method."""
-        lines = []
+        lines: list[list[str]] = []
         for found in self.sets:
             for student, result in zip(found.students, found.runs, strict=True):
-                lines += [f"{found.name:<18}{student:<9}{line}" for line in _verdicts(result)]
-        return "\n".join([*lines, f"page: {self.page}"])
+                lines += [[found.name, student, *cells] for cells in _verdicts(result)]
+        head = ["set", "student", "trained on", "against", "gain", "verdict"]
+        return f"{Table(head, lines, align='llllrl').plain()}\npage: {self.page}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -320,13 +321,14 @@ def _curves(method: CganKd, path: Path) -> None:
 # --- page ---------------------------------------------------------------------------------------------------
 
 
-def _verdicts(result: RunResult) -> list[str]:
-    """For each whole method, against each control."""
+def _verdicts(result: RunResult) -> list[list[str]]:
+    """Cells for each whole method against each control: titles, gain, verdict."""
     places = decimals(result.arms, result.task)
+    titles = {arm.name: arm.title for arm in result.arms}
     return [
-        f"{arm.title}: against {control} {difference_text(gain, places)} {gain.verdict}"
+        [arm.title, titles[control], gain.text(places), gain.verdict]
         for arm in result.arms
-        if arm.arm in METHODS
+        if arm.role == "method"
         for control, gain in arm.vs.items()
     ]
 
@@ -345,7 +347,10 @@ def _write(page: Path, found: Sequence[SetResults]) -> None:
         "",
         "Written by `make results DATA=FOLDER`, but for the notes at the end. Settings were chosen on validation "
         "images; the tables are of test images, each student at its last update. Differences are paired by seed, with "
-        "Student's 95 % interval; positive is better. Seeds vary the student alone, over one teacher, generator, pool.",
+        "Student's 95 % interval; positive is better. Seeds vary only the student; teacher, generator and pool (all "
+        "generated images) are shared.",
+        "",
+        EXPLAINED,
         "",
         *_summary(rows),
         *(sections[name] for name in REAL if name in sections),
@@ -362,9 +367,9 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines: dict[tuple[str, ...], list[str]] = {}
     for row, gain, p in zip(shown, gains, adjusted, strict=True):
         places = 2 if row["task"] == Classification.kind else value_decimals(row["control_mean"])
-        key = (row["recipe"], row["student"], ARMS[row["arm"]].title.removeprefix("+ adjusted: "))
-        cells = lines.setdefault(key, [f"{row['mean']:.{places}f}", str(len(row["seeds"]))])
-        cells += [f"{row['control_mean']:.{places}f}", difference_text(gain, places)]
+        key = (row["recipe"], row["student"], ARMS[row["arm"]].title)
+        cells = lines.setdefault(key, [fixed(row["mean"], places), str(len(row["seeds"]))])
+        cells += [fixed(row["control_mean"], places), gain.text(places)]
         cells.append("-" if math.isnan(p) else f"{p:.2g}")
     heads = ["set", "student", "trained on", "mean", "seeds"]
     heads += [head for name in CONTROLS for head in (ARMS[name].title, "gain", "p")]
@@ -374,9 +379,7 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[str]:
         "Accuracy in % for classes, mean absolute error for values. p is Student's, corrected for all "
         f"{sum(not math.isnan(p) for p in adjusted)} comparisons of this table (Holm); intervals are not corrected.",
         "",
-        f"| {' | '.join(heads)} |",
-        "|---|---|---|" + "---:|" * (len(heads) - 3),
-        *(f"| {' | '.join((*key, *cells))} |" for key, cells in lines.items()),
+        Table(heads, [[*key, *cells] for key, cells in lines.items()], align="lll" + "r" * (len(heads) - 3)).markdown(),
     ]
 
 
@@ -414,24 +417,26 @@ def _section(one: SetResults) -> str:
             f"{ARMS[name].title} {value:.3g}" for name, value in facts["controls on training images"][student].items()
         )
         lines += ["", f"### Student {student}", "", result.headline, f"On training images: {known}."]
-        lines += ["", markdown_table(result.arms, task).rstrip()]
+        lines += ["", markdown_table(result.arms, task)]
     if one.oracle:
         text = f"### Oracle, student {one.students[0]}: real images that nobody trained on in place of generated ones"
-        lines += ["", text, "", markdown_table(one.oracle, task).rstrip()]
-    lines += ["", *_agreement_table(facts["agreement"], unit)]
+        lines += ["", text, "", markdown_table(one.oracle, task)]
+    lines += ["", _agreement_table(facts["agreement"], unit)]
     return "\n".join(lines)
 
 
-def _agreement_table(rows: Sequence[dict[str, Any]], unit: str) -> list[str]:
-    """Per label, what each network says of generated and of validation images."""
+def _agreement_table(rows: Sequence[dict[str, Any]], unit: str) -> str:
+    """Metric of each network per label, on generated and on validation images."""
     judges = [name for name in ("teacher", "witness") if f"{name}_generated" in rows[0]]
-    lines = [f"Networks against the label ({unit}), per label, on generated | validation images. The witness is the "]
-    lines[0] += "density ratio's own network, which never trained the generator."
-    lines += ["", "| label | " + " | ".join(judges) + " |", "|---|" + "---:|" * len(judges)]
-    for row in rows:
-        cells = (f"{row[f'{name}_generated']:.3g} \\| {row[f'{name}_held_out']:.3g}" for name in judges)
-        lines.append(f"| {row['label']} | {' | '.join(cells)} |")
-    return lines
+    caption = (
+        f"Networks against the label ({unit}), per label, on generated | validation images. The witness is the "
+        "density ratio's own network, which never trained the generator."
+    )
+    cells = [
+        [str(row["label"]), *(f"{row[f'{name}_generated']:.3g} | {row[f'{name}_held_out']:.3g}" for name in judges)]
+        for row in rows
+    ]
+    return Table(["label", *judges], cells, caption=caption).markdown()
 
 
 def _short(value: Any) -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 from gankd.bench.stats import mean_stderr
 from gankd.commands.stages import RunResult, opened, run
 from gankd.console import Console
-from gankd.recipes.arms import CONTROLS, METHODS
+from gankd.recipes.arms import METHODS
 from gankd.recipes.ready import RECIPES
 from gankd.report.gather import gather, machine_facts
 from gankd.report.page import write_index
-from gankd.report.tables import markdown_table
+from gankd.report.tables import EXPLAINED, control_titles, markdown_table
 from gankd.storage import atomic, write_json
-from gankd.text import duration
+from gankd.text import Table, duration, plus_minus, wrap
 
 DEMO = ("digits", "rotated-digits")
 EVIDENCE = ("digits", "digits-all", "rotated-digits", "turntable")
@@ -48,6 +48,8 @@ def evidence(
     return results, page
 
 
+PAGE_WIDTH = 120
+"""Longest line of the README."""
 OPENING, CLOSING = "<!-- evidence -->", "<!-- end of evidence -->"
 
 
@@ -55,24 +57,22 @@ def with_summary(readme: str, results: Sequence[RunResult]) -> str:
     """`readme` with a summary of the results between its two markers; unchanged where it has none."""
     if OPENING not in readme or CLOSING not in readme:
         return readme
-    lines = ["| recipe | student | real, equal updates | KD, equal updates | cGAN-KD | gain over the better control |"]
-    lines.append("|---|---|---:|---:|---:|---:|")
+    rows = []
     for result in results:
-        arms = {arm.arm: arm for arm in result.arms}
-        method = arms[result.headline_arm or METHODS[-1]]
-        controls = [arms[name] for name in CONTROLS]
-        closest = min((method.vs[name] for name in CONTROLS), key=lambda interval: interval.diff)
-        means = [mean_stderr(arm.values) for arm in (*controls, method)]
-        cells = " | ".join(f"{mean:.2f} ± {error:.2f}" for mean, error in means)
-        gain = f"{closest.diff:+.2f} [{closest.low:+.2f}, {closest.high:+.2f}] {closest.verdict}"
+        controls = [arm for arm in result.arms if arm.role == "control"]
+        method = next(arm for arm in reversed(result.arms) if arm.name == (result.headline_arm or METHODS[-1]))
+        closest = min((method.vs[control.name] for control in controls), key=lambda gain: gain.diff)
         name = f"{result.recipe} ({result.task.metric} {result.task.metric_unit})"
-        lines.append(f"| {name} | {method.title} | {cells} | {gain} |")
+        means = [plus_minus(*mean_stderr(arm.values)) for arm in (*controls, method)]
+        rows.append([name, method.title, *means, f"{closest.text()} {closest.verdict}"])
+    titles = [arm.title for arm in results[0].arms if arm.role == "control"]
+    head = ["recipe", "chosen arm", *titles, "chosen arm", "gain over the better control"]
     seeds = len(results[0].arms[0].seeds)
-    lines += [
-        "",
-        f"Test images, mean ± standard error over {seeds} students, paired 95 % interval; a recipe's students share "
-        "one teacher, one generator and one choice of training images.",
-    ]
+    note = (
+        f"Test images, mean ± standard error over {seeds} students, paired 95 % interval; students of a recipe share "
+        "one teacher, one generator and one choice of training images."
+    )
+    lines = [Table(head, rows, align="ll" + "r" * (len(head) - 2)).markdown(), "", *wrap(note, PAGE_WIDTH)]
     before, after = readme.split(OPENING)[0], readme.split(CLOSING, 1)[1]
     return "\n".join([before + OPENING, *lines, CLOSING + after])
 
@@ -87,20 +87,21 @@ def evidence_page(results: Sequence[RunResult], seconds: float) -> str:
         "setting was chosen on. Differences are paired by seed, with Student's 95 % interval; positive is better. "
         "Seeds vary the student (weights and order of batches), over one teacher, generator and synthetic set.",
         "",
+        EXPLAINED,
+        "",
         f"Machine: {machine}. Computing time of all stages: {duration(seconds)}.",
     ]
     for result in results:
         lines += ["", f"## {result.recipe}", "", result.headline, "", markdown_table(result.arms, result.task)]
-    lines += ["", "## Where it pays", ""]
+    lines += ["", "## Where generated images help", ""]
     for result in results:
+        titles = control_titles(result.arms)
         for arm in result.arms:
-            if arm.arm not in METHODS:
-                continue
-            above = [name for name in CONTROLS if name in arm.vs and arm.vs[name].low > 0]
-            verdict = {0: "beats neither control", 1: f"beats {' '.join(above)} only"}.get(
-                len(above), "beats both update-matched controls"
-            )
-            lines.append(f"- {result.recipe}, {arm.title}: {verdict}.")
+            if arm.role == "method" and arm.vs:
+                above = [f'"{titles[name]}"' for name, gain in arm.vs.items() if gain.verdict == "better"]
+                beaten = f"only {' and '.join(above)}" if above else "no control"
+                beaten = "every control" if len(above) == len(arm.vs) else beaten
+                lines.append(f'- {result.recipe}, "{arm.title}": beats {beaten}.')
     return "\n".join(lines) + "\n"
 
 

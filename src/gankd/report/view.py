@@ -14,7 +14,6 @@ from matplotlib.ticker import MaxNLocator
 
 from gankd.bench.results import ArmResult, paired_values
 from gankd.bench.stats import Interval, mean_stderr
-from gankd.recipes.arms import CONTROLS
 from gankd.report import plots, tables
 from gankd.report.facts import (
     IMAGES_PER_GROUP,
@@ -31,9 +30,13 @@ from gankd.report.facts import (
     ScoredImages,
 )
 from gankd.report.grids import thumbnail_uri
-from gankd.report.tables import headline, short_title
+from gankd.report.tables import headline
 from gankd.report.virtual import virtual_section
 from gankd.tasks import Task
+from gankd.text import compact, duration, fixed, signed, storage_size
+
+CONTROL_COLOURS = ("blue", "orange", "purple")
+"""Of the controls in their order, again from the first where there are more; classes c0, c1, c2 of base.html."""
 
 
 def report_html(data: ReportData) -> str:
@@ -85,7 +88,9 @@ def _context(data: ReportData) -> dict[str, Any]:
         "difference_unit": tables.difference_unit(data.task),
         "headline": headline(data.arms, data.task, data.headline_arm) if data.arms else None,
         "tiles": _tiles(data, places),
-        "controls": tables.control_names(data.arms),
+        "controls": tables.control_titles(data.arms),
+        "explained": tables.EXPLAINED,
+        "colours": len(CONTROL_COLOURS),
         "rows": _arm_rows(data, places),
         "forest": _forest(data, places),
         "matched": _matched(data.arms),
@@ -118,38 +123,22 @@ def _tiles(data: ReportData, places: int) -> list[dict[str, str]]:
     """The few numbers that people look for first."""
     tiles = []
     unit = data.task.metric_unit
-    by_name = {arm.arm: arm for arm in data.arms}
-    chosen = by_name.get(data.headline_arm or "")
-    if chosen:
-        tiles.append({"name": "Student, generated", "value": _metric(chosen.values, places), "unit": unit})
-    for name in CONTROLS:
-        if name in by_name and name != data.headline_arm:
-            words = f"Student, {short_title(by_name[name])}"
-            tiles.append({"name": words, "value": _metric(by_name[name].values, places), "unit": unit})
+    shown = [arm for arm in data.arms if arm.name == data.headline_arm]
+    shown += [arm for arm in data.arms if arm.role == "control" and arm.name != data.headline_arm]
+    for arm in shown:
+        mean, _ = mean_stderr(arm.values)
+        tiles.append({"name": f"Student: {arm.title}", "value": fixed(mean, places), "unit": unit})
     costs = {model.role: model for model in data.models}
     teacher, student = costs.get("teacher"), costs.get("student")
     if teacher and data.task.metric in teacher.metrics.get("test", {}):
         value = teacher.metrics["test"][data.task.metric]
-        tiles.append({"name": "Teacher", "value": f"{value:.{places}f}", "unit": unit})
+        tiles.append({"name": "Teacher", "value": fixed(value, places), "unit": unit})
     if teacher and student and student.card.get("parameters"):
         times = teacher.card["parameters"] / student.card["parameters"]
         tiles.append({"name": "Fewer parameters", "value": f"{times:.3g}", "unit": "times"})
     if data.seconds:
-        tiles.append({"name": "Time for everything", **_clock(data.seconds)})
+        tiles.append({"name": "Time for everything", "value": duration(data.seconds), "unit": ""})
     return tiles
-
-
-def _clock(seconds: float) -> dict[str, str]:
-    whole = round(seconds)
-    if whole < 60:
-        return {"value": str(whole), "unit": "s"}
-    if whole < 3600:
-        return {"value": f"{whole // 60}:{whole % 60:02d}", "unit": "min"}
-    return {"value": f"{whole // 3600}:{whole % 3600 // 60:02d}", "unit": "h"}
-
-
-def _metric(values: Sequence[float], places: int) -> str:
-    return f"{mean_stderr(values)[0]:.{places}f}"
 
 
 def _arm_rows(data: ReportData, places: int) -> list[dict[str, Any]]:
@@ -162,45 +151,40 @@ def _arm_rows(data: ReportData, places: int) -> list[dict[str, Any]]:
             {
                 "arm": arm,
                 "role": _role(arm, data),
-                "mean": f"{mean:.{places}f}",
-                "error": "" if math.isnan(error) else f"{error:.{places}f}",
+                "mean": fixed(mean, places),
+                "error": "" if math.isnan(error) else fixed(error, places),
                 "points": [_percent(value, low, high) for value in arm.values if math.isfinite(value)],
                 "mean_at": _percent(mean, low, high) if math.isfinite(mean) else None,
                 "each": ", ".join(
-                    f"seed {seed}: {value:.{places}f}" for seed, value in zip(arm.seeds, arm.values, strict=True)
+                    f"seed {seed}: {fixed(value, places)}" for seed, value in zip(arm.seeds, arm.values, strict=True)
                 ),
-                "vs": {
-                    name: {"text": tables.difference_text(interval, places), "verdict": interval.verdict}
-                    for name, interval in arm.vs.items()
-                },
+                "vs": {name: {"text": gain.text(places), "verdict": gain.verdict} for name, gain in arm.vs.items()},
             }
         )
     return rows
 
 
 def _role(arm: ArmResult, data: ReportData) -> str:
-    if arm.arm == data.headline_arm:
+    if arm.name == data.headline_arm:
         return "chosen"
-    return "control" if arm.arm in CONTROLS else ""
+    return "control" if arm.role == "control" else ""
 
 
 def _matched(arms: Sequence[ArmResult]) -> bool:
-    """Do all arms with generated images get as many updates as each control?"""
-    controls = {arm.updates for arm in arms if arm.arm in CONTROLS}
-    others = {arm.updates for arm in arms if arm.arm not in (*CONTROLS, "real")}
-    return len(controls | others) == 1
+    """True if all arms with generated images get as many updates as each control."""
+    return len({arm.updates for arm in arms if arm.role == "control" or arm.generated}) == 1
 
 
 def _forest(data: ReportData, places: int) -> dict[str, Any] | None:
     """Positions in per cent on one shared axis: intervals, and the paired difference of each seed."""
-    by_name = {arm.arm: arm for arm in data.arms}
+    by_name = {arm.name: arm for arm in data.arms}
     sign = 1 if data.task.higher_is_better else -1
     rows = []
     for arm in data.arms:
-        if arm.arm in CONTROLS or not arm.vs:
+        if arm.role == "control" or not arm.vs:
             continue
         bars = []
-        for name in tables.control_names(data.arms):
+        for name in tables.control_titles(data.arms):
             if name in arm.vs:
                 pairs = paired_values(arm, by_name[name]) if name in by_name else []
                 bars.append((name, arm.vs[name], [sign * (value - other) for value, other in pairs]))
@@ -221,7 +205,7 @@ def _forest(data: ReportData, places: int) -> dict[str, Any] | None:
     ticks = [float(tick) for tick in ticks if low <= tick <= high]
     return {
         "zero": _percent(0.0, low, high),
-        "ticks": [(_percent(tick, low, high), tables.signed(tick, _tick_places(ticks))) for tick in ticks],
+        "ticks": [(_percent(tick, low, high), signed(tick, _tick_places(ticks))) for tick in ticks],
         "rows": [
             {
                 "title": arm.title,
@@ -240,7 +224,7 @@ def _bar(
     return {
         "control": name,
         "verdict": interval.verdict,
-        "text": tables.difference_text(interval, places),
+        "text": interval.text(places),
         "at": _percent(interval.diff, low, high),
         "from": _percent(interval.low, low, high) if bounded else None,
         "to": _percent(interval.high, low, high) if bounded else None,
@@ -283,9 +267,9 @@ def _scored(scored: ScoredImages) -> list[dict[str, Any]]:
     for index, image in enumerate(scored.images[:SCORED_IMAGES]):
         scores = []
         if len(scored.log_ratio):
-            scores.append(("log r", tables.signed(float(scored.log_ratio[index]), 2)))
+            scores.append(("log r", signed(float(scored.log_ratio[index]))))
         if len(scored.disagreement):
-            scores.append(("Δ", f"{float(scored.disagreement[index]):.2f}"))
+            scores.append(("Δ", fixed(float(scored.disagreement[index]))))
         items.append({"image": image, "label": scored.labels[index], "scores": scores})
     return items
 
@@ -410,11 +394,11 @@ def _curve_style(curve: Curve, data: ReportData) -> tuple[str, tuple[float, ...]
         return plots.SERIES[index % len(plots.SERIES)], plots.DASHES[index % len(plots.DASHES)], 1.8
     if curve.arm == data.headline_arm:
         return plots.LIGHT["green"], (), 2.4
-    styles = {
-        "real_matched": (plots.LIGHT["blue"], plots.DASHES[1], 2.0),
-        "kd_matched": (plots.LIGHT["orange"], plots.DASHES[2], 2.2),
-    }
-    return styles.get(curve.arm, (plots.LIGHT["faint"], (), 1.2))
+    controls = [arm.name for arm in data.arms if arm.role == "control"]
+    if curve.arm not in controls:
+        return plots.LIGHT["faint"], (), 1.2
+    place = controls.index(curve.arm)  # colours as in the key of the controls, --c of base.html
+    return plots.LIGHT[CONTROL_COLOURS[place % len(CONTROL_COLOURS)]], plots.DASHES[1 + place % 4], 2.1
 
 
 def _spans_decades(lines: Sequence[plots.Line]) -> bool:
@@ -454,31 +438,3 @@ def _model(model: ModelFacts, task: Task) -> dict[str, Any]:
             unit = "nats" if name == "nll" else task.metric_unit
             rows.append((f"{name}, {split}", f"{value:.4g} {unit}".rstrip()))
     return {"role": model.role, "rows": rows}
-
-
-# --- numbers as text ----------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """`0.8 s`, `42 s`, `4 min 12 s`, `2 h 5 min`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def compact(value: float) -> str:
-    """`812`, `41.3 k`, `1.24 M`."""
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= 0.9995 * size:  # 999,600 is 1 M, not 1000 k
-            return f"{value / size:.3g}{unit}"
-    return f"{value:g}"
-
-
-def storage_size(kib: float) -> str:
-    """`41 KiB`, `1.2 MiB`."""
-    return f"{kib:.3g} KiB" if kib < 1000 else f"{kib / 1024:.3g} MiB"

@@ -195,7 +195,7 @@ def test_behind_at_stands_whom_a_loss_reads() -> None:
         ("SRRL@table", "reads teacher_.*, which only the teacher itself has"),
         ("LS@virtual", "the loss LS reads no teacher, so @virtual has nothing to tell it"),
         ("2@virtual", "puts @ behind a number"),
-        ("KD@2", "behind @ stands a source: teacher, virtual, table"),
+        ("KD@2", "expected one of teacher, virtual, table, bank, gauss, smooth, tf after @"),
         ("KD@KD@table", "no source @KD"),
         ("KD@virtual(draws=[1])", "draws must be of the kind of its default 1"),
         ("KD@virtual(draws=2, draws=3)", "virtual gets draws twice"),

@@ -123,7 +123,7 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="damaged"):
         VirtualTeacher.load(own)
     save_state(own, {"kind": "virtual teacher", "config": {}, "task": {"kind": "classification", "num_classes": 3}})
-    with pytest.raises(CheckpointError, match="no whole virtual teacher"):
+    with pytest.raises(CheckpointError, match="not a complete virtual teacher"):
         VirtualTeacher.load(own)
 
 

@@ -1,7 +1,7 @@
-"""Train a knowledge generator on outputs as they come, without a trace in whatever makes them.
+"""Train a generator of outputs on the outputs of a network, without affecting that network.
 
-The generator sees detached outputs and draws from random numbers of its own: the network beside which it is trained
-ends bit for bit as it would alone.
+The generator sees detached outputs and has its own random numbers: a network with a generator trained alongside ends
+bit for bit as it would without.
 """
 
 from collections.abc import Iterator
@@ -29,59 +29,59 @@ from gankd.virtual.networks import (
 )
 
 SLOW = 20_000
-"""From this many steps on the default learning rate is lower."""
+"""Number of steps from which on the default learning rate is lower."""
 RING = 8192
-"""Outputs that are kept to draw vicinities from, for values."""
+"""Number of outputs kept to sample vicinities from, for values."""
 BANDWIDTH = 0.02
-"""Of the kernel that averages outputs over neighbouring values, as a share of the label range."""
+"""Width of the kernel that averages outputs over neighbouring values, as a share of the label range."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VirtualConfig:
-    """The virtual teacher: how its generator learns. Defaults are the preset `robust`."""
+    """Training of the virtual teacher's generator. Defaults are the preset `robust`."""
 
     where: ClassVar[str] = "virtual."
 
     temperature: Temperature | None = None
-    """T that softens the teacher's outputs; none: 4 for classes, 1 for bins of values."""
+    """T that softens the teacher's outputs; default: 4 for classes, 1 for bins of values."""
     when: Literal["auto", "beside", "after"] = "auto"
-    """beside the teacher, on the outputs of its training steps; or after it, on its stored outputs alone. auto: beside
-    where the teacher is one network for classes that is trained here."""
+    """beside: alongside the teacher, on the outputs of its updates; after: on stored outputs of the trained teacher
+    only; auto: beside if the teacher is one network for classes that is trained here."""
     loss: Literal["hinge", "logistic"] = "hinge"
-    """logistic is the non-saturating loss."""
+    """Adversarial loss; logistic is the non-saturating one."""
     anchor: AtLeastZero = 1.0
-    """Weight of the class-mean anchor; 0 leaves the adversary alone."""
+    """Weight of the class-mean anchor; 0 leaves only the adversarial loss."""
     mean_table: bool = True
     """Start from a table of class means."""
     discriminator_steps: Count = 1
     discriminator_input: DiscriminatorInput = "sqrt"
     spectral_norm: bool = False
     lr: UpToOne | None = None
-    """Of both networks; none: 2e-3, and 5e-4 from 20,000 steps on."""
+    """Learning rate of both networks; default: 2e-3, and 5e-4 from 20,000 steps on."""
     ema: BelowOne = 0.999
-    """Decay of the averaged generator, the one that is kept."""
+    """Decay of the moving average of the generator's weights, which is kept."""
     z_dim: Count | None = None
-    """None: 64, and 32 for fewer than 50 classes or bins."""
+    """Size of the noise; default: 64, and 32 for fewer than 50 classes or bins."""
     width: Count | None = None
-    """None: the power of 2 above twice the number of classes or bins, within 128 and 1024."""
+    """Width of hidden layers; default: the power of 2 above twice the number of outputs, from 128 to 1024."""
     every: Count = 16
-    """Updates of the teacher per step of the generator, which learns from their last `batch_size` outputs."""
+    """Updates of the teacher per step of the generator, which learns from the last `batch_size` outputs."""
     warmup: Count = 100
-    """Updates of the teacher before the generator begins: class means come first."""
+    """Updates of the teacher before the generator begins; they give the first class means."""
     polish: CountOrZero = 1000
-    """Steps on the finished teacher's stored outputs, with the learning rate falling to 0."""
+    """Steps on stored outputs of the finished teacher, with the learning rate falling to 0."""
     views: Count = 4
-    """Augmented views of each training image of which outputs are stored."""
+    """Number of augmented views of each training image whose outputs are stored."""
     batch_size: CountFromTwo = 256
-    """Of a step; beside the teacher, at most."""
+    """Batch size of a step (an upper bound when trained alongside the teacher)."""
     bins: CountFromTwo = 50
-    """Of a distribution over values."""
+    """Number of bins of a distribution over values."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
     def temperature_for(self, task: Task) -> float:
-        """T in force."""
+        """T for this task."""
         return self.temperature or task.soft_temperature
 
     def num_outputs(self, task: Task) -> int:
@@ -90,14 +90,14 @@ class VirtualConfig:
 
 
 def faithful(config: VirtualConfig) -> VirtualConfig:
-    """The least that the abstract says: an adversary alone, beside the teacher, one step per update."""
+    """Settings that add nothing to the abstract: only an adversarial loss, alongside the teacher, at every update."""
     return replace(config, anchor=0.0, mean_table=False, every=1, polish=0)
 
 
 def mean_anchor(first: Tensor, second: Tensor, means: Tensor) -> Tensor:
     """K mean_b <q1_b - m_b, q2_b - m_b>, a scalar: its expectation is K |E q - m|^2, whatever the spread of q.
 
-    Two independent draws per label: the square of one would also count its variance and drive that to 0.
+    Two independent samples per label: the square of one would also count its variance and drive that to 0.
 
     Args:
         first, second: (N, K) probabilities drawn independently for the same labels.
@@ -107,7 +107,7 @@ def mean_anchor(first: Tensor, second: Tensor, means: Tensor) -> Tensor:
 
 
 def build_generator(task: Task, config: VirtualConfig) -> KnowledgeGenerator:
-    """A generator of this size, with weights from torch's global random numbers."""
+    """A generator for this task, with weights from torch's global random numbers."""
     outputs = config.num_outputs(task)
     return KnowledgeGenerator(
         task, outputs, _z_dim(config, outputs), _width(config, outputs), mean_table=config.mean_table
@@ -124,7 +124,7 @@ def _width(config: VirtualConfig, outputs: int) -> int:
 
 @contextmanager
 def _trainable(module: nn.Module) -> Iterator[None]:
-    """Gradients for one step."""
+    """Enable gradients of the parameters within the block."""
     module.requires_grad_(True)
     try:
         yield
@@ -158,13 +158,13 @@ def label_means(probs: Tensor, labels: Tensor, rows: int) -> tuple[Tensor, Tenso
 class KnowledgeGan(nn.Module):
     """Generator, discriminator, their optimisers and the running class means; all of it in `state_dict`.
 
-    Parameters ask for no gradient but within a step, so that no other optimiser takes them for its own.
+    Parameters require gradients only within a step, so that no other optimiser includes them.
 
     Args:
-        task: what labels are.
+        task: of the labels.
         config: settings.
         seed: of weights and noise.
-        total: updates that will be observed and steps on stored outputs, which settle the default learning rate.
+        total: number of steps to come, which decides the default learning rate.
     """
 
     mean_sum: Tensor
@@ -204,11 +204,11 @@ class KnowledgeGan(nn.Module):
             for name in ("generator", "discriminator")
         }
 
-    # --- what is observed -----------------------------------------------------------------------------------
+    # --- outputs --------------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
-        """Has the generator learnt anything yet?"""
+        """True once the generator has taken a step."""
         return self.steps > 0
 
     def means(self) -> Tensor:
@@ -224,18 +224,18 @@ class KnowledgeGan(nn.Module):
         Args:
             outputs: (N, K) logits; nothing flows back to them.
             labels: (N,) classes, or values on the [0, 1] scale.
-            keep: (N,) which rows count; all if not given.
+            keep: (N,) rows that count; default: all.
         """
         self.observed += 1
         if keep is not None:
             outputs, labels = outputs[keep], labels[keep]
         self._waiting.append((outputs.detach(), labels.detach()))
-        # Most updates of the teacher stop here: what can wait is done for several at once.
+        # Most updates of the teacher stop here; the work is done for several at once.
         if len(self._waiting) == self.config.every or self.observed == self.config.warmup:
             self._learn()
 
     def _learn(self) -> None:
-        """From all that waits: class means first, and a step once these are known."""
+        """Learn from the collected outputs: class means first, and a step once they are known."""
         updates = len(self._waiting)
         outputs, labels = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting.clear()
@@ -247,20 +247,20 @@ class KnowledgeGan(nn.Module):
             self.step(probs[-self.config.batch_size :], labels[-self.config.batch_size :])
 
     def _update_means(self, probs: Tensor, labels: Tensor, updates: int) -> None:
-        """Exponential mean, 0.98 an update; a class counts where any of these updates holds it."""
+        """Exponential mean with decay 0.98 per update; a class changes if one of these updates holds it."""
         means, weight = label_means(probs, labels, len(self.mean_weight))
-        # Values reach a row of the grid by degrees; from a hundredth of an image on it counts in full.
+        # A value adds to nearby rows of the grid by kernel weight; from a hundredth of an image on, a row counts fully.
         share = (1 - 0.98**updates) * (weight / 0.01).clamp_max(1)
         self.mean_sum += share[:, None] * (means - self.mean_sum)
         self.mean_weight += share * (1 - self.mean_weight)
 
     def set_means(self, means: Tensor, weight: Tensor) -> None:
-        """Take exact means in place of the running ones."""
+        """Replace the running means by exact ones."""
         self.mean_sum.copy_(means * (weight > 0)[:, None])
         self.mean_weight.copy_((weight > 0).float())
 
     def start(self) -> None:
-        """Let the generator begin at the class means known so far."""
+        """Start the generator at the class means known so far."""
         self.generator.start_at(self.means())
         self.ema.load_state_dict(self.generator.state_dict())
 
@@ -310,10 +310,12 @@ class KnowledgeGan(nn.Module):
     def _conditions(
         self, probs: Tensor, labels: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, tuple[Tensor | None, Tensor | None]]:
-        """Real outputs, the generator's labels, those of the fakes, the discriminator's labels, weights of real and
-        fake. Classes: all the same. Values: vicinities of labels drawn among the outputs seen last (CcGAN).
+        """Real outputs, labels for the generator's step, labels of samples, labels that the discriminator reads, and
+        weights of real outputs and of samples.
+
+        For classes all labels are equal. For values they are vicinities of labels drawn from the last outputs (CcGAN).
         """
-        if self.task.has_classes:
+        if not labels.is_floating_point():
             return probs, labels, labels, labels, (None, None)
         if self._ring is None:
             self._ring = probs, labels
@@ -350,14 +352,14 @@ class KnowledgeGan(nn.Module):
 
     @torch.no_grad()
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Centred logits (N, K) at the temperature, of the averaged generator, one draw per label."""
+        """Centred logits (N, K) at the temperature, of the averaged generator, one sample per label."""
         z = torch.randn(len(labels), self.ema.z_dim, generator=generator, device=labels.device)
         return self.ema(z, labels)
 
     # --- checkpoint -----------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What is no parameter: optimisers, counters, outputs that wait for the next step."""
+        """State besides tensors of the module: optimisers, counters, outputs collected for the next step."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             "observed": self.observed,

@@ -1,4 +1,4 @@
-"""A virtual teacher of a run against the real one's outputs, beside what stands in for it."""
+"""Inspection: a virtual teacher and its baselines, measured against the real teacher's outputs."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -15,7 +15,8 @@ from gankd.errors import DataError
 from gankd.virtual.failures import Failure
 from gankd.virtual.gates import Gates
 from gankd.virtual.measurement import measure
-from gankd.virtual.sources import FOR_VALUES, Source, SourceReader
+from gankd.virtual.readers import SourceReader
+from gankd.virtual.sources import FOR_VALUES, Source
 from gankd.virtual.teacher import VirtualTeacher
 
 NAME = "VKD as reconstructed from its abstract"
@@ -23,19 +24,19 @@ NAME = "VKD as reconstructed from its abstract"
 
 @dataclass(frozen=True)
 class Inspection:
-    """A virtual teacher against the real one's outputs, and what stands in for it against the same."""
+    """Gates of a virtual teacher and of its baselines, against outputs of the real teacher."""
 
     virtual: Gates
     stand_ins: dict[str, Gates]
     test: Gates | None
-    """Against outputs for test images: how much of what it carries is over-fitting. None: too few of each label."""
+    """Gates against outputs for test images, which show overfitting; None if there are too few of each label."""
     facts: dict[str, Any]
     report: Path | None = None
-    """The page that shows it."""
+    """The page with its charts."""
 
     @property
     def needless(self) -> bool:
-        """Does a Gaussian per class pass every gate, so that no generator is needed?"""
+        """True if a Gaussian per class passes every gate, so that no generator is needed."""
         return "gauss" in self.stand_ins and self.stand_ins["gauss"].passed
 
     @property
@@ -54,7 +55,7 @@ class Inspection:
         count = self.virtual.facts["count"]
         typical = int(count[count > 0].median())
         if typical < 50:
-            lines.append(f"  {typical} outputs of a typical label: too few to blame the generator for a single gate")
+            lines.append(f"  {typical} outputs of a typical label: too few to blame the generator for one missed gate")
         if self.needless:
             lines.append("  a Gaussian per class passes every gate: the generator is not needed for these outputs")
         if self.report is not None:
@@ -93,7 +94,7 @@ def inspect_virtual(
         ConfigError: the virtual teacher has no bank, because another run made it. DataError: too few stored outputs.
     """
     bank, task = virtual.bank, test.task
-    require(bank is not None, "the run that made this virtual teacher keeps what to compare with; inspect it there")
+    require(bank is not None, "this virtual teacher has no stored outputs; inspect it in the run that made it")
     assert bank is not None
     labels = bank.labels
 

@@ -13,9 +13,9 @@ from gankd.tasks import Task
 DiscriminatorInput = Literal["sqrt", "p", "clr"]
 
 GRID = 256
-"""Labels at which a table over a continuous label has rows."""
+"""Number of rows of a table over a continuous label."""
 FREQUENCIES = 8
-"""Of the Fourier features of a continuous label."""
+"""Number of frequencies of the Fourier features of a continuous label."""
 
 
 def table_rows(task: Task) -> int:
@@ -27,7 +27,7 @@ class LabelTable(nn.Module):
     """A row of numbers for every label: looked up for classes, linearly interpolated for values.
 
     Args:
-        task: what labels are.
+        task: of the labels.
         width: numbers per row.
     """
 
@@ -50,10 +50,10 @@ def read_table(rows: Tensor, labels: Tensor) -> Tensor:
 
 
 class LabelCode(nn.Module):
-    """Vector of a label: an embedding of classes, or a small network on Fourier features of a value.
+    """Label as a vector: an embedding of classes, or a small network on Fourier features of a value.
 
     Args:
-        task: what labels are.
+        task: of the labels.
         width: of the vector.
         normed: bound the Lipschitz constant by spectral normalisation.
     """
@@ -81,18 +81,18 @@ def _as_it_is(module: nn.Module) -> nn.Module:
 
 
 class KnowledgeGenerator(nn.Module):
-    """From noise and a label to the logits of a softened output, centred: softmax(g) is at the teacher's temperature.
+    """Noise and a label to centred logits of a softened output: softmax(g) is at the teacher's temperature.
 
         g = W3 h(z, y) + B[y], less its mean
 
-    B, a table, carries the mean of each label, so that the network has the spread about it left to learn.
+    The table B carries the mean of each label, so that the network only has to learn the spread about it.
 
     Args:
-        task: what labels are.
+        task: of the labels.
         num_outputs: K, classes or bins.
-        z_dim: of the noise.
+        z_dim: size of the noise.
         width: of the two hidden layers.
-        mean_table: have B.
+        mean_table: add the table B.
     """
 
     def __init__(self, task: Task, num_outputs: int, z_dim: int, width: int, *, mean_table: bool = True) -> None:
@@ -114,7 +114,7 @@ class KnowledgeGenerator(nn.Module):
 
     @torch.no_grad()
     def start_at(self, mean_probs: Tensor) -> None:
-        """Begin at a table (R, K) of mean probabilities, with a tenth of the usual spread about it."""
+        """Start at a table (R, K) of mean probabilities, with a tenth of the usual spread about it."""
         if self.table is not None:
             log = mean_probs.clamp_min(1e-8).log()
             self.table.rows.copy_(log - log.mean(1, keepdim=True))
@@ -130,7 +130,7 @@ class KnowledgeDiscriminator(nn.Module):
     ICLR 2018.
 
     Args:
-        task: what labels are.
+        task: of the labels.
         num_outputs: K.
         width: of the two hidden layers.
         reads: f; sqrt is sqrt(K p), bounded and steadying the variance of small probabilities; p is K p; clr is
@@ -159,5 +159,5 @@ class KnowledgeDiscriminator(nn.Module):
         else:
             log = probs.clamp_min(1e-8).log()
             x = log - log.mean(1, keepdim=True)
-        phi = F.leaky_relu(self.second(F.leaky_relu(self.first(x), 0.2)), 0.2)
+        phi = F.leaky_relu(self.second(F.leaky_relu(self.first(x), 0.2)), 0.2)  # (N, width)
         return self.psi(phi)[:, 0] + (self.code(labels) * phi).sum(1)

@@ -1,4 +1,4 @@
-"""The virtual teacher: what is left of a teacher when only its generator of outputs is kept, and its stand-ins."""
+"""The virtual teacher: a generator of a teacher's outputs, with stored outputs and hints of the training images."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ KIND = "virtual teacher"
 
 
 def _stored(path: Path, kind: str, problem: str) -> dict[str, Any]:
-    """What a file of this kind holds."""
+    """Content of a file of this kind; CheckpointError with `problem` if it is another kind of file."""
     stored = load_state(path)
     if not isinstance(stored, dict) or stored.get("kind") != kind:
         raise CheckpointError(f"{path} holds {problem}")
@@ -27,7 +27,7 @@ def _stored(path: Path, kind: str, problem: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Bank:
-    """Outputs of the real teacher that were stored: what the generator is measured by, and stand-ins are made of."""
+    """Stored outputs of the real teacher, against which the generator is measured; baselines are made from them."""
 
     logits: Tensor
     """(M, K) of softmax at temperature 1."""
@@ -43,7 +43,7 @@ class Bank:
         """Inverse of `save`.
 
         Raises:
-            CheckpointError: missing, damaged, or no bank.
+            CheckpointError: missing, damaged, or not a bank.
         """
         stored = _stored(path, "bank", "no stored outputs; the virtual stage writes them as bank.safetensors")
         return cls(stored["logits"].float(), stored["labels"])
@@ -51,16 +51,16 @@ class Bank:
 
 @dataclass(frozen=True)
 class Hints:
-    """What is kept of a teacher's output for each training image where that may be a little: three bytes."""
+    """A three-byte summary of the teacher's output for each training image."""
 
     rank: Tensor
-    """(N,) uint8: where the probability of the label stands among images of its class, 0 least, 255 most."""
+    """(N,) uint8: quantile of the label's probability among images of its class, 0 least, 255 most."""
     runner_up: Tensor
-    """(N,) int16: likeliest class but the label."""
+    """(N,) int16: likeliest class other than the label."""
 
     @classmethod
     def of(cls, probs: Tensor, labels: Tensor) -> "Hints":
-        """Of probabilities (N, C) and classes (N,)."""
+        """Hints from probabilities (N, C) and classes (N,)."""
         own = probs.gather(1, labels[:, None])
         return cls(
             (255 * quantiles(own[:, 0], labels)).round().to(torch.uint8),
@@ -76,14 +76,14 @@ class Hints:
         """Inverse of `save`.
 
         Raises:
-            CheckpointError: missing, damaged, or no hints.
+            CheckpointError: missing, damaged, or not hints.
         """
         stored = _stored(path, "hints", "no hints; the virtual stage writes them as hints.safetensors")
         return cls(stored["rank"], stored["runner_up"])
 
 
 def quantiles(values: Tensor, labels: Tensor) -> Tensor:
-    """Where each value (M,) stands among those of its class, in (0, 1); 0.5 where it is nan."""
+    """Quantile of each value (M,) within its class, in (0, 1); 0.5 where the value is nan."""
     known = values.nan_to_num(float("inf"))
     order = known.argsort(stable=True)
     order = order[labels[order].argsort(stable=True)]  # by class, then by value
@@ -96,9 +96,9 @@ def quantiles(values: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VirtualTeacher:
-    """Draws softened outputs for labels alone: no image, and no teacher in memory.
+    """Generator of softened outputs for labels; needs no image, and no teacher in memory.
 
-    Make one with `VirtualTeacher.of` or `VirtualTeacher.load`.
+    Made by `VirtualTeacher.of` or `VirtualTeacher.load`.
     """
 
     task: Task
@@ -108,13 +108,13 @@ class VirtualTeacher:
     means: Tensor
     """(R, K) mean probabilities at the temperature, of each class or at each point of a grid over [0, 1]."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Where it comes from."""
+    """Origin: fingerprints of teacher and data, or of a peer its accuracy and process."""
     bank: Bank | None = None
     hints: Hints | None = None
 
     @classmethod
     def of(cls, gan: KnowledgeGan, **facts: Any) -> "VirtualTeacher":
-        """The averaged generator of a GAN as it is now; a copy."""
+        """Copy of the averaged generator of a GAN in its present state."""
         generator = build_generator(gan.task, gan.config)
         generator.load_state_dict(gan.ema.state_dict())
         generator.to(gan.mean_sum.device).requires_grad_(False).eval()
@@ -122,7 +122,7 @@ class VirtualTeacher:
 
     @classmethod
     def untrained(cls, task: Task, config: VirtualConfig) -> "VirtualTeacher":
-        """One that knows nothing yet, with two stored outputs and one hint, to try things on."""
+        """Virtual teacher before training, with two stored outputs and one hint, for dry runs."""
         gan = KnowledgeGan(task, config, seed=0)
         labels = torch.tensor([0, 1], dtype=task.label_dtype)
         hints = Hints(torch.zeros(1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int16))
@@ -130,7 +130,7 @@ class VirtualTeacher:
 
     @property
     def temperature(self) -> float:
-        """T at which its distributions are drawn."""
+        """T of its distributions."""
         return self.config.temperature_for(self.task)
 
     @property
@@ -140,11 +140,11 @@ class VirtualTeacher:
 
     @property
     def num_parameters(self) -> int:
-        """Numbers that are needed to draw."""
+        """Number of parameters of the generator."""
         return sum(parameter.numel() for parameter in self.generator.parameters())
 
     def to(self, device: torch.device) -> "VirtualTeacher":
-        """The same on another device."""
+        """Copy on another device."""
         bank = self.bank and Bank(self.bank.logits.to(device), self.bank.labels.to(device))
         hints = self.hints and Hints(self.hints.rank.to(device), self.hints.runner_up.to(device))
         generator = self.generator.to(device)
@@ -156,7 +156,7 @@ class VirtualTeacher:
         return self.temperature * self.generator(z, labels)
 
     def save(self, path: Path) -> None:
-        """Write to one file, numbers in float16; the bank has its own."""
+        """Write to one file, numbers in float16; bank and hints have files of their own."""
         save_state(
             path,
             {
@@ -172,10 +172,10 @@ class VirtualTeacher:
 
     @classmethod
     def load(cls, path: Path, bank: Path | None = None, hints: Path | None = None) -> "VirtualTeacher":
-        """Read from its file alone; with stored outputs and hints if their files are given.
+        """Read from its file, with bank and hints if their files are given.
 
         Raises:
-            CheckpointError: missing, damaged, or no virtual teacher.
+            CheckpointError: missing, damaged, or not a virtual teacher.
         """
         stored = _stored(path, KIND, "no virtual teacher; gankd vkd train writes one as virtual.safetensors")
         try:
@@ -186,7 +186,9 @@ class VirtualTeacher:
             means = stored["means"].float()
             facts = dict(stored["facts"])
         except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(f"{path} is no whole virtual teacher: {' '.join(str(error).split())[:200]}") from None
+            raise CheckpointError(
+                f"{path} is not a complete virtual teacher: {' '.join(str(error).split())[:200]}"
+            ) from None
         found = cls(task, config, generator.requires_grad_(False).eval(), means, facts)
         if bank is not None:
             found = replace(found, bank=Bank.load(bank))

@@ -341,8 +341,8 @@ def test_reading_and_writing_draw_nothing_from_the_global_generator(folder: Path
     ("settings", "said"),
     [
         ({"folder": ""}, 'name the folder that the peers share: folder="peers"'),
-        ({"folder": "gone"}, "gone is no folder; make it where all peers reach it"),
-        ({"folder": "/proc/version"}, "is no folder"),
+        ({"folder": "gone"}, "gone is not a folder; create it where all peers can reach it"),
+        ({"folder": "/proc/version"}, "is not a folder"),
         ({"name": ""}, "each peer needs a name"),
         ({"name": "../a"}, "each peer needs a name of letters"),
         ({"every": 0}, "every must be at least 1, got 0"),

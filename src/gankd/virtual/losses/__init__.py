@@ -1,1 +1,1 @@
-"""Losses of students that learn from generators of outputs as they train: their own, or those of peers."""
+"""Losses by which a student learns from generators of outputs while it trains: of its own outputs, or of peers'."""

@@ -1,4 +1,4 @@
-"""Peers in processes of their own, on data of their own, that exchange generators of their outputs through a folder."""
+"""Peers in separate processes, on their own data, that exchange generators of their outputs through a folder."""
 
 import os
 import re
@@ -20,19 +20,19 @@ from gankd.virtual.losses.own_knowledge import OwnKnowledge, check_temperature, 
 from gankd.virtual.teacher import VirtualTeacher
 
 FRESH = 60.0
-"""Seconds for which a file says that whoever wrote it is alive."""
+"""Seconds after writing a file for which its process counts as alive."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a peer tells of itself."""
+    """Facts that a peer publishes with its generator."""
 
     accuracy: float
-    """Share of right outputs in its training of late."""
+    """Recent accuracy in its training."""
     final: bool
-    """Has it come to the end of its training?"""
+    """True at the end of its training."""
     token: str
-    """Drawn anew by each training; a resumed one keeps it."""
+    """Random name of its training; a resumed training keeps it."""
     host: str
     pid: int
 
@@ -41,7 +41,7 @@ class Facts:
 
     @property
     def process_is_gone(self) -> bool:
-        """Was it written on this machine by a process that is no more?"""
+        """True if it was written on this machine by a process that has ended."""
         if self.host != socket.gethostname() or os.name != "posix":
             return False
         try:
@@ -55,40 +55,42 @@ class Facts:
 
 @dataclass(frozen=True)
 class Peer:
-    """The last whole version of a peer's file."""
+    """Last complete version of a peer's file."""
 
     teacher: VirtualTeacher
     facts: Facts
     heard: float
-    """When it was read, on this process's clock in seconds."""
+    """Time of reading, on this process's clock in seconds."""
 
 
 @loss("ExchangeVKD", paper="after Kim, IEEE Access 2022", needs="a shared folder and a name in it")
 class ExchangeVKD(LossModule):
-    """Learn from draws of generators that peers in other processes put into a shared folder.
+    """Learn from samples of generators that peers in other processes put into a shared folder.
 
-        lam mean_i T^2 KL(softmax(draw of peer i / T) || softmax(student / T))
+        lam mean_i T^2 KL(softmax(sample of peer i / T) || softmax(student / T))
 
-    with lam and `gate` as in PeerVKD, the gate by one's own accuracy of `every` updates ago, for what the others say of
-    theirs is as old. A generator of the student's own right outputs, given the label, is trained along and written to
-    FOLDER/NAME.safetensors every `every` updates and at the end; at the same times, and when training begins or goes
-    on, the other files of the folder are read if they have changed. Peers need not share images, order, pace or
-    machine, but the classes in the same order. They may come and go; without any, labels alone teach.
+    with lam and `gate` as in PeerVKD. The gate compares with one's own accuracy of `every` updates ago, because the
+    accuracies that others publish are as old. A generator of the student's own right outputs, given the label, is
+    trained alongside and written to FOLDER/NAME.safetensors every `every` updates and at the end. At the same times,
+    and when training begins or resumes, the other files of the folder are read if they have changed. Peers may differ
+    in images, order, pace and machine, but need the classes in the same order. They may come and go; without any, the
+    student learns only from labels.
 
-    Only whole versions count: files take their name when complete, and one that cannot be read, is no such file or is
-    for other classes is passed over until it changes, while the last good version stays in use. A peer that writes
-    nothing for `patience` seconds, on this process's clock, is left out until it writes again; one that has finished
-    says so in its file and stays (so a new experiment wants a new folder). A file of its own that cannot be written,
-    for a full disk say, does not stop this peer. All of this is told in `problems`, one line per file, and who teaches
-    in `used`.
+    Only complete versions count. Files get their name when complete. A file that cannot be read, is not a peer's or is
+    for other classes is ignored until it changes, and the last good version stays in use. A peer that writes nothing
+    for `patience` seconds, on this process's clock, is left out until it writes again; a finished peer says so in its
+    file and stays (so a new experiment needs a new folder). A failure to write the own file, for example because the
+    disk is full, does not stop this peer. `problems` reports all of this, one line per file, and `used` names the
+    peers that teach.
 
-    What a process reads, and so its student, depends on the pace of the others: a rerun is no exact repetition.
+    The versions that a process reads, and so its student, depend on the pace of the others: a rerun is not an exact
+    repetition.
 
     Args:
-        dataset_labels: (M,) of the training images; their number sets the pace of the average over generators.
+        dataset_labels: (M,) of the training images; their number sets the half-life of the averaged generator.
         task: a classification.
-        folder: the folder that the peers share.
-        name: of this peer, of letters, digits, - and _.
+        folder: that the peers share.
+        name: of this peer; letters, digits, - and _.
         every: updates between two versions.
         T: temperature; the peers' own may differ.
         patience: seconds.
@@ -98,8 +100,8 @@ class ExchangeVKD(LossModule):
         (N,).
 
     Raises:
-        ConfigError: a setting is missing or out of range, the folder is none or cannot be written to; or, in training,
-            another process that is alive, or was within the last minute on another machine, writes under the same name.
+        ConfigError: a setting is missing or out of range, the folder does not exist or is not writable; or, in
+            training, another process that is alive (on another machine: was within the last minute) has the same name.
 
     [1] Kim. A virtual knowledge distillation via conditional GAN. IEEE Access 10 (2022), as reconstructed from its
         abstract, of which only the idea of collaborative learning is.
@@ -124,7 +126,7 @@ class ExchangeVKD(LossModule):
             f'ExchangeVKD: each peer needs a name of letters, digits, - and _, as in name="a"; got {name!r}',
         )
         where = Path(folder).expanduser()
-        require(where.is_dir(), f"ExchangeVKD: {where} is no folder; make it where all peers reach it")
+        require(where.is_dir(), f"ExchangeVKD: {where} is not a folder; create it where all peers can reach it")
         require(os.access(where, os.W_OK), f"ExchangeVKD: {where} cannot be written to; choose another folder")
         require(every >= 1, f"ExchangeVKD: every must be at least 1, got {every}")
         require(patience > 0, f"ExchangeVKD: patience must be positive, got {patience}")
@@ -154,7 +156,7 @@ class ExchangeVKD(LossModule):
             value = value + sigmoid_ramp(progress) * learn_from(draws, self._trusted, student_logits, self.T)
         if self.training:
             self.knowledge.observe(student_logits, labels)
-            # One step after the step before this one, training is over.
+            # The step after this one would be past the end of training.
             final = self._progress is not None and progress + 1.5 * (progress - self._progress) > 1
             self._progress = progress
             if final:
@@ -164,9 +166,9 @@ class ExchangeVKD(LossModule):
         return value
 
     def _heard(self) -> str:
-        """Who taught, in words."""
+        """The peers that taught, in words."""
         if not self._versions:
-            return f"no peer was heard in {self.path.parent}: this student learnt from its labels alone"
+            return f"no peer was heard in {self.path.parent}: this student learned only from its labels"
         heard = ", ".join(f"{name} ({count} version{'s' * (count != 1)})" for name, count in self._versions.items())
         return f"heard {heard}"
 
@@ -184,14 +186,14 @@ class ExchangeVKD(LossModule):
             self.problems[self.path.stem] = f"{self.path} cannot be written: {error.strerror or error}"
 
     def _refuse_namesake(self) -> None:
-        """Raise ConfigError if the file of this name is another process's that is at work."""
+        """Raise ConfigError if another running process has written the file of this name."""
         try:
             state = _state(self.path)
             if self._seen.get(self.path.stem) == state:
                 return
             facts = _read(self.path, self.task)[1]
         except (GankdError, OSError):
-            return  # there is none, or none that anybody could use
+            return  # no such file, or not a usable one
         age = time.time() - state[0] / 1e9
         if facts.token != self._token and not facts.final and age < FRESH and not facts.process_is_gone:
             raise ConfigError(
@@ -202,7 +204,7 @@ class ExchangeVKD(LossModule):
     # --- the files of others --------------------------------------------------------------------------------
 
     def _listen(self, device: torch.device) -> None:
-        """Read what has changed, and settle who teaches until the next time."""
+        """Read the files that have changed, and decide which peers teach until the next time."""
         now = time.monotonic()
         try:
             paths = sorted(self.path.parent.glob("*.safetensors"))
@@ -213,7 +215,7 @@ class ExchangeVKD(LossModule):
             if name == self.path.stem:
                 continue
             try:
-                state = _state(path)  # before reading: a version written meanwhile is then read the next time
+                state = _state(path)  # before reading: a version written meanwhile is read next time
                 if self._seen.get(name) == state:
                     continue
                 self._seen[name] = state
@@ -238,28 +240,28 @@ class ExchangeVKD(LossModule):
     # --- checkpoint -----------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What is no tensor: who this is, and where it stands."""
+        """State besides tensors: identity, progress and versions read."""
         return {"token": self._token, "progress": self._progress, "versions": self._versions}
 
     def set_extra_state(self, state: Any) -> None:
-        """Inverse of `get_extra_state`; what the others said is not stored, but read anew."""
+        """Inverse of `get_extra_state`; the others' files are not stored, but read again."""
         self._token, self._progress, self._versions = state["token"], state["progress"], state["versions"]
 
 
 def _state(path: Path) -> tuple[int, int]:
-    """What changes when a file is written anew."""
+    """Time and size, which change when a file is written again."""
     found = path.stat()
     return found.st_mtime_ns, found.st_size
 
 
 def _read(path: Path, task: Task) -> tuple[VirtualTeacher, Facts]:
-    """A peer's generator and what it tells of itself.
+    """A peer's generator and its facts.
 
     Raises:
         CheckpointError: damaged, or numbers that are not finite. ConfigError: not written by a peer. DataError: other
             classes. OSError: cannot be read.
     """
-    with torch.random.fork_rng(devices=[]):  # new networks are drawn before they are filled
+    with torch.random.fork_rng(devices=[]):  # new networks draw weights before they are filled
         teacher = VirtualTeacher.load(path)
     facts = from_dict(Facts, teacher.facts, f"{path}: not written by a peer")
     teacher.check_task(task, str(path))

@@ -1,4 +1,4 @@
-"""What students that learn from themselves and from peers share: a knowledge generator fed by a network that trains."""
+"""A generator of the outputs of a network that still trains, shared by self-distillation and peers; ramps and trust."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from gankd.virtual.gan import KnowledgeGan, VirtualConfig
 from gankd.virtual.networks import read_table
 
 MARGIN = 0.02
-"""By how much a peer may be right less often than the learner and still teach it."""
+"""Share of right outputs by which a peer may be worse than the learner and still teach it."""
 PEERS_FROM = 0.25
-"""Share of the updates after which peers count in full."""
+"""Share of the updates after which peers count fully."""
 HALF_LIFE = 20
-"""Least half-life of the averaged generator in its own steps: fewer would average nothing."""
+"""Shortest half-life of the averaged generator, in its own steps; a shorter one would hardly average."""
 
 
 def linear_ramp(progress: float, start: float) -> float:
@@ -32,17 +32,17 @@ def sigmoid_ramp(progress: float, end: float = PEERS_FROM) -> float:
 
 
 class OwnKnowledge(nn.Module):
-    """A knowledge generator of a network's own outputs while it trains, and how often that network is right of late.
+    """Generator of a network's own outputs while it trains, and the network's recent accuracy.
 
-    The average over generators has a half-life of a quarter of a pass over the data, as it must follow a network that
-    changes, but of at least `HALF_LIFE` steps of the generator. For the same reason the learning rate is the higher
-    of the two defaults, however long the training.
+    The moving average of the generator's weights must follow a network that changes: its half-life is a quarter of a
+    pass over the data, but at least `HALF_LIFE` steps of the generator. For the same reason the learning rate is the
+    higher of the two defaults, however long the training.
 
     Args:
         task: a classification.
-        temperature: T at which outputs are learnt.
-        num_images: of the training data.
-        correct_only: learn from outputs that put the label first, alone.
+        temperature: T at which outputs are learned.
+        num_images: number of training images.
+        correct_only: learn only from outputs whose likeliest class is the label.
     """
 
     hits: Tensor
@@ -58,11 +58,11 @@ class OwnKnowledge(nn.Module):
 
     @property
     def accuracy(self) -> Tensor:
-        """Share of right outputs (), an exponential mean over about the last hundred updates; 0 before the first."""
+        """Accuracy (), an exponential mean over about the last hundred updates; 0 before the first."""
         return self.hits / self.weight.clamp_min(1e-6)
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Logits (N, K), of softmax at temperature 1; of the running class means until the generator has begun."""
+        """Logits (N, K), of softmax at temperature 1; until the generator has begun, those of the running class means."""
         temperature = self.gan.temperature
         if self.gan.ready:
             return temperature * self.gan.draw(labels, generator)
@@ -70,7 +70,7 @@ class OwnKnowledge(nn.Module):
 
     @torch.no_grad()
     def observe(self, logits: Tensor, labels: Tensor) -> None:
-        """Learn from the outputs (N, K) of one update, to which nothing flows back, for classes (N,)."""
+        """Learn from the outputs (N, K) of one update for classes (N,); no gradient flows back."""
         config = self.gan.config
         half_life = max(HALF_LIFE, self.num_images / (4 * len(labels) * config.every))
         if config.ema != (decay := min(0.999, 0.5 ** (1 / half_life))):
@@ -85,9 +85,9 @@ class OwnKnowledge(nn.Module):
 
 
 def repeated(right: Tensor) -> Tensor:
-    """Numbers of the rows that are true, over and over until there are N; all N rows where none is.
+    """Numbers of the rows that are true, repeated until there are N; all N rows where none is.
 
-    How many are true is unknown on the host, and to learn it would make every step wait for the device. The first ones
+    The host does not know how many are true; reading it would make every step wait for the device. The first rows
     count once more than the last, which is fair as long as images come in random order.
     """
     order = right.int().argsort(descending=True, stable=True)
@@ -97,15 +97,15 @@ def repeated(right: Tensor) -> Tensor:
 
 
 def trust(peers: Tensor, own: Tensor, gate: bool) -> Tensor:
-    """(M,) 1 for peers whose accuracies (M,) exceed one's own () less two points, else 0; 1 for all without a gate."""
+    """(M,) 1 for peers whose accuracy (M,) exceeds one's own () less two points, else 0; without a gate 1 for all."""
     return (peers > own - MARGIN).float() if gate else torch.ones_like(peers)
 
 
 def learn_from(draws: Sequence[Tensor], trusted: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Mean (N,) over trusted peers of T^2 KL(draw || learner), 0 where there are none.
+    """Mean (N,) over trusted peers of T^2 KL(sample || learner); 0 if there are none.
 
     Args:
-        draws: of each of M >= 1 peers (N, K) logits.
+        draws: logits (N, K) sampled from each of M >= 1 peers.
         trusted: (M,), 1 or 0.
         logits: (N, K) of the learner.
         temperature: T.

@@ -1,4 +1,4 @@
-"""Peers that learn together, each from generators of the others' outputs, in the same training."""
+"""Peers in one process that learn together, each from generators of the others' outputs."""
 
 from collections.abc import Callable
 
@@ -14,28 +14,28 @@ from gankd.virtual.losses.own_knowledge import OwnKnowledge, check_temperature, 
 
 @loss("PeerVKD", paper="after Kim, IEEE Access 2022")
 class PeerVKD(nn.Module):
-    """Learn together with peers of the student, each from draws of the others' generators.
+    """Learn together with peers of the student, each from samples of the others' generators.
 
-        student 0:   lam mean_{i > 0} T^2 KL(softmax(draw of i / T) || softmax(student / T))
-        peer j:      label loss of j + lam mean_{i != j} T^2 KL(softmax(draw of i / T) || softmax(j / T))
+        student 0:   lam mean_{i > 0} T^2 KL(softmax(sample of i / T) || softmax(student / T))
+        peer j:      label loss of j + lam mean_{i != j} T^2 KL(softmax(sample of i / T) || softmax(j / T))
 
-    summed over the student and its peers. Every network has a generator of its own, which learns from the outputs that
-    the network gets right, given the label; nothing flows between the two. lam = exp(-5 (1 - progress / 0.25)^2) in the
-    first quarter of the updates and 1 afterwards. With `gate` the means run over those i alone whose accuracy on the
-    batches of late exceeds j's less two points: a much weaker peer does not teach. (Accuracy on validation data would
-    be the better measure, and is not at hand in training.)
+    summed over the student and its peers. Every network has its own generator, which learns from the outputs that the
+    network gets right, given the label; no gradient flows between the two. lam = exp(-5 (1 - progress / 0.25)^2) in
+    the first quarter of the updates and 1 afterwards. With `gate` the means include only those i whose accuracy on
+    recent batches exceeds j's less two points: a much weaker peer does not teach. (Accuracy on validation data would
+    be a better measure, but is not available in training.)
 
     Peers live in this module, `peers`, and train with the student's optimiser, all in the same step. The student's own
-    label loss is another term. In this layout peers share the batch, and DML, which compares their outputs image by
-    image, is the one to beat. Only the idea of collaborative learning is in the abstract of [1].
+    label loss is another term. Peers share the batch here, so the baseline to beat is DML, which compares their outputs
+    image by image. Only the idea of collaborative learning is in the abstract of [1].
 
     Args:
-        dataset_labels: (M,) of the training images; their number sets the pace of the average over generators.
+        dataset_labels: (M,) of the training images; their number sets the half-life of the averaged generator.
         task: a classification.
-        new_student: function of a seed, makes a peer like the student.
-        new_network: function of a name and a seed, makes one of another architecture.
+        new_student: makes a peer like the student from a seed.
+        new_network: makes a peer of another architecture from a name and a seed.
         peers: number of peers, >= 1.
-        networks: architectures of the peers, separated by commas, in place of their number: "cnn8,cnn16".
+        networks: architectures of the peers, separated by commas, instead of their number: "cnn8,cnn16".
         T: temperature.
         gate: leave out peers that are much weaker than the learner.
 

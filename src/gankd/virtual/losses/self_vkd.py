@@ -1,4 +1,4 @@
-"""Self-distillation through a knowledge generator: the student learns from draws of its own outputs."""
+"""Self-distillation through a generator: the student learns from samples of its own outputs."""
 
 import torch
 import torch.nn.functional as F
@@ -16,31 +16,31 @@ from gankd.virtual.losses.own_knowledge import OwnKnowledge, check_temperature, 
 class SelfVKD(LossModule):
     """Learn from a generator of one's own softened outputs, given the label; no teacher.
 
-        kd:      lam T^2 KL(softmax(draw / T) || softmax(student / T))
-        soft1:   lam CE(softmax(draw), softmax(student)),   T = 1
+        kd:      lam T^2 KL(softmax(sample / T) || softmax(student / T))
+        soft1:   lam CE(softmax(sample), softmax(student)),   T = 1
 
-    lam rises linearly from 0 at the share `start` of the updates to 1 at the end; the weight of the term is its height.
-    The generator learns from the student's outputs of every update, after they have been used; nothing flows between
-    the two. It stands between online label smoothing, which keeps the mean of these outputs per class, and CS-KD,
-    which takes the output for another image of the class. As the expected gradient is that of the class means, it draws
-    outputs of a class together.
+    lam rises linearly from 0 at the share `start` of the updates to 1 at the end, times the weight of the term. The
+    generator learns from the student's outputs of every update, after they have been used; no gradient flows between
+    the two. The method lies between online label smoothing, which keeps the mean of these outputs per class, and
+    CS-KD, which takes the output for another image of the class. Its expected gradient is that of the class means, so
+    it pulls outputs of a class together.
 
-    soft1 is for T = 1 alone: with more, what the student gives is softened once again in every round, and the class
-    drowns (0.023 of the mass are left at 100 classes, T = 4 and four fifths of the weight on the draws).
+    soft1 is for T = 1 only: with a higher T, outputs are softened again in every round and the class disappears (0.023
+    of the mass is left at 100 classes, T = 4 and four fifths of the weight on the samples).
 
-    Guard: where the mean entropy of the student's softened outputs grows by more than 1 % in each of three passes over
-    the data (of at least 50 updates) and the cross-entropy to the labels falls in none, lam is halved for good. The 1 %
-    is ours: any growth at all comes three times in a row by chance every few dozen passes.
+    Guard: if the mean entropy of the student's softened outputs grows by more than 1 % in each of three passes over
+    the data (of at least 50 updates), and the cross-entropy to the labels falls in none, lam is halved permanently.
+    The 1 % is our choice: without it, three such passes in a row occur by chance every few dozen passes.
 
-    Only the idea of self-distillation is in the abstract of [1]; all of the above fills it in.
+    Only the idea of self-distillation is in the abstract of [1]; everything else is our reconstruction.
 
     Args:
-        dataset_labels: (M,) of the training images; their number sets the pace of the average over generators.
+        dataset_labels: (M,) of the training images; their number sets the half-life of the averaged generator.
         task: a classification.
         T: temperature.
         form: kd or soft1.
-        start: share of the updates before the first draw counts.
-        correct_only: the generator learns from images that the student gets right, alone.
+        start: share of the updates before the term counts.
+        correct_only: the generator learns only from images that the student gets right.
 
     Returns:
         (N,).
@@ -72,7 +72,7 @@ class SelfVKD(LossModule):
         require(form in ("kd", "soft1"), f"SelfVKD: form must be kd or soft1, got {form!r}")
         require(
             form == "kd" or T == 1,
-            f"SelfVKD: form soft1 needs T=1, or the student grows ever more uniform in learning from itself, got {T}",
+            f"SelfVKD: form soft1 needs T=1, or the student becomes ever more uniform by learning from itself, got {T}",
         )
         require(0 <= start < 1, f"SelfVKD: start must lie in [0, 1), got {start}")
         self.T, self.form, self.start = T, form, start
@@ -104,7 +104,7 @@ class SelfVKD(LossModule):
         now = self.sums / window
         drifts = (now[0] > 1.01 * self.before[0]) & (now[1] >= self.before[1])
         self.growing.copy_(torch.where(drifts, self.growing + 1, 0))
-        if bool(self.growing == 3):  # once per window the device is waited for
+        if bool(self.growing == 3):  # the host waits for the device once per window
             self.problems["F9"] = (
                 f"F9 SelfVKD: the entropy of the student's own outputs grows, to {float(now[0]):.3f} nats, and the "
                 f"label loss does not fall; its weight is halved to {float(self.factor) / 2:g}"

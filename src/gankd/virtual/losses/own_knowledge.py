@@ -62,7 +62,7 @@ class OwnKnowledge(nn.Module):
         return self.hits / self.weight.clamp_min(1e-6)
 
     def draw(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        """Logits (N, K), of softmax at temperature 1; until the generator has begun, those of the running class means."""
+        """Logits (N, K), of softmax at temperature 1; before the generator begins, those of the running class means."""
         temperature = self.gan.temperature
         if self.gan.ready:
             return temperature * self.gan.draw(labels, generator)

@@ -72,7 +72,7 @@ def test_a_file_from_elsewhere_leaves_no_trace_in_the_run(
     (file,) = (tmp_path / "digits").glob("virtual-*/virtual.safetensors")
     loss = ("--loss", 'SoftTargets@virtual(draws=4, policy="hint")')
     line = refused("vkd", "student", "digits", "--from", file, "--out", tmp_path / "b", *loss, "--quiet")
-    assert "hints of the training images are kept by the teacher's own run alone" in line  # before any training
+    assert "only the teacher's own run keeps hints of the training images" in line  # before any training
     assert list((tmp_path / "b").glob("student-*")) == []
     file.write_bytes(file.read_bytes()[:2000])
     assert "truncated" in refused("vkd", "student", "digits", "--from", file, "--out", tmp_path / "c")

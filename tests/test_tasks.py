@@ -207,3 +207,24 @@ def test_noise_on_labels_by_hand() -> None:
     shaken = AGES.add_noise(ages, torch.arange(4000), 0.1, rng(0, "noise"))
     assert (shaken - ages).std().item() == pytest.approx(4.0, rel=0.05)  # a tenth of 40 years
     assert AGES.add_noise(ages + 19, torch.arange(4000), 0.1, rng(0, "noise")).max() == 60
+
+
+def test_labels_as_people_write_them_and_back() -> None:
+    pets = Classification(num_classes=3, class_names=("cat", "dog", "7"))
+    labels = torch.tensor([1, 0, 2])
+    assert pets.written(labels).tolist() == ["dog", "cat", "7"]
+    assert torch.equal(pets.labels_from(pets.written(labels).tolist(), 1), labels)
+    years = torch.tensor([20.0, 34.9])
+    assert torch.equal(AGES.labels_from([str(value) for value in AGES.written(years).tolist()], 1), years)
+    assert AGES.labels_from(["20:60:20"], 3).tolist() == [20, 40, 60]
+    with pytest.raises(ConfigError, match="is more than 2 labels"):
+        AGES.labels_from(["20:60:20"], 2)
+    with pytest.raises(ConfigError, match=r"61 is outside \[20, 60\] years"):
+        AGES.labels_from(["61"], 1)
+
+
+def test_only_values_can_be_swept_through() -> None:
+    assert CLASSES.sweep(5) is None
+    values = AGES.sweep(5)
+    assert values is not None
+    assert values.tolist() == [20, 30, 40, 50, 60]

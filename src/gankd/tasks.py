@@ -1,6 +1,10 @@
-"""What differs between classification and scalar regression. Code elsewhere never asks which of the two it has."""
+"""Classification and scalar regression: everything that differs between the two.
+
+Code elsewhere asks which of the two it has only where a comment says why.
+"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
@@ -10,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankd.config import from_dict, require, to_dict
-from gankd.errors import DataError, ModelError
+from gankd.config import from_dict, require, suggest, to_dict
+from gankd.errors import ConfigError, DataError, ModelError
 
 Adjust = Literal["none", "argmax", "soft", "prediction"]
 LabelSampling = Literal["balanced", "empirical", "uniform"]
@@ -29,18 +33,22 @@ class Classification:
     metric_unit: ClassVar[str] = "%"
     higher_is_better: ClassVar[bool] = True
     disagreement_name: ClassVar[str] = "cross-entropy of the teacher"
+    error_name: ClassVar[str] = "0-1 error"
+    """Name of the error in [0, 1] that the error bound is about."""
+    weight_divisor: ClassVar[float] = 1.0
+    """Published weights of losses stand next to a cross-entropy, whose size is that of this task's loss."""
     output_dtype: ClassVar[torch.dtype] = torch.float16
-    """Type of stored teacher outputs: logits stand the rounding."""
+    """Type of stored teacher outputs: logits tolerate the rounding."""
     filter_per_group: ClassVar[bool] = True
     """The published filter has a threshold per class."""
     filter_share: ClassVar[float] = 0.9
-    """Published rho: share of fakes that the filter keeps."""
+    """Published rho: share of generated images that the filter keeps."""
     has_classes: ClassVar[bool] = True
     """Labels are classes, and a model's outputs are logits of a distribution over them."""
     soft_temperature: ClassVar[float] = 4.0
     """Default temperature of a virtual teacher's distributions."""
     default_adjust: ClassVar[Adjust] = "none"
-    """What `auto` adjusts labels to: the assigned class stays, the teacher's soft output is stored beside it."""
+    """Adjustment of labels that `auto` selects: the assigned class stays, with the teacher's soft output alongside."""
 
     def __post_init__(self) -> None:
         require(self.num_classes >= 2, f"a classification needs at least 2 classes, got {self.num_classes}")
@@ -156,12 +164,35 @@ class Classification:
         return labels
 
     def group_name(self, group: int) -> str:
-        """What people call this group."""
+        """Name of this group for people."""
         return self.class_names[group] if self.class_names else str(group)
 
     def label_name(self, label: Tensor) -> str:
-        """What people call this label: its class."""
+        """Name of this label for people: its class."""
         return self.group_name(int(label))
+
+    def labels_from(self, texts: Sequence[str], most: int) -> Tensor:
+        """Class numbers (N,) from names or numbers as typed by a person, however many `most` are.
+
+        Raises:
+            ConfigError: no such class.
+        """
+        names = {self.group_name(number): number for number in range(self.num_classes)}
+        numbers = []
+        for text in texts:
+            if text not in names and not (text.isdecimal() and int(text) < self.num_classes):
+                known = f"numbers go up to {self.num_classes - 1}" if text.isdecimal() else suggest(text, names)
+                raise ConfigError(f"no class {text!r}; {known}")
+            numbers.append(names[text] if text in names else int(text))
+        return torch.tensor(numbers)
+
+    def written(self, labels: Tensor) -> np.ndarray:
+        """Labels (N,) as a file of a user's own images holds them: class names."""
+        return np.array([self.group_name(int(label)) for label in labels])
+
+    def sweep(self, count: int) -> Tensor | None:
+        """None: classes have no order to sweep through."""
+        return None
 
     def histogram(self, labels: Tensor, bins: int) -> list[tuple[str, int]]:
         """(class, number of `labels` (N,)) of every class, whatever `bins`."""
@@ -169,7 +200,7 @@ class Classification:
         return list(zip(self.label_names, counts, strict=True))
 
     def absent(self, labels: Tensor) -> list[int]:
-        """Classes that none of `labels` (N,) is."""
+        """Classes that do not occur in `labels` (N,)."""
         return (labels.bincount(minlength=self.num_classes) == 0).nonzero()[:, 0].tolist()
 
     def add_noise(self, labels: Tensor, at: Tensor, amount: float, generator: torch.Generator) -> Tensor:
@@ -207,17 +238,22 @@ class Regression:
     metric: ClassVar[str] = "mae"
     higher_is_better: ClassVar[bool] = False
     disagreement_name: ClassVar[str] = "|teacher - label|"
+    error_name: ClassVar[str] = "|error| / label range"
+    """Name of the error in [0, 1] that the error bound is about."""
+    weight_divisor: ClassVar[float] = 100.0
+    """Published weights of losses stand next to a cross-entropy; a squared error on the [0, 1] scale is a hundred times
+    smaller and more, and so is the weight of a loss that does not shrink with it because it does not read outputs."""
     output_dtype: ClassVar[torch.dtype] = torch.float32
     """Type of stored teacher outputs: they become labels."""
     filter_per_group: ClassVar[bool] = False
     """The published filter has one threshold for all labels."""
     filter_share: ClassVar[float] = 0.7
-    """Published rho: share of fakes that the filter keeps."""
+    """Published rho: share of generated images that the filter keeps."""
     has_classes: ClassVar[bool] = False
     soft_temperature: ClassVar[float] = 1.0
     """Default temperature of a virtual teacher's distributions over bins of the label range."""
     default_adjust: ClassVar[Adjust] = "prediction"
-    """What `auto` adjusts labels to: the teacher's prediction."""
+    """Adjustment of labels that `auto` selects: the teacher's prediction."""
     num_groups: ClassVar[int] = 12
     """Equal bins of [low, high], for budgets and per-label statistics."""
 
@@ -323,7 +359,7 @@ class Regression:
         return self.normalise(labels.float())
 
     def hard_labels(self, labels: Tensor) -> Tensor:
-        """The same: values are values."""
+        """Labels (N,) on the [0, 1] scale: values are values."""
         return self.targets(labels)
 
     def predict(self, outputs: Tensor) -> Tensor:
@@ -357,8 +393,44 @@ class Regression:
         return f"{self.low + group * edge:.3g} to {self.low + (group + 1) * edge:.3g}"
 
     def label_name(self, label: Tensor) -> str:
-        """What people call this label: its value."""
+        """Name of this label for people: its value."""
         return f"{label.item():.4g}"
+
+    def labels_from(self, texts: Sequence[str], most: int) -> Tensor:
+        """Values (N,) from numbers or ranges start:stop:step as typed by a person, at most `most` for each range.
+
+        Raises:
+            ConfigError: not a number or a range, or outside [low, high].
+        """
+        values: list[float] = []
+        for text in texts:
+            try:
+                ends = [float(piece) for piece in text.split(":")]
+            except ValueError:
+                ends = [math.nan]
+            require(all(map(math.isfinite, ends)), f"{text!r} is not a number or a range start:stop:step of numbers")
+            if len(ends) == 3 and ends[2] > 0:
+                steps = int((ends[1] - ends[0]) / ends[2] + 1e-9)
+                require(steps < most, f"{text!r} is more than {most:,} labels")
+                values += [ends[0] + ends[2] * step for step in range(steps + 1)]
+            else:
+                require(len(ends) == 1, f"a range is start:stop:step with a positive step, got {text!r}")
+                values += ends
+        for value in values:
+            require(
+                self.low <= value <= self.high,
+                f"{value:g} is outside [{self.low:g}, {self.high:g}] {self.unit}, the labels trained on",
+            )
+        return torch.tensor(values)
+
+    def written(self, labels: Tensor) -> np.ndarray:
+        """Labels (N,) as a file of a user's own images holds them: the values."""
+        values: np.ndarray = labels.numpy()
+        return values
+
+    def sweep(self, count: int) -> Tensor | None:
+        """(count,) values at equal distances from low to high."""
+        return torch.linspace(self.low, self.high, count)
 
     def histogram(self, labels: Tensor, bins: int) -> list[tuple[str, int]]:
         """(range of values, number of `labels` (N,)) of `bins` equal parts of [low, high]."""
@@ -369,7 +441,7 @@ class Regression:
         return list(zip(names, np.histogram(values, edges)[0].tolist(), strict=True))
 
     def absent(self, labels: Tensor) -> list[int]:
-        """Nothing: no value has to occur."""
+        """An empty list: no value has to occur."""
         return []
 
     def add_noise(self, labels: Tensor, at: Tensor, amount: float, generator: torch.Generator) -> Tensor:

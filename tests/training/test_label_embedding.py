@@ -31,6 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelToEmbedding,
     folder = tmp_path_factory.mktemp("gan")
     before = torch.get_rng_state()
     t2 = train_label_embedding(toy(), toy(), 100, PLAIN, 0, Stage("gan", folder))
+    assert t2 is not None
     assert torch.equal(before, torch.get_rng_state())
     return t2, folder
 

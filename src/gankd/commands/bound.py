@@ -134,7 +134,7 @@ def bound(
         curve, measured = _students(method, base, each, seeds, held, workers if measure else 0)
         report = BoundReport(
             folder=str(folder),
-            loss="0-1 error" if held.task.kind == "classification" else "|error| / label range",
+            loss=held.task.error_name,
             num_real=num_real,
             count=own,
             mix=mix,

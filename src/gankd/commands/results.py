@@ -184,12 +184,10 @@ def _oracle(recipe: Recipe, folder: Path, workers: int, console: Console) -> tup
     if held is None:
         return ()
     task = splits.task
-    named = isinstance(task, Classification)
-    labels = np.array([task.group_name(int(label)) for label in held.labels]) if named else held.labels.numpy()
     file = folder / f"held-out-{held.fingerprint()[:8]}.npz"  # of other settings, other images are held out
     if not file.is_file():
         with atomic(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, images=held.images.numpy(), label=labels)
+            np.savez(stream, images=held.images.numpy(), label=task.written(held.labels))
     console.say(f"== {recipe.name}, oracle: {len(held)} held-out images")
     perfect = replace(
         recipe,
@@ -289,12 +287,12 @@ def _witness(method: CganKd, images: Tensor) -> Tensor:
 def _samples(method: CganKd) -> Any:
     """Generated images: a row per label (of many, some), those of values from low to high."""
     task = method.splits.task
-    if isinstance(task, Classification):
-        chosen = torch.linspace(0, task.num_classes - 1, min(GRID_ROWS, task.num_classes)).round().long()
-        labels = chosen.repeat_interleave(GRID_COLUMNS)
+    values = task.sweep(GRID_COLUMNS)
+    if values is None:
+        groups = torch.linspace(0, task.num_groups - 1, min(GRID_ROWS, task.num_groups)).round().long()
+        labels = groups.repeat_interleave(GRID_COLUMNS)
         images = sample_images(method.generator, labels, method.recipe.seed, "results samples")
     else:
-        values = torch.linspace(task.low, task.high, GRID_COLUMNS)
         images = method.generator.sweep(values, GRID_ROWS, generator=rng(method.recipe.seed, "results samples"))
         images = images.flatten(0, 1).cpu()
     return image_grid(images, GRID_COLUMNS, scale=2)

@@ -1,18 +1,16 @@
 """Images from a trained generator, from its checkpoint alone."""
 
-import math
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from gankd.commands.stages import RUNS
-from gankd.config import require, suggest
+from gankd.config import require
 from gankd.errors import CheckpointError, ConfigError
 from gankd.recipes.cgan_kd import load_generator, sample_images
 from gankd.report.grids import image_grid
 from gankd.storage import atomic
-from gankd.tasks import Classification, Task
+from gankd.tasks import Task
 
 MOST_IMAGES = 10_000
 """Of one call: a grid of more would be no picture any more."""
@@ -70,34 +68,7 @@ def parse_labels(text: str, task: Task) -> Tensor:
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
     require(bool(parts), "--labels needs at least one label, got none")
-    if isinstance(task, Classification):
-        names = {task.group_name(number): number for number in range(task.num_classes)}
-        numbers = []
-        for part in parts:
-            if part not in names and not (part.isdecimal() and int(part) < task.num_classes):
-                known = f"numbers go up to {task.num_classes - 1}" if part.isdecimal() else suggest(part, names)
-                raise ConfigError(f"--labels: no class {part!r}; {known}")
-            numbers.append(names[part] if part in names else int(part))
-        return torch.tensor(numbers)
-    values: list[float] = []
-    for part in parts:
-        try:
-            ends = [float(piece) for piece in part.split(":")]
-        except ValueError:
-            ends = [math.nan]
-        require(
-            all(map(math.isfinite, ends)), f"--labels: {part!r} is not a number or a range start:stop:step of numbers"
-        )
-        if len(ends) == 3 and ends[2] > 0:
-            steps = int((ends[1] - ends[0]) / ends[2] + 1e-9)
-            require(steps < MOST_IMAGES, f"--labels: {part!r} is more than {MOST_IMAGES:,} labels")
-            values += [ends[0] + ends[2] * step for step in range(steps + 1)]
-        else:
-            require(len(ends) == 1, f"--labels: a range is start:stop:step with a positive step, got {part!r}")
-            values += ends
-    for value in values:
-        require(
-            task.low <= value <= task.high,
-            f"--labels: {value:g} is outside [{task.low:g}, {task.high:g}] {task.unit}, the labels trained on",
-        )
-    return torch.tensor(values)
+    try:
+        return task.labels_from(parts, MOST_IMAGES)
+    except ConfigError as error:
+        raise ConfigError(f"--labels: {error}") from None

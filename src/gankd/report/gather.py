@@ -21,7 +21,6 @@ from gankd.recipes.cgan_kd import CganKd, sample_images
 from gankd.report import facts as page
 from gankd.runs import Stage
 from gankd.seeds import rng
-from gankd.tasks import Classification
 from gankd.version import __version__
 from gankd.virtual import Inspection
 
@@ -188,12 +187,11 @@ def _generated(method: CganKd, groups: Sequence[str]) -> dict[str, Any]:
             fake = sample_images(generator, wanted, method.recipe.seed, f"report {group}")
             shown.append(page.GroupImages(name=name, real=real, fake=fake))
     parts: dict[str, Any] = {"groups": shown}
-    if not isinstance(task, Classification):
-        rows, columns = page.SWEEP_ROWS, page.SWEEP_COLUMNS
-        values = torch.linspace(task.low, task.high, columns)
+    values = task.sweep(page.SWEEP_COLUMNS)
+    if values is not None:
         parts["sweep"] = page.LabelSweep(
             labels=[f"{value:.3g}" for value in values.tolist()],
-            images=generator.sweep(values, rows, generator=rng(method.recipe.seed, "sweep")).cpu(),
+            images=generator.sweep(values, page.SWEEP_ROWS, generator=rng(method.recipe.seed, "sweep")).cpu(),
         )
     return parts
 

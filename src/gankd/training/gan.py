@@ -435,7 +435,7 @@ def train_gan(
     stage = stage or Stage("gan")
     stage.begin()
     ili = None
-    if config.label_input == "ili" and not train.task.has_classes:
+    if config.label_input == "ili":
         ili = train_label_embedding(train, val, config.ili_updates, engine, seed, stage)
     trainer = GanTrainer(train, config, engine, seed, ili, teacher)
     health = HealthCheck(engine.place(teacher), train, engine, seed)

@@ -32,13 +32,14 @@ class ImageToEmbedding(nn.Module):
 
 def train_label_embedding(
     train: LabelledImages, val: LabelledImages, updates: int, engine: Engine, seed: int, stage: Stage
-) -> LabelToEmbedding:
-    """Train T1 on images, then T2 on noisy labels against T1's frozen head; return T2.
+) -> LabelToEmbedding | None:
+    """Train T1 on images, then T2 on noisy labels against T1's frozen head; return T2, or None for classes.
 
     T2's loss is MSE(head(T2(y)), y) over distinct labels with N(0, 0.2^2) noise, clipped to [0, 1].
     """
     task = train.task
-    assert isinstance(task, Regression)
+    if not isinstance(task, Regression):  # classes have learned vectors: there is nothing to embed beforehand
+        return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         t1_net, t2 = ImageToEmbedding(train.shape[0]), LabelToEmbedding(task)

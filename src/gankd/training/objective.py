@@ -19,7 +19,7 @@ from typing import Any
 from gankd.config import require, suggest
 from gankd.errors import ConfigError
 from gankd.losses.distillation.spec import Loss
-from gankd.tasks import Task
+from gankd.tasks import Regression, Task
 from gankd.training.losses import all_losses, find_loss
 from gankd.virtual import READABLE, Source, read_source
 
@@ -56,7 +56,7 @@ class Term:
 
     def __str__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.settings)
-        plain = self.weight is None or (self.weight == 1 and self.loss.weight_for("regression") == 1)
+        plain = self.weight is None or (self.weight == 1 and self.loss.weight_for(Regression.weight_divisor) == 1)
         factor = "" if plain else f"{self.weight:g}*"
         source = "" if self.source is None else f"@{self.source}"
         return f"{factor}{self.spelling}{f'({inside})' if inside else ''}{source}"
@@ -198,7 +198,10 @@ class Objective:
         self.check(task)
         terms = self.complete.terms
         return Objective(
-            tuple(replace(t, weight=t.loss.weight_for(task.kind) if t.weight is None else t.weight) for t in terms)
+            tuple(
+                replace(t, weight=t.loss.weight_for(task.weight_divisor) if t.weight is None else t.weight)
+                for t in terms
+            )
         )
 
     def check(self, task: Task) -> None:

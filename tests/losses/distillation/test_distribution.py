@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gankd.errors import ConfigError
 from gankd.losses.distillation.distribution import Distribution
 from gankd.seeds import rng
+from gankd.tasks import Regression
 
 
 def draw(seed: int, bins: int = 6) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,6 +101,6 @@ def test_it_is_for_values_reads_no_prediction_and_weighs_a_hundredth() -> None:
     found.check()
     assert found.tasks == ("regression",)
     assert found.inputs == ("student_embedding", "teacher_distribution", "labels")
-    assert found.weight_for("regression") == pytest.approx(0.001)
+    assert found.weight_for(Regression.weight_divisor) == pytest.approx(0.001)
     with pytest.raises(ConfigError, match=r"^Distribution: a must lie in \[0, 1\], got 1.5$"):
         Distribution(torch.zeros(4, 4), torch.zeros(4, 6), a=1.5)

@@ -21,7 +21,7 @@ def dkd(
     warmup: float = 20 / 240,
     standardise: bool = False,
 ) -> Tensor:
-    """Decoupled KD: target and non-target classes in separate terms, so that a confident teacher still teaches.
+    """Decoupled KD: target and non-target classes in separate terms, each with its own weight.
 
         T^2 (alpha TCKD + beta NCKD) min(progress / warmup, 1)
         TCKD = KL of (p_label, 1 - p_label) of the two networks

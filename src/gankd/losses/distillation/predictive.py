@@ -43,7 +43,7 @@ class TeacherError(nn.Module):
 
 @loss("Gaussian", paper="Nix, Weigend, ICNN 1994")
 class Gaussian(nn.Module):
-    """KL between Gaussians: the teacher's with its usual error, the student's with a variance of its own.
+    """KL from a Gaussian with the teacher's usual error to one with the student's own variance.
 
         2 s_t^2 KL(N(teacher, s_t^2) || N(student, s_s^2))
             = s_t^2 (l + e^-l - 1) + e^-l (student - teacher)^2,    l = ln(s_s^2 / s_t^2)

@@ -107,15 +107,13 @@ class Loss:
     needs: str = ""
     """Settings without which it cannot be used, in words."""
 
-    def weight_for(self, kind: str) -> float:
-        """Weight of a term written without a number, for this kind of task.
+    def weight_for(self, divisor: float) -> float:
+        """Weight of a term written without a number; `divisor` is the task's `weight_divisor`.
 
-        Published weights stand next to a cross-entropy. The label loss of a regression, a squared error on the [0, 1]
-        scale, is a hundred times smaller and more; so are, there, the weights of losses that do not shrink with it
-        because they read something else than outputs.
+        Losses that read outputs shrink with the task's own loss and keep their published weight.
         """
         with_outputs = {"label_loss", "student_outputs", "student_values", "student_logits"} & set(self.inputs)
-        return self.weight if kind == "classification" or with_outputs else self.weight / 100
+        return self.weight if with_outputs else self.weight / divisor
 
     @property
     def is_module(self) -> bool:

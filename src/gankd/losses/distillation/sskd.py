@@ -10,7 +10,7 @@ from gankd.losses.distillation.spec import LossModule, loss
 
 @loss("SSKD", paper="Xu et al., ECCV 2020")
 class SSKD(LossModule):
-    """Match outputs on rotated images, and the similarity of each rotated view to the upright images.
+    """Match outputs on rotated images, and the similarity of rotated views to upright images.
 
         tf TF + ss SS
         TF = mean over kept views v of T^2 KL(softmax(t_v / T) || softmax(s_v / T)), outputs t, s

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import ModelError
-from gankd.models import ZOO, build_net
+from gankd.models import ZOO, build_net, new_model
 from gankd.models.contract import ImageModel, predict_with_features
 from gankd.models.densenet import DenseLayer
 from gankd.models.efficientnet import MBConv
@@ -24,6 +25,7 @@ from gankd.models.taps import find_taps
 from gankd.models.wide_resnet import PreActivationBlock
 from gankd.seeds import rng
 from gankd.storage import load_state, save_state
+from gankd.tasks import Classification
 
 OWN = {"cnn4", "cnn8", "cnn16", "cnn32", "resnet8x2", "resnet14x2", "resnet20x2"}
 """Those that no paper has."""
@@ -338,3 +340,13 @@ def test_a_block_is_left_out_for_a_share_of_images_in_training_alone() -> None:
     kept = part.abs().amax((1, 2, 3)) > 0
     assert kept.float().mean().item() == pytest.approx(0.75, abs=0.03)  # four standard deviations
     torch.testing.assert_close(part[kept], whole[kept] / 0.75)  # the same on average
+
+
+def test_a_new_model_reads_the_images_and_gives_the_outputs_of_its_data() -> None:
+    images = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8, generator=rng(0, "images"))
+    data = LabelledImages(images, torch.arange(6) % 3, Classification(num_classes=3))
+    first, again, other = (new_model("cnn4", data, seed).eval() for seed in (0, 0, 1))
+    assert first(images).shape == (6, 3)
+    assert torch.equal(first(images), again(images))
+    assert not torch.equal(first(images), other(images))
+    torch.testing.assert_close(first.mean.flatten(), images.double().div(255).mean().float()[None])

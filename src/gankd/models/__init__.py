@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from gankd.config import suggest
+from gankd.data.images import LabelledImages
 from gankd.errors import ModelError
 from gankd.models import (
     cnn,
@@ -21,6 +22,7 @@ from gankd.models import (
     vgg,
     wide_resnet,
 )
+from gankd.models.contract import ImageModel
 from gankd.models.libraries import MODULES, library_factory
 from gankd.models.parts import mlp_head
 from gankd.own_code import import_own
@@ -76,6 +78,17 @@ def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int,
         if plus:
             _set_mlp_head(net, num_outputs, base)
     return net
+
+
+def new_model(name: str, data: LabelledImages, seed: int) -> ImageModel:
+    """A network of `build_net` with random weights, which reads the images and gives the outputs that `data` asks for.
+
+    Raises:
+        ModelError: see `build_net`.
+    """
+    channels, side, _ = data.shape
+    net = build_net(name, in_channels=channels, image_size=side, num_outputs=data.task.head_size, seed=seed)
+    return ImageModel.for_data(net, data)
 
 
 def _factory(name: str) -> Callable[..., nn.Module]:

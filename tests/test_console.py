@@ -1,4 +1,4 @@
-"""What is shown in each mode, and when it is time to show it."""
+"""The console shows progress in each mode, at the right times."""
 
 import json
 import sys

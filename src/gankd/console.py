@@ -1,4 +1,4 @@
-"""What a person or a script sees while a stage works: one live line, plain lines, JSON lines, or nothing."""
+"""Progress of a stage for a person or a script: one live line, plain lines, JSON lines, or nothing."""
 
 import json
 import sys
@@ -12,17 +12,17 @@ Mode = Literal["live", "plain", "quiet", "json"]
 
 
 class Console:
-    """Prints progress. `auto` is a live line on a terminal and a plain line every ten seconds elsewhere."""
+    """Prints progress. `auto` is a live line on a terminal, and a plain line every ten seconds elsewhere."""
 
     _shown: ClassVar[int] = 0
-    """Characters of the live line that stands unfinished on standard error, which a process has but once."""
+    """Length of the unfinished live line on standard error, shared by all consoles of a process."""
 
     def __init__(self, mode: Mode | Literal["auto"] = "auto") -> None:
         self.mode: Mode = mode if mode != "auto" else ("live" if sys.stderr.isatty() else "plain")
         self._last = 0.0
 
     def due(self) -> bool:
-        """Is it time to show progress again? Callers read tensors from the device only then."""
+        """True if it is time to show progress again; only then do callers read tensors from the device."""
         wait = {"live": 0.3, "plain": 10.0, "quiet": float("inf"), "json": 5.0}[self.mode]
         return time.monotonic() - self._last >= wait
 
@@ -39,14 +39,14 @@ class Console:
             self._write(line, live=True)
 
     def say(self, text: str, **facts: Any) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         if self.mode == "json":
             self.event({"event": "message", "text": text, **facts})
         elif self.mode != "quiet":
             self._write(text, live=False)
 
     def event(self, values: Mapping[str, Any]) -> None:
-        """A JSON line on standard output (only in JSON mode)."""
+        """Print a JSON line on standard output, in JSON mode only."""
         if self.mode == "json":
             print(json.dumps(values), flush=True)
 
@@ -62,7 +62,7 @@ class Console:
             print(line, file=sys.stderr, flush=True)
             return
         if live:
-            line = line[: columns(sys.stderr, 80) - 1]  # a line that wraps could not be written over
+            line = line[: columns(sys.stderr, 80) - 1]  # a line that wraps could not be overwritten
         padding = " " * (Console._shown - len(line))
         print(f"\r{line}{padding}", end="" if live else "\n", file=sys.stderr, flush=True)
         Console._shown = len(line) if live else 0

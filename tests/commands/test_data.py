@@ -106,7 +106,7 @@ def test_many_classes_show_both_ends(tmp_path: Path) -> None:
         class_names=np.array([f"kind {number}" for number in range(40)]),
     )
     text = show(tmp_path / "a.npz").text
-    assert "  (30 classes between them are left out)" in text
+    assert "  (30 classes between these are left out)" in text
     assert "  kind 39" in text
     assert "  kind 0" in text
     assert "  kind 20" not in text
@@ -129,6 +129,6 @@ def test_fetched_files_tell_what_is_next(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sources, "_fetch", arrive)
     monkeypatch.chdir(tmp_path)
     found = fetch("mnist")
-    assert found.text == ("data/mnist: mnist, 10.0 MB, checksums right; next: gankd run idx --data data/mnist")
+    assert found.text == ("data/mnist: mnist, 10.0 MB, checksums correct; next: gankd run idx --data data/mnist")
     assert len(json.loads(json.dumps(found.to_dict()))["files"]) == 4
     assert fetch("cifar10", to=tmp_path / "a b").command == f"gankd run cifar10 --data '{tmp_path / 'a b'}'"

@@ -1,4 +1,4 @@
-"""What a published table costs on this machine: counted multiply-adds over the speed of one timed network."""
+"""Cost of a published table on a machine: operations counted from the shapes of networks, over a measured speed."""
 
 import time
 from collections.abc import Callable
@@ -24,37 +24,39 @@ from gankd.tasks import Classification, Regression, Task
 from gankd.training.gan import GanConfig, build_discriminator, build_generator
 
 BACKWARD = 3
-"""An update costs so many forward passes."""
+"""Forward passes that cost as much as one update."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate, to a factor of some: small networks are slower per operation than large ones."""
+    """An estimate that can be wrong by a factor of several: small networks are slower per operation than large ones."""
 
     seconds: float
-    """Of all students of the table with one seed, their controls at equal updates, and what they share; the control at
-    equal time comes on top."""
+    """Time of all students of the table with one seed, their controls at equal updates, and everything they share. The
+    control at equal time comes on top."""
     shared_seconds: float
-    """Of that, teachers, generator and pool, which further seeds do not repeat."""
+    """Part of `seconds` for teachers, generator and pool, which further seeds do not repeat."""
     gigabytes: float
     """Memory of the largest training."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One network on one image: floating-point operations and bytes kept for the way back, and its parameters."""
+    """Work of one network on one image."""
 
     operations: float
+    """Floating-point operations of a forward pass."""
     activations: float
+    """Bytes kept for the backward pass."""
     parameters: int
 
 
 def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
-    """Count the work of a table from the shapes of its networks alone.
+    """Count the work of a table from the shapes of its networks.
 
     Args:
-        table: what is run.
-        scale: how large.
+        table: the table.
+        scale: size of its experiment.
         speed: floating-point operations per second, see `machine_speed`.
     """
     base = table.recipe(scale)
@@ -98,7 +100,7 @@ def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
 
 
 def machine_speed(rounds: int = 5, batch: int = 32) -> float:
-    """Floating-point operations per second of training resnet14 at 32 pixels here, the median of a few updates."""
+    """Floating-point operations per second on this machine: median of a few updates of resnet14 at 32 pixels."""
     engine = Engine.pick(32)
     net = engine.place(build_net("resnet14", in_channels=3, image_size=32, num_outputs=10, seed=0))
     images, labels = torch.zeros(batch, 3, 32, 32, device=engine.device), torch.zeros(batch, dtype=torch.int64)
@@ -117,9 +119,9 @@ def machine_speed(rounds: int = 5, batch: int = 32) -> float:
 def training_step(
     name: str, shape: tuple[int, int, int], outputs: int, batch: int, teacher: str | None = None
 ) -> float:
-    """Operations of one update on `batch` images (C, H, W), which a teacher sees too if there is one.
+    """Operations of one update on `batch` images (C, H, W), which the teacher sees too if there is one.
 
-    Networks of the user's own cannot be counted without their weights: 0.
+    0 for the user's own networks, which cannot be counted without building them.
     """
     if any(":" in each for each in (name, teacher or "")):
         return 0.0
@@ -129,7 +131,7 @@ def training_step(
 
 
 def gan_step(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> float:
-    """Operations of one update of the generator (C, H, W) and those of its discriminator."""
+    """Operations of one update of a generator of images (C, H, W), with the updates of its discriminator."""
     generator, discriminator = _gan_work(config, task, shape)
     judge = config.d_steps * (generator.operations + 2 * BACKWARD * discriminator.operations)
     both = judge + BACKWARD * (generator.operations + discriminator.operations)
@@ -137,7 +139,7 @@ def gan_step(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> floa
 
 
 def sampling_step(config: GanConfig, task: Task, shape: tuple[int, int, int], teacher: str, count: int) -> float:
-    """Operations of generating `count` images (C, H, W) and showing them to the teacher; 0 where it is the user's."""
+    """Operations of generating `count` images (C, H, W) and showing them to the teacher; 0 for a user's own teacher."""
     if ":" in teacher:
         return 0.0
     generator, _ = _gan_work(config, task, shape)
@@ -146,7 +148,7 @@ def sampling_step(config: GanConfig, task: Task, shape: tuple[int, int, int], te
 
 @cache
 def network_work(name: str, channels: int, size: int, outputs: int) -> Work:
-    """Counted on shapes alone, without weights."""
+    """Work of a zoo network, counted from its shapes without weights."""
     with torch.device("meta"):
         net = build_net(name, in_channels=channels, image_size=size, num_outputs=outputs, seed=0).eval()
         return _work(net, lambda: net(torch.zeros(1, channels, size, size)))
@@ -176,8 +178,8 @@ def _gigabytes(work: Work, batch: int) -> float:
 
 @cache
 def _gan_work(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> tuple[Work, Work]:
-    with FakeTensorMode():  # shapes alone; autocast, which the networks leave, knows no meta device
-        config = replace(config, init="default", spectral_norm=False)  # which would be slow, and are little work
+    with FakeTensorMode():  # only shapes; a meta device would fail, because the networks leave autocast
+        config = replace(config, init="default", spectral_norm=False)  # both would be slow here, and are little work
         generator, discriminator = build_generator(task, shape, config, 0), build_discriminator(task, shape, config, 0)
         labels = torch.zeros(1, dtype=task.label_dtype)
         first = _work(generator, lambda: generator(torch.zeros(1, config.z_dim), labels))

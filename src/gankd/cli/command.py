@@ -20,23 +20,23 @@ from gankd.errors import ConfigError
 
 
 class Result(Protocol):
-    """What a command prints."""
+    """Result of a command, as it is printed."""
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Text for a terminal."""
 
     @property
     def exit_code(self) -> int:
-        """0 where all is well; not every result has it."""
+        """Exit code of the process; 0 for a result without it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For scripts, with --json."""
+        """Plain data for scripts, with --json."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A result that is not one by itself."""
+    """A result made of text and facts."""
 
     text: str
     facts: dict[str, Any]
@@ -48,11 +48,11 @@ class Shown:
 
 
 View = Callable[[Any, float], Result]
-"""Makes a result of what the function returned and of the seconds that it took."""
+"""Turns the value that the function returned, and the seconds that it took, into a result."""
 
 
 def as_it_is(value: Any, seconds: float) -> Any:
-    """The view of what is a `Result` already."""
+    """The view of a value that is a `Result` already."""
     return value
 
 
@@ -79,8 +79,8 @@ class Command:
     """module:function, imported when the command runs."""
     options: tuple[Option, ...] = ()
     opens: Literal["recipe", "run", ""] = ""
-    """Its first argument names a recipe or run folder to train in, or the folder of a finished run. The function gets
-    the settings as `recipe` and the folder as `folder`."""
+    """Kind of its first argument: a recipe (or run folder) to train, or the folder of a run. The function then gets the
+    settings as `recipe` and the folder as `folder`."""
     view: View = as_it_is
 
     @property
@@ -102,7 +102,7 @@ def call(command: Command, args: argparse.Namespace) -> None:
     """Run a command with parsed arguments and print its result.
 
     Raises:
-        GankdError: whatever the command refuses.
+        GankdError: the command refuses its arguments, or fails.
         SystemExit: the result has an exit code other than 0.
     """
     from gankd.cli import recipe

@@ -1,4 +1,4 @@
-"""Commands that look things up and compare losses."""
+"""Commands that list what there is, inspect two networks, and compare losses."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def listed(what: "What", names: Sequence[str] = (), *, measure: bool = False) -> "Listing":
-    """A list, as it is stored wherever that is possible: the code behind it takes seconds to import."""
+    """A list, from its stored form if possible: the code takes seconds to import."""
     from gankd.report.lists import stored
 
     found = stored(what, names)

@@ -71,7 +71,7 @@ def stored(target: str) -> tuple["Recipe", Path]:
 
 
 def with_absolute_paths(recipe: "Recipe") -> "Recipe":
-    """The same settings for any working directory: `resume` may be called from another folder."""
+    """Settings whose paths hold in any working directory: `resume` may be called from another folder."""
 
     def absolute(path: str | None) -> str | None:
         return None if path is None else os.path.abspath(path)

@@ -1,4 +1,4 @@
-"""Results of functions that return something else than a `Result`."""
+"""Views of functions that do not return a `Result`."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`gankd data`: fetch a published set, and look at any set before training on it."""
+"""`gankd data`: download a published set, and look at any set before training on it."""
 
 import math
 import shlex
@@ -23,11 +23,11 @@ from gankd.report.grids import image_grid
 from gankd.storage import atomic
 
 MOST_LISTED = 5
-"""Unreadable files that are named."""
+"""Number of unreadable files that are named."""
 MOST_BARS = 20
-"""Classes that have a line each."""
+"""Largest number of classes with a line each."""
 BAR = 40
-"""Characters of the longest bar."""
+"""Length of the longest bar, in characters."""
 
 
 # --- fetch --------------------------------------------------------------------------------------------------
@@ -35,20 +35,20 @@ BAR = 40
 
 @dataclass(frozen=True)
 class FetchResult:
-    """What `gankd data fetch` prints."""
+    """Result of `gankd data fetch`."""
 
     fetched: Fetched
 
     @property
     def command(self) -> str:
-        """What comes next."""
+        """The command that trains on it."""
         return f"gankd run {self.fetched.data_set} --data {shlex.quote(str(self.fetched.path))}"
 
     @property
     def text(self) -> str:
         """One line."""
-        came = f"{self.fetched.transferred / 1e6:,.1f} MB" if self.fetched.transferred else "was there already"
-        return f"{self.fetched.path}: {self.fetched.name}, {came}, checksums right; next: {self.command}"
+        came = f"{self.fetched.transferred / 1e6:,.1f} MB" if self.fetched.transferred else "already downloaded"
+        return f"{self.fetched.path}: {self.fetched.name}, {came}, checksums correct; next: {self.command}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -62,12 +62,12 @@ def fetch(name: str, *, to: Path | None = None, console: Console | None = None) 
     """Download a published data set, checked and resumable.
 
     Args:
-        name: cifar10, cifar100, tiny-imagenet or mnist; others say where to get them by hand.
-        to: the folder; data/NAME if not given.
-        console: where progress is shown.
+        name: cifar10, cifar100, tiny-imagenet or mnist; for others the error says where to get them by hand.
+        to: folder; default: data/NAME.
+        console: shows progress; default: none is shown.
 
     Raises:
-        GankdError: with one line that says what to do.
+        GankdError: the set cannot be downloaded; one line that says what to do.
     """
     console = console or Console("quiet")
 
@@ -84,16 +84,16 @@ def fetch(name: str, *, to: Path | None = None, console: Console | None = None) 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What `gankd data show` prints."""
+    """Result of `gankd data show`."""
 
     found: Found
     options: tuple[str, ...]
-    """With which the set can be used."""
+    """Command-line options with which the set can be used."""
     scan: Scan | None
     problem: str
-    """Why the set cannot be used as it is; empty if it can."""
+    """Reason why the set cannot be used as it is; empty if it can."""
     splits: Splits | None
-    """None where it cannot be read."""
+    """None if the set cannot be read."""
     sheet: Path | None
     counts: dict[str, int] = field(default_factory=dict)
     histogram: list[tuple[str, dict[str, int]]] = field(default_factory=list)
@@ -101,13 +101,13 @@ class DataReport:
 
     @property
     def command(self) -> str:
-        """What comes next."""
+        """The command that trains on it."""
         data = [] if self.found.path is None else ["--data", str(self.found.path)]
         return shlex.join(["gankd", "run", self.found.name, *data, *self.options])
 
     @property
     def exit_code(self) -> int:
-        """1 where the set cannot be used as it is."""
+        """1 if the set cannot be used as it is."""
         return 1 if self.problem else 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class DataReport:
 
     @property
     def text(self) -> str:
-        """As people read it."""
+        """For a terminal."""
         where = self.found.name if self.found.path is None else shown(self.found.path)
         lines = [f"{where}: {self.found.what} ({self.found.name})"]
         if self.scan is not None:
@@ -145,7 +145,7 @@ class DataReport:
         if self.splits is not None:
             lines += [*self._labels(self.splits), *self._bars(self.splits), *self._duplicates()]
         if self.sheet is not None:
-            lines.append(f"contact sheet  {shown(self.sheet)}: training images from the lowest to the highest label")
+            lines.append(f"contact sheet  {shown(self.sheet)}: training images, sorted by label")
         if self.problem:
             then = f"; then  {self.command}" if self.splits is not None else ""
             lines.append(f"cannot be used yet: {self.problem}{then}")
@@ -190,7 +190,7 @@ class DataReport:
         if len(rows) > MOST_BARS:
             rows.sort(key=lambda row: -row[2])
             half = MOST_BARS // 4
-            note = f"  ({len(rows) - 2 * half} classes between them are left out)"
+            note = f"  ({len(rows) - 2 * half} classes between these are left out)"
             rows = rows[:half] + rows[-half:]
         longest, width = max(total for *_, total in rows), min(max(len(label) for label, *_ in rows), 30)
         lines = ["", f"  {'':<{width}}" + "".join(f"{part:>8}" for part in self.counts)]
@@ -211,7 +211,7 @@ class DataReport:
             if each.relabelled:
                 told.append(f"{each.relabelled:,} of them with another label")
             if each.alike:
-                told.append(f"{each.alike:,} alike in 8x8 cells (look whether they are the same)")
+                told.append(f"{each.alike:,} alike in 8x8 cells (check whether they are the same)")
             lines.append(f"duplicates  {what}: {', '.join(told)}")
         return lines
 
@@ -229,17 +229,17 @@ def show(
 ) -> DataReport:
     """Look at a data set: format, counts, sizes, labels, duplicates, unreadable files, a contact sheet.
 
-    Unreadable files are reported, and left out of what follows where the reader allows. Where images have several
-    sizes or colours and nothing is chosen, they are shown as 32x32 or RGB, and the options for this are told.
+    Unreadable files are reported, and left out of the rest if the reader allows it. Images of several sizes or colours
+    are shown as 32x32 or RGB unless options say otherwise, and the report names the options to use.
 
     Args:
         path: file or folder, or the name of an embedded set.
-        name: what is there, as `data.name` calls it; found out if not given.
+        name: format, as `data.name` calls it; default: found.
         task, size, channels, low, high: as in `load_folder`.
-        sheet: PNG file for the contact sheet; none is made if not given.
+        sheet: PNG file for the contact sheet; default: no sheet.
 
     Raises:
-        GankdError: the path cannot be read, nothing known is there, or a file that holds a whole set is broken.
+        GankdError: the path cannot be read, its format is unknown, or a file that holds a whole set is damaged.
     """
     path = Path(path)
     if not path.exists() and str(path) in DATA_SETS and DATA_SETS[str(path)].embedded:
@@ -265,7 +265,7 @@ def show(
             splits = load_splits(from_dict(DataConfig, {"name": found.name, "root": root, **settings}, "--name"))
     except DataError as error:
         if files is None:
-            raise  # nothing was found out that could be shown beside it
+            raise  # there is nothing else to show
         problem = str(error)
     options = tuple(
         word

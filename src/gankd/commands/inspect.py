@@ -1,4 +1,4 @@
-"""`gankd inspect`: which layers of two networks meet, what is built between them, and which losses fit."""
+"""`gankd inspect`: paired feature maps of two networks, the adapters built between them, and the losses that fit."""
 
 import textwrap
 from collections.abc import Sequence
@@ -31,28 +31,29 @@ class Fit:
     name: str
     applies: bool
     reason: str = ""
-    """Why it does not."""
+    """Reason why it does not apply."""
     other_task: bool = False
-    """It is for classes and the label is a value, or the reverse."""
+    """The loss is for classes and the label is a value, or the reverse."""
     parameters: int = 0
-    """Of the adapters and other parts that train with the student and are not exported."""
+    """Number of parameters in adapters and other parts that train with the student and are not exported."""
     adapters: tuple[str, ...] = ()
+    """Layers built for the loss, as `1x1 conv 16->32`."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `gankd inspect` prints."""
+    """Result of `gankd inspect`."""
 
     teacher: str
     student: str
     task: Task
     parameters: dict[str, int]
     taps: dict[str, list[tuple[str, tuple[int, int, int]]]]
-    """Per side: (path, shape (C, H, W)) of every map found."""
+    """(path, shape (C, H, W)) of every feature map found, for `student` and for `teacher`."""
     pairs: list[tuple[str, str]]
-    """(student path, teacher path) of the maps that meet."""
+    """(student path, teacher path) of the paired feature maps."""
     problem: str
-    """Why no maps meet."""
+    """Reason why no feature maps are paired."""
     losses: list[Fit]
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,14 +68,14 @@ class Inspection:
 
     @property
     def text(self) -> str:
-        """As people read it."""
+        """For a terminal."""
         shapes = {side: dict(taps) for side, taps in self.taps.items()}
         lines = [
             f"teacher {self.teacher}: {self.parameters['teacher']:,} parameters",
             f"student {self.student}: {self.parameters['student']:,} parameters "
             f"({self.parameters['teacher'] / self.parameters['student']:.3g} times fewer)",
             "",
-            "feature maps that meet (name others with student.student_taps and student.teacher_taps)",
+            "paired feature maps (choose others with student.student_taps and student.teacher_taps)",
         ]
         for own, other in self.pairs:
             lines.append(
@@ -85,7 +86,7 @@ class Inspection:
         for side, names in (("student", {own for own, _ in self.pairs}), ("teacher", {o for _, o in self.pairs})):
             left = [f"{path} {_shape(shape)}" for path, shape in shapes[side].items() if path not in names]
             if left:
-                lines.append(f"  not used of the {side}: {', '.join(left)}")
+                lines.append(f"  not paired in the {side}: {', '.join(left)}")
         lines += ["", f"losses for {self.task.kind}"]
         for fit in self.losses:
             if fit.applies:
@@ -111,17 +112,17 @@ def inspect_networks(
     student_taps: Sequence[str] = (),
     losses: Sequence[str] = (),
 ) -> Inspection:
-    """Dry-run two networks, given by zoo name or module:name, against each other and against every loss.
+    """Pair the feature maps of two networks in a dry run, and try every loss on them.
 
     Args:
-        teacher, student: the networks; weights do not matter here.
-        size, channels: of the images.
-        classes: number of classes; a regression without.
-        teacher_taps, student_taps: dotted paths whose maps are to meet; found if not given.
-        losses: expressions to try besides the package's losses: sums, or losses of your own.
+        teacher, student: zoo names or module:name; weights do not matter.
+        size, channels: side in pixels and channels of the images.
+        classes: number of classes; default: the label is a value.
+        teacher_taps, student_taps: dotted paths of the maps to pair; default: found.
+        losses: expressions to try in addition to the package's losses: sums, or losses of your own.
 
     Raises:
-        ConfigError: sizes out of range. ModelError: a network cannot be built, or a path does not fit.
+        ConfigError: a size is out of range. ModelError: a network cannot be built, or a path does not fit.
     """
     require(size >= 4, f"--size must be at least 4, got {size}")
     require(channels >= 1, f"--channels must be at least 1, got {channels}")

@@ -1,7 +1,9 @@
-"""The README's short programs run as they stand; the long ones are what `make demo` does."""
+"""Programs and commands of the README and the docs pages: they run, or are at least what the package knows."""
 
+import ast
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +12,66 @@ import pytest
 from gankd.cli.parser import parser
 from gankd.training.objective import term
 
-TEXT = Path(__file__).parents[1].joinpath("README.md").read_text()
-PROGRAMS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
+ROOT = Path(__file__).parents[1]
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+PROGRAMS = [
+    (name, code) for name, text in PAGES.items() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+]
+COMMANDS = sorted(
+    {
+        part.strip()
+        for text in PAGES.values()
+        for block in re.findall(r"```(?:ba)?sh\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+        for part in line.partition(" #")[0].split("&&")
+        if part.strip().startswith("gankd ")
+    }
+)
+
+
+def run_program(page: str, words: str) -> dict[str, Any]:
+    """Run the program of a page that contains these words; return its names."""
+    (program,) = [code for name, code in PROGRAMS if name == page and words in code]
+    names: dict[str, Any] = {"__name__": "readme"}
+    exec(compile(program, page, "exec"), names)
+    return names
 
 
 def test_two_networks_without_a_recipe() -> None:
-    (program,) = [program for program in PROGRAMS if "distill(student" in program]
-    names: dict[str, Any] = {}
-    exec(compile(program, "README.md", "exec"), names)
+    names = run_program("python.md", "distill(student")
     assert not names["student"].training
     assert names["student"](names["images"]).shape == (64,)
 
 
+def test_a_data_set_in_memory() -> None:
+    splits = run_program("python.md", "splits_from_dataset(pairs)")["splits"]
+    assert [len(part) for part in (splits.train, splits.val, splits.test)] == [28, 4, 8]
+    assert splits.train.task.class_names == ("cat", "dog")
+
+
 def test_losses_of_your_own() -> None:
-    (program,) = [program for program in PROGRAMS if "class Hint" in program]
-    names: dict[str, Any] = {"__name__": "readme"}
-    exec(compile(program, "README.md", "exec"), names)
+    names = run_program("using_losses.md", "class Hint")
     assert term(names["margin"], width=2.0).terms[0].loss.tasks == ("classification",)
     assert term(names["Hint"]).terms[0].loss.tasks == ("classification", "regression")
+    assert term(run_program("README.md", "def margin")["margin"], width=2.0).terms[0].loss.name == "Margin"
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("gankd ")])
+@pytest.mark.parametrize(("page", "program"), PROGRAMS)
+def test_programs_import_what_there_is(page: str, program: str) -> None:
+    for statement in ast.walk(ast.parse(program, page)):
+        if isinstance(statement, ast.ImportFrom) and statement.module:
+            module = import_module(statement.module)
+            assert all(hasattr(module, alias.name) for alias in statement.names)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
 def test_commands_are_words_that_the_command_line_knows(line: str) -> None:
-    words = shlex.split(line.partition("#")[0])[1:]
-    _, unknown = parser().parse_known_args(words)
+    _, unknown = parser().parse_known_args(shlex.split(line)[1:])
     assert not unknown
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", PAGES[page])
+    assert [link for link in links if not (folder / link).exists()] == []

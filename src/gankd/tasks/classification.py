@@ -1,0 +1,220 @@
+"""The task of telling classes apart."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gankd.config import require, suggest
+from gankd.errors import ConfigError, DataError, ModelError
+from gankd.tasks.choices import Adjust, LabelSampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """Labels are int64 class numbers 0 .. num_classes - 1; a model gives (N, num_classes) logits."""
+
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "classification"
+    metric: ClassVar[str] = "top1"
+    metric_unit: ClassVar[str] = "%"
+    higher_is_better: ClassVar[bool] = True
+    disagreement_name: ClassVar[str] = "cross-entropy of the teacher"
+    error_name: ClassVar[str] = "0-1 error"
+    """Name of the error in [0, 1] that the error bound is about."""
+    weight_divisor: ClassVar[float] = 1.0
+    """Published weights of losses stand next to a cross-entropy, whose size is that of this task's loss."""
+    output_dtype: ClassVar[torch.dtype] = torch.float16
+    """Type of stored teacher outputs: logits tolerate the rounding."""
+    filter_per_group: ClassVar[bool] = True
+    """The published filter has a threshold per class."""
+    filter_share: ClassVar[float] = 0.9
+    """Published rho: share of generated images that the filter keeps."""
+    has_classes: ClassVar[bool] = True
+    """Labels are classes, and a model's outputs are logits of a distribution over them."""
+    soft_temperature: ClassVar[float] = 4.0
+    """Default temperature of a virtual teacher's distributions."""
+    default_adjust: ClassVar[Adjust] = "none"
+    """Adjustment of labels that `auto` selects: the assigned class stays, with the teacher's soft output alongside."""
+
+    def __post_init__(self) -> None:
+        require(self.num_classes >= 2, f"a classification needs at least 2 classes, got {self.num_classes}")
+
+    @property
+    def head_size(self) -> int:
+        """Width of a model's last layer."""
+        return self.num_classes
+
+    @property
+    def description(self) -> str:
+        """The labels in words."""
+        return f"{self.num_classes} classes"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Kind of task and its labels, for scripts."""
+        return {"task": self.kind, "range": None, "classes": self.num_classes}
+
+    def describe(self, labels: Tensor) -> str:
+        """The labels in words, whichever of them `labels` (N,) are."""
+        return self.description
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of all labels, in order."""
+        return tuple(self.group_name(number) for number in range(self.num_classes))
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Settings with which a reader of the user's own images reads labels of this task."""
+        return {"task": self.kind}
+
+    def distribution_size(self, bins: int) -> int:
+        """Length of a distribution over labels: the classes, however many `bins` values would have."""
+        return self.num_classes
+
+    @property
+    def output_scale(self) -> tuple[float, float]:
+        """(offset, factor) from a network's raw output to what the task reads."""
+        return 0.0, 1.0
+
+    @property
+    def label_dtype(self) -> torch.dtype:
+        """Type of stored labels."""
+        return torch.int64
+
+    @property
+    def num_groups(self) -> int:
+        """Number of label groups for budgets and per-label statistics: the classes."""
+        return self.num_classes
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise DataError unless every label is a class number."""
+        wrong = (labels < 0) | (labels >= self.num_classes)
+        if wrong.any():
+            raise DataError(
+                f"class label {labels[wrong][0].item()} is outside 0..{self.num_classes - 1} "
+                f"({int(wrong.sum())} of {len(labels)} labels)"
+            )
+
+    def check_outputs(self, outputs: Tensor, count: int, what: str) -> None:
+        """Raise ModelError unless `outputs` is (count, num_classes)."""
+        if tuple(outputs.shape) != (count, self.num_classes):
+            raise ModelError(
+                f"{what} gives outputs of shape {tuple(outputs.shape)} for {count} images; "
+                f"classification into {self.num_classes} classes needs ({count}, {self.num_classes}) logits"
+            )
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy (N,) of logits (N, K) to classes (N,) or to probabilities (N, K)."""
+        return F.cross_entropy(outputs.float(), labels, reduction="none")
+
+    def on_unit_scale(self, outputs: Tensor) -> Tensor:
+        """Outputs as losses read them: logits as they are, in at least float32."""
+        return outputs.float() if outputs.dtype != torch.float64 else outputs
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Label probabilities (N, K) of classes (N,), or of what are probabilities already."""
+        return F.one_hot(labels, self.num_classes).float() if labels.ndim == 1 else labels.float()
+
+    def hard_labels(self, labels: Tensor) -> Tensor:
+        """Classes (N,) of classes, or the likeliest of probabilities (N, K)."""
+        return labels if labels.ndim == 1 else labels.argmax(1)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """Most likely class (N,)."""
+        return outputs.argmax(1)
+
+    def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """Top-1 accuracy in per cent and negative log-likelihood in nats."""
+        return {
+            "top1": 100.0 * (self.predict(outputs) == labels).double().mean().item(),
+            "nll": self.loss(outputs, labels).double().mean().item(),
+        }
+
+    def chance(self, labels: Tensor) -> float:
+        """Top-1 of always guessing the most frequent class of `labels`."""
+        return 100.0 * labels.bincount(minlength=self.num_classes).max().item() / len(labels)
+
+    def disagreement(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Teacher's cross-entropy (N,) to the assigned class (filter score of Ding et al. 2023, section 1.2)."""
+        return self.loss(outputs, labels)
+
+    def adjust(self, outputs: Tensor, labels: Tensor, how: Adjust) -> Tensor:
+        """Labels (N,) after adjustment by teacher logits; `soft` gives (N, K) probabilities."""
+        if how == "argmax" or how == "prediction":
+            return self.predict(outputs)
+        return outputs.float().softmax(1) if how == "soft" else labels
+
+    def groups(self, labels: Tensor) -> Tensor:
+        """Group number (N,) of each label: its class."""
+        return labels
+
+    def group_name(self, group: int) -> str:
+        """Name of this group for people."""
+        return self.class_names[group] if self.class_names else str(group)
+
+    def label_name(self, label: Tensor) -> str:
+        """Name of this label for people: its class."""
+        return self.group_name(int(label))
+
+    def labels_from(self, texts: Sequence[str], most: int) -> Tensor:
+        """Class numbers (N,) from names or numbers as typed by a person, however many `most` are.
+
+        Raises:
+            ConfigError: no such class.
+        """
+        names = {self.group_name(number): number for number in range(self.num_classes)}
+        numbers = []
+        for text in texts:
+            if text not in names and not (text.isdecimal() and int(text) < self.num_classes):
+                known = f"numbers go up to {self.num_classes - 1}" if text.isdecimal() else suggest(text, names)
+                raise ConfigError(f"no class {text!r}; {known}")
+            numbers.append(names[text] if text in names else int(text))
+        return torch.tensor(numbers)
+
+    def written(self, labels: Tensor) -> np.ndarray:
+        """Labels (N,) as a file of a user's own images holds them: class names."""
+        return np.array([self.group_name(int(label)) for label in labels])
+
+    def sweep(self, count: int) -> Tensor | None:
+        """None: classes have no order to sweep through."""
+        return None
+
+    def histogram(self, labels: Tensor, bins: int) -> list[tuple[str, int]]:
+        """(class, number of `labels` (N,)) of every class, whatever `bins`."""
+        counts = labels.cpu().bincount(minlength=self.num_classes).tolist()
+        return list(zip(self.label_names, counts, strict=True))
+
+    def absent(self, labels: Tensor) -> list[int]:
+        """Classes that do not occur in `labels` (N,)."""
+        return (labels.bincount(minlength=self.num_classes) == 0).nonzero()[:, 0].tolist()
+
+    def add_noise(self, labels: Tensor, at: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+        """`labels` (N,) after a share `amount` of those at indices `at` became another class, each equally likely.
+
+        Random numbers are drawn for all labels, so that a label's noise does not depend on `at`.
+        """
+        shift = torch.randint(1, self.num_classes, labels.shape, generator=generator)
+        turn = torch.randperm(len(labels), generator=generator)
+        hit = at[turn[at].sort().indices[: math.floor(amount * len(at) + 0.5)]]
+        labels = labels.clone()
+        labels[hit] = (labels[hit] + shift[hit]) % self.num_classes
+        return labels
+
+    def sample_labels(self, count: int, real: Tensor, how: LabelSampling, generator: torch.Generator) -> Tensor:
+        """(count,) labels: the classes of `real` (`balanced`) or all (`uniform`) equally often, or as often as in
+        `real`.
+        """
+        if how == "empirical":
+            return real[torch.randint(len(real), (count,), generator=generator)]
+        classes = real.unique() if how == "balanced" else torch.arange(self.num_classes)
+        order = torch.randperm(count, generator=generator)
+        return classes[order % len(classes)]

@@ -1,4 +1,4 @@
-"""The part of the page about a virtual teacher: what it says is checked on facts that are known."""
+"""The report's section on a virtual teacher, checked on known facts."""
 
 import base64
 import io
@@ -93,7 +93,7 @@ def test_negative_correlations_are_drawn() -> None:
 
 @pytest.fixture(scope="module")
 def taught(digits_run: tuple[Recipe, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
-    """A run with a teacher and a virtual teacher alone."""
+    """A run with only a teacher and a virtual teacher."""
     recipe, finished = digits_run
     folder = tmp_path_factory.mktemp("taught")
     (teacher,) = finished.glob("teacher-*")
@@ -113,7 +113,7 @@ def test_inspection_ends_with_a_page_of_it(taught: tuple[Recipe, Path]) -> None:
     assert "gankd vkd inspect" in page
     assert page.count('<svg role="img"') == 4 + 2  # its own, the teacher's loss and the labels
     part = re.compile(r'<section id="virtual">.*?</section>', re.DOTALL)
-    assert part.findall(report(recipe, folder).read_text()) == part.findall(page)  # measured anew, and the same
+    assert part.findall(report(recipe, folder).read_text()) == part.findall(page)  # measured again, with equal results
 
 
 def test_worst_classes_are_named_in_order(taught: tuple[Recipe, Path]) -> None:
@@ -165,6 +165,6 @@ def test_values_have_their_own_charts(angles_run: tuple[Recipe, Path], tmp_path:
     found = vkd.inspect(override(recipe, QUICK), tmp_path)
     assert found.report is not None
     text = found.report.read_text()
-    assert "Where outputs fall among draws" in text
+    assert "Place of outputs among samples" in text
     assert "standard deviation, degrees" in text
     assert "Gaussian per class" not in text

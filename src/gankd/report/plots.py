@@ -206,7 +206,7 @@ def heat_map(
 
 
 def place_histogram(name: str, shares: Sequence[float]) -> str:
-    """Shares of outputs in equal parts of [0, 1], by their place among draws; dashed: all alike."""
+    """Histogram of the place of outputs among samples, in equal parts of [0, 1]; dashed: equal shares."""
     edges = np.linspace(0, 1, len(shares) + 1)
     with _figure(HEIGHT) as (axes, svg):
         axes.bar(
@@ -214,7 +214,7 @@ def place_histogram(name: str, shares: Sequence[float]) -> str:
         )
         axes.axhline(1 / len(shares), color=INK, linewidth=1.6, linestyle=_style((2, 2)))
         axes.set_xlim(0, 1)
-        axes.set_xlabel("place among draws")
+        axes.set_xlabel("place among samples")
         _density_axis(axes)
         axes.set_ylabel("share of outputs")
     return svg(name, "Histogram of the place of outputs among draws")

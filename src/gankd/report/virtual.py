@@ -1,4 +1,4 @@
-"""What the page shows of a virtual teacher: mean outputs, spread and gates beside those of the real one."""
+"""The report's section on a virtual teacher: mean outputs, spread and gates, next to those of the real teacher."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,20 +12,20 @@ from gankd.tasks import Task
 from gankd.virtual import NAME, Gate, Gates, Inspection
 
 MAX_CLASSES = 200
-"""Rows and columns of a heat map; of more classes that many are shown, evenly spread."""
+"""Number of rows and columns of a heat map; of more classes as many are shown, evenly spread."""
 WORST = 3
-"""Classes that are named for the order of their wrong classes."""
-STAND_INS = {"gauss": "Gaussian per class", "bank": "Stored outputs", "table": "Table of means"}
+"""Number of classes named for the worst order of their wrong classes."""
+BASELINES = {"gauss": "Gaussian per class", "bank": "Stored outputs", "table": "Table of means"}
 
 Chart = dict[str, str]
 
 
 def virtual_section(found: Inspection, task: Task) -> dict[str, Any]:
-    """Everything that the template prints of a virtual teacher, by name."""
+    """Content of the template's section on a virtual teacher, by name."""
     facts = found.virtual.facts
-    others = {STAND_INS[name]: gates for name, gates in found.stand_ins.items()}
+    others = {BASELINES[name]: gates for name, gates in found.stand_ins.items()}
     if found.test is not None:
-        others["Draws, test images"] = found.test
+        others["Samples, test images"] = found.test
     return {
         "name": NAME,
         "size": _size(found.facts),
@@ -41,16 +41,16 @@ def virtual_section(found: Inspection, task: Task) -> dict[str, Any]:
 
 
 def count_words(gates: Gates) -> str:
-    """`7 of 9`: how many gates are passed."""
-    return f"{sum(gate.passed for gate in gates.gates)} of {len(gates.gates)}"
+    """`7 of 9`: number of gates passed."""
+    return f"{gates.num_passed} of {len(gates.gates)}"
 
 
 def label_share(facts: Mapping[str, Tensor]) -> float:
     """Share of the variance of a teacher's outputs that lies between labels rather than within (eta squared).
 
     Args:
-        facts: of `Gates`. For values, whose labels differ also within a bin, it is the variance of the read-out, and
-            within is the variance about the label.
+        facts: of `Gates`. For values, whose labels also differ within a bin, the variance is that of the read-out,
+            and the variance within is that about the label.
     """
     count, within = facts["count"].double(), facts["sd_p"].square()
     mean = facts["value_p"][:, None] if "value_p" in facts else facts["mean_p"]
@@ -71,21 +71,21 @@ def _size(facts: Mapping[str, Any]) -> str:
 
 
 def _sentences(found: Inspection) -> list[str]:
-    """How much of the teacher it carries, in words."""
+    """Sentences on how much of the teacher it carries."""
     share, on_test, passes = label_share(found.virtual.facts), "", ""
     if found.test is not None:
         on_test = f" ({100 * label_share(found.test.facts):.3g} % for test images)"
         passes = f", and {count_words(found.test)} against those for test images"
     sentences = [
-        "It carries what a label says of an output, not what an image says: the label explains "
-        f"{100 * share:.3g} % of the variance of the teacher's outputs for training images{on_test}, the rest is noise "
-        "in its draws.",
+        "It knows what a label says about an output, not what an image says: the label explains "
+        f"{100 * share:.3g} % of the variance of the teacher's outputs for training images{on_test}; the rest is noise "
+        "in its samples.",
         f"It passes {count_words(found.virtual)} gates against outputs for training images, from which it learned"
         f"{passes}.",
         # P1 of the reference: the gradient is linear in the target, and the noise independent of the image.
-        "With a loss that is linear in its targets, such as KD, a student learns from it on average what a table of "
-        f"the mean outputs would teach; the table passes {count_words(found.stand_ins['table'])}, and a gain counts "
-        "only against it.",
+        "With a loss that is linear in its targets, such as KD, a student learns from it on average what it would "
+        f"learn from a table of the mean outputs. The table passes {count_words(found.stand_ins['table'])}; only a "
+        "gain over the table counts.",
     ]
     if found.needless:
         sentences.append("A Gaussian per class passes every gate too: for these outputs the generator is not needed.")
@@ -103,12 +103,12 @@ def _class_charts(facts: Mapping[str, Tensor], task: Task) -> list[Chart]:
         text += f" {len(shown)} of {task.num_groups} classes."
     means = [facts[key].numpy()[np.ix_(shown, shown)] for key in ("mean_p", "mean_q")]
     charts = [*_maps(means, 4, names, names, "class", text), _spread_chart(facts, task, "standard deviation", 1.0)]
-    if task.num_groups > 2:  # of two classes, one is wrong
+    if task.num_groups > 2:  # with two classes, only one is wrong
         rank, there = facts["rank"], facts["count"] > 0
         worst = [group for group in rank.argsort(stable=True).tolist() if there[group]][:WORST]
         words = ", ".join(f"{task.group_name(group)} ({rank[group]:.2f})" for group in worst)
         text = (
-            "By mean probability, draws against outputs; 1 is the same order. "
+            "By mean probability, samples against outputs; 1 means equal order. "
             f"Median {rank[there].median():.2f}, least for {words}."
         )
         title = "Order of the wrong classes"
@@ -130,9 +130,9 @@ def _value_charts(facts: Mapping[str, Tensor], task: Task) -> list[Chart]:
         _label_chart("value", "Mean value", facts, task, read, f"mean value{unit}", by_label),
         _spread_chart(facts, task, f"standard deviation{unit}", factor),
         _chart(
-            "Where outputs fall among draws",
+            "Place of outputs among samples",
             plots.place_histogram("virtual-pit", facts["pit"].tolist()),
-            "PIT: even (dashed) if draws are of the teacher's law; high at the ends if they vary too little.",
+            "PIT: even (dashed) if samples follow the teacher's law; high at the ends if they vary too little.",
         ),
     ]
 
@@ -149,12 +149,12 @@ def _maps(
     label: str,
     text: str,
 ) -> list[Chart]:
-    """Mean outputs of the teacher and of the generator, on one scale over so many decades at most."""
+    """Mean outputs of the teacher and of the generator, on one scale of at most `decades` decades."""
     both = np.stack(means)
     high = max(float(both.max()), 1e-9)
-    # The least probabilities are most of a large map: the scale begins where it tells them apart.
+    # The smallest probabilities fill most of a large map: the scale begins where it tells them apart.
     low = min(max(float(np.percentile(both, 1)), high * 10.0**-decades), high / 2)
-    titles = {"Teacher: mean output": text, "Generator: mean draw": "On the same scale."}
+    titles = {"Teacher: mean output": text, "Generator: mean sample": "On the same scale."}
     return [
         _chart(title, plots.heat_map(f"virtual-map-{n}", mean, (low, high), rows, columns, label, title), words)
         for n, ((title, words), mean) in enumerate(zip(titles.items(), means, strict=True))
@@ -163,14 +163,14 @@ def _maps(
 
 def _spread_chart(facts: Mapping[str, Tensor], task: Task, label: str, factor: float) -> Chart:
     spread = {"teacher": factor * facts["sd_p"], "generator": factor * facts["sd_q"]}
-    text = "How far outputs for one label lie apart."
+    text = "Differences between outputs for one label."
     return _label_chart("spread", "Spread within a label", facts, task, spread, label, text)
 
 
 def _label_chart(
     name: str, title: str, facts: Mapping[str, Tensor], task: Task, values: Mapping[str, Tensor], label: str, text: str
 ) -> Chart:
-    """Numbers of the labels that have outputs; where those are too many to be named, in ascending order."""
+    """Chart of numbers of the labels that have outputs; in ascending order if the labels are too many to be named."""
     shown = (facts["count"] > 0).nonzero()[:, 0]
     if len(shown) > plots.MAX_NAMED_GROUPS:
         first = next(iter(values))

@@ -50,8 +50,9 @@ class Inspection:
             counts["virtual, test images"] = self.test
         for name, gates in counts.items():
             failed = ", ".join(gate.name for gate in gates.gates if not gate.passed)
-            passed = sum(gate.passed for gate in gates.gates)
-            lines.append(f"  {name:<22} {passed} of {len(gates.gates)}{f'   not: {failed}' if failed else ''}")
+            lines.append(
+                f"  {name:<22} {gates.num_passed} of {len(gates.gates)}{f'   not: {failed}' if failed else ''}"
+            )
         count = self.virtual.facts["count"]
         typical = int(count[count > 0].median())
         if typical < 50:

@@ -30,6 +30,9 @@ REWRITTEN = (
     "src/gankd/seeds.py",
     "src/gankd/storage.py",
     "src/gankd/synthetic.py",
+    "src/gankd/virtual",
+    "src/gankd/report/virtual.py",
+    "src/gankd/training/losses.py",
 )
 WAITING = (
     "src/gankd/losses/distillation/kd.py",

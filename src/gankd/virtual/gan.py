@@ -45,8 +45,8 @@ class VirtualConfig:
     temperature: Temperature | None = None
     """T that softens the teacher's outputs; default: 4 for classes, 1 for bins of values."""
     when: Literal["auto", "beside", "after"] = "auto"
-    """beside: alongside the teacher, on the outputs of its updates; after: on stored outputs of the trained teacher
-    only; auto: beside if the teacher is one network for classes that is trained here."""
+    """Time of its training. beside: alongside the teacher, on the outputs of its updates; after: only on stored outputs
+    of the trained teacher; auto: beside if the teacher is one network for classes that is trained here."""
     loss: Literal["hinge", "logistic"] = "hinge"
     """Adversarial loss; logistic is the non-saturating one."""
     anchor: AtLeastZero = 1.0

@@ -40,7 +40,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Gates:
-    """How well samples match a teacher's outputs."""
+    """Agreement of samples with a teacher's outputs: gates, failures, and numbers for charts."""
 
     gates: tuple[Gate, ...]
     warnings: tuple[Failure, ...]

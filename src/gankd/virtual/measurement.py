@@ -5,7 +5,7 @@ sample size: one half of the teacher's outputs against the samples for the label
 other half itself, over the same random splits. Means, covariances and energy distances of few samples differ by
 chance, the more so the fewer they are. That share is in both, and samples of exactly the teacher's law have their
 floor as expectation. Ratios of spreads and shares of right classes have no such bias and use all rows. A comparison
-uses at most 256 outputs of a group, so that a bound that is a multiple of its floor is no stricter for larger data.
+uses at most 256 outputs of a group, so that a bound that is a multiple of its floor is the same for larger data.
 """
 
 import torch

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from gankd.report.lists import Listing, What
 
 
-def listed(what: "What", names: Sequence[str] = (), *, measure: bool = False) -> "Listing":
+def listed(
+    what: "What", names: Sequence[str] = (), *, measure: bool = False, console: "Console | None" = None
+) -> "Listing":
     """A list, from its stored form if possible: the code takes seconds to import."""
     from gankd.report.lists import stored
 
@@ -20,6 +22,8 @@ def listed(what: "What", names: Sequence[str] = (), *, measure: bool = False) ->
     if found is None or measure:
         from gankd.commands.listing import listing
 
+        if measure and console is not None:
+            console.say("measuring on this machine; this takes some seconds, a minute if it is busy")
         found = listing(what, names, measure=measure)
     return found
 
@@ -49,7 +53,11 @@ COMMANDS = (
         help="list losses, their inputs, target sources, models, generators, or recipes and published tables",
         calls="gankd.cli.losses:listed",
         options=(
-            Option("what", choices=["losses", "inputs", "sources", "models", "generators", "recipes"]),
+            Option(
+                "what",
+                choices=["losses", "inputs", "sources", "models", "generators", "recipes"],
+                help="the list to print; inputs and sources are those that losses read",
+            ),
             Option("names", nargs="*", metavar="TABLE", help="for recipes: show all about these published tables"),
             Option(
                 "--measure",

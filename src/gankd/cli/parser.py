@@ -79,12 +79,16 @@ def parser() -> Parser:
     for command in COMMANDS:
         group, _, action = command.name.partition(" ")
         if action and group not in groups:
-            sub = words.add_parser(group, help=GROUPS[group], description=GROUPS[group])
+            sub = words.add_parser(group, help=GROUPS[group], description=_sentence(GROUPS[group]))
             sub.set_defaults(declared=None, parser=sub)
             groups[group] = sub.add_subparsers(metavar="ACTION", dest="action")
         place = groups[group] if action else words
-        sub = place.add_parser(action or group, help=command.help, description=command.help)
+        sub = place.add_parser(action or group, help=command.help, description=_sentence(command.help))
         for option in (*command.options, *OUTPUT):
             sub.add_argument(*option.flags, **option.settings)
         sub.set_defaults(declared=command, parser=sub)
     return root
+
+
+def _sentence(phrase: str) -> str:
+    return f"{phrase[0].upper()}{phrase[1:]}."

@@ -34,7 +34,7 @@ def train(
 COMMANDS = (
     Command(
         name="vkd train",
-        help="train the teacher and, alongside it, the generator of its softened outputs",
+        help="train the teacher and, alongside it, its virtual teacher: a generator of its softened outputs",
         calls="gankd.cli.virtual:train",
         opens="recipe",
         options=(
@@ -49,14 +49,14 @@ COMMANDS = (
     ),
     Command(
         name="vkd inspect",
-        help="measure how well its samples match the teacher's outputs, and warn of failures by name",
+        help="measure how well a virtual teacher's samples match the teacher's outputs, and name what fails",
         calls="gankd.commands.vkd:inspect",
         opens="recipe",
         options=RECIPE,
     ),
     Command(
         name="vkd student",
-        help="train students from it, with labels only and the table of class means as controls",
+        help="train students from a virtual teacher, with labels only and the table of class means as controls",
         calls="gankd.commands.vkd:student",
         opens="recipe",
         options=(
@@ -79,7 +79,7 @@ COMMANDS = (
     ),
     Command(
         name="vkd peers",
-        help="train students that teach one another through such generators",
+        help="train students that teach one another through generators of their outputs",
         calls="gankd.commands.vkd:peers",
         opens="recipe",
         options=(

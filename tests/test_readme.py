@@ -1,6 +1,7 @@
 """Programs and commands of the README and the docs pages: they run, or are at least what the package knows."""
 
 import ast
+import json
 import re
 import shlex
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from gankd.cli.parser import parser
+from gankd.text import interval
 from gankd.training.objective import term
 
 ROOT = Path(__file__).parents[1]
@@ -75,3 +77,20 @@ def test_links_lead_somewhere(page: str) -> None:
     folder = ROOT if page == "README.md" else ROOT / "docs"
     links = re.findall(r"\]\((?!https?:)([^)#]+)", PAGES[page])
     assert [link for link in links if not (folder / link).exists()] == []
+
+
+def test_the_table_of_results_has_the_numbers_of_the_evidence() -> None:
+    rows = [line.strip("| ").split(" | ") for line in PAGES["README.md"].splitlines() if " none found |" in line]
+    rows += [line.strip("| ").split(" | ") for line in PAGES["README.md"].splitlines() if " better |" in line]
+    stored = json.loads((ROOT / "docs/evidence.json").read_text())
+    assert len(rows) == len({row["recipe"] for row in stored})
+    for name, _, *controls, chosen, gain in rows:
+        recipe = [row for row in stored if row["recipe"] == name.partition(",")[0]]
+        means = {row["control"]: f"{row['control_mean']:.2f}" for row in recipe}
+        assert [cell.partition(" ")[0] for cell in controls] == [means["real_matched"], means["kd_matched"]]
+        assert any(
+            f"{row['mean']:.2f}" == chosen.partition(" ")[0]
+            and gain.startswith(interval(row["diff"], row["ci_low"], row["ci_high"]))
+            for row in recipe
+            if row["arm"] in ("adjusted", "adjusted_kd")
+        )

@@ -62,15 +62,16 @@ def with_summary(readme: str, results: Sequence[RunResult]) -> str:
         controls = [arm for arm in result.arms if arm.role == "control"]
         method = next(arm for arm in reversed(result.arms) if arm.name == (result.headline_arm or METHODS[-1]))
         closest = min((method.vs[control.name] for control in controls), key=lambda gain: gain.diff)
-        name = f"{result.recipe} ({result.task.metric} {result.task.metric_unit})"
+        name = f"{result.recipe}, {result.task.metric_unit}"
         means = [plus_minus(*mean_stderr(arm.values)) for arm in (*controls, method)]
-        rows.append([name, method.title, *means, f"{closest.text()} {closest.verdict}"])
+        verdict = "none found" if closest.verdict == "no difference found" else closest.verdict  # fits PAGE_WIDTH
+        rows.append([name, method.title, *means, f"{closest.text()} {verdict}"])
     titles = [arm.title for arm in results[0].arms if arm.role == "control"]
-    head = ["recipe", "chosen arm", *titles, "chosen arm", "gain over the better control"]
+    head = ["recipe", "chosen arm", *titles, "its result", "gain over the better control"]
     seeds = len(results[0].arms[0].seeds)
     note = (
-        f"Test images, mean ± standard error over {seeds} students, paired 95 % interval; students of a recipe share "
-        "one teacher, one generator and one choice of training images."
+        f"Accuracy (%) or mean absolute error on test images, mean ± standard error over {seeds} students, paired 95 % "
+        "interval; students of a recipe share one teacher, one generator and one choice of training images."
     )
     lines = [Table(head, rows, align="ll" + "r" * (len(head) - 2)).markdown(), "", *wrap(note, PAGE_WIDTH)]
     before, after = readme.split(OPENING)[0], readme.split(CLOSING, 1)[1]

@@ -512,9 +512,9 @@ def test_a_network_that_fails_keeps_no_hooks(name: str) -> None:
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        (["conv4"], "'conv4' of the teacher is no module of Shared; did you mean conv3 or conv2 or conv1?"),
-        (["?"], "is no module of Shared; known: conv1, conv2, conv3"),
-        ([""], "is no module of Shared; known: conv1, conv2, conv3"),
+        (["conv4"], "'conv4' of the teacher is not a module of Shared; did you mean conv3 or conv2 or conv1?"),
+        (["?"], "is not a module of Shared; known: conv1, conv2, conv3"),
+        ([""], "is not a module of Shared; known: conv1, conv2, conv3"),
         (["conv1", "conv1"], "'conv1' of the teacher is given twice"),
         (["unused"], "'unused' of the teacher never runs in eval mode; name a module that does"),
         (["relu"], "'relu' of the teacher runs 3 times for a batch"),
@@ -547,7 +547,7 @@ def test_a_module_that_gives_no_tensor_is_no_tap() -> None:
     assert found(GivesPair()) == {}
     with pytest.raises(ModelError, match="'pair' of the network gives a tuple, but a feature map"):
         check_taps(wrap(GivesPair()), images(), ["pair"])
-    with pytest.raises(ModelError, match="'pear' .* is no module of Sequential; it has no feature maps at all"):
+    with pytest.raises(ModelError, match="'pear' .* is not a module of Sequential; it has no feature maps at all"):
         check_taps(wrap(mlp()), images(), ["pear"])
 
 

@@ -147,7 +147,7 @@ def starless(student_logits: Tensor, width: float = 1.0) -> Tensor:
 def test_an_input_of_unknown_name_is_refused_with_what_to_write() -> None:
     with pytest.raises(ConfigError, match="loss Odd reads 'student_logit', .* did you mean student_logits"):
         term(odd)
-    with pytest.raises(ConfigError, match=r"loss Starless reads 'width', .* a setting stands behind a lone \*"):
+    with pytest.raises(ConfigError, match=r"loss Starless reads 'width', .* a setting comes after a bare \*"):
         term(starless)
 
 
@@ -193,8 +193,8 @@ def test_behind_at_stands_whom_a_loss_reads() -> None:
     [
         ("FitNet@virtual", "FitNet reads (student|teacher)_features, which only the teacher itself has"),
         ("SRRL@table", "reads teacher_.*, which only the teacher itself has"),
-        ("LS@virtual", "the loss LS reads no teacher, so @virtual has nothing to tell it"),
-        ("2@virtual", "puts @ behind a number"),
+        ("LS@virtual", "the loss LS reads no teacher, so @virtual cannot replace one"),
+        ("2@virtual", "puts @ after a number"),
         ("KD@2", "expected one of teacher, virtual, table, bank, gauss, smooth, tf after @"),
         ("KD@KD@table", "no source @KD"),
         ("KD@virtual(draws=[1])", "draws must be of the kind of its default 1"),
@@ -210,5 +210,5 @@ def test_a_temperature_far_below_that_of_the_draws_is_pointed_out() -> None:
     assert Objective.parse("KD(T=2)@virtual + KD(T=1) + DKD(T=1)@tf").cautions(4.0) == []
     (caution,) = Objective.parse("KD(T=4)@virtual + SoftTargets(T=1)@table").cautions(4.0)
     assert caution.startswith(
-        "SoftTargets(T=1)@table reads at T=1 what is drawn at T=4: errors of the draws count 4 times"
+        "SoftTargets(T=1)@table reads at T=1 what is sampled at T=4: errors of the samples count 4 times"
     )

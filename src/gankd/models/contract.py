@@ -1,4 +1,4 @@
-"""A network with its own input and output contract, so that no model is ever fed another one's normalisation."""
+"""Networks with their own input and output contracts, so that none is fed another one's normalisation."""
 
 import torch
 import torch.nn.functional as F

@@ -37,10 +37,10 @@ class Tap:
 
 
 def as_map(output: Tensor) -> Tensor:
-    """What a module gave as a map (N, C, H, W), by its shape: images are square, hence so are maps.
+    """Output of a module as a map (N, C, H, W), by its shape: images are square, hence so are maps.
 
     (N, C, H, W) stays; (N, H, W, C) with H = W other than C is turned. A token sequence (N, T, C) becomes
-    (N, C, h, h) of its last h^2 tokens, h = isqrt(T): class and register tokens come first and are dropped.
+    (N, C, h, h) from its last h^2 tokens, h = isqrt(T): class and register tokens come first and are dropped.
     """
     if output.ndim == 4:
         _, first, second, third = output.shape
@@ -51,29 +51,29 @@ def as_map(output: Tensor) -> Tensor:
 
 
 class Signals(NamedTuple):
-    """What a forward pass of `Tapped` gives, in the type in which the network computes."""
+    """Results of a forward pass of `Tapped`, in the type in which the network computes."""
 
     outputs: Tensor
-    """Those of the model, in user units."""
+    """Outputs of the model, in user units."""
     embedding: Tensor | None
-    """(N, F): what the last linear layer reads, of all members side by side; None where there is none."""
+    """(N, F): input of the last linear layer, all members concatenated; None if there is no such layer."""
     features: list[Tensor]
-    """Maps (N, C, H, W) at the taps, the members' side by side along C."""
+    """Maps (N, C, H, W) at the taps, the members' concatenated along C."""
     preactivations: list[Tensor]
-    """The same maps before their ReLU; empty unless asked for."""
+    """Maps at the taps before their ReLU; empty unless requested."""
 
 
 class Tapped(nn.Module):
     """A model whose feature maps and embedding are outputs too; gradients flow through all of them.
 
-    The model stays as it is, but for hooks, which do nothing outside of this module's forward pass and go with `close`
-    or at the end of a `with` block. They are set here, once, so that the whole can be compiled.
+    The model gets hooks, which do nothing outside of this module's forward pass and are removed by `close` or at the
+    end of a `with` block. They are set once, here, so that the whole can be compiled.
 
     Args:
-        model: shares its parameters; its own `state_dict` is what to store.
+        model: shares its parameters; store its own `state_dict`.
         taps: where to read maps; for a bare path the map is always copied.
-        preactivations: also read the maps before their ReLU (or ReLU6, or clamp at 0); a map that does not come
-            straight from one is read as it is.
+        preactivations: also read the maps before their ReLU (or ReLU6, or clamp at 0); a map that is not
+            directly the output of one is read as it is.
     """
 
     def __init__(self, model: ImageModel, taps: Sequence[Tap | str], *, preactivations: bool = False) -> None:
@@ -94,14 +94,14 @@ class Tapped(nn.Module):
 
     @property
     def why_not_compile(self) -> str:
-        """Why this must not be given to `torch.compile`; empty if it may be."""
+        """Reason why this must not be given to `torch.compile`; empty if it may be."""
         if not self.preactivations:
             return ""
         return "maps before their ReLU are found by watching every call as it happens, which compiled code leaves out"
 
     @property
     def why_no_embedding(self) -> str:
-        """Why the embedding is None, where it is."""
+        """Reason why the embedding is None, if it is."""
         return self._read_out.reason
 
     def forward(self, images: Tensor) -> Signals:
@@ -157,14 +157,14 @@ def _side_by_side(maps: list[Tensor]) -> Tensor:
 
 
 class _Relus(TorchFunctionMode):
-    """Remembers what every ReLU-like call reads, for as long as its result lives."""
+    """Remembers the input of every ReLU-like call, for as long as its result lives."""
 
     def __init__(self) -> None:
         super().__init__()
         self._inputs = WeakIdKeyDictionary()
 
     def input_of(self, output: Tensor) -> Tensor | None:
-        """What a ReLU made `output` from; None if it comes from another call, or was changed since."""
+        """Input of the ReLU that gave `output`; None if it comes from another call, or was changed since."""
         before, version = self._inputs.get(output, (None, None))
         return before if version == output._version else None
 

@@ -20,7 +20,7 @@ from gankd.models.read_out import ReadOut
 from gankd.models.tapped import Tap, as_map
 
 NUM_BLOCKS = 4
-"""Taps in a network that keeps one resolution throughout, such as a vision transformer."""
+"""Number of taps in a network that keeps one resolution throughout, such as a vision transformer."""
 ONE_RESOLUTION = 0.9
 """Such a network has more than this share of its layers with weights at its last resolution."""
 SAME_LEVEL = 0.7
@@ -62,11 +62,13 @@ def check_taps(model: ImageModel, images: Tensor, paths: Sequence[str], what: st
         if path in [tap.path for tap in taps]:
             fault = "is given twice"
         elif path not in [name for name, _ in net.named_modules() if name]:
-            fault = f"is no module of {type(net).__name__}; {_suggest(path, calls) or 'it has no feature maps at all'}"
+            fault = (
+                f"is not a module of {type(net).__name__}; {_suggest(path, calls) or 'it has no feature maps at all'}"
+            )
         elif not runs:
             fault = "never runs in eval mode; name a module that does"
         elif len(runs) > 1:
-            fault = f"runs {len(runs)} times for a batch, so that it has no one map; name the modules around its uses"
+            fault = f"runs {len(runs)} times for a batch, so it has more than one map; name the modules around its uses"
         elif not runs[0].shape:
             given = f"a {type(runs[0].output).__name__}"
             if isinstance(runs[0].output, Tensor):
@@ -85,10 +87,11 @@ def check_taps(model: ImageModel, images: Tensor, paths: Sequence[str], what: st
 
 
 def pair_taps(student: Sequence[Tap], teacher: Sequence[Tap]) -> list[tuple[Tap, Tap]]:
-    """Which maps meet, shallow to deep: as many pairs as the network with fewer taps has, in order.
+    """Paired feature maps, shallow to deep: as many pairs as the network with fewer taps has, in order.
 
-    The deepest meet: they are what both networks decide from, whatever their sizes. The others are chosen so that the
-    maps resolve the image alike: least sum of |log2 (student's relative side / teacher's)|, deeper ones among equals.
+    The deepest maps are a pair: both networks decide from them, whatever their sizes. The others are chosen so that
+    paired maps resolve the image alike: least sum of |log2 (student's relative side / teacher's)|, deeper ones among
+    equals.
     """
     if not student or not teacher:
         return []
@@ -104,9 +107,9 @@ def pair_taps(student: Sequence[Tap], teacher: Sequence[Tap]) -> list[tuple[Tap,
                 best[i, j] = 0.0, []
                 continue
             cost, pairs = best[i - 1, j - 1]
-            meeting = cost + distance(i - 1, j - 1), [*pairs, (i - 1, j - 1)]
+            paired = cost + distance(i - 1, j - 1), [*pairs, (i - 1, j - 1)]
             skipping = best[i - 1, j] if i > j else best[i, j - 1]
-            best[i, j] = meeting if i == j or meeting[0] <= skipping[0] + 1e-9 else skipping
+            best[i, j] = paired if i == j or paired[0] <= skipping[0] + 1e-9 else skipping
     pairs = [*best[len(student) - 1, len(teacher) - 1][1], (len(student) - 1, len(teacher) - 1)]
     return [(student[i], teacher[j]) for i, j in pairs]
 
@@ -117,22 +120,22 @@ class _Call:
 
     path: str
     shape: tuple[int, int, int] | None
-    """(C, H, W) of the map that it gave, if that is one."""
+    """(C, H, W) of the map that it gave, if it gave one."""
     side_in: int
-    """Side of the map that it read; 0 if that is none, or not square."""
+    """Side of the map that it read; 0 if it read none, or one that is not square."""
     side: int
-    """Likewise of what it gave."""
+    """Side of the map that it gave, likewise."""
     has_weights: bool
     """It mixes channels or pixels by weights of its own."""
     kind: type[nn.Module]
     is_leaf: bool
     output: Any
     version: int
-    """How often its output had been written to."""
+    """Number of times that its output had been written to."""
 
     @property
     def channels(self) -> int:
-        """Of the map that it gave."""
+        """Number of channels of the map that it gave."""
         return self.shape[0] if self.shape else 0
 
 
@@ -213,7 +216,7 @@ def _side(shape: tuple[int, int, int] | None) -> int:
 
 
 def _boundaries(calls: list[_Call]) -> list[_Call]:
-    """Of all calls, those that `find_taps` promises."""
+    """Stage boundaries among all calls, as `find_taps` describes them."""
     calls = [call for call in calls if call.kind is not nn.Identity]
     levels = _levels(side for call in calls for side in (call.side_in, call.side) if side)
     ranks = _ranks(calls, levels)
@@ -254,7 +257,7 @@ def _levels(sides: Iterable[int]) -> dict[int, int]:
 
 
 def _ranks(calls: list[_Call], levels: dict[int, int]) -> dict[_Call, float]:
-    """How far each call is from the main line of its resolution: 0 is on it, infinity has no part in it.
+    """Distance of each call from the main line of its resolution: 0 is on it, infinity has no part in it.
 
     Infinity: inside a block that goes on to a coarser resolution and works there too, or that works on another one and
     returns. Plus 1: inside a block that only ends in a pooling; such layers make a stage where no others do.
@@ -281,8 +284,8 @@ def _ranks(calls: list[_Call], levels: dict[int, int]) -> dict[_Call, float]:
 
 
 def _outermost(call: _Call, stage: list[_Call], earlier: list[_Call]) -> _Call:
-    """Of the modules that hand on the same map: the one that made it, or the outermost around that one which holds no
-    earlier stage.
+    """Module to name among those that hand on the same map: the one that made it, or the outermost around it that holds
+    no earlier stage.
     """
     same = [other for other in stage if other.output is call.output and other.version == call.version]
     outer = same[0]
@@ -295,7 +298,7 @@ def _outermost(call: _Call, stage: list[_Call], earlier: list[_Call]) -> _Call:
 
 
 def _evenly_spaced_blocks(calls: list[_Call]) -> list[_Call]:
-    """Of the largest family of like modules side by side, four at equal distances, the last among them."""
+    """Four modules at equal distances of the largest family of like modules side by side, the last one included."""
     families: dict[tuple[Any, ...], list[_Call]] = {}
     for call in calls:
         if not call.is_leaf and call.side > 1:

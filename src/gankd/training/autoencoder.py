@@ -29,9 +29,9 @@ def train_autoencoder(
     for step in stage.steps(updates, network=network, optimizer=optimizer):
         network.train()
         index = batches(step).to(engine.device)
-        images = train.images[index]
+        images = train.images[index]  # (N, C, H, W) uint8
         with engine.autocast():
-            picture, code, outputs = network(images)
+            picture, code, outputs = network(images)  # (N, C, H, W), (N, F), (N,)
         pixels = F.mse_loss(picture.float(), to_float(images))
         label = train.task.loss(outputs, train.labels[index]).mean()
         loss = pixels + SPARSITY * code.float().mean() + label

@@ -1,4 +1,4 @@
-"""What losses read of a network, and their weighted sum. Both are made ready by `gankd.training.wiring`."""
+"""Inputs that losses read of a network, and the weighted sum of losses; `gankd.training.wiring` makes both ready."""
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ class Reader:
     Args:
         model: the network.
         task: its task.
-        kinds: what each input of a loss is, as {"rotated_student_outputs": "outputs"}; the keys become the names of
+        kinds: kind of each input of a loss, as {"rotated_student_outputs": "outputs"}; the keys become the names of
             the result.
         tapped: the network with its maps and embedding as outputs; default: only its outputs are read.
     """
@@ -52,7 +52,7 @@ class Reader:
             found = signals._asdict()
             if signals.embedding is None and "embedding" in self._kinds.values():
                 raise ModelError(self._tapped.why_no_embedding)
-        outputs = found["outputs"][:count]
+        outputs = found["outputs"][:count]  # of the upright images
         found["logits"] = found["values"] = found["outputs"] = self._task.on_unit_scale(found["outputs"])
         result = {}
         for name in self.names:
@@ -87,7 +87,7 @@ class WeightedLoss:
     """Name in error messages."""
     weight: float
     function: Callable[..., Tensor]
-    """From its inputs in the order of `reads` to one value, or (N,) values; a module if it has parameters or memory."""
+    """Function of its inputs, in the order of `reads`, to one value or (N,) values; a module if it has parameters."""
     reads: tuple[str, ...]
 
     @property
@@ -145,8 +145,8 @@ class Criterion(nn.Module):
             # In the opening phase only losses with one that still lasts; after it, all but these.
             if (progress < item.first) != opening or (not opening and item.first > 0):
                 continue
-            value = self.value(item, restricted if item.reads_teacher else inputs, step).mean()
-            terms[item.label] = value.detach()
+            value = self.value(item, restricted if item.reads_teacher else inputs, step).mean()  # (N,) or () -> ()
+            terms[item.label] = value.detach()  # without its weight, so that logs of two weights compare
             total = item.weight * value if total is None else total + item.weight * value
         if total is None:
             raise ConfigError("the objective has no loss to minimise; name one besides those that come first")
@@ -156,6 +156,7 @@ class Criterion(nn.Module):
         """One loss, () or (N,), without its weight."""
         if "generator" in item.reads:
             device = inputs["label_loss"].device
+            # Random numbers by step and loss: a resumed run and another sum of losses draw the same.
             inputs = {**inputs, "generator": rng(self.seed, "loss", item.label, step, device=device)}
         with blamed_on(item.spelling):
             return item.function(*[inputs[name] for name in item.reads])

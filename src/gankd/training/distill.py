@@ -57,7 +57,7 @@ def distill(
     lesson, stage = lesson or Lesson(), stage or Stage("student")
     real, fakes = real.to(engine.device), fakes.to(engine.device) if fakes is not None else None
     check_model(engine.place(student), real, "student")
-    if lesson.teacher is not None:
+    if lesson.teacher is not None:  # frozen, with the statistics of its own training
         engine.place(lesson.teacher).eval()
     task, feed = real.task, Feed(real, fakes, config, engine, seed)
     taught = feed.taught
@@ -66,6 +66,7 @@ def distill(
         if config.compile:
             for reader in filter(None, (net.student, net.teacher)):
                 reader.compile()
+        # --- before the student: stored outputs, and parts of losses that learn from the teacher only
         teacher = Teaching(net, feed, task, lesson.folder)
         for label, part in net.criterion.pretrained.items():
             pretrain(part, feed, teacher, task, config, stage.part(label))
@@ -76,6 +77,7 @@ def distill(
         extras = {"criterion": net.criterion, "sources": net.sources}
         state |= {name: module for name, module in extras.items() if module is not None and module.state_dict()}
 
+        # --- the updates
         for step in stage.steps(config.updates, **state):
             student.train()
             net.criterion.train()
@@ -88,7 +90,7 @@ def distill(
 
             inputs = batch.inputs(task) | signals | {name: in_float32(value) for name, value in own_signals.items()}
             inputs["progress"] = step / config.updates
-            inputs["label_loss"] = batch.label_loss(task, outputs)
+            inputs["label_loss"] = batch.label_loss(task, outputs)  # (N,)
             if net.sources is not None:
                 unit = task.on_unit_scale(outputs.detach())
                 inputs |= net.sources(step, batch.index, unit, feed.index, feed.stored_outputs(batch))
@@ -177,6 +179,7 @@ class Feed:
         self.first_fake = len(real)
         self.num_fake = round(config.fake_share * config.batch_size) if fakes is not None else 0
         self.num_real = config.batch_size - self.num_fake
+        # A batch of at least one image also where all are generated: Batches takes no size of 0.
         self._real_batches = Batches(len(real), max(self.num_real, 1), seed, "student real")
         self._fake_batches = Batches(len(fakes.images), self.num_fake, seed, "student fake") if fakes else None
         self.real_views = self._draw("real", len(real))
@@ -199,9 +202,9 @@ class Feed:
 
     def dataset_labels(self, task: Task) -> Tensor:
         """(n + M,) classes or values on the [0, 1] scale, of real and then generated images."""
-        parts = [task.hard_labels(self.real.labels)]
+        parts = [task.hard_labels(self.real.labels)]  # (n,)
         if self.fakes is not None:
-            parts.append(task.hard_labels(self.fakes.labels))
+            parts.append(task.hard_labels(self.fakes.labels))  # (M,)
         return torch.cat(parts)
 
     def index(self, step: int) -> Tensor:
@@ -214,11 +217,11 @@ class Feed:
     def __call__(self, step: int) -> Batch:
         config, device = self.config, self.engine.device
         real_index = self._real_batches(step)[: self.num_real].to(device)
-        images, index, fake_index = self.real.images[real_index], real_index, None
+        images, index, fake_index = self.real.images[real_index], real_index, None  # (num_real, C, H, W)
         parts = [(slice(0, self.num_real), self.real.labels[real_index])] if self.num_real else []
         if self.fakes is not None and self._fake_batches is not None:
             fake_index = self._fake_batches(step).to(device)
-            images = torch.cat([images, self.fakes.images[fake_index]])
+            images = torch.cat([images, self.fakes.images[fake_index]])  # (N, C, H, W), real ones first
             index = torch.cat([index, fake_index + self.first_fake])
             parts.append((slice(self.num_real, None), self.fakes.labels[fake_index]))
         view = None

@@ -39,12 +39,12 @@ from gankd.training.label_embedding import train_label_embedding
 
 @dataclass(frozen=True, kw_only=True)
 class GanConfig:
-    """How the generator is built and trained."""
+    """Settings of the generator and its training."""
 
     where: ClassVar[str] = "gan."
 
     external: str | None = None
-    """A generator that is there already, in place of a trained one: module:name, a folder or file of labelled images,
+    """An existing generator, in place of a trained one: module:name, a folder or file of labelled images,
     or diffusers:FOLDER."""
     architecture: str = "residual"
     """residual: small networks for short trainings; the others are published ones, see `gankd list generators`."""
@@ -71,17 +71,17 @@ class GanConfig:
     vicinity_m: AboveZero = 2.0
     """Vicinity's radius in units of the largest gap between labels."""
     sigma: ZeroToOne | None = None
-    """Standard deviation of label noise on the [0, 1] scale; none: 1.06 std N^(-1/5)."""
+    """Standard deviation of label noise on the [0, 1] scale; default: 1.06 std N^(-1/5)."""
     kappa: UpToOne | None = None
-    """Radius of the vicinity on the [0, 1] scale; none: vicinity_m times the largest gap."""
+    """Radius of the vicinity on the [0, 1] scale; default: vicinity_m times the largest gap."""
     spectral_norm: bool = True
-    """On every layer of the discriminator but the label embedding."""
+    """Spectral normalisation of every layer of the discriminator except the label embedding."""
     batch_norm: bool = True
-    """In the generator."""
+    """Batch normalisation in the generator."""
     penalty: Literal["none", "r1", "r1r2"] = "none"
     """Gradient penalty: r1 with the logistic loss, r1r2 with the relativistic loss, in general."""
     penalty_weight: AtLeastZero | None = None
-    """None: (side / 16)^2, that is 1 at 16 pixels; the gradient of a score adds up over pixels."""
+    """Default: (side / 16)^2, that is 1 at 16 pixels; the gradient of a score adds up over pixels."""
     penalty_every: Count = 1
     """Apply the penalty every n-th discriminator update, n times as strong."""
     diff_augment: tuple[DiffAugmentation, ...] = ()
@@ -90,8 +90,8 @@ class GanConfig:
     flip: bool = False
     """Mirror every second real image."""
     teacher_features: bool = False
-    """A second discriminator reads the teacher's feature maps: usable images after a tenth of the updates. The ratio
-    should then be told from other features than the teacher's, which the generator has learnt to please."""
+    """A second discriminator reads the teacher's feature maps: usable images after a tenth of the updates. Estimate the
+    ratio on other features then: the generator has been optimised against the teacher's."""
     ema_half_life: UpToOne = 0.05
     """Half-life of the averaged generator, as a share of the run; ramped up from the start."""
     ema_decay: BelowOne | None = None
@@ -104,9 +104,9 @@ class GanConfig:
     accumulate: Count = 1
     """Batches of batch_size whose gradients are added up for one update."""
     init: Init = "default"
-    """Of convolutions and linear layers; normal: standard deviation 0.02."""
+    """Initial weights of convolutions and linear layers; normal: standard deviation 0.02."""
     health_checks: CountOrZero = 8
-    """How often in a run the generator is judged by the teacher."""
+    """Number of times in a run that the teacher judges the generator."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "diff_augment", stored_policy(self.diff_augment))
@@ -126,7 +126,7 @@ class GanConfig:
 
 
 def relativistic(config: GanConfig) -> GanConfig:
-    """The same run with the relativistic loss and R1 + R2 instead of normalisation (Huang et al., NeurIPS 2024)."""
+    """`config` with the relativistic loss and R1 + R2 instead of normalisation (Huang et al., NeurIPS 2024)."""
     return replace(
         config,
         loss="relativistic",
@@ -139,7 +139,7 @@ def relativistic(config: GanConfig) -> GanConfig:
 
 
 def logistic(config: GanConfig) -> GanConfig:
-    """The same run with the non-saturating loss and lazy R1 (Mescheder et al., ICML 2018)."""
+    """`config` with the non-saturating loss and lazy R1 (Mescheder et al., ICML 2018)."""
     return replace(
         config,
         loss="logistic",
@@ -152,7 +152,7 @@ def logistic(config: GanConfig) -> GanConfig:
 
 
 def fitted_vicinity(train: LabelledImages, config: GanConfig) -> Vicinity:
-    """The vicinity of continuous labels that `config` asks for."""
+    """Vicinity of continuous labels that `config` asks for."""
     labels = train.task.targets(train.labels).cpu()  # (N,) in [0, 1]
     return Vicinity.fit(labels, config.vicinity, config.sigma, config.kappa, config.vicinity_m)
 
@@ -160,7 +160,7 @@ def fitted_vicinity(train: LabelledImages, config: GanConfig) -> Vicinity:
 def build_generator(
     task: Task, shape: tuple[int, int, int], config: GanConfig, seed: int, ili: LabelToEmbedding | None = None
 ) -> LatentGenerator:
-    """A generator with freshly drawn weights.
+    """A generator with new random weights.
 
     Raises:
         ConfigError: the architecture does not make images of that size.
@@ -186,7 +186,7 @@ def build_generator(
 def build_discriminator(
     task: Task, shape: tuple[int, int, int], config: GanConfig, seed: int, ili: LabelToEmbedding | None = None
 ) -> nn.Module:
-    """A discriminator with freshly drawn weights.
+    """A discriminator with new random weights.
 
     Raises:
         ConfigError: the architecture does not read images of that size.
@@ -200,7 +200,7 @@ def build_discriminator(
     }
     _, make = ARCHITECTURES[config.architecture].pair()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 1)
+        torch.manual_seed(seed + 1)  # other weights than the generator's
         discriminator: nn.Module = make(task, shape, **settings)
         initialise(discriminator, config.init)
     return discriminator
@@ -243,7 +243,7 @@ class GanTrainer:
             torch.optim.lr_scheduler.LambdaLR(optimizer, config.learning_rate_factor)
             for optimizer in (self.optimizer_g, self.optimizer_d)
         )
-        self._keep = 0.0
+        self._keep = 0.0  # share of the average that an update keeps
         self.ema = AveragedModel(
             self.generator,
             multi_avg_fn=lambda averaged, current, _: torch._foreach_lerp_(averaged, current, 1 - self._keep),
@@ -275,7 +275,7 @@ class GanTrainer:
         return torch.randn(count, self.generator.z_dim, generator=generator).to(self.engine.device)
 
     def _real(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        images = to_float(self.train_set.images[index.to(self.engine.device)])
+        images = to_float(self.train_set.images[index.to(self.engine.device)])  # (N, C, H, W) in [-1, 1]
         if self.config.flip:
             mirror = (torch.rand(len(images), generator=generator) < 0.5).to(self.engine.device)
             images = torch.where(mirror[:, None, None, None], images.flip(3), images)
@@ -309,13 +309,13 @@ class GanTrainer:
         real = self._real(batch.real_index, random)
         with torch.no_grad(), float32_spectral_norm(self.generator), self.engine.autocast():
             fake = self.generator(self._latent(len(target), random), batch.fake_labels.to(device)).float()
-        both = torch.cat([real, fake]).requires_grad_(penalised)
+        both = torch.cat([real, fake]).requires_grad_(penalised)  # (2 N, C, H, W)
         with float32_spectral_norm(self.discriminator):
             # Second derivatives in bfloat16 are mostly rounding, so penalised updates run in float32.
             with torch.autocast(device.type, enabled=False) if penalised else self.engine.autocast():
                 # Real and fake go through in one call: one update of the spectral norms, half the launches.
                 scores = self._score(both, torch.cat([target, target]), random)
-            real_scores, fake_scores = scores.float().chunk(2)
+            real_scores, fake_scores = scores.float().chunk(2)  # (N,) each
             weights = [w if w is None else w.to(device) for w in (batch.real_weight, batch.fake_weight)]
             loss = discriminator_loss(config.loss, real_scores, fake_scores, *weights)
             total = loss
@@ -332,13 +332,14 @@ class GanTrainer:
     def _critic_gradient(
         self, both: Tensor, labels: Tensor, weights: list[Tensor | None], random: torch.Generator
     ) -> None:
-        """The same for the discriminator of the teacher's maps, always by the hinge loss."""
+        """Add the gradient of the discriminator of the teacher's maps, always by the hinge loss."""
         assert self.critic is not None
         with float32_spectral_norm(self.critic), self.engine.autocast():
             with torch.no_grad():
                 maps = self._maps(both, random)
-            scores = self.critic(maps, labels)
+            scores = self.critic(maps, labels)  # (2 N, S): one score per map and place
             real_scores, fake_scores = (half.flatten() for half in scores.chunk(2))
+            # A weight belongs to an image, and so to each of its S scores.
             repeated = [w if w is None else w.repeat_interleave(scores.shape[1]) for w in weights]
             loss = discriminator_loss("hinge", real_scores, fake_scores, *repeated)
             (loss / self.config.accumulate).backward()
@@ -366,7 +367,7 @@ class GanTrainer:
         random = rng(self.seed, "gan g", number)
         real_scores = None
         with float32_spectral_norm(self.discriminators, self.generator), self.engine.autocast():
-            if config.loss == "relativistic":
+            if config.loss == "relativistic":  # compares with real images, other than the discriminator's
                 batch = self.batches.draw(config.steps * config.d_steps * config.accumulate + number, random)
                 target = batch.target.to(device)
                 real_scores = self._score(self._real(batch.real_index, random), target, random)
@@ -380,7 +381,7 @@ class GanTrainer:
         return loss.detach()
 
     def _decay(self, step: int) -> float:
-        """How much of the average an update keeps: as set, or by half-life, ramped up."""
+        """Share of the average that an update keeps: as set, or by half-life, ramped up."""
         config = self.config
         if config.ema_decay is not None:
             return config.ema_decay
@@ -425,7 +426,7 @@ def train_gan(
 ) -> LatentGenerator:
     """Train a conditional GAN on `train`; return the averaged generator in eval mode.
 
-    `teacher` judges the samples now and then; it trains the generator with `teacher_features` alone. `val` serves ILI's
+    `teacher` judges the samples now and then; it trains the generator only with `teacher_features`. `val` serves ILI's
     first network.
 
     Raises:
@@ -438,6 +439,7 @@ def train_gan(
     if config.label_input == "ili":
         ili = train_label_embedding(train, val, config.ili_updates, engine, seed, stage)
     trainer = GanTrainer(train, config, engine, seed, ili, teacher)
+    # Judged now and then, so that a collapse ends the run early.
     health = HealthCheck(engine.place(teacher), train, engine, seed)
     every = max(config.steps // config.health_checks, 1) if config.health_checks else config.steps + 1
     state = {

@@ -1,4 +1,4 @@
-"""How a conditional GAN draws its batches: by class, or from the vicinity of a continuous label."""
+"""Batches of a conditional GAN: by class, or from the vicinity of a continuous label."""
 
 from typing import NamedTuple
 
@@ -30,9 +30,9 @@ class ClassBatches:
 
     def draw(self, draw: int, generator: torch.Generator) -> Draw:
         """The `draw`-th discriminator batch."""
-        index = self._order(draw)
+        index = self._order(draw)  # (N,)
         labels = self.labels[index]
-        return Draw(index, labels, labels, None, None)
+        return Draw(index, labels, labels, None, None)  # generated images of the same classes, without weights
 
     def targets(self, count: int, generator: torch.Generator) -> Tensor:
         """Labels for a generator step, as often as they occur."""
@@ -47,7 +47,7 @@ class VicinalBatches:
 
     def draw(self, draw: int, generator: torch.Generator) -> Draw:
         """The `draw`-th discriminator batch."""
-        batch = self.vicinity.draw(self.batch_size, generator)
+        batch = self.vicinity.draw(self.batch_size, generator)  # labels on the [0, 1] scale
         return Draw(
             batch.real_index,
             self.task.denormalise(batch.fake_label),

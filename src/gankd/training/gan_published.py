@@ -11,8 +11,8 @@ ALL_CHANGES: tuple[DiffAugmentation, ...] = ("color", "translation", "cutout")
 def biggan_cifar() -> GanConfig:
     """BigGAN at 32 pixels as cGAN-KD trains it on CIFAR-100 (Ding et al. 2023; the authors' scripts).
 
-    On CIFAR-10, versions 1 and 2 of the paper do without DiffAugment. Deviations: batch normalisation is measured anew
-    for the averaged generator; the published 38,000 updates are those of the checkpoint that was used.
+    On CIFAR-10, versions 1 and 2 of the paper work without DiffAugment. Deviations: batch normalisation is measured
+    again for the averaged generator; the published 38,000 updates are those of the checkpoint that was used.
     """
     return GanConfig(
         architecture="biggan",
@@ -98,7 +98,10 @@ def sagan_steering() -> GanConfig:
 
 
 def sagan_utkface() -> GanConfig:
-    """The same on ages (Ding et al. 2023; the authors' scripts; some of their runs have 40,000 updates)."""
+    """CcGAN (SVDL, ILI) with SAGAN at 64 pixels on ages (Ding et al. 2023; the authors' scripts).
+
+    Some of their runs have 40,000 updates.
+    """
     return replace(sagan_steering(), d_steps=4, vicinity_m=2.0, flip=True)
 
 

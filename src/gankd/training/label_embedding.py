@@ -52,10 +52,10 @@ def train_label_embedding(
         seed,
         stage.part("T1"),
     )
-    del t1
+    del t1  # only its head is needed
     head = t1_net.head.requires_grad_(False).float()
     engine.place(t2)
-    distinct = task.normalise(train.labels.unique()).to(engine.device)
+    distinct = task.normalise(train.labels.unique()).to(engine.device)  # (D,) on [0, 1]
     optimizer = torch.optim.AdamW(t2.parameters(), 1e-3, weight_decay=1e-4, fused=True)
     batches = Batches(len(distinct), 128, seed, "ili")
     part = stage.part("T2")
@@ -63,6 +63,7 @@ def train_label_embedding(
         labels01 = distinct[batches(step).to(engine.device)]
         noise = torch.randn(len(labels01), generator=rng(seed, "ili noise", step)).to(engine.device)
         labels01 = (labels01 + 0.2 * noise).clamp(0, 1)
+        # (N,) -> (N, 128) -> (N, 1): the head reads the label back from its embedding.
         loss = F.mse_loss(head(t2(task.denormalise(labels01)))[:, 0], labels01)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

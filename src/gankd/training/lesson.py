@@ -1,4 +1,4 @@
-"""What a student learns from, images and losses, and the settings of its training."""
+"""Lesson of a student, images and losses, and the settings of its training."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ NewStudent = Callable[[str, int], ImageModel]
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(SupervisedConfig):
-    """How a student learns."""
+    """Settings of a student's training."""
 
     fake_share: UpToOne = 0.5
     """Share of generated images in each batch, where there are any."""
     kd_on: Literal["both", "real", "fake"] = "both"
     """Images on which losses that read the teacher work."""
     views: Literal["online"] | int = "online"
-    """How images are augmented: online augments afresh at every step; K makes K views of each image once, so that the
+    """Number of augmented views: online augments afresh at every step; K makes K views of each image once, so that the
     teacher's outputs for them can be stored."""
     compile: bool = False
     """Compile student and teacher by torch.compile, with what losses read of them; pays on a GPU in long trainings."""

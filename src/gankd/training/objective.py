@@ -1,11 +1,11 @@
-"""What a student minimises: a weighted sum of named losses, written as text or added up in Python.
+"""Objective of a student: a weighted sum of named losses, written as text or added up in Python.
 
     Objective.parse("KD(T=4) + 0.8*CRD")
     Objective.parse("SoftTargets(T=4)@virtual + 0.8*CRD")
     term("KD", T=4) + 0.8 * term("CRD") + 0.5 * term(my_loss) + term("DKD") @ Source("table")
 
-Behind @ stands whom a loss reads in place of the teacher (`gankd.virtual.sources`). The label loss is added where none
-is named; a name without a number carries its published weight.
+`@name` selects what a loss reads in place of the teacher (`gankd.virtual.sources`). The label loss is added if no term
+is one; a name without a number has its published weight.
 """
 
 import ast
@@ -30,20 +30,20 @@ class Term:
 
     loss: Loss
     spelling: str
-    """How it was named: its name, or "module:name"."""
+    """Name as it was written: its name, or "module:name"."""
     settings: tuple[tuple[str, Any], ...] = ()
     weight: float | None = None
     source: Source | None = None
-    """Whom it reads in place of the teacher."""
+    """Target source that it reads in place of the teacher; default: the teacher itself."""
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
-        """Names of its inputs at every step; those of another source than the teacher end in @source."""
+        """Names of its inputs at every step; those from a target source end in @source."""
         return tuple(map(self._full, self.loss.inputs))
 
     @cached_property
     def build_reads(self) -> tuple[str, ...]:
-        """Names of what its constructor reads."""
+        """Names of the inputs of its constructor."""
         return tuple(map(self._full, self.loss.build_inputs))
 
     def _full(self, name: str) -> str:
@@ -51,11 +51,12 @@ class Term:
 
     @property
     def coefficient(self) -> float:
-        """The weight in force: that for classes if none is set."""
+        """The weight in force: the published one if none is set."""
         return self.loss.weight if self.weight is None else self.weight
 
     def __str__(self) -> str:
         inside = ", ".join(f"{name}={value!r}" for name, value in self.settings)
+        # A weight of 1 that is in force anyway is left out, so that text and parsed sum are equal.
         plain = self.weight is None or (self.weight == 1 and self.loss.weight_for(Regression.weight_divisor) == 1)
         factor = "" if plain else f"{self.weight:g}*"
         source = "" if self.source is None else f"@{self.source}"
@@ -80,7 +81,7 @@ class Objective:
         # Python's grammar has no a:b, its attributes a.b stand in for it; text in quotes stays as it is.
         pattern = r"\"[^\"]*\"|'[^']*'|([A-Za-z_][\w.]*):([A-Za-z_]\w*)"
         dotted = re.sub(pattern, lambda m: f"{m[1]}.{m[2]}" if m[1] else m[0], text)
-        try:
+        try:  # only parsed: the tree is read node by node, and nothing in it is called
             tree = ast.parse(dotted.strip(), mode="eval")
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             raise ConfigError(f"loss {text!r} cannot be read; {EXAMPLE}") from None
@@ -108,15 +109,16 @@ class Objective:
     __rmul__ = __mul__
 
     def __matmul__(self, source: Source) -> "Objective":
-        """The same losses, of which those that read the teacher read `source` in its place.
+        """These losses, with `source` in place of the teacher for those that read it.
 
         Raises:
-            ConfigError: no loss reads a teacher, or one reads of it what a source does not have.
+            ConfigError: no loss reads a teacher, or one reads what a source does not have.
         """
         if not isinstance(source, Source):
             return NotImplemented
+        # Label losses and the like read no teacher and stay as they are.
         teachers = [item for item in self.terms if any("teacher_" in name for name in item.loss.all_inputs)]
-        require(bool(teachers), f"the loss {self} reads no teacher, so @{source} has nothing to tell it")
+        require(bool(teachers), f"the loss {self} reads no teacher, so @{source} cannot replace one")
         for item in teachers:
             require(item.source is None, f"{item} reads @{item.source} already; one loss reads one source")
             beyond = [name for name in item.loss.all_inputs if "teacher_" in name and name not in READABLE]
@@ -132,14 +134,14 @@ class Objective:
 
     @property
     def complete(self) -> "Objective":
-        """With the task's label loss in front, where no term is one."""
+        """This sum with the task's label loss in front, unless a term is one."""
         if any(term.loss.is_label_loss for term in self.terms):
             return self
         return term("Label") + self
 
     @property
     def distilling(self) -> "Objective":
-        """Without label losses: what is learnt besides the labels."""
+        """This sum without label losses."""
         return Objective(tuple(term for term in self.terms if not term.loss.is_label_loss))
 
     @property
@@ -149,12 +151,12 @@ class Objective:
 
     @property
     def needs_teacher(self) -> bool:
-        """Does any loss read the teacher itself?"""
+        """True if a loss reads the teacher itself."""
         return any("teacher_" in name and "@" not in name for name in self.inputs)
 
     @property
     def sources(self) -> dict[Source, set[str]]:
-        """Whom losses read in the teacher's place, and the full names of what they read there."""
+        """Target sources of losses, and the full names of the inputs that they give."""
         found: dict[Source, set[str]] = {}
         for item in self.terms:
             if item.source is not None:
@@ -165,17 +167,17 @@ class Objective:
 
     @property
     def needs_virtual(self) -> bool:
-        """Does any loss read the virtual teacher, or what was stored with it?"""
+        """True if a loss reads the virtual teacher, or what was stored with it."""
         return any(source.needs_virtual for source in self.sources)
 
     def cautions(self, temperature: float) -> list[str]:
-        """Losses that sharpen what was drawn at this temperature by more than twice: so do errors in the logarithms."""
+        """Warnings for losses whose T is less than half this temperature: they magnify errors of the samples."""
         found = []
         for item in self.terms:
             own = dict(item.settings).get("T", item.loss.settings.get("T"))
             if item.source is not None and item.source.needs_virtual and own is not None and own < temperature / 2:
                 found.append(
-                    f"{item} reads at T={own:g} what is drawn at T={temperature:g}: errors of the draws count "
+                    f"{item} reads at T={own:g} what is sampled at T={temperature:g}: errors of the samples count "
                     f"{temperature / own:g} times; train the virtual teacher at --set virtual.temperature={own:g}"
                 )
         return found
@@ -190,7 +192,7 @@ class Objective:
         )
 
     def for_task(self, task: Task) -> "Objective":
-        """The same with the label loss and with every weight as it is in force for this task.
+        """This sum with the label loss and with every weight that is in force for this task.
 
         Raises:
             ConfigError: a loss is for the other kind of task.
@@ -225,7 +227,7 @@ def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
     """
     found = find_loss(what) if isinstance(what, str) else getattr(what, "gankd_loss", None)
     if not isinstance(found, Loss):
-        raise ConfigError(f"{what!r} is no loss; mark it with @gankd.losses.distillation.loss")
+        raise ConfigError(f"{what!r} is not a loss; mark it with @gankd.losses.distillation.loss")
     found.check()
     spelling = what if isinstance(what, str) else f"{found.make.__module__}:{found.name}"
     if all_losses().get(found.name) is found:
@@ -233,6 +235,7 @@ def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
     for name, value in settings.items():
         require(name in found.settings, _no_setting(found, name))
         default = found.settings[name]
+        # An integer will do for a float, but True is not a number.
         fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
         require(
             default is None or (fits and isinstance(value, bool) == isinstance(default, bool)),
@@ -244,7 +247,7 @@ def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
 
 
 def term_of(found: Loss) -> Objective:
-    """One loss as it is by itself: behind @virtual where it reads nothing else, with its published weight."""
+    """One loss with its published weight, from @virtual if it reads only target sources."""
     return term(found.name) @ Source("virtual") if found.needs_source else term(found.name)
 
 
@@ -266,9 +269,10 @@ def _read(node: ast.expr, text: str) -> "Objective | float":
         raise ConfigError(f"loss {text!r} adds a number to a loss; {EXAMPLE}")
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         found = _read(node.left, text)
-        require(isinstance(found, Objective), f"loss {text!r} puts @ behind a number; it stands behind a loss")
+        require(isinstance(found, Objective), f"loss {text!r} puts @ after a number; it belongs after a loss")
         source = read_source(node.right, lambda call: _settings(call.keywords, ast.unparse(call.func), text), text)
         return found if source is None else found @ source  # type: ignore[operator]
+    # bool is an int in Python.
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return node.value
     if isinstance(node, ast.UnaryOp | ast.BinOp) and isinstance(node.op, ast.USub | ast.Sub):

@@ -26,7 +26,7 @@ FINAL_PAIRS = 16384
 
 @dataclass(frozen=True, kw_only=True)
 class RatioConfig:
-    """How p_real / p_fake is estimated. `published_ratio()` gives the paper's settings."""
+    """Settings of the estimate of p_real / p_fake. `published_ratio()` gives the paper's settings."""
 
     where: ClassVar[str] = "ratio."
 
@@ -35,26 +35,26 @@ class RatioConfig:
     head: Literal["auto", "log", "relu", "softplus"] = "auto"
     """The network's output: `auto` is log for logistic, relu (published) for softplus, softplus for ulsif."""
     penalty: AtLeastZero = 0.01
-    """lambda of the softplus loss: pulls the fakes' mean ratio to 1."""
+    """lambda of the softplus loss: pulls the mean ratio of generated samples to 1."""
     features: Literal["teacher", "classifier", "autoencoder"] = "teacher"
-    """Network whose features are compared: the teacher, or one trained for this as in the paper."""
+    """Network whose features are compared: the teacher, or one trained for this purpose as in the paper."""
     hidden: tuple[int, ...] = (256, 128, 64)
     dropout: tuple[BelowOne, ...] = (0.2, 0.5)
     """Candidates, trained side by side; held-out loss chooses. Small real sets need the larger one."""
     epochs: Count = 200
-    """Most passes over the real samples."""
+    """Largest number of passes over the real samples."""
     patience: Count = 20
     """Passes without a lower held-out loss after which a candidate stops."""
     keep: Literal["best", "last"] = "best"
     """Weights of the pass with the lowest held-out loss, or (published) of the last one, whatever the patience."""
     batch_size: CountFromTwo = 256
-    """Real samples, and fakes, in each step."""
+    """Number of real samples, and of generated ones, in each step."""
     lr: UpToOne = 1e-3
     decay_at: tuple[Within, ...] = ()
     """Shares of the epochs after each of which the learning rate falls to a tenth."""
     weight_decay: BelowOne = 1e-4
     held_out: Within = 0.25
-    """Share of real and of fake samples that stop, choose and calibrate instead of train."""
+    """Share of real and of generated samples that stop, choose and calibrate instead of train."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -175,7 +175,7 @@ def train_ratio(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(config.learning_rate_factor, per_epoch=per_epoch))
     state = {"nets": nets, "optimizer": optimizer, "best": best, "schedule": schedule}
     for step in stage.steps(config.epochs * per_epoch, **state):
-        if best.finished:
+        if best.finished:  # also at the start of a resumed run
             break
         inputs = batch(*fit.draw(config.batch_size, rng(seed, "ratio", "batch", step)))
         losses = []
@@ -189,7 +189,7 @@ def train_ratio(
         schedule.step()
 
         stage.report(2 * config.batch_size, loss=torch.stack(losses).mean().detach())
-        if (step + 1) % per_epoch == 0:
+        if (step + 1) % per_epoch == 0:  # once per pass: reading the losses waits for the device
             with torch.no_grad():
                 best.judge({number: float(_loss(nets[number].eval()(*judged), config)) for number in best.running})
 
@@ -225,7 +225,7 @@ def _networks(task: Task, features: Tensor, config: RatioConfig, seed: int) -> t
 
 def _loss(values: Tensor, config: RatioConfig) -> Tensor:
     """Loss () of a network's outputs (2 B,) for B pairs, real ones first."""
-    of_real, of_fake = values.chunk(2)
+    of_real, of_fake = values.chunk(2)  # (B,) each
     if config.loss == "logistic":
         return logistic_ratio_loss(of_fake, of_real)
     if config.loss == "softplus":
@@ -286,7 +286,7 @@ def _check(features_real: Tensor, labels_real: Tensor, features_fake: Tensor, la
             raise ModelError(
                 f"{name} features must be (N, F) with N labels, got {tuple(features.shape)} and {len(labels)} labels"
             )
-        wrong = ~features.isfinite().all(1)
+        wrong = ~features.isfinite().all(1)  # (N,)
         if wrong.any():
             raise DataError(
                 f"{int(wrong.sum())} of {len(features)} {name} samples have features that are not finite; "

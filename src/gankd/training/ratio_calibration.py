@@ -55,24 +55,24 @@ def area_under_curve(fake: Tensor, real: Tensor) -> float:
 
 
 def platt(log_ratio_fake: Tensor, log_ratio_real: Tensor, prior: float = 0.0) -> tuple[float, float]:
-    """Slope >= 0 and offset that calibrate log-ratios: a logistic regression of real against fake, by Newton.
+    """Slope >= 0 and offset that calibrate log-ratios: logistic regression of real against generated, by Newton.
 
     With equal weight for both sides its optimum is the log-ratio itself, so a calibrated score has slope 1,
     offset 0.
 
     Args:
-        log_ratio_fake: (N,) scores of held-out fakes.
-        log_ratio_real: (M,) scores of held-out reals.
-        prior: weight of ((slope - 1)^2 + offset^2) / 2 beside the mean loss; keeps separable samples finite.
+        log_ratio_fake: (N,) scores of held-out generated samples.
+        log_ratio_real: (M,) scores of held-out real samples.
+        prior: weight of ((slope - 1)^2 + offset^2) / 2, added to the mean loss; keeps separable samples finite.
 
     Returns:
-        (slope, offset); (0, 0) where scores and origin disagree, that is, where the scores are worse than
-        none.
+        (slope, offset); (0, 0) if the scores are worse than none.
     """
-    score = torch.cat([log_ratio_fake, log_ratio_real]).double()
+    score = torch.cat([log_ratio_fake, log_ratio_real]).double()  # (N + M,)
     sign = torch.cat([torch.ones_like(log_ratio_fake), -torch.ones_like(log_ratio_real)]).double()
+    # Both sides weigh alike, however many samples each has.
     weight = torch.cat([torch.full_like(x, 0.5 / len(x)) for x in (log_ratio_fake, log_ratio_real)]).double()
-    design = torch.stack([score, torch.ones_like(score)], 1)
+    design = torch.stack([score, torch.ones_like(score)], 1)  # (N + M, 2)
     start = torch.tensor([1.0, 0.0], dtype=torch.float64, device=score.device)
 
     def loss(at: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def platt(log_ratio_fake: Tensor, log_ratio_real: Tensor, prior: float = 0.0) ->
         if move.abs().max() < 1e-10:
             break
     slope, offset = theta.tolist()
-    return (slope, offset) if slope > 0 else (0.0, 0.0)
+    return (slope, offset) if slope > 0 else (0.0, 0.0)  # a ratio of 1 everywhere
 
 
 def _log_group_means(log_ratio: Tensor, groups: Tensor, num_groups: int) -> Tensor:

@@ -21,14 +21,14 @@ class Pairs:
             index[labels[index].argsort(stable=True)]
             for labels, index in ((real, use_real.nonzero()[:, 0]), (fake, use_fake.nonzero()[:, 0]))
         )
-        y, z = real[self._real], fake[self._fake]
+        y, z = real[self._real], fake[self._fake]  # labels in rising order
         self._count = task.groups(y).bincount(minlength=task.num_groups)
         self._start = self._count.cumsum(0) - self._count
         fakes = task.groups(z).bincount(minlength=task.num_groups)
         self._groups = ((self._count > 0) & (fakes > 0)).nonzero()[:, 0]
         self.groups = len(self._groups)
 
-        # Fakes of equal label, widened to at least NEAREST by neighbours in label order within the group.
+        # Generated samples of equal label, widened to at least NEAREST by neighbours in label order within the group.
         low, high = torch.searchsorted(z, y, right=False), torch.searchsorted(z, y, right=True)
         missing = (NEAREST - (high - low)).clamp_min(0)
         end = fakes.cumsum(0)[task.groups(y)]
@@ -36,10 +36,11 @@ class Pairs:
         self._high = torch.minimum(high + (missing + 1) // 2, end)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`count` real and as many fake indices (on the CPU)."""
+        """`count` real and as many generated indices (on the CPU)."""
         turn = torch.randperm(self.groups, generator=generator)
         group = self._groups[turn[torch.arange(count) % self.groups]]
         which, whose = torch.rand(2, count, generator=generator, dtype=torch.float64)
+        # Places in label order, so that a group is a range and its nearest labels are neighbours.
         real = self._start[group] + (which * self._count[group]).long()
         low = self._low[real]
         return self._real[real], self._fake[low + (whose * (self._high[real] - low)).long()]
@@ -48,8 +49,9 @@ class Pairs:
 def held_out(groups: Tensor, share: float, seed: int, name: str) -> Tensor:
     """(N,) bool: about `share` of each group, at random, and never a group's only sample."""
     shuffled = torch.randperm(len(groups), generator=rng(seed, "ratio", "held-out", name))
-    order = shuffled[groups[shuffled].argsort(stable=True)]
+    order = shuffled[groups[shuffled].argsort(stable=True)]  # by group, at random within
     count = groups.bincount()
+    # Rank of each sample within its group.
     rank = torch.arange(len(order)) - (count.cumsum(0) - count)[groups[order]]
     late = torch.minimum((share * count).round().long().clamp_min(1), count - 1)
     return torch.empty(len(groups), dtype=torch.bool).scatter(0, order, rank < late[groups[order]])

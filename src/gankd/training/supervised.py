@@ -18,7 +18,7 @@ from gankd.virtual import Watcher
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedConfig:
-    """How a network learns from labels."""
+    """Settings of training on labels."""
 
     where: ClassVar[str] = ""
     """Group of settings that an error speaks of."""
@@ -49,7 +49,7 @@ class SupervisedConfig:
 def make_optimizer(
     model: torch.nn.Module, config: SupervisedConfig, updates: int | None = None
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """Optimiser and schedule of `config`, over `updates` if not those of `config`."""
+    """Optimiser and schedule of `config`, over `updates` if given."""
     updates = updates or config.updates
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer: torch.optim.Optimizer
@@ -60,6 +60,7 @@ def make_optimizer(
             parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True
         )
     if config.schedule == "steps":
+        # Published schedules drop after whole epochs, that is, at shares of the updates.
         milestones = [round(share * updates) for share in config.decay_at]
         return optimizer, torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -88,7 +89,7 @@ def train_supervised(
     """Train `model` in place on `train`; return it in eval mode, as it is after the last update.
 
     Args:
-        model, train, val, config, engine, seed: what is trained, on what and how; `val` is only measured.
+        model, train, val, config, engine, seed: what is trained, on which images and how; `val` is only measured.
         stage: where progress is shown and kept.
         beside: watches the outputs of every update; the model ends bit for bit as without.
 
@@ -100,7 +101,7 @@ def train_supervised(
     train = train.to(engine.device)
     check_model(model, train, stage.name)
     optimizer, schedule = make_optimizer(model, config)
-    batches = Batches(len(train), config.batch_size, seed, "supervised")
+    batches = Batches(len(train), config.batch_size, seed, "supervised")  # a function of (seed, step)
 
     state: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if beside is not None:
@@ -110,11 +111,11 @@ def train_supervised(
         model.train()
         seed_own_layers(seed, step)
         index = batches(step).to(engine.device)
-        images, labels = train.images[index], train.labels[index]
+        images, labels = train.images[index], train.labels[index]  # (N, C, H, W), (N,)
         if config.augment:
             images = augment(images, config.augment, rng(seed, "augment", step, device=engine.device))
         with engine.autocast():
-            outputs = model(images)
+            outputs = model(images)  # (N, K) or (N,)
         loss = train.task.loss(outputs, labels).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

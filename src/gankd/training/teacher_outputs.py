@@ -52,6 +52,7 @@ def stored_signals(
         CheckpointError: the file is damaged, or belongs to another teacher, other images or other views.
         RunError: the disk is too small.
     """
+    # Everything that the signals depend on: a file under another key is never read.
     key = {
         "format": FORMAT,
         "teacher": _hash(reader.model.state_dict().values()),
@@ -67,6 +68,7 @@ def stored_signals(
         return _to(_load(path, key), engine.device)
     signals = _compute(reader, images, engine, views)
     if path is not None:
+        # Refused before writing, not when the disk is full.
         needed = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(signals))
         check_space(path.parent, needed)
         save_state(path, {"key": key, "signals": signals})
@@ -76,7 +78,7 @@ def stored_signals(
 @torch.no_grad()
 def _compute(reader: Reader, images: Tensor, engine: Engine, views: Views | None) -> Signals:
     reader.model.eval()
-    parts: list[Signals] = []
+    parts: list[Signals] = []  # view by view, batch by batch
     for number in range(1 if views is None else len(views)):
         for start in range(0, len(images), BATCH):
             some = images[start : start + BATCH].to(engine.device)
@@ -89,7 +91,7 @@ def _compute(reader: Reader, images: Tensor, engine: Engine, views: Views | None
 
 
 def _by_row(name: str, value: Any, count: int) -> Any:
-    """Rotated signals come as three rotations of all rows; kept are all three rotations of each row."""
+    """Rotated signals come as three rotations of all rows, and are kept as three rotations of each row."""
     if isinstance(value, list):
         return [_by_row(name, item, count) for item in value]
     return value.unflatten(0, (3, count)).transpose(0, 1) if name.startswith("rotated_") else value

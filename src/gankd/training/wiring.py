@@ -1,4 +1,4 @@
-"""Before training: pair the feature maps of two networks, build what the losses need, and try them on a few images."""
+"""Wiring of losses before training: pair feature maps of two networks, build the losses, try them on a few images."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -121,6 +121,7 @@ def connect(
         ModelError: a loss does not fit the two networks.
     """
     task, teacher = data.task, lesson.teacher
+    # --- feature maps: which exist, and which are paired
     objective = lesson.objective.for_task(task)
     if objective.needs_teacher and teacher is None:
         raise ConfigError(f"the loss {objective} reads a teacher, and none is given")
@@ -128,6 +129,7 @@ def connect(
         dataset_labels = task.hard_labels(data.labels)
     wiring = _wiring(objective, student, teacher, data.images[:1], config)
     readers = [_reader("student", student, task, objective.inputs, [pair[0] for pair in wiring.pairs])]
+    # From here on the networks have hooks, which must go if anything fails.
     try:
         if teacher is not None and objective.needs_teacher:
             taps = [pair[1] for pair in wiring.pairs]
@@ -137,6 +139,7 @@ def connect(
                 raise ConfigError(
                     f"student.compile is not possible with this loss: {reader.why_not_compile}; set it to false"
                 )
+        # --- examples of everything that a loss may read
         rows = torch.arange(EXAMPLES, device=data.images.device) % len(data.images)
         examples, outputs = _read(readers, data, rows, engine)
         examples["dataset_labels"] = dataset_labels
@@ -144,7 +147,7 @@ def connect(
         if objective.sources:
             virtual = None if lesson.virtual is None else lesson.virtual.to(engine.device)
             sources = Sources(objective.sources, virtual, task, dataset_labels, seed)
-            with torch.no_grad():
+            with torch.no_grad():  # (N, K) or (N, B) for each source
                 examples |= sources(0, rows, task.on_unit_scale(outputs))
         if "teacher_head" in objective.inputs and teacher is not None:
             examples["teacher_head"] = teacher_head(teacher, data.images[rows], task)
@@ -152,6 +155,7 @@ def connect(
             make = lesson.new_student
             examples["new_network"] = lambda name, seed: engine.place(OnUnitScale(make(name, seed), task))
             examples["new_student"] = lambda seed: engine.place(OnUnitScale(make("", seed), task))
+        # --- the losses, built from the examples and tried on them
         criterion = _build(objective, examples, seed)
         _dry_run(criterion, examples)
     except BaseException:
@@ -200,12 +204,12 @@ def _read(readers: Sequence[Reader], data: LabelledImages, rows: Tensor, engine:
         "task": task,
         "progress": 0.0,
         "index": rows,
-        "images": images.float() / 255,
-        "targets": task.targets(labels),
-        "labels": task.hard_labels(labels),
+        "images": images.float() / 255,  # (N, C, H, W)
+        "targets": task.targets(labels),  # (N, K) or (N,)
+        "labels": task.hard_labels(labels),  # (N,)
     }
     was_training = student.training
-    student.eval()
+    student.eval()  # or the dry run would change batch statistics
     try:
         with torch.no_grad(), engine.autocast():
             read = [reader(images) for reader in readers]
@@ -224,7 +228,7 @@ def _build(objective: Objective, examples: Mapping[str, Any], seed: int) -> Crit
         ConfigError: an input is missing, or a constructor fails.
     """
     losses = []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
         for label, item in zip(objective.labels, objective.terms, strict=True):
             settings = dict(item.settings)
             if item.loss.is_module:
@@ -244,9 +248,10 @@ def _dry_run(criterion: Criterion, examples: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: a loss misses an input, gives another shape, is not finite, or does not depend on the student.
     """
+    # Leaves that want a gradient show whether a loss depends on the student.
     inputs = {name: _with_gradient(value) if _is_of_student(name) else value for name, value in examples.items()}
     count = len(inputs["label_loss"])
-    criterion.eval()
+    criterion.eval()  # memories of losses stay as they are
     for item in criterion.losses:
         what = f"loss {item.spelling}"
         _chosen(inputs | {"generator": None}, item.reads, item.spelling)

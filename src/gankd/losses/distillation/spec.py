@@ -1,4 +1,4 @@
-"""What makes a function or a module a distillation loss: a name, and arguments that say what it wants to see."""
+"""Distillation losses as functions or modules: a name, and arguments that name their inputs."""
 
 import inspect
 import pkgutil
@@ -24,12 +24,12 @@ NETWORK_INPUTS = {
     "features": "list of L feature maps (N, C, H, W), shallow to deep, paired between teacher and student",
     "preactivations": "the same maps before their ReLU, where they have one",
 }
-"""What a loss may ask of either network as student_NAME or teacher_NAME. With the prefix rotated_ it gets the outputs
-for the images turned by 90, 180 and 270 degrees, in this order: 3 N rows.
+"""Inputs that come from a network, as student_NAME or teacher_NAME. The prefix rotated_ gives them for the images
+turned by 90, 180 and 270 degrees, in this order: 3 N rows.
 """
 OTHER_INPUTS = {
-    "teacher_distribution": "(N, B) log-probabilities of equal bins of the label range, from @virtual and its "
-    "stand-ins; the loss is then for regression only",
+    "teacher_distribution": "(N, B) log-probabilities of equal bins of the label range, from @virtual and other "
+    "target sources; the loss is then for regression only",
     "labels": "(N,) int64 classes, or float32 values on the [0, 1] label scale",
     "targets": "(N, K) label probabilities, or (N,) values on the [0, 1] label scale",
     "label_loss": "(N,) the task's own loss of the student: cross-entropy, or squared error on the [0, 1] scale",
@@ -42,10 +42,10 @@ OTHER_INPUTS = {
 BUILD_INPUTS = {
     "dataset_labels": "(M,) labels of all training images in the order of `index`, of the kind of `labels`",
     "teacher_head": "nn.Linear from the teacher's embedding to its outputs (logits, or values on the [0, 1] scale)",
-    "new_student": "function (seed) -> a student with freshly drawn weights, from images to outputs",
+    "new_student": "function (seed) -> a student with new random weights, from images to outputs",
     "new_network": "function (name, seed) -> such a network of another architecture",
 }
-"""What only a constructor may ask for, besides examples of all of the above."""
+"""Inputs of constructors only, besides examples of all of the above."""
 
 
 def network_inputs() -> dict[str, str]:
@@ -101,11 +101,11 @@ class Loss:
     weight: float
     """Published weight; see `weight_for`."""
     is_label_loss: bool
-    """It stands in for the task's own loss."""
+    """It replaces the task's own loss."""
     classification_only: bool
-    """Also where no input says so."""
+    """Set where no input implies it."""
     needs: str = ""
-    """Settings without which it cannot be used, in words."""
+    """Settings that a user has to give, in words."""
 
     def weight_for(self, divisor: float) -> float:
         """Weight of a term written without a number; `divisor` is the task's `weight_divisor`.
@@ -117,7 +117,7 @@ class Loss:
 
     @property
     def is_module(self) -> bool:
-        """Has it parameters or memory?"""
+        """True if it has parameters or memory."""
         return isinstance(self.make, type)
 
     @property
@@ -127,22 +127,22 @@ class Loss:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of what it reads at every step."""
+        """Names of its inputs at every step."""
         return _positional(self.make.forward if self.is_module else self.make)  # type: ignore[attr-defined]
 
     @property
     def build_inputs(self) -> tuple[str, ...]:
-        """Names of what its constructor reads."""
+        """Names of the inputs of its constructor."""
         return _positional(self.make.__init__) if self.is_module else ()
 
     @property
     def needs_source(self) -> bool:
-        """Does it read what only @virtual and its stand-ins give?"""
+        """True if it reads what only target sources give."""
         return "teacher_distribution" in self.all_inputs
 
     @property
     def all_inputs(self) -> tuple[str, ...]:
-        """Names of what it reads at every step or when it is built."""
+        """Names of its inputs at every step or when it is built."""
         return (*self.inputs, *self.build_inputs)
 
     @property
@@ -152,7 +152,7 @@ class Loss:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def check(self) -> None:
-        """Raise ConfigError if it reads something that is no input."""
+        """Raise ConfigError if it reads something that is not an input."""
         known = {**network_inputs(), **OTHER_INPUTS}
         reads = [(name, known) for name in self.inputs]
         reads += [(name, {**known, **BUILD_INPUTS}) for name in self.build_inputs]
@@ -162,14 +162,14 @@ class Loss:
                 continue
             remedy = suggest(name, names)
             if name in parameters and parameters[name].default is not inspect.Parameter.empty:
-                remedy = "a setting stands behind a lone * in the list of arguments"
+                remedy = "a setting comes after a bare * in the list of arguments"
             raise ConfigError(
-                f"loss {self.name} reads {name!r}, which is no input; {remedy}; all inputs: gankd list inputs"
+                f"loss {self.name} reads {name!r}, which is not an input; {remedy}; all inputs: gankd list inputs"
             )
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Kinds of task that it is for."""
+        """Kinds of task that it works for."""
         reads = {name.rpartition("_")[2] for name in (*self.inputs, *self.build_inputs)}
         if {"values", "distribution"} & reads:
             return ("regression",)

@@ -34,6 +34,16 @@ REWRITTEN = (
     "src/gankd/synthetic.py",
     "src/gankd/virtual",
     "src/gankd/report/virtual.py",
+    "src/gankd/report/lists.py",
+    "src/gankd/cli",
+    "src/gankd/__init__.py",
+    "src/gankd/bench/cost.py",
+    "src/gankd/bench/loss_costs.py",
+    "src/gankd/commands/__init__.py",
+    "src/gankd/commands/data.py",
+    "src/gankd/commands/inspect.py",
+    "src/gankd/commands/listing.py",
+    "src/gankd/console.py",
     "src/gankd/training/losses.py",
 )
 WAITING = ("src/gankd/models/autoencoder.py",)

@@ -137,7 +137,7 @@ class DataReport:
 
     @property
     def text(self) -> str:
-        """For a terminal."""
+        """Text for a terminal."""
         where = self.found.name if self.found.path is None else shown(self.found.path)
         lines = [f"{where}: {self.found.what} ({self.found.name})"]
         if self.scan is not None:

@@ -26,7 +26,7 @@ from gankd.virtual import VirtualConfig, VirtualTeacher
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether one loss applies to a pair of networks."""
+    """Fit of one loss to a pair of networks."""
 
     name: str
     applies: bool
@@ -68,7 +68,7 @@ class Inspection:
 
     @property
     def text(self) -> str:
-        """For a terminal."""
+        """Text for a terminal."""
         shapes = {side: dict(taps) for side, taps in self.taps.items()}
         lines = [
             f"teacher {self.teacher}: {self.parameters['teacher']:,} parameters",

@@ -51,7 +51,7 @@ class Listing:
     what: What
     rows: list[Row]
     machine: Machine
-    """Where the costs of losses were measured, and whose speed the estimates of tables assume."""
+    """Machine on which costs of losses were measured, whose speed the estimates of tables assume."""
     tables: list[Row] = field(default_factory=list)
     """Published tables, for the list of recipes."""
 

@@ -88,7 +88,7 @@ def test_place_among_draws_by_hand() -> None:
 
 
 def test_crps_of_normal_draws_is_the_closed_form() -> None:
-    """sigma / sqrt(pi) for draws of the teacher's law, sigma sqrt(2 / pi) for its mean alone."""
+    """sigma / sqrt(pi) for samples of the teacher's law, sigma sqrt(2 / pi) for only its mean."""
     labels, bins = torch.full((1, 1500), 0.5, dtype=torch.float64), 200
     centres = (torch.arange(bins).double() + 0.5) / bins
 

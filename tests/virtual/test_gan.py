@@ -1,4 +1,4 @@
-"""The generator's training: an unbiased anchor, no trace in the teacher, resumed bit for bit, and it does learn."""
+"""Training of the generator: an unbiased anchor, no effect on the teacher, resumption bit for bit, and learning."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def outputs(task: Task, step: int, count: int = 10) -> tuple[Tensor, Tensor]:
 
 
 def test_anchor_is_the_squared_distance_of_the_mean_and_no_spread() -> None:
-    """Over all pairs of draws, which is the exact expectation under their empirical law."""
+    """Mean over all pairs of samples, the exact expectation under their empirical law."""
     draws = (2 * torch.randn(40, 5, generator=rng(0, "q"), dtype=torch.float64)).softmax(1).requires_grad_()
     mean = torch.full((1600, 5), 0.2, dtype=torch.float64)
     first, second = draws.repeat_interleave(40, 0), draws.repeat(40, 1)
@@ -145,7 +145,7 @@ def test_nothing_kept_is_no_step() -> None:
 
 @TASKS
 def test_no_gradient_and_no_random_number_leaves_it(task: Task) -> None:
-    """T2: the network beside which it learns has no gradient from it, and global random numbers stay as they are."""
+    """T2: the network that it learns from gets no gradient, and global random numbers stay as they are."""
     teacher = nn.Linear(3, SMALL.num_outputs(task))
     state = torch.get_rng_state()
     gan = KnowledgeGan(task, SMALL, 0)
@@ -171,7 +171,7 @@ def test_a_student_leaves_no_gradient_in_the_generator(task: Task) -> None:
 
 @TASKS
 def test_autocast_around_it_changes_nothing(task: Task) -> None:
-    """T10: it stays in float32."""
+    """T10: training stays in float32."""
     losses = []
     for enabled in (False, True):
         gan = KnowledgeGan(task, SMALL, 0)
@@ -185,7 +185,7 @@ def test_autocast_around_it_changes_nothing(task: Task) -> None:
 
 @TASKS
 def test_resumed_it_ends_bit_for_bit_as_uninterrupted(task: Task, tmp_path: Path) -> None:
-    """T7: networks, their average, optimisers, means, noise, and outputs that wait for the next step."""
+    """T7: networks, their average, optimisers, means, noise, and outputs collected for the next step."""
     whole, first = (KnowledgeGan(task, SMALL, 0) for _ in range(2))
     for step in range(1, 16):
         whole.observe(*outputs(task, step))
@@ -238,7 +238,7 @@ def gaussian_teacher(classes: int, count: int, temperature: float) -> tuple[Tens
 
 
 def train(gan: KnowledgeGan, probs: Tensor, labels: Tensor, steps: int) -> Tensor:
-    """Draws for the labels."""
+    """Samples for the labels."""
     gan.set_means(*label_means(probs, labels, len(gan.mean_weight)))
     gan.start()
     schedules = [LambdaLR(one, lambda step: min(1.0, 2 * (1 - step / steps))) for one in gan._optimizers.values()]

@@ -1,4 +1,4 @@
-"""Gates: floors in expectation, what passes, what each error misses, and failures that trip their detector."""
+"""Gates: floors in expectation, passes, the gates that each error misses, and failures that trip their rule."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def codes(found: Gates) -> set[str]:
 
 @pytest.mark.parametrize(("count", "tolerance"), [(6, 0.2), (40, 0.1)])
 def test_draws_of_the_teachers_law_have_their_floor_as_expectation(count: int, tolerance: float) -> None:
-    """Each at half the sample size: against all outputs the draws would come out up to twice too good."""
+    """Both use half the sample size; compared with all outputs, samples would look up to twice too good."""
     labels = classes_of(count)
     sums = {name: [0.0, 0.0] for name in ("mean", "cov", "wrong", "energy", "peak")}
     groups = Groups(labels, 8, 8)
@@ -105,7 +105,7 @@ BROKEN: dict[str, tuple[Callable[[Tensor], Tensor], set[str]]] = {
 
 
 def _turned(probs: Tensor, labels: Tensor) -> Tensor:
-    """Probabilities of wrong classes handed on to the next wrong class."""
+    """Probabilities of wrong classes, each moved to the next wrong class."""
     place = torch.arange(8).expand(len(labels), -1)
     others = (labels[:, None] + 1 + torch.arange(7)) % 8
     return probs.scatter(1, others, probs.gather(1, others.roll(1, 1))).where(place != labels[:, None], probs)
@@ -222,7 +222,7 @@ def test_bound_of_the_rank_correlation(floor: float, bound: float) -> None:
 
 
 def broken_generator(blind_to: str) -> Tensor:
-    """T9: draws of a generator that begins at the teacher's means and has lost the label, or the noise."""
+    """T9: samples of a generator that begins at the teacher's means and ignores the label, or the noise."""
     labels = classes_of(60)
     p = teacher(labels, 1)
     gan = KnowledgeGan(Classification(num_classes=8), VirtualConfig(), 0)

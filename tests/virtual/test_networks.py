@@ -61,7 +61,7 @@ def test_table_of_classes_is_looked_up_and_of_values_has_a_grid() -> None:
 
 
 def test_code_of_a_value_reads_half_turns() -> None:
-    """With whole turns the Fourier features of 0 and of 1 would be the same."""
+    """Fourier features of whole turns would be equal at 0 and at 1."""
     network = LabelCode(VALUES, 32)
     labels = torch.linspace(0, 1, 21)
     waves = [wave(math.pi * n * labels) for wave in (torch.sin, torch.cos) for n in range(1, 9)]

@@ -40,7 +40,7 @@ def test_the_distribution_of_a_regressor_is_read_off_its_values() -> None:
     data = LabelledImages(images, VALUES.denormalise(labels01), VALUES)
 
     class Level(torch.nn.Module):
-        """Gives where in the range an image lies, and nothing of the noise."""
+        """Network that gives the place of an image in the range, without the noise."""
 
         def __init__(self) -> None:
             super().__init__()

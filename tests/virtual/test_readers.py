@@ -50,7 +50,7 @@ def student(count: int) -> Tensor:
 
 
 def test_draws_of_a_step_depend_on_it_alone(virtual: VirtualTeacher, labels: Tensor) -> None:
-    """Drawn ahead in blocks or asked for after a resumption: the same."""
+    """Samples are equal whether made ahead in blocks or asked for after a resumption."""
     order = [torch.randperm(60, generator=rng(0, step))[:8] for step in range(64)]
     ahead = reader("virtual", virtual, labels)
     all_steps = [ahead(step, order[step], student(8), order.__getitem__) for step in range(40)]
@@ -101,7 +101,7 @@ def test_the_mean_of_the_bank_is_the_table(virtual: VirtualTeacher, labels: Tens
 
 
 def test_the_gaussian_has_the_moments_of_the_logits(virtual: VirtualTeacher, labels: Tensor) -> None:
-    """With full rank in mean and covariance, with rank 1 still in every variance."""
+    """Equal in mean and covariance at full rank, and in every variance at rank 1."""
     assert virtual.bank is not None
     centred = virtual.bank.logits - virtual.bank.logits.mean(1, keepdim=True)
     index = torch.full((40_000,), 2)  # an image of class 2
@@ -119,7 +119,7 @@ def test_the_gaussian_has_the_moments_of_the_logits(virtual: VirtualTeacher, lab
 
 
 def test_best_is_the_draw_nearest_to_the_student(virtual: VirtualTeacher, labels: Tensor) -> None:
-    """A reference in loops; with the two sides of the divergence exchanged it chooses others."""
+    """Reference in loops; with the two sides of the divergence exchanged it chooses others."""
     index, outputs = torch.arange(40), student(40) * 3
     source = reader("bank", virtual, labels, draws=6, policy="best")
     draws, chosen = source._fresh(1, index, None), source(1, index, outputs)
@@ -156,7 +156,7 @@ def test_rank_pairs_confident_draws_with_confident_images(virtual: VirtualTeache
 
 
 def test_hints_choose_the_draw_most_like_the_teachers_output(virtual: VirtualTeacher, labels: Tensor) -> None:
-    """A reference in loops; an image without a hint takes the first draw."""
+    """Reference in loops; an image without a hint takes the first sample."""
     outputs = torch.randn(50, CLASSES, generator=rng(8)).softmax(1)
     hinted = replace(virtual, hints=Hints.of(outputs, labels[:50]))
     source = reader("virtual", hinted, labels, draws=7, policy="hint")

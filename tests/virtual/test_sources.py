@@ -1,4 +1,4 @@
-"""Target sources by name: what their settings may be, and what each needs."""
+"""Target sources by name: allowed settings, and needs of each."""
 
 import pytest
 

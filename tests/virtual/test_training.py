@@ -1,4 +1,4 @@
-"""The virtual teacher beside and after the teacher: what may not change, and what must follow."""
+"""Virtual teachers trained alongside and after the teacher: the teacher stays as it is, the generator learns."""
 
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,11 @@ def network(task: Task, data: LabelledImages) -> ImageModel:
     return ImageModel.for_data(net, data)
 
 
-def taught(beside: Watcher | None = None, stage: Stage | None = None) -> dict[str, Tensor]:
+def taught(watcher: Watcher | None = None, stage: Stage | None = None) -> dict[str, Tensor]:
     data = toy(CLASSES)
     model = network(CLASSES, data)
     torch.manual_seed(7)
-    train_supervised(model, data, data, CONFIG, PLAIN, 3, stage, beside=beside)
+    train_supervised(model, data, data, CONFIG, PLAIN, 3, stage, beside=watcher)
     return model.state_dict()
 
 
@@ -51,12 +51,12 @@ def virtual_config(**settings: Any) -> VirtualConfig:
 
 
 def test_the_teacher_is_bit_identical_with_a_generator_beside_it(tmp_path: Path) -> None:
-    """T1, A14: a gradient that flowed back, or a draw from the global random numbers, turns this red."""
-    alone = taught()
+    """T1, A14. Red if a gradient flows back, or global random numbers are used."""
+    without = taught()
     gan = KnowledgeGan(CLASSES, virtual_config(), seed=0)
-    beside = taught(Watcher(gan, CLASSES, CONFIG.updates, tmp_path))
+    watched = taught(Watcher(gan, CLASSES, CONFIG.updates, tmp_path))
     assert gan.steps == (40 - 8) // 2
-    assert all(torch.equal(alone[name], beside[name]) for name in alone)
+    assert all(torch.equal(without[name], watched[name]) for name in without)
     state, outputs = torch.get_rng_state(), torch.zeros(4, 3, requires_grad=True)
     for _ in range(2):
         gan.observe(outputs * 2, torch.tensor([0, 1, 2, 0]))
@@ -102,7 +102,7 @@ def test_a_resumed_pair_ends_as_the_undisturbed_one(tmp_path: Path) -> None:
 
 
 def test_polishing_fits_the_stored_outputs(tmp_path: Path) -> None:
-    """Two modes per class: means alone would put every draw between them."""
+    """Two modes per class: only a generator of means would put every sample between them."""
     labels = torch.arange(600) % 3
     side = torch.randint(2, (600,), generator=rng(0)).float() * 2 - 1
     logits = 8 * torch.nn.functional.one_hot(labels, 3).float()

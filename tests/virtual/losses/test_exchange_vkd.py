@@ -1,4 +1,4 @@
-"""Peers that exchange files: what they learn from one another, and every way in which a peer or a file can fail."""
+"""Peers that exchange files: lessons from one another, and every way in which a peer or a file can fail."""
 
 import errno
 import math
@@ -40,7 +40,7 @@ def peer(folder: Path, name: str, **settings: Any) -> ExchangeVKD:
 
 
 def outputs(step: int, runner_up: int) -> Tensor:
-    """Logits that are right, and whose second class says whose data they come from."""
+    """Right logits, whose second class tells the peer that they come from."""
     centres = 6 * torch.eye(4) + 4 * torch.eye(4).roll(runner_up, 1)
     return centres[LABELS] + 0.3 * torch.randn(16, 4, generator=rng(step, "noise", runner_up))
 
@@ -93,7 +93,7 @@ def test_two_peers_with_data_of_their_own_learn_from_one_another(tmp_path: Path)
 
 
 def test_it_follows_its_formula(folder: Path) -> None:
-    """The mean over peers of T^2 KL(draw || student) on the ramp; red without T^2, or with the ramp's sign turned."""
+    """Mean over peers of T^2 KL(sample || student) on the ramp; red without T^2, or with the ramp reversed."""
     shutil.copy(folder / "b.safetensors", folder / "c.safetensors")
     loss = peer(folder, "a", T=2.0)  # the others are at 4: their draws are brought to this temperature
     step(loss, 0)

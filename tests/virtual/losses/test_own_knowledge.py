@@ -1,4 +1,4 @@
-"""What students share that learn from generators of outputs: ramps, right rows, trust, the pace of the average."""
+"""Generators of a student's own outputs: ramps, right rows, trust, half-life of the average."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_the_average_has_a_half_life_of_a_quarter_of_a_pass() -> None:
 
 
 def test_draws_are_of_the_generator_once_it_has_begun() -> None:
-    """Each class has outputs of its own shape; what is drawn for it has too. T wrongly applied turns this red."""
+    """Outputs differ in shape by class, and so do samples. Red if T is applied wrongly."""
     torch.manual_seed(0)
     own = OwnKnowledge(CLASSES, 4.0, 1000)
     centres = 6 * torch.eye(4) + 3 * torch.eye(4).roll(1, 0)

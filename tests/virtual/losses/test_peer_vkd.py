@@ -1,4 +1,4 @@
-"""Peers in one training: the formula against loops, the gate, whose outputs feed which generator, checkpoints."""
+"""Peers in one training: the formula against loops, the gate, outputs that feed each generator, checkpoints."""
 
 import math
 from pathlib import Path
@@ -44,7 +44,7 @@ def batch(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def with_means(loss: PeerVKD) -> list[list[list[float]]]:
-    """Known draws: those of generators that have not begun are their class means."""
+    """Loss with known samples: those of generators that have not begun are their class means."""
     means = torch.rand(len(loss.knowledge), 3, 3, generator=rng(0, "means")).softmax(2)
     for own, rows in zip(loss._own, means, strict=True):
         own.gan.set_means(rows, torch.ones(3))
@@ -54,7 +54,7 @@ def with_means(loss: PeerVKD) -> list[list[list[float]]]:
 @pytest.mark.parametrize(("progress", "ramp"), [(0.0, math.exp(-5)), (0.125, math.exp(-1.25)), (0.7, 1.0)])
 @pytest.mark.parametrize("peers", [1, 2])
 def test_it_follows_its_formula(peers: int, progress: float, ramp: float) -> None:
-    """Red for a learner among its own peers, a sum in place of the mean, a label loss of the student, no T^2."""
+    """Red for a learner among its own peers, a sum instead of the mean, a label loss of the student, no T^2."""
     loss = built(peers).eval()
     means = with_means(loss)
     student, labels, targets, images = batch(1)
@@ -103,7 +103,7 @@ def test_a_weak_peer_does_not_teach_but_learns() -> None:
     logits = student.clone().requires_grad_()
     loss(logits, labels, targets, images, 0.5, rng(0, "draw")).sum().backward()
     assert logits.grad is not None
-    torch.testing.assert_close(gated[0], logits.grad)  # the student hears the equal alone
+    torch.testing.assert_close(gated[0], logits.grad)  # the student learns only from its equal
     assert (with_all[0] - gated[0]).abs().max() > 0.1
     torch.testing.assert_close(gated[1][1], with_all[1][1])  # the weak one hears both others, with and without
 

@@ -1,4 +1,4 @@
-"""Self-distillation: formula and ramp, who learns from whom, the guard, checkpoints, and the loop it must not make."""
+"""Self-distillation: formula and ramp, gradients, the guard, checkpoints, and the feedback loop to avoid."""
 
 import math
 from pathlib import Path
@@ -33,7 +33,7 @@ def train(loss: SelfVKD, steps: range, total: int = 1000) -> list[Tensor]:
 
 
 def with_means(loss: SelfVKD) -> Tensor:
-    """Known draws: those of a generator that has not begun are its class means."""
+    """Loss with known samples: those of a generator that has not begun are its class means."""
     means = torch.rand(4, 4, generator=rng(0, "means")).softmax(1)
     loss.knowledge.gan.set_means(means, torch.ones(4))
     return means
@@ -43,7 +43,7 @@ def with_means(loss: SelfVKD) -> Tensor:
     ("start", "progress", "ramp"), [(0.1, 0.0, 0.0), (0.1, 0.1, 0.0), (0.1, 0.55, 0.5), (0, 0.2, 0.2)]
 )
 def test_both_forms_follow_their_formulas_on_the_ramp(start: float, progress: float, ramp: float) -> None:
-    """KL the other way round, T^2 left out, or a student softened in soft1 turns this red."""
+    """Red with KL the other way round, without T^2, or with a student softened in soft1."""
     student = logits(1)
     loss = built(start=start).eval()
     q = with_means(loss)[LABELS]
@@ -69,7 +69,7 @@ def test_the_student_learns_from_draws_once_the_generator_has_begun() -> None:
 
 
 def test_nothing_flows_between_student_and_generator() -> None:
-    """T2. Red without no_grad about a draw, or without detach where outputs are observed."""
+    """T2. Red without no_grad around sampling, or without detach where outputs are observed."""
     loss = built(start=0.0)
     student = logits(1, 16).requires_grad_()
     for step in range(150):
@@ -132,7 +132,7 @@ def drift(loss: SelfVKD, passes: list[tuple[float, float]]) -> list[float]:
 
 
 def test_the_guard_halves_the_weight_when_outputs_flatten_and_labels_do_not_follow() -> None:
-    """F9. Red for either comparison turned round."""
+    """F9. Red if either comparison is reversed."""
     flatter = [(8.0 - k, 0.0) for k in range(7)]  # ever softer, so the label loss grows too
     guarded = built(800)
     assert drift(guarded, flatter[:3]) == [1, 1, 1]

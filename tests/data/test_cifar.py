@@ -256,14 +256,14 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "cut off": (python_10()["test_batch"][:5000], "test_batch: cannot be read ("),
     "empty": (b"", "test_batch: cannot be read ("),
     "text": (b"hello", "test_batch: cannot be read ("),
-    "a list": (b"\x80\x02].", "a list in place of a dict"),
+    "a list": (b"\x80\x02].", "a list instead of a dict"),
     "room for 33 million objects": (b"\x80\x02}r\x00\x00\x00\x02.", "object number 33554432 in a file of 9 bytes"),
     "changes what reads it": (b"\x80\x02c_codecs\nencode\nN}U\x01xK\x01s\x86b.", "test_batch: cannot be read ("),
     "no data": (dumped({"labels": [1, 2]}), "expected data, uint8 (N, 3,072), and labels, N integers, got labels"),
     "wide": (dumped({"data": pixels(2, 0)[:, :99], "labels": [1, 2]}), "expected data, uint8 (N, 3,072)"),
     "short": (dumped({"data": pixels(2, 0), "labels": [1]}), "got 2 images and 1 labels"),
     "text labels": (dumped({"data": pixels(1, 0), "labels": ["cat"]}), "N integers"),
-    "floats": (python_10()["test_batch"].replace(b"U\x02u1", b"U\x02f4"), "an array of other things than bytes"),
+    "floats": (python_10()["test_batch"].replace(b"U\x02u1", b"U\x02f4"), "an array of something other than bytes"),
     "shape": (dumped({"data": pixels(2, 0), "labels": [1]}).replace(b"(J\x02", b"(J\x03"), "cannot be read"),
     "number": (dumped({"data": pixels(1, 0), "labels": [10]}), "expected a class from 0 to 9, got 10"),
 }
@@ -282,7 +282,7 @@ def test_broken_archives(tmp_path: Path) -> None:
     assert "is missing" in refused(path, hundred=True)
     for broken in (content[: len(content) // 2], content[:300] + bytes(300) + content[600:], b"", b"<html>not found"):
         path.write_bytes(broken)
-        assert "is no archive, or a damaged one" in refused(path) or "is missing" in refused(path)
+        assert "is not an archive, or a damaged one" in refused(path) or "is missing" in refused(path)
     assert "expected cifar-10-binary.tar.gz or cifar-10-python.tar.gz" in refused(tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     assert "got neither" in refused(tmp_path / "empty")
@@ -294,7 +294,7 @@ def test_the_authors_file(tmp_path: Path) -> None:
         file["images_train"] = np.stack([images[:20] for images, _ in TEN.values()]).reshape(100, 3, 32, 32)
         file["labels_train"] = np.concatenate([labels[:20] for _, labels in TEN.values()])
         file["subtrain_indx"], file["subvalid_indx"] = np.arange(80), np.arange(99, 79, -1)
-    assert "holds no test images; put cifar-10-python.tar.gz, or its folder, beside it" in refused(path)
+    assert "holds no test images; put cifar-10-python.tar.gz, or its folder, next to it" in refused(path)
     unpacked(tmp_path / "cifar-10-batches-py", python_10())
     data = load_cifar10(path)
     assert (len(data.train), len(data.test)) == (80, 30)

@@ -378,7 +378,7 @@ def test_images_without_labels(tmp_path: Path) -> None:
     paint(tmp_path / "x.png")
     assert "1 image without a class" in refused(tmp_path)
     class_folders(tmp_path, a=3, b=3)
-    assert "beside the sub-folders" in refused(tmp_path)
+    assert "next to the sub-folders" in refused(tmp_path)
 
 
 def test_no_images_in_a_class_folder(tmp_path: Path) -> None:

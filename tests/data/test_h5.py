@@ -75,10 +75,10 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load_h5(tmp_path)
     for kept in (0, 100, len(content) // 2):
         path.write_bytes(content[:kept])
-        with pytest.raises(DataError, match="data.h5 is no .h5 file, or a damaged one"):
+        with pytest.raises(DataError, match="data.h5 is not an .h5 file, or a damaged one"):
             load_h5(path)
     path.write_bytes(b"image,label\n" * 100)
-    with pytest.raises(DataError, match="is no .h5 file"):
+    with pytest.raises(DataError, match="is not an .h5 file"):
         load_h5(path)
 
     def absent(name: str, *rest: Any) -> Any:
@@ -136,7 +136,7 @@ def test_other_files_are_not_read(tmp_path: Path) -> None:
             if kind != "labels":
                 file["label"] = FOUR
         with pytest.raises(
-            DataError, match="(images|label) cannot be read .its data lie in other files, which are not"
+            DataError, match="(images|label) cannot be read .its data are in other files, which are not"
         ):
             load_h5(path)
 

@@ -271,7 +271,7 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         line = refused(tmp_path, **arrays)
         assert "is an array of Python objects, which is a pickle and could run code when read; save images as" in line
     np.array(objects).dump(tmp_path / "data.npz")
-    with pytest.raises(DataError, match=r"is no .npz file, or a damaged one \([^=]*pickle[^=]*\); write it"):
+    with pytest.raises(DataError, match=r"is not an .npz file, or a damaged one \([^=]*pickle[^=]*\); write it"):
         load_npz("data.npz")
     # What is not needed is not read.
     assert len(load_npz(stored(tmp_path, x=numbered(), y=FOUR, notes=objects)).train) == 28
@@ -282,7 +282,7 @@ def test_nothing_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_damaged_files(tmp_path: Path, kept: int) -> None:
     path = stored(tmp_path, images=numbered(), label=FOUR)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(DataError, match=r"data.npz is no .npz file, or a damaged one \(.+\); write it by np.savez"):
+    with pytest.raises(DataError, match=r"data.npz is not an .npz file, or a damaged one \(.+\); write it by np.savez"):
         load_npz(path)
 
 
@@ -348,7 +348,7 @@ def test_files_of_other_kinds(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is a folder; for a folder of images: gankd run folder --data "):
         load_npz(tmp_path)
     (tmp_path / "text.npz").write_text("image,label\n")
-    with pytest.raises(DataError, match="is no .npz file"):
+    with pytest.raises(DataError, match="is not an .npz file"):
         load_npz(tmp_path / "text.npz")
     np.save(tmp_path / "one.npy", numbered())
     with pytest.raises(DataError, match="holds one array and no name"):

@@ -236,7 +236,7 @@ def test_parquet_that_cannot_be_read(tmp_path: Path) -> None:
     )
     content = parquet(path, image=good, label=labels).read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    assert "no Parquet file, or a damaged one" in refused(path)
+    assert "not a Parquet file, or a damaged one" in refused(path)
     (tmp_path / "empty").mkdir()
     assert "no .parquet files" in refused(tmp_path / "empty")
 
@@ -280,7 +280,7 @@ def test_text_that_is_no_utf8_in_parquet(tmp_path: Path) -> None:
     table = pa.table({"image": [png(row) for row in range(COUNT)], "label": words})
     pq.write_table(table, path, compression="none")
     path.write_bytes(path.read_bytes().replace(b"kind 1", b"kin\x80 1"))
-    assert "no Parquet file, or a damaged one ('utf-8' codec can't decode" in refused(path)
+    assert "not a Parquet file, or a damaged one ('utf-8' codec can't decode" in refused(path)
 
 
 def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Images and labels that lie in arrays, whatever file or object these come from."""
+"""Images and labels in arrays, whatever file or object these come from."""
 
 import hashlib
 import math
@@ -19,7 +19,7 @@ from gankd.errors import DataError
 from gankd.tasks import Task
 
 BLOCK_BYTES = 1 << 26
-"""Read at a time."""
+"""Bytes read at a time."""
 
 Array = npt.NDArray[Any]
 
@@ -28,7 +28,7 @@ class Readable(Protocol):
     """An open file, or the like."""
 
     def read(self, count: int, /) -> bytes:
-        """As of binary files."""
+        """Read as a binary file does."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ class Stream:
 
 
 def read_blocks(file: Readable, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Array]:
-    """Blocks (n, ...) of an array (N, ...) in C order, of which `file` holds the bytes and nothing behind them.
+    """Blocks (n, ...) of an array (N, ...) in C order, whose bytes are the rest of `file`.
 
     Raises:
-        EOFError: fewer bytes than that, or more.
+        EOFError: fewer or more bytes.
     """
     size = math.prod(shape[1:]) * dtype.itemsize
     expected, got = size * shape[0], 0
-    # A wrong shape must not take the memory: each block has to be there before the next is asked for.
+    # A wrong shape must not fill the memory: each block has to arrive before the next is asked for.
     while got < expected:
         content = file.read(min(_rows(shape, dtype) * size, expected - got))
         got += len(content)
         if not content or len(content) % size:
             raise EOFError(f"expected {expected:,} bytes after the header, got {got:,}")
         yield np.frombuffer(content, dtype).reshape(-1, *shape[1:])
-    if file.read(1):  # the end of the file is also where archives compare checksums
+    if file.read(1):  # at the end of the file, archives compare checksums
         raise EOFError(f"expected {expected:,} bytes after the header, got more")
 
 
@@ -68,8 +68,9 @@ class Images:
 
     Args:
         where: file and name of the array.
-        stored: uint8, or floats in [0, 1], with one or three channels; an array, what is sliced like one, or a stream.
-        file: that it stays in, if any: then `key` need not read the pixels.
+        stored: uint8, or floats in [0, 1], with one or three channels; an array, an object that is sliced like
+            one, or a stream.
+        file: file that holds the pixels, if any; `key` then need not read them.
 
     Raises:
         DataError: another shape or type, or floats beyond [0, 1].
@@ -108,7 +109,7 @@ class Images:
         return self.shape[0]
 
     def blocks(self) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """Pixels uint8 (n, H, W, C), and the number of the first."""
+        """Pixels uint8 (n, H, W, C) and the index of the first."""
         for first, block in self._read():
             if block.dtype.kind == "f":
                 block = np.rint(block.astype(np.float32) * 255).astype(np.uint8)
@@ -132,10 +133,10 @@ class Images:
                 first += len(block)
         except DataError:
             raise
-        except Exception as error:  # whatever a broken file makes of its library
+        except Exception as error:  # the library may raise anything on a broken file
             reason = shown(" ".join(str(error).split()) or type(error).__name__)
             raise DataError(
-                f"{self.where}[{first}]: cannot be read ({reason}); the file is damaged, fetch or write it anew"
+                f"{self.where}[{first}]: cannot be read ({reason}); the file is damaged, fetch or write it again"
             ) from None
 
     def _slices(self) -> Iterator[Array]:
@@ -152,15 +153,15 @@ def splits_of_arrays(
     what: str = "file",
     class_names: tuple[str, ...] = (),
 ) -> Splits:
-    """Splits of arrays of N images in all that are described by N items.
+    """Splits of arrays that hold N images in all, described by N items.
 
     Args:
-        path: where they come from.
+        path: file or folder that they come from.
         items: label and split of each image.
         sets: the images, of one shape.
-        choices: what the user says about them.
-        what: how the card calls `path`.
-        class_names: what the labels 0 .. K - 1 are called.
+        choices: the user's settings.
+        what: word for `path` in the card.
+        class_names: names of the labels 0 .. K - 1.
 
     Raises:
         ConfigError: a range of classes. DataError: the labels or the size cannot be used.
@@ -227,7 +228,7 @@ def texts_of(array: Array) -> list[str]:
 
 
 def check_label_shape(where: str, stored: Any) -> None:
-    """Raise DataError unless there is one label per image, (N,) or (N, 1), whatever the labels are."""
+    """Raise DataError unless labels are (N,) or (N, 1), of any type."""
     shape = tuple(stored.shape)
     if len(shape) != 1 and shape[1:] != (1,):
         remedy = "save labels.argmax(1)" if len(shape) == 2 else "save one number or word per image"
@@ -235,7 +236,7 @@ def check_label_shape(where: str, stored: Any) -> None:
 
 
 def label_texts(where: str, values: Array, task: TaskChoice) -> list[str]:
-    """Labels as they would stand in a table: integers without a point, other numbers so that they read back exactly."""
+    """Labels as text, as in a table: integers without a point, other numbers so that they read back exactly."""
     check_label_shape(where, values)
     values = values.reshape(-1)
     kind = values.dtype.kind
@@ -260,7 +261,7 @@ def label_texts(where: str, values: Array, task: TaskChoice) -> list[str]:
 
 
 def refuse_strange(items: list[Item], count: int, where: str) -> None:
-    """Raise DataError unless labels are numbers of `count` classes, whose names stand at `where`."""
+    """Raise DataError unless labels are numbers of `count` classes, whose names are at `where`."""
     known = set(map(str, range(count)))
     strange = [item for item in items if item.label not in known]
     if strange:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as they are published: binary or python version, archive or folder, or the authors' h5."""
+"""CIFAR-10 and CIFAR-100 as published: binary or python version, archive or folder, or the authors' h5."""
 
 import io
 import pickle
@@ -30,7 +30,7 @@ LICENCE = "none stated; for research, cite Krizhevsky (2009), Learning Multiple 
 
 @dataclass(frozen=True)
 class Version:
-    """Where one version of a set keeps what."""
+    """Files and keys of one version of a set."""
 
     folder: str
     archive: str
@@ -39,15 +39,15 @@ class Version:
     names: str
     """File with the names of the classes."""
     classes: str
-    """Key of the labels in a pickled dict, of which that of the names follows; unused in the binary version."""
+    """Key of the labels in a pickled dict; the key of the names follows from it; unused in the binary version."""
     column: int
-    """Of the label bytes that begin each record of the binary version, the one that counts."""
+    """Index of the label byte among those that begin each record of the binary version."""
     label_bytes: int
     """0 in the python version."""
 
     @property
     def files(self) -> tuple[str, ...]:
-        """All that is read, the test file last but one."""
+        """All files that are read, the test file last but one."""
         return (*self.train, self.test, self.names)
 
 
@@ -121,7 +121,7 @@ def load_cifar10(path: str | Path, *, size: int | None = None, seed: int = 0) ->
 
     `path` is cifar-10-binary.tar.gz or cifar-10-python.tar.gz, the folder that one of them unpacks to, or a folder that
     holds any of these; or CIFAR10_trainset_*.h5 of the authors of cGAN-KD, whose splits subtrain and subvalid are
-    taken, with the official files beside it for the test images. Elsewhere one training image in ten of each class
+    taken, with the official files next to it for the test images. Elsewhere one training image in ten of each class
     validates. The scarce C-20K and C-10K are `data.num_train`, stratified. No file can run code.
 
     Args:
@@ -162,7 +162,7 @@ def _load(path: Path, cifar: Cifar, size: int | None, seed: int, name: str) -> S
 
 
 def _find(path: Path, cifar: Cifar) -> tuple[Version, dict[str, bytes]]:
-    """The version that is there, and what its files hold."""
+    """The version found, and the content of its files."""
     archives = [version.archive for version in cifar.versions]
     expected = f"{' or '.join(archives)}, or the folder that it unpacks to"
     if path.is_file():
@@ -180,7 +180,7 @@ def _find(path: Path, cifar: Cifar) -> tuple[Version, dict[str, bytes]]:
     for version in cifar.versions:
         if (path / version.archive).is_file():
             return _find(path / version.archive, cifar)
-    raise DataError(f"{shown(path)}: expected {expected}, got neither; check the path, or fetch the set anew")
+    raise DataError(f"{shown(path)}: expected {expected}, got neither; check the path, or fetch the set again")
 
 
 def _whole(path: Path, cifar: Cifar, version: Version, files: dict[str, bytes]) -> dict[str, bytes]:
@@ -188,7 +188,7 @@ def _whole(path: Path, cifar: Cifar, version: Version, files: dict[str, bytes]) 
     if missing:
         raise DataError(
             f"{shown(path)}: expected the {len(version.files)} files of {cifar.name}, but {missing[0]} is missing"
-            f"{and_more(len(missing) - 1, 'files')}; fetch {version.archive} anew, or check that it is this set"
+            f"{and_more(len(missing) - 1, 'files')}; fetch {version.archive} again, or check that it is this set"
         )
     return files
 
@@ -196,14 +196,14 @@ def _whole(path: Path, cifar: Cifar, version: Version, files: dict[str, bytes]) 
 def _read(path: Path) -> bytes:
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise DataError(f"{shown(path)} is too large for a file of CIFAR; fetch the set anew")
+            raise DataError(f"{shown(path)} is too large for a file of CIFAR; fetch the set again")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {shown(path)}: {error.strerror}; check its permissions") from None
 
 
 def _unpack(path: Path, wanted: Iterable[str], expected: str) -> dict[str, bytes]:
-    """Contents of the wanted files of an archive, in one pass and in memory alone."""
+    """Contents of the wanted files of an archive, in one pass, only in memory."""
     wanted, found = set(wanted), dict[str, bytes]()
     try:
         with tarfile.open(path) as archive:
@@ -216,12 +216,12 @@ def _unpack(path: Path, wanted: Iterable[str], expected: str) -> dict[str, bytes
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         reason = shown(" ".join(str(error).split()) or type(error).__name__)
         raise DataError(
-            f"{shown(path)} is no archive, or a damaged one ({reason}); expected {expected}; fetch it anew"
+            f"{shown(path)} is not an archive, or a damaged one ({reason}); expected {expected}; fetch it again"
         ) from None
     return found
 
 
-# What the files hold
+# Content of the files
 
 
 def _batch(path: Path, cifar: Cifar, version: Version, file: str, content: bytes) -> tuple[Array, Array]:
@@ -232,8 +232,8 @@ def _batch(path: Path, cifar: Cifar, version: Version, file: str, content: bytes
         length = version.label_bytes + PIXELS
         if len(content) % length or not content:
             raise DataError(
-                f"{where}: expected records of {length:,} bytes, got {len(content):,} bytes, which is no multiple of "
-                f"that; it is cut off or belongs to another set; fetch {version.archive} anew"
+                f"{where}: expected records of {length:,} bytes, got {len(content):,} bytes, which is not a multiple "
+                f"of that; it is cut off or belongs to another set; fetch {version.archive} again"
             )
         records = np.frombuffer(content, np.uint8).reshape(-1, length)
         labels, pixels = records[:, version.column].astype(np.int64), records[:, version.label_bytes :]
@@ -244,12 +244,12 @@ def _batch(path: Path, cifar: Cifar, version: Version, file: str, content: bytes
         if not isinstance(pixels, np.ndarray) or pixels.shape[1:] != (PIXELS,) or not _are_integers(values):
             raise DataError(
                 f"{where}: expected data, uint8 (N, {PIXELS:,}), and {version.classes}, N integers, got "
-                f"{', '.join(map(shown, batch)) or 'nothing'}; fetch {version.archive} anew"
+                f"{', '.join(map(shown, batch)) or 'nothing'}; fetch {version.archive} again"
             )
         if len(values) != len(pixels) or not len(pixels):
             raise DataError(
                 f"{where}: expected a label for each image, got {len(pixels):,} images and {len(values):,} labels; "
-                f"fetch {version.archive} anew"
+                f"fetch {version.archive} again"
             )
         labels = np.array(values, np.int64)
     wrong = np.flatnonzero((labels < 0) | (labels >= cifar.num_classes))
@@ -278,7 +278,7 @@ def _names(path: Path, cifar: Cifar, version: Version, content: bytes) -> tuple[
     if not good or len(names) != cifar.num_classes:
         raise DataError(
             f"{where}: expected the names of {cifar.num_classes} classes, got {len(names) if good else 'none'}; "
-            f"fetch {version.archive} anew"
+            f"fetch {version.archive} again"
         )
     return tuple(map(shown, names))
 
@@ -293,7 +293,7 @@ class _Array:
     def __setstate__(self, state: Any) -> None:
         _, shape, kind, in_columns, raw = state
         if not isinstance(kind, _Type) or kind.code != "u1":
-            raise pickle.UnpicklingError("an array of other things than bytes")
+            raise pickle.UnpicklingError("an array of something other than bytes")
         raw = raw.encode("latin-1") if isinstance(raw, str) else raw
         self.rows = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if in_columns else "C")
 
@@ -328,7 +328,7 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds plain containers and bytes; refuses everything else that a pickle may ask for."""
+    """Unpickler of plain containers and bytes; refuses everything else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:
@@ -346,7 +346,7 @@ def _text(value: Any) -> Any:
 
 
 def _check_memo(content: bytes) -> None:
-    """Refuse numbers of remembered objects that no file of this length has: room is made for all of them at once."""
+    """Refuse numbers of remembered objects that no file of this length has: pickle allocates room for all at once."""
     for code, argument, _ in pickletools.genops(content):
         if code.name in ("PUT", "LONG_BINPUT") and (argument or 0) > len(content):
             raise pickle.UnpicklingError(f"object number {argument} in a file of {len(content)} bytes")
@@ -357,16 +357,16 @@ def _unpickle(where: str, content: bytes, version: Version) -> dict[str, Any]:
         _check_memo(content)
         found = _Unpickler(io.BytesIO(content), encoding="latin1").load()
         if not isinstance(found, dict):
-            raise pickle.UnpicklingError(f"a {type(found).__name__} in place of a dict")
+            raise pickle.UnpicklingError(f"a {type(found).__name__} instead of a dict")
         return {str(_text(key)): value.rows if isinstance(value, _Array) else value for key, value in found.items()}
     except _Refused as refused:
         raise DataError(
             f"{where}: asks for {shown(str(refused))}, which could run code and is refused; expected arrays and plain "
-            f"values alone; fetch {version.archive} from its official site, or the binary version"
+            f"values only; fetch {version.archive} from its official site, or the binary version"
         ) from None
-    except Exception as error:  # whatever a broken file makes of pickle and numpy
+    except Exception as error:  # pickle and numpy may raise anything on a broken file
         reason = shown(" ".join(str(error).split()) or type(error).__name__)
-        raise DataError(f"{where}: cannot be read ({reason}); fetch {version.archive} anew") from None
+        raise DataError(f"{where}: cannot be read ({reason}); fetch {version.archive} again") from None
 
 
 # The authors' file
@@ -403,5 +403,5 @@ def _official_beside(path: Path, cifar: Cifar) -> tuple[Version, dict[str, bytes
         return _find(path.parent, cifar)
     except DataError as error:
         raise DataError(
-            f"{shown(path)} holds no test images; put {cifar.versions[1].archive}, or its folder, beside it ({error})"
+            f"{shown(path)} holds no test images; put {cifar.versions[1].archive}, or its folder, next to it ({error})"
         ) from None

@@ -19,7 +19,7 @@ PIXEL = re.compile(r"(?:pixel|px|p)?[ _.]?(\d+)(?:x(\d+))?", re.IGNORECASE | re.
 
 
 def find_column(header: list[str], wanted: tuple[str, ...], where: str) -> int:
-    """Number of the first of the `wanted` columns that is there."""
+    """Index of the first of the `wanted` columns in `header`."""
     name = next((name for name in wanted if name in header), None)
     if name is None:
         hints = [(cell, suggest(cell, wanted)) for cell in header if cell not in IMAGE_COLUMNS + LABEL_COLUMNS]
@@ -38,10 +38,10 @@ def find_column(header: list[str], wanted: tuple[str, ...], where: str) -> int:
 
 
 class Row(NamedTuple):
-    """What a table says about an image, as text."""
+    """Row of a table about one image, as text."""
 
     place: str
-    """As in "line 3"."""
+    """For messages: "line 3"."""
     image: str
     """Path of the file, as written."""
     label: str
@@ -76,7 +76,7 @@ def items_of_rows(table: Path, rows: Sequence[Row]) -> list[Item]:
 
 
 def labelled(key: str, path: Path, label: str, split: str | None, at: str) -> Item:
-    """The item of a row.
+    """Item of a row.
 
     Raises:
         DataError: no label, or no such split.
@@ -93,15 +93,15 @@ def _part(cell: str, at: str) -> str | None:
 
 
 def refuse_half_split(items: Sequence[Item]) -> None:
-    """Raise DataError where some rows have a split and others have none."""
+    """Raise DataError if some rows have a split and others do not."""
     unsplit = [item for item in items if item.part is None]
     if 0 < len(unsplit) < len(items):
         raise DataError(f"{unsplit[0].where}: no split, but other rows have one; write train, val or test")
 
 
 def _path_below(base: Path, cell: str, at: str) -> Path:
-    """The file a row names, never outside the folder; Windows separators are understood."""
-    # normpath resolves ".." by the text alone, and its result is what gets opened: no detour through a link.
+    """File that a row names, never outside the folder; Windows separators are understood."""
+    # normpath resolves ".." in the text only, and its result is opened: no detour through a link.
     path = Path(os.path.normpath(base / cell.replace("\\", "/")))
     if path == base:
         raise DataError(f"{at}: expected the name of an image, got {cell!r}; fill it in or remove the row")
@@ -111,7 +111,7 @@ def _path_below(base: Path, cell: str, at: str) -> Path:
 
 
 def _where_it_lies(table: Path, key: str) -> str:
-    """Remedy for a missing file: where one of that name, with or without suffix, is."""
+    """Remedy for a missing file: the place of a file of that name, with or without suffix."""
     name = Path(key).name.lower()
     for path in sorted(walk(table.parent)[0]):
         if name in (path.name.lower(), path.stem.lower()) and path.is_file():
@@ -123,7 +123,7 @@ def _where_it_lies(table: Path, key: str) -> str:
 
 
 class PixelColumns(NamedTuple):
-    """Where a table has what."""
+    """Columns of a table that has one column per pixel."""
 
     pixels: list[int]
     """Columns of the pixels, row by row of the image."""
@@ -133,15 +133,15 @@ class PixelColumns(NamedTuple):
 
     @property
     def text(self) -> list[int]:
-        """Columns that are no pixels."""
+        """Columns that are not pixels."""
         return [self.label] if self.split is None else [self.label, self.split]
 
 
 def pixel_columns(names: Sequence[str], where: str) -> PixelColumns | None:
-    """Find pixels and label among the names of columns; None where other columns, too, are there.
+    """Find pixels and label among the names of columns; None if there are other columns too.
 
     Raises:
-        DataError: pixels, but not those of a square image.
+        DataError: the pixels do not make a square image.
     """
     known = (*LABEL_COLUMNS, SPLIT_COLUMN)
     found = {index: PIXEL.fullmatch(name) for index, name in enumerate(names) if name not in known}

@@ -36,14 +36,14 @@ def splits_from_dataset(
     Images: PIL images, or tensors and arrays (H, W), (H, W, C) or (C, H, W) with one or three channels, uint8 or
     floats in [0, 1], which are rounded to 255ths; decoded, all have to fit in memory. Where both ends may be channels,
     tensors are taken to have them first and arrays last. Labels: numbers or text, also as tensors or arrays of one
-    element; of their task decides what `load_folder` says about tables.
+    element; their task is decided as `load_folder` does for tables.
 
     Args:
-        train: what is trained on; val and test are drawn from it where they are not given.
+        train: training images; val and test are drawn from them if not given.
         val: validation images.
         test: test images.
-        name: of the set.
-        class_names: what the labels 0 .. K - 1 are called.
+        name: name of the set.
+        class_names: names of the labels 0 .. K - 1.
         settings: task, size, channels, low, high and seed; see `Choices`.
 
     Raises:
@@ -90,7 +90,7 @@ def _pairs(pairs: Any) -> Iterator[Any]:
 
 
 def _picture(where: str, image: Any, choices: Choices, before: list[Array]) -> Array:
-    """uint8 (H, W, C) of the size and colour that all are to have."""
+    """uint8 (H, W, C) in the common size and colour."""
     pixels = _pixels(where, image)
     height, width = pixels.shape[:2]
     if choices.size is not None or choices.channels != "auto":

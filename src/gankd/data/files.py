@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 
 def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Entries by name, without hidden ones and what file managers leave behind."""
+    """Entries in order of name, without hidden files and files that file managers leave behind."""
     try:
         with os.scandir(folder) as entries:
             kept = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in _JUNK]
@@ -37,7 +37,7 @@ def list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
 
 
 def is_image(name: str) -> bool:
-    """Does a file of this name hold an image?"""
+    """True if a file of this name holds an image."""
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
@@ -49,8 +49,8 @@ def _identity(folder: str | Path) -> tuple[int, int]:
 def walk(folder: str | Path) -> tuple[list[Path], list[str]]:
     """Images and names of other files in `folder` and below, links followed.
 
-    Each real folder is read once and none above `folder` at all, so loops of links end, and a link upwards
-    does not pull other classes in.
+    Each real folder is read once, and none above `folder`: loops of links end, and a link upwards does not pull
+    other classes in.
     """
     above = Path(folder).parent.resolve()
     seen = {_identity(parent) for parent in (above, *above.parents)}
@@ -76,7 +76,7 @@ def walk(folder: str | Path) -> tuple[list[Path], list[str]]:
 
 
 Source = Path | bytes
-"""A file, or what one holds."""
+"""A file, or the content of one."""
 
 
 class Pictures(Protocol):
@@ -87,7 +87,7 @@ class Pictures(Protocol):
         """All files that have been read, once `visit` has been called."""
 
     def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
-        """What `function` gives for each number and file, or what is wrong with the file."""
+        """Result of `function` for each number and file, or the reason why the file cannot be read."""
         ...
 
 
@@ -125,7 +125,7 @@ def splits_of_pictures(
         items: label and split of each.
         pictures: the files.
         choices: what the user says about them.
-        what: how the card calls `root`.
+        what: word for `root` in the card.
         tabular, class_names, hint: as in `settle`.
 
     Raises:
@@ -150,10 +150,10 @@ def splits_of_pictures(
 def survey(
     root: Path, items: list[Item], pictures: Pictures, size: int | None, channels: ChannelChoice
 ) -> tuple[int, bool, str]:
-    """Height and width that all are to have, whether they are to be grey, and a description of the files.
+    """Height and width for all images, True if they become grey, and a description of the files.
 
     Raises:
-        DataError: files that are no images, or without a common size or colour that was not set.
+        DataError: files that are not images, or that differ in a size or colour that was not set.
     """
     outcomes = pictures.visit(lambda _, source: header(source))
     headers = [outcome for outcome in outcomes if not isinstance(outcome, str)]
@@ -193,7 +193,7 @@ def decode_into(
 
 
 def in_threads(function: Callable[[T], R], arguments: Iterable[T]) -> list[R | str]:
-    """Results, or in place of a result what is wrong with the file; Pillow decodes without Python's lock."""
+    """Results, or the reason why a file has none; Pillow decodes without Python's lock."""
 
     def attempt(argument: T) -> R | str:
         try:
@@ -208,7 +208,7 @@ def in_threads(function: Callable[[T], R], arguments: Iterable[T]) -> list[R | s
     try:
         return list(pool.map(attempt, arguments))
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C drops what has not begun
+        pool.shutdown(cancel_futures=True)  # Ctrl-C drops files that have not begun
 
 
 def _refuse_unreadable(root: Path, items: list[Item], outcomes: list[object | str]) -> None:
@@ -221,7 +221,7 @@ def _refuse_unreadable(root: Path, items: list[Item], outcomes: list[object | st
 
 
 def header(source: Source) -> tuple[int, int, bool]:
-    """Width, height and whether an image is grey, without decoding it."""
+    """Width and height of an image and True if it is grey, without decoding it."""
     _check(source)
     with _open(source) as image:
         return image.width, image.height, is_grey(image)
@@ -229,13 +229,13 @@ def header(source: Source) -> tuple[int, int, bool]:
 
 def _check(source: Source) -> None:
     if isinstance(source, Path) and not stat.S_ISREG(os.stat(source).st_mode):
-        raise ValueError("not a regular file")  # opening a pipe would wait for ever
+        raise ValueError("not a regular file")  # opening a pipe would wait forever
     if (os.stat(source).st_size if isinstance(source, Path) else len(source)) == 0:
         raise ValueError("an empty file (0 bytes)")
 
 
 def probe(source: Source) -> tuple[int, int, bool]:
-    """The header of an image that has been decoded as well: some damage shows only then."""
+    """Header of an image, which is decoded as well because some damage shows only then."""
     found = header(source)
     with _open(source) as image:
         square(image, SMALLEST_SIZE, True)
@@ -247,12 +247,12 @@ def _open(source: Source) -> Image.Image:
 
 
 def is_grey(image: Image.Image) -> bool:
-    """Does the file store grey levels?"""
+    """True if the file stores grey levels."""
     return image.mode in {"1", "L", "LA", "La", "F"} or image.mode.startswith("I")
 
 
 def common_channels(root: Path, items: list[Item], grey: list[bool], channels: ChannelChoice) -> bool:
-    """Whether to read grey levels; `grey` says how each file stores them."""
+    """True if grey levels are read; `grey` says how each file stores them."""
     if channels != "auto":
         return channels == "grey"
     if len(set(grey)) > 1:
@@ -280,7 +280,7 @@ def square(
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """The same picture with 8 bits and no transparency."""
+    """The picture with 8 bits and without transparency."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range, save with 8 or 16 bits")
     if image.mode.startswith("I"):

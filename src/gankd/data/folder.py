@@ -1,4 +1,4 @@
-"""The user's own folder of images: found, labelled, checked, split, and decoded to square uint8 tensors."""
+"""Read the user's own folder of images: find, label, check, split, and decode to square uint8 tensors."""
 
 import os
 from collections.abc import Collection, Iterable
@@ -31,7 +31,7 @@ def load_folder(
     1. `root/labels.csv` (UTF-8; comma, semicolon or tab): a header, then one row per image. Column `image`
        (or `file`, `filename`, `path`) is the path below `root`; the column `label` (or `class`, `target`,
        `value`, `angle`, `age`; the first of these that is there) the label; a column `split` (train, val,
-       test) is optional. Images without a row are not used. Where there is a table, sub-folders mean nothing.
+       test) is optional. Images without a row are not used. With a table, names of sub-folders mean nothing.
     2. `root/train/CLASS/*`, `root/val/CLASS/*`, `root/test/CLASS/*`.
     3. `root/CLASS/*`, deeper sub-folders included. Classes are sorted by name, by value if all are integers.
 
@@ -40,9 +40,9 @@ def load_folder(
     overrides both; class folders named by numbers can be regressed too. The range of a regression runs from
     the least to the greatest label of all splits, unless `low` or `high` is given.
 
-    Splits: what the user has split stays. A missing val or test is drawn from train, train : val : test =
+    Splits: the user's own splits stay. A missing val or test is drawn from train, train : val : test =
     7 : 1 : 2, in each class or in each run of about ten neighbouring labels, at least one image each. The
-    draw depends on `seed`, paths below `root` and labels alone. Images that belong together (a person, a
+    draw depends only on `seed`, paths below `root` and labels. Images that belong together (a person, a
     video) need the user's own split.
 
     Pixels: first frame, turned as EXIF says, transparency on white, CMYK and palettes to RGB, 16 bits to 8 by
@@ -94,7 +94,7 @@ def _check_root(root: Path) -> None:
 
 
 def _read_class_folders(root: Path) -> tuple[list[Item], str]:
-    """Items of layouts 2 and 3, and a note on files that were passed over."""
+    """Items of layouts 2 and 3, and a note on other files."""
     entries = list_folder(root)
     folders = [entry for entry in entries if os.path.isdir(entry.path)]
     parts = [SPLIT_NAMES.get(entry.name.lower()) for entry in folders]
@@ -146,13 +146,13 @@ def _refuse_loose_images(folder: Path, entries: Iterable[os.DirEntry[str]]) -> N
     loose = [entry.name for entry in entries if is_image(entry.name) and not os.path.isdir(entry.path)]
     if loose:
         raise DataError(
-            f"{shown(folder)}: {counted(len(loose), 'image')} beside the sub-folders, without a class "
+            f"{shown(folder)}: {counted(len(loose), 'image')} next to the sub-folders, without a class "
             f"(first: {shown(loose[0])}); move into a class folder, or away"
         )
 
 
 def _table_hint(root: Path) -> str:
-    """For who gave the table another name."""
+    """Remedy for a table with another name."""
     tables = [entry.name for entry in list_folder(root) if entry.name.lower().endswith((".csv", ".tsv"))]
     if not tables:
         return ""

@@ -1,4 +1,4 @@
-"""HDF5 files: the user's own, and those in which the authors of cGAN-KD keep their data sets."""
+"""HDF5 files: the user's own, and those of the authors of cGAN-KD."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +16,14 @@ from gankd.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
 MOST_REPEATS = 10
-"""Lists of positions may name an image this often on average."""
+"""A list of positions may name an image this often on average."""
 EXAMPLE = 'file["images"], file["label"] = images, label'
 
 
 def load_h5(path: str | Path, **settings: Unpack[Settings]) -> Splits:
     """Read images and labels from an HDF5 file; names, layouts and settings are those of `load_npz`.
 
-    What lies in groups is called by its path: `train/images` is `train_images`. Images are read in blocks.
+    Arrays in groups go by their path: `train/images` is `train_images`. Images are read in blocks.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -35,7 +35,7 @@ def load_h5(path: str | Path, **settings: Unpack[Settings]) -> Splits:
 
 
 class H5File:
-    """Arrays of an open file by name, checked. Other files, which it may name to hold their data, are never opened.
+    """Checked arrays of an open file, by name. Other files that the file may point to for its data are never opened.
 
     Raises:
         DataError: from each method, an array that is missing, damaged, or of another type or shape.
@@ -47,22 +47,22 @@ class H5File:
         self.path, self._arrays = path, dict[str, Any]()
 
         def visit(name: str | bytes, entry: Any) -> None:
-            if isinstance(entry, h5py.Dataset):  # names that are no UTF-8 come as bytes
+            if isinstance(entry, h5py.Dataset):  # names that are not UTF-8 come as bytes
                 self._arrays[name if isinstance(name, str) else name.decode(errors="replace")] = entry
 
         file.visititems(visit)
 
     @property
     def names(self) -> list[str]:
-        """Of all arrays, in alphabetical order."""
+        """Names of all arrays, in alphabetical order."""
         return list(self._arrays)
 
     def has(self, *names: str) -> bool:
-        """Whether there are arrays of these names."""
+        """True if there are arrays of all these names."""
         return all(name in self._arrays for name in names)
 
     def array(self, name: str, whole: bool = True) -> Any:
-        """The array in memory, text as str; if not `whole`, one that reads what is sliced."""
+        """Array in memory, text as str; unless `whole`, one that reads only what is sliced."""
         import h5py
 
         if name not in self._arrays:
@@ -72,22 +72,22 @@ class H5File:
             )
         stored = self._arrays[name]
         try:
-            # The file would choose what else is read: any file of the user's.
+            # Otherwise the file would choose which of the user's files are read.
             elsewhere = bool(stored.is_virtual or stored.external)
             if stored.shape is None:
                 raise ValueError("it has no shape")
             if elsewhere:
-                raise ValueError("its data lie in other files, which are not opened")
+                raise ValueError("its data are in other files, which are not opened")
             if not whole:
-                _ = stored.dtype  # not all types of HDF5 are known to numpy
+                _ = stored.dtype  # numpy does not know every type of HDF5
                 return stored
             if h5py.check_string_dtype(stored.dtype):
                 return np.asarray(stored.asstr(errors="replace")[()], dtype=np.str_)
             return np.asarray(stored[()])
-        except Exception as error:  # whatever a broken file makes of the library
+        except Exception as error:  # the library may raise anything on a broken file
             reason = shown(" ".join(str(error).split()) or type(error).__name__)
             raise DataError(
-                f"{shown(self.path)}: {shown(name)} cannot be read ({reason}); fetch or write the file anew"
+                f"{shown(self.path)}: {shown(name)} cannot be read ({reason}); fetch or write the file again"
             ) from None
 
     def images(self, name: str) -> Images:
@@ -95,14 +95,14 @@ class H5File:
         return Images(f"{shown(self.path)}: {shown(name)}", self.array(name, whole=False), self.path)
 
     def numbers(self, name: str, count: int) -> Array:
-        """`count` finite numbers, one of each image."""
+        """`count` finite numbers, one per image."""
         values = self.array(name, whole=False)
         if values.shape in ((count,), (count, 1)):
             values = self.array(name).reshape(-1)
         if values.shape != (count,) or values.dtype.kind not in "iuf":
             raise DataError(
                 f"{shown(self.path)}: expected {name} ({count},), a number for each image, got {values.dtype} "
-                f"{values.shape}; the file is not whole, fetch it anew"
+                f"{values.shape}; the file is not complete, fetch it again"
             )
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -131,12 +131,12 @@ class H5File:
         if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iu" or len(values) == 0:
             raise DataError(
                 f"{shown(self.path)}: expected positions (n,) in {name}, got {values.dtype} {values.shape}; "
-                "fetch the file anew"
+                "fetch the file again"
             )
         if values.min() < 0 or values.max() >= count:
             raise DataError(
                 f"{shown(self.path)}: expected positions from 0 to {count - 1} in {name}, as there are "
-                f"{counted(count, 'image')}, got {values.min()} to {values.max()}; fetch the file anew"
+                f"{counted(count, 'image')}, got {values.min()} to {values.max()}; fetch the file again"
             )
         return np.unique(values.astype(np.int64))
 
@@ -159,16 +159,18 @@ def open_h5(path: Path) -> Iterator[H5File]:
         file = h5py.File(path, "r")
     except OSError as error:
         reason = shown(" ".join(str(error).split()))
-        raise DataError(f"{shown(path)} is no .h5 file, or a damaged one ({reason}); fetch or write it anew") from None
+        raise DataError(
+            f"{shown(path)} is not an .h5 file, or a damaged one ({reason}); fetch or write it again"
+        ) from None
     with file:
         try:
             arrays = H5File(path, file)
-        except Exception as error:  # whatever a broken file makes of the library
+        except Exception as error:  # the library may raise anything on a broken file
             reason = shown(" ".join(str(error).split()) or type(error).__name__)
-            raise DataError(f"{shown(path)} is a damaged .h5 file ({reason}); fetch or write it anew") from None
+            raise DataError(f"{shown(path)} is a damaged .h5 file ({reason}); fetch or write it again") from None
         yield arrays
 
 
 def is_h5(path: Path) -> bool:
-    """Goes by the name."""
+    """True if the name is that of an HDF5 file."""
     return path.suffix.lower() in SUFFIXES

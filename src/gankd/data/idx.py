@@ -18,20 +18,20 @@ from gankd.data.own import SPLIT_NAMES, Choices, Item, Settings, counted, shown
 from gankd.errors import DataError
 
 NAME = re.compile(r"(?:.*[-.])?([a-z0-9]+)[-.](images|labels)[-.]idx([13])[-.]ubyte(?:\.gz)?", re.IGNORECASE)
-"""As in train-images-idx3-ubyte or t10k-labels.idx1-ubyte.gz."""
+"""Names such as train-images-idx3-ubyte or t10k-labels.idx1-ubyte.gz."""
 PARTS = {"t10k": "test", **SPLIT_NAMES}
 MAGIC = {"images": 0x00000803, "labels": 0x00000801}
 """The first four bytes: two zeros, 8 for unsigned bytes, the number of dimensions."""
 GZIP = b"\x1f\x8b"
-ANEW = "the file is damaged; fetch it anew"
+ANEW = "the file is damaged; fetch it again"
 EXPECTED = "train-images-idx3-ubyte and train-labels-idx1-ubyte, as they are or as .gz"
 
 
 def load_idx(path: str | Path, **settings: Unpack[Settings]) -> Splits:
     """Read a folder with MNIST's four files, or those of a set in its format; with `t10k`, the test split is given.
 
-    Classes are the numbers in the file of labels, however many, unless `task` is "regression". What becomes of a
-    missing val or test is as in `load_folder`. Images are read in blocks, also those that are compressed.
+    Classes are the numbers in the file of labels, however many, unless `task` is "regression". A missing val
+    or test is drawn as in `load_folder`. Images are read in blocks, also compressed ones.
 
     Args:
         path: the folder, or one of its files.
@@ -55,13 +55,13 @@ def load_idx(path: str | Path, **settings: Unpack[Settings]) -> Splits:
     for part in sorted({part for part, _ in found}, key=list(SPLIT_NAMES.values()).index):
         for role, other in (("images", "labels"), ("labels", "images")):
             if (part, role) not in found:
-                raise DataError(f"{shown(folder)}: {found[part, other].name} has no file of {role}; put it beside")
+                raise DataError(f"{shown(folder)}: {found[part, other].name} has no file of {role}; put it next to it")
         pixels, labels = (_read(found[part, role], role) for role in ("images", "labels"))
         where = shown(found[part, "labels"])
         if pixels.shape[0] != labels.shape[0]:
             raise DataError(
                 f"{where}: expected a label for each image, got {counted(labels.shape[0], 'label')} and "
-                f"{counted(pixels.shape[0], 'image')}; fetch both files anew"
+                f"{counted(pixels.shape[0], 'image')}; fetch both files again"
             )
         sets.append(Images(shown(found[part, "images"]), pixels, found[part, "images"]))
         texts = label_texts(where, np.concatenate(list(labels.blocks())), choices.task)
@@ -74,7 +74,7 @@ def load_idx(path: str | Path, **settings: Unpack[Settings]) -> Splits:
 
 
 def is_idx(name: str) -> bool:
-    """Is this the name of an IDX file?"""
+    """True if this is the name of an IDX file."""
     return NAME.fullmatch(name) is not None
 
 
@@ -129,11 +129,11 @@ def _read(path: Path, role: str) -> Stream:
 
 @contextmanager
 def _refusing(where: str) -> Iterator[None]:
-    """What can go wrong with a file, in one line."""
+    """Turn errors of reading a file into one line."""
     try:
         yield
     except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{where}: not a gzip file, or a damaged one ({error}); fetch it anew") from None
+        raise DataError(f"{where}: not a gzip file, or a damaged one ({error}); fetch it again") from None
     except EOFError as error:
         reason = str(error) if str(error).startswith("expected") else "the compressed file is truncated"
         raise DataError(f"{where}: {reason}; {ANEW}") from None

@@ -28,7 +28,7 @@ from gankd.tasks import Classification
 SIDE = 128
 NUM_CLASSES = 100
 HELD_OUT = 10_000
-"""Images that test where there is no folder val (Ding et al. 2023)."""
+"""Number of test images if there is no folder val (Ding et al. 2023)."""
 LISTS = ("imagenet100.txt", "classes.txt")
 LICENCE = "ImageNet: non-commercial research and education"
 EXPECTED = "a folder with train/ID/*.JPEG, as of ImageNet, or ImageNet_128x128_100Class.h5"
@@ -47,10 +47,10 @@ def load_imagenet100(
 
     Args:
         path: the folder or file.
-        size: height and width in place of 128, a multiple of 4 from 8 to 128.
-        class_list: file with the ids; none: imagenet100.txt or classes.txt in the folder, or, if train has 100 class
-            folders, these.
-        seed: draws what is not given.
+        size: height and width instead of 128, a multiple of 4 from 8 to 128.
+        class_list: file with the ids; default: imagenet100.txt or classes.txt in the folder, or the class folders of
+            train if there are 100.
+        seed: draws the splits that are not given.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -92,7 +92,7 @@ def _read_folder(root: Path, side: int, class_list: Path | None, seed: int) -> t
 
 
 def _classes(root: Path, train: Path, class_list: Path | None) -> dict[str, str]:
-    """Ids in their order, and what they are called."""
+    """Ids in their order, with their names."""
     file = class_list or next((root / name for name in LISTS if (root / name).is_file()), None)
     if file is None:
         folders = [entry.name for entry in list_folder(train) if entry.is_dir()]

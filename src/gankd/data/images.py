@@ -45,15 +45,15 @@ class LabelledImages:
         return channels, height, width
 
     def subset(self, index: Tensor) -> "LabelledImages":
-        """The images at `index` (indices or a mask)."""
+        """Images at `index` (indices or a mask)."""
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device | str) -> "LabelledImages":
-        """The same images on another device."""
+        """These images on another device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def fingerprint(self) -> str:
-        """Hash of pixels, labels and task: equal for equal data, whatever they are called."""
+        """Hash of pixels, labels and task: equal for equal data under any name."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(repr((self.task, tuple(self.images.shape))).encode())
         digest.update(self.images.cpu().contiguous().numpy().data)
@@ -70,7 +70,7 @@ def concat(*parts: LabelledImages) -> LabelledImages:
 
 @dataclass(frozen=True)
 class Splits:
-    """Train, validation (settings are chosen here) and test (read once, at the end)."""
+    """Training, validation (chooses settings) and test images (read once, at the end)."""
 
     train: LabelledImages
     val: LabelledImages
@@ -81,11 +81,11 @@ class Splits:
 
     @property
     def task(self) -> Task:
-        """The task of all three splits."""
+        """Task of all three splits."""
         return self.train.task
 
     def to(self, device: torch.device | str) -> "Splits":
-        """All three splits on another device."""
+        """These splits on another device."""
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""What there is to know of a data set before anything is trained on it: its format, its labels, what is wrong in it."""
+"""Inspect a data set before training: its format, its labels and its faults."""
 
 import hashlib
 import itertools
@@ -21,9 +21,9 @@ from gankd.data.table import TABLE, holds_paths, read_table
 from gankd.errors import DataError
 
 BINS = 10
-"""Of the histogram of values."""
+"""Bars of the histogram of values."""
 COLUMNS, MOST_ROWS = 12, 10
-"""Of the contact sheet."""
+"""Size of the contact sheet."""
 BLOCK = 2048
 """Images hashed at once."""
 
@@ -38,21 +38,21 @@ SYNSET = re.compile(r"n\d{8}", re.ASCII)
 
 @dataclass(frozen=True)
 class Found:
-    """A data set, recognised."""
+    """A recognised data set."""
 
     name: str
-    """As `data.name` calls it."""
+    """Name for `data.name`."""
     path: Path | None
-    """What its reader takes; none for an embedded set."""
+    """Path that its reader takes; None for an embedded set."""
     what: str
-    """How people call the format."""
+    """Format in words."""
 
 
 def detect(path: Path) -> Found:
     """Recognise the format by names of files and folders.
 
     Raises:
-        DataError: nothing there, or nothing known.
+        DataError: the path is missing, or its format is not known.
     """
     found = _file(path) if path.is_file() else _folder(path) if path.is_dir() else None
     if found is None:
@@ -125,35 +125,35 @@ def _folder(path: Path, deep: bool = True) -> Found | None:
 
 @dataclass(frozen=True)
 class Scan:
-    """What the image files of a set are like."""
+    """Sizes, colours and faults of the image files of a set."""
 
     sizes: dict[tuple[int, int], int]
     """(width, height) to the number of files."""
     grey: int
-    """Files in grey."""
+    """Number of greyscale files."""
     unreadable: list[tuple[Path, str]]
-    """Files that cannot be decoded, and why."""
+    """Files that cannot be decoded, with the reason."""
 
     @property
     def count(self) -> int:
-        """All files."""
+        """Number of all files."""
         return sum(self.sizes.values()) + len(self.unreadable)
 
     @property
     def side(self) -> int | None:
-        """To what side images are best brought; None if they can stay as they are."""
+        """Recommended side to resize to; None if images can stay as they are."""
         if not self.sizes or (len(self.sizes) == 1 and all(w == h and size_fits(w) for w, h in self.sizes)):
             return None
         return min(32, nearest_size(min(map(min, self.sizes))))
 
     @property
     def mixed(self) -> bool:
-        """Are some grey and others not?"""
+        """True if some files are grey and others are not."""
         return 0 < self.grey < sum(self.sizes.values())
 
 
 def scan(found: Found) -> Scan | None:
-    """Decode every image file once; None for a format that has none of its own.
+    """Decode every image file once; None for a format without image files.
 
     Raises:
         DataError: a table cannot be used.
@@ -191,20 +191,20 @@ def _parts(splits: Splits) -> dict[str, LabelledImages]:
 
 @dataclass(frozen=True)
 class Shared:
-    """Images of one split that are in another, or in the same more than once."""
+    """Images of one split that are also in another, or more than once in the same."""
 
     first: str
     second: str
     same: int
-    """Images of `first` whose pixels are in `second`."""
+    """Number of images of `first` whose pixels are in `second`."""
     relabelled: int
-    """Those of them that have another label there."""
+    """Number of these that have another label there."""
     alike: int
-    """Further images of `first` with the average and difference hash of one in `second`; 0 within a split."""
+    """Number of further images of `first` with the average and difference hash of one in `second`; 0 within a split."""
 
 
 def duplicates(splits: Splits) -> list[Shared]:
-    """Where images repeat: pixel for pixel, or, across splits, by their coarse hash."""
+    """Find repeated images: pixel for pixel, and across splits also by their coarse hash."""
     parts = _parts(splits)
     exact = {part: _digests(data.images) for part, data in parts.items()}
     coarse = {part: _coarse(data.images) for part, data in parts.items()}
@@ -232,8 +232,8 @@ def _digests(images: Tensor) -> list[bytes]:
 
 
 def _coarse(images: Tensor) -> list[bytes]:
-    """128 bits each, of the image in grey: which of 8x8 cells are above their mean, and which of 8x9 cells are brighter
-    than their right neighbour.
+    """128 bits per image, in grey: which of 8x8 cells are above their mean, and which of 8x9 cells are brighter than
+    their right neighbour.
     """
     found: list[bytes] = []
     for block in images.split(BLOCK):
@@ -248,7 +248,7 @@ def _coarse(images: Tensor) -> list[bytes]:
 
 
 def contact_images(data: LabelledImages) -> tuple[Tensor, int]:
-    """Images from the lowest to the highest label, evenly spaced, and how many go into a row.
+    """Images from the lowest to the highest label, evenly spaced, and the number of images in a row.
 
     With few classes each has a row of its own, if all are equally frequent.
     """

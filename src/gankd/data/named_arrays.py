@@ -1,4 +1,4 @@
-"""Images and labels that are found by the names of arrays, as in .npz and .h5 files."""
+"""Images and labels found by the names of arrays, as in .npz and .h5 files."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,27 +17,27 @@ ROLES = {
     "split": ("split",),
     "class_names": ("class_names", "label_names"),
 }
-"""What arrays may be called, in small or capital letters; of several names the first that is there is read."""
+"""Names that arrays may have, in small or capital letters; the first name found is read."""
 SPLIT_NUMBERS = {"0": "train", "1": "test"}
 
 MOST_CLASSES = 1 << 20
 """Names of classes that are read."""
 
 Read = Callable[[str, bool], Any]
-"""The array of a name: if True as a whole, else what has its shape and type, and can be read in blocks."""
+"""(name, whole) to an array: in memory if `whole`, otherwise one that has its shape and type and is read in blocks."""
 Roles = dict[tuple[str, str], str]
-"""(role, split or "") to the name of the array that plays it."""
+"""(role, split or "") to the name of the array in that role."""
 
 
 def load_named(path: Path, names: Sequence[str], read: Read, choices: Choices, example: str) -> Splits:
-    """Splits of arrays that are called as `ROLES` says, in one of the two layouts of `load_npz`.
+    """Splits of arrays named as in `ROLES`, in one of the two layouts of `load_npz`.
 
     Args:
         path: the file.
-        names: of all its arrays; those that play no part are not read.
-        read: gives arrays; as a whole only those whose shape is right.
-        choices: what the user says about the images.
-        example: how such a file is written, for error messages.
+        names: names of all its arrays; those without a role are not read.
+        read: returns arrays; into memory only those whose shape is right.
+        choices: the user's settings.
+        example: code that writes such a file, for error messages.
 
     Raises:
         ConfigError: a range of classes. DataError: an array or a label cannot be used.
@@ -52,7 +52,7 @@ def load_named(path: Path, names: Sequence[str], read: Read, choices: Choices, e
 
 
 def _roles(where: str, names: Sequence[str], example: str) -> Roles:
-    """What each array is for."""
+    """Role of each array."""
     known: dict[tuple[str, str], str] = {}
     for name in names:
         first, _, last = name.lower().replace("/", "_").partition("_")
@@ -66,7 +66,7 @@ def _roles(where: str, names: Sequence[str], example: str) -> Roles:
         for word in reversed(words)
         if (word, part) in known
     }
-    if ("images", "") in roles:  # then arrays of single splits are something else
+    if ("images", "") in roles:  # then arrays of single splits have another purpose
         roles = {(role, part): name for (role, part), name in roles.items() if part == ""}
     got = f"got {', '.join(map(shown, names[:20])) or 'no arrays'}{and_more(len(names[20:]), 'arrays')}"
     if not {("images", ""), ("images", "train")} & set(roles):
@@ -80,7 +80,7 @@ def _roles(where: str, names: Sequence[str], example: str) -> Roles:
 
 
 def _read_set(path: Path, roles: Roles, read: Read, part: str, task: TaskChoice) -> tuple[Images, list[Item]]:
-    """Images of a split (of all if "") and what is known of each."""
+    """Images of a split (of all if "") and an item for each."""
     images, label = roles["images", part], roles["labels", part]
     where = f"{shown(path)}: {shown(label)}"
     pixels = Images(f"{shown(path)}: {shown(images)}", read(images, False), path)
@@ -105,7 +105,7 @@ def _read_set(path: Path, roles: Roles, read: Read, part: str, task: TaskChoice)
 
 
 def _class_names(path: Path, roles: Roles, read: Read, items: list[Item]) -> tuple[str, ...]:
-    """What classes 0 .. K - 1 are called; nothing if the file does not say."""
+    """Names of classes 0 .. K - 1; empty if the file does not say."""
     if ("class_names", "") not in roles:
         return ()
     name = roles["class_names", ""]
@@ -123,7 +123,7 @@ def _class_names(path: Path, roles: Roles, read: Read, items: list[Item]) -> tup
 
 
 def _parts(path: Path, name: str, read: Read, count: int) -> list[str | None]:
-    """The split that the user chose for each image."""
+    """The user's split of each image."""
     array: Array = read(name, False)
     if array.shape == (count,):
         array = read(name, True)

@@ -1,4 +1,4 @@
-"""The user's own images and labels as arrays in one `.npz` file: found by name, checked, split."""
+"""Read the user's own images and labels from one `.npz` file: find arrays by name, check and split them."""
 
 import math
 from collections.abc import Iterator
@@ -18,20 +18,20 @@ EXAMPLE = "np.savez(file, images=images, label=label)"
 
 
 def load_npz(path: str | Path, **settings: Unpack[Settings]) -> Splits:
-    """Read images and labels from a numpy archive, in one of two layouts; what arrays are called is in
-    `named_arrays.ROLES`.
+    """Read images and labels from a numpy archive, in one of two layouts; `named_arrays.ROLES` has the names
+    of arrays.
 
     1. `images` and `label`; `split` (0 train and 1 test, or train, val and test as text) is optional.
     2. `x_train` and `y_train`, or `train_images` and `train_labels`; the same for val and test is optional.
 
     Images: (N, H, W), (N, H, W, C) or (N, C, H, W) with one or three channels, uint8, or floats in [0, 1], which
-    are rounded to 255ths. Labels: (N,) or (N, 1), numbers or text. `class_names` (K,) is optional and says what
-    the labels 0 .. K - 1 are called. Nothing is unpickled, arrays with other names are not read, and
-    images are read in blocks unless they lie in Fortran order.
+    are rounded to 255ths. Labels: (N,) or (N, 1), numbers or text. `class_names` (K,) is optional and names the labels
+    0 .. K - 1. Nothing is unpickled, arrays with other names are not read, and images are read in blocks unless they
+    are in Fortran order.
 
     Task: text is classes, and so are integers with `class_names`, or few different ones (see `load_folder`); other
-    numbers are regressed. `task` overrides this. The range of a regression, and what becomes of a missing
-    val or test, are as in `load_folder`.
+    numbers are regressed. `task` overrides this. The range of a regression and a missing val or
+    test are handled as in `load_folder`.
 
     Args:
         path: the file.
@@ -66,22 +66,22 @@ def load_npz(path: str | Path, **settings: Unpack[Settings]) -> Splits:
 def _archive(where: str, file: BinaryIO) -> NpzFile:
     try:
         stored = np.load(file, allow_pickle=False)
-    except Exception as error:  # whatever a broken file makes of zip and numpy
-        reason = _reason(error).partition(" If you trust")[0]  # numpy would tell how to run what is in the file
-        raise DataError(f"{where} is no .npz file, or a damaged one ({reason}); write it by {EXAMPLE}") from None
+    except Exception as error:  # zip and numpy may raise anything on a broken file
+        reason = _reason(error).partition(" If you trust")[0]  # numpy's own message says how to run code from the file
+        raise DataError(f"{where} is not an .npz file, or a damaged one ({reason}); write it by {EXAMPLE}") from None
     if not isinstance(stored, NpzFile):
         raise DataError(f"{where} holds one array and no name; expected images and labels; write it by {EXAMPLE}")
     return stored
 
 
 def _array(where: str, stored: NpzFile, name: str, whole: bool) -> Array | Stream:
-    """An array in memory, or if not `whole` one that is read in blocks."""
+    """An array in memory, or one that is read in blocks unless `whole`."""
     try:
         stream, fortran = _stream(stored, name)
         if not stream.dtype.hasobject:
             return stored[name] if whole or fortran else stream
         reason = ""
-    except Exception as error:  # whatever a broken file makes of zip and numpy
+    except Exception as error:  # zip and numpy may raise anything on a broken file
         reason = _reason(error)
     if not reason:
         raise DataError(
@@ -92,10 +92,10 @@ def _array(where: str, stored: NpzFile, name: str, whole: bool) -> Array | Strea
 
 
 def _stream(stored: NpzFile, name: str) -> tuple[Stream, bool]:
-    """A member of the archive as its header describes it, and whether it lies in Fortran order.
+    """A member of the archive as its header describes it, and True if it is in Fortran order.
 
     Raises:
-        ValueError: no .npy file, or one whose size is another than its header says.
+        ValueError: not an .npy file, or one whose size differs from its header.
     """
     member, archive = f"{name}.npy", stored.zip
     assert archive is not None

@@ -1,4 +1,4 @@
-"""What all of a user's own images have in common, wherever they lie: labels, splits and size."""
+"""Labels, splits and size of the user's own images, whatever their format."""
 
 import math
 import re
@@ -26,7 +26,7 @@ SPLIT_NAMES = {
 SHARES = {"train": 7, "val": 1, "test": 2}
 """Weights of the splits that are drawn."""
 VALIDATION_SHARES = {"train": 9, "val": 1}
-"""Of published sets, whose test split is given."""
+"""Weights for published sets, whose test split is given."""
 SMALLEST_SIZE, LARGEST_SIZE = 8, 128
 MOST_INTEGER_CLASSES = 20
 """Integer labels with more different values than this are numbers to regress, not names of classes."""
@@ -47,7 +47,7 @@ class Item:
     path: Path
     label: str
     where: str
-    """Where the label stands, for error messages."""
+    """Place of the label, for error messages."""
     part: str | None
     """The split that the user chose, if any."""
 
@@ -106,41 +106,41 @@ def check_settings(task: str, size: int | None, channels: str, low: float | None
 
 
 def size_fits(size: int) -> bool:
-    """Can generators make images of this side?"""
+    """True if generators can make images of this side."""
     return SMALLEST_SIZE <= size <= LARGEST_SIZE and size % 4 == 0
 
 
 def nearest_size(size: int) -> int:
-    """The side nearest to this one that fits."""
+    """Nearest side that fits."""
     return min(max(4 * round(size / 4), SMALLEST_SIZE), LARGEST_SIZE)
 
 
 def shown(name: str | Path) -> str:
-    """A name as it is, or escaped where it would break the line or the terminal."""
+    """Name for messages, escaped if it would break the line or the terminal."""
     text = str(name)
     return text if text.isprintable() else ascii(text)
 
 
 def counted(number: int, thing: str) -> str:
-    """As in "1 image", "2 images", "2 classes"."""
+    """A number with its noun: "1 image", "2 images", "2 classes"."""
     plural = "es" if thing.endswith("s") else "s"
     return f"{number:,} {thing}{'' if number == 1 else plural}"
 
 
 def and_more(number: int, what: str) -> str:
-    """As in " (and 3 more images)"; nothing for none."""
+    """Appended to a message: " (and 3 more images)"; empty for 0."""
     return f" (and {number:,} more {what})" if number else ""
 
 
 def choose_task(items: list[Item], task: TaskChoice, tabular: bool) -> tuple[str, str]:
-    """The kind of task, and why."""
+    """Kind of task, and the reason."""
     if task != "auto":
         return task, "as --task says"
     if not tabular:
         return "classification", "one class per folder"
     labels = [item.label for item in items]
     if 2 * sum(COMMA.fullmatch(label) is not None for label in labels) > len(labels):
-        return "regression", "the labels are numbers"  # whose reading then says what to write for the comma
+        return "regression", "the labels are numbers"  # reading them then says how to write the decimal point
     if 2 * sum(NUMBER.fullmatch(label) is not None for label in labels) <= len(labels):
         return "classification", "the labels are text"
     different = len(set(labels))
@@ -154,7 +154,7 @@ def choose_task(items: list[Item], task: TaskChoice, tabular: bool) -> tuple[str
 
 
 def read_classes(root: Path, items: list[Item], hint: str = "") -> tuple[Tensor, Classification]:
-    """Class numbers (N,) and their task; `hint` goes into the error where there is one class alone."""
+    """Class numbers (N,) and their task; `hint` ends the error that there is only one class."""
     names = sorted({item.label for item in items})
     if all(map(INTEGER.fullmatch, names)):
         names.sort(key=int)
@@ -196,7 +196,7 @@ def read_values(root: Path, items: list[Item], low: float | None, high: float | 
             f"{shown(root)}: expected different labels, got {values[0]:g} for all of "
             f"{counted(len(items), 'image')}; check the label column"
         )
-    # Ends as rounded to float32, so that the extreme labels lie within them.
+    # Ends are rounded to float32, so that the extreme labels are within them.
     ends = (labels.min().item() if low is None else low, labels.max().item() if high is None else high)
     return labels, Regression(low=ends[0], high=ends[1])
 
@@ -210,16 +210,16 @@ def settle(
     class_names: tuple[str, ...] = (),
     hint: str = "",
 ) -> tuple[Tensor, Task, dict[str, Tensor], dict[str, str]]:
-    """From labels as text to a task and splits.
+    """Find the task and the splits of images whose labels are text.
 
     Args:
         root: folder or file, for error messages.
         items: all images.
-        choices: what the user says about them.
-        tabular: the labels stand in a table; otherwise they are names of folders.
-        class_names: what the labels 0 .. K - 1 are called, if that is known: they are classes then, whatever their
-            number, unless `choices` say otherwise.
-        hint: goes into the error where there is one class alone.
+        choices: the user's settings.
+        tabular: labels come from a table; otherwise they are names of folders.
+        class_names: names of the labels 0 .. K - 1, if known; labels are then classes, however many, unless
+            `choices` say otherwise.
+        hint: ends the error that there is only one class.
 
     Returns:
         Labels (N,) in user units, their task, ascending indices of train, val and test, and two entries of the card.
@@ -250,7 +250,7 @@ def settle(
 def draw_split(
     root: Path, items: list[Item], labels: Tensor, task: Task, seed: int, shares: Mapping[str, int] = SHARES
 ) -> tuple[dict[str, Tensor], str]:
-    """Ascending indices of train, val and test, and how they came about."""
+    """Ascending indices of train, val and test, and their origin in words."""
     parts = [item.part or "train" for item in items]
     given = {item.part for item in items} - {None}
     if "train" not in parts:
@@ -304,7 +304,7 @@ def strata(
 
 
 def allot(count: int, drawn: list[str], shares: Mapping[str, int] = SHARES) -> list[str]:
-    """Splits of `count` images, at least one in each and train the rest."""
+    """Splits of `count` images: at least one in each, and the rest in train."""
     total = sum(shares[part] for part in drawn)
     places = [p for p in drawn[1:] for _ in range(max(1, math.floor(count * shares[p] / total + 0.5)))]
     return ["train"] * (count - len(places)) + places
@@ -328,7 +328,7 @@ def check_train(root: Path, items: list[Item], labels: Tensor, task: Task, train
 
 
 def common_size(root: Path, items: list[Item], sizes: list[tuple[int, int]]) -> int:
-    """The side of square images that all have one usable size."""
+    """Common side of square images that all have one usable size."""
     width, height = sizes[0]
     smallest = min(map(min, sizes))
     remedy = f"add --size {32 if smallest >= 32 else nearest_size(smallest)} to crop and resize"

@@ -132,14 +132,14 @@ class _Shard:
         return zip(range(len(labels)), labels, parts, strict=True)
 
     def items(self, label: int, split: int | None, task: TaskChoice) -> list[Item]:
-        """What is known of images that are in the table."""
+        """Items of images inside the table."""
         return [
             labelled(f"{self.path.name}[{row}]", self.path, text, part, f"{self.where} row {row}")
             for row, text, part in self.rows(label, split, task)
         ]
 
     def holds_paths(self, image: int) -> bool:
-        """Are images paths of files, or files in the table?
+        """True if images are paths of files, False if they are files in the table.
 
         Raises:
             DataError: neither.
@@ -159,7 +159,7 @@ class _Shard:
         return False
 
     def named_items(self, image: int, label: int, split: int | None, task: TaskChoice) -> list[Item]:
-        """What is known of images that are files below the table's folder."""
+        """Items of images that are files below the table's folder."""
         paths = self.texts(image)
         return items_of_rows(
             self.path, [Row(f"row {row}", paths[row], text, part) for row, text, part in self.rows(label, split, task)]
@@ -183,7 +183,7 @@ class _Shard:
         return Images(f"{self.where}: pixels", Stream(shape, np.dtype(np.uint8), blocks), self.path)
 
     def class_names(self, label: int, items: list[Item]) -> tuple[str, ...]:
-        """What Hugging Face's description of the columns calls the classes; nothing where there is none."""
+        """Class names from Hugging Face's description of the columns; empty without one."""
         try:
             told = json.loads((self.schema.metadata or {})[b"huggingface"])["info"]["features"]
             names = told[self.schema.names[label]]["names"]
@@ -197,7 +197,7 @@ class _Shard:
 
 @dataclass
 class _Embedded:
-    """Pictures that lie in the tables; only a block of them is in memory."""
+    """Pictures inside the tables; only a block of them is in memory."""
 
     shards: list[_Shard]
     column: int
@@ -228,7 +228,7 @@ class _Embedded:
 
 
 def _source(cell: Any, base: Path) -> Source:
-    """The file that a cell holds, or that it names."""
+    """File that a cell holds or names."""
     content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     if content is not None:
         return bytes(content)
@@ -247,6 +247,6 @@ def _refusing(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except Exception as error:  # whatever a broken file makes of the library
+    except Exception as error:  # the library may raise anything on a broken file
         reason = shown(" ".join(str(error).split())[:200]) or type(error).__name__
-        raise DataError(f"{shown(path)} is no Parquet file, or a damaged one ({reason}); write it again") from None
+        raise DataError(f"{shown(path)} is not a Parquet file, or a damaged one ({reason}); write it again") from None

@@ -1,4 +1,4 @@
-"""What the readers of published data sets have in common."""
+"""Parts shared by the readers of published data sets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,14 +20,14 @@ from gankd.tasks import Classification, Task
 Parts = tuple[LabelledImages, LabelledImages, LabelledImages]
 """Train, validation and test."""
 UNUSED = "unused"
-"""In place of a split: for images of the file that belong to none."""
+"""Split of images in the file that belong to none."""
 
 
 def side_of(size: int | None, published: int) -> int:
-    """The side that was chosen, or else the published one.
+    """Chosen side, or else the published one.
 
     Raises:
-        ConfigError: it is no multiple of 4 from 8 to 128.
+        ConfigError: it is not a multiple of 4 from 8 to 128.
     """
     return Choices(size=size).size or published
 
@@ -47,7 +47,7 @@ def subfolder(root: Path, name: str, expected: str) -> Path:
     """
     if not (root / name).is_dir():
         found = ", ".join(shown(entry.name) for entry in list_folder(root)[:8]) or "nothing"
-        raise DataError(f"{shown(root)}: expected {expected}, got {found}; check the path, or fetch the set anew")
+        raise DataError(f"{shown(root)}: expected {expected}, got {found}; check the path, or fetch the set again")
     return root / name
 
 
@@ -59,15 +59,15 @@ def draw_splits(
     seed: int,
     shares: Mapping[str, int] = VALIDATION_SHARES,
 ) -> tuple[dict[str, Tensor], str]:
-    """Ascending positions of train, val and test, and how they came about: `draw_split` for images without a file.
+    """Ascending positions of train, val and test, and their origin in words: `draw_split` for images without a file.
 
     Args:
-        path: of the set, for error messages.
-        labels: (N,), by which what is drawn is stratified.
-        task: of these labels.
-        parts: split of each image: train, val, test or UNUSED; where no image has val or test, it is drawn from train.
-        seed: of the draw.
-        shares: weights of what is drawn.
+        path: path of the set, for error messages.
+        labels: (N,) labels that stratify the drawn splits.
+        task: task of these labels.
+        parts: split of each image: train, val, test or UNUSED; if no image has val or test, it is drawn from train.
+        seed: seed of the draw.
+        shares: weights of the drawn splits.
 
     Raises:
         DataError: too few images.
@@ -88,7 +88,7 @@ def decode_splits(
     side: int,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Parts:
-    """Train, val and test, RGB, from image files; those of no split are not opened.
+    """Train, val and test, RGB, from image files; files without a split are not opened.
 
     Raises:
         DataError: files that cannot be read.
@@ -108,14 +108,14 @@ def decode_splits(
 def read_h5_classes(
     path: Path, train: tuple[str, str], test: tuple[str, str], num_classes: int, side: int, seed: int
 ) -> tuple[Parts, str]:
-    """Train, val and test, RGB, of a file that says what trains and what tests; and how val came about.
+    """Train, val and test, RGB, of a file that separates training and test images; and the origin of val in words.
 
     Args:
         path: the file.
         train: names of the arrays of images and of class numbers.
-        test: the same of the test split.
-        num_classes: the numbers run from 0 to this.
-        side: resample to it.
+        test: names of those of the test split.
+        num_classes: class numbers are below this.
+        side: height and width to resample to.
         seed: draws the validation split.
 
     Raises:
@@ -134,18 +134,18 @@ def read_h5_classes(
 
 
 def read_lines(path: Path) -> list[list[str]]:
-    """Words of each line that has some.
+    """Words of each line that is not empty.
 
     Raises:
-        DataError: no such file, or no text.
+        DataError: the file is missing or is not text.
     """
     try:
         lines = [line.split() for line in path.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
-        raise DataError(f"{shown(path)}: expected text, got something else; fetch the set anew") from None
+        raise DataError(f"{shown(path)}: expected text, got something else; fetch the set again") from None
     except OSError as error:
-        raise DataError(f"cannot read {shown(path)}: {error.strerror}; fetch the set anew") from None
+        raise DataError(f"cannot read {shown(path)}: {error.strerror}; fetch the set again") from None
     found = [line for line in lines if line]
     if not found:
-        raise DataError(f"{shown(path)} is empty; fetch the set anew")
+        raise DataError(f"{shown(path)} is empty; fetch the set again")
     return found

@@ -36,7 +36,7 @@ def scarce(
         The kept images in their old order, pixels untouched.
 
     Raises:
-        ConfigError: more is asked for than there is, or a setting is out of range.
+        ConfigError: more images are asked for than there are, or a setting is out of range.
     """
     require(num_train is None or num_train >= 1, f"num_train must be at least 1, got {num_train}")
     require(per_label is None or per_label >= 1, f"per_label must be at least 1, got {per_label}")
@@ -69,13 +69,13 @@ def scarce(
 
 
 def _units(train: LabelledImages, labels: Tensor) -> Tensor:
-    """Number (N,) of what `per_label` counts: the label, or its group where labels hardly repeat."""
+    """Unit (N,) that `per_label` counts: the label, or its group if labels hardly repeat."""
     values, units = labels.unique(return_inverse=True)
     return units if len(labels) >= 2 * len(values) else train.task.groups(labels)
 
 
 def _rank(groups: Tensor) -> Tensor:
-    """For each entry (N,), how many of its group stand before it."""
+    """Number of earlier entries of the same group, for each entry (N,)."""
     order = groups.sort(stable=True).indices
     counts = groups.bincount()
     rank = torch.empty_like(groups)

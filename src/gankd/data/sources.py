@@ -1,4 +1,4 @@
-"""Published data sets: where they are, and how they are fetched."""
+"""Download published data sets."""
 
 import hashlib
 import http.client
@@ -19,13 +19,13 @@ from gankd.errors import ConfigError, DataError
 from gankd.version import __version__
 
 TIMEOUT = 30.0
-"""Seconds without a byte."""
+"""Seconds without a byte before a transfer counts as broken off."""
 ATTEMPTS = 4
-"""Transfers of a file that may break off, one after the other; what has arrived is kept."""
+"""Transfers of a file that may break off, one after the other; bytes that have arrived are kept."""
 BLOCK = 1 << 18
 
 Progress = Callable[[str, int, int, float], None]
-"""What is under way, bytes (files that are unpacked) so far and in all (0: not known), bytes per second."""
+"""(file, bytes or unpacked files so far, in all (0: not known), bytes per second): called while work is under way."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def fetch(name: str, folder: Path, progress: Progress = lambda *_: None) -> Fetc
 
 
 def _fetch(archive: Archive, path: Path, progress: Progress) -> int:
-    """Bytes transferred until `path` is there and whole."""
+    """Bytes transferred until `path` is complete."""
     if path.exists():
         if _md5(path) != archive.md5:
             raise DataError(
@@ -91,7 +91,7 @@ def _fetch(archive: Archive, path: Path, progress: Progress) -> int:
             transferred += error.transferred
             if attempt == ATTEMPTS or error.hopeless:
                 raise DataError(
-                    f"cannot download {archive.url}: {error}; repeat the command, which goes on where it stopped, or "
+                    f"cannot download {archive.url}: {error}; repeat the command, which resumes where it stopped, or "
                     f"put the file into {shown(path.parent)} by hand (md5 {archive.md5})"
                 ) from None
     if _md5(part) != archive.md5:
@@ -113,7 +113,7 @@ class _BrokenOffError(Exception):
 
 
 def _transfer(archive: Archive, part: Path, progress: Progress) -> int:
-    """Append to `part` what is missing; the number of bytes that came."""
+    """Append the missing bytes to `part`; return their number."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(archive.url, headers={"User-Agent": f"gankd/{__version__}"})
     if have:
@@ -122,7 +122,7 @@ def _transfer(archive: Archive, part: Path, progress: Progress) -> int:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and have:  # nothing after what we have: it is whole, or it is something else
+        if error.code == 416 and have:  # no more bytes: the part is complete, or another file
             if _md5(part) == archive.md5:
                 return 0
             part.unlink()
@@ -132,7 +132,7 @@ def _transfer(archive: Archive, part: Path, progress: Progress) -> int:
         reason = getattr(error, "reason", error)
         raise _BrokenOffError(f"{getattr(reason, 'strerror', None) or reason}", hopeless=True) from None
     with response:
-        if response.status != 206:  # the whole file from its start, whatever was asked for
+        if response.status != 206:  # the server sends the whole file from its start
             have = 0
         missing = int(response.headers.get("Content-Length") or 0)
         _check_space(part.parent, archive.name, missing)
@@ -156,7 +156,7 @@ def _read(response: Any, came: int) -> bytes:
 
 
 def _unpack(archive: Path, folder: Path, progress: Progress) -> None:
-    """Make `folder`, which is in the archive; it gets its name when it is whole."""
+    """Unpack `folder` from the archive; it gets its name when it is complete."""
     begun = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(begun, ignore_errors=True)
     with zipfile.ZipFile(archive) as file:

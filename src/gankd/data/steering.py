@@ -18,14 +18,14 @@ from gankd.tasks import Regression
 
 SIDE = 64
 LOW, HIGH = -88.13, 97.92
-"""The range of the authors' files, in degrees."""
+"""Range of the authors' files, in degrees."""
 TABLE = "data.txt"
 BLOCK = 500
 """Consecutive frames that stay together, half a minute or less."""
 LEAST_BLOCKS = 60
-"""Of a short drive the blocks are shorter, so that there are as many."""
+"""Least number of blocks: those of a short drive are shorter."""
 GAP = 20
-"""A block's length over that of the gap to frames of other splits, which is a frame at least."""
+"""Length of a block divided by the length of the gap to other splits, which is at least one frame."""
 LICENCE = "none stated; cite Chen (SullyChen/driving-datasets)"
 RANK = {"train": 0, "val": 1, "test": 2, UNUSED: -1}
 
@@ -35,7 +35,7 @@ def load_steering(
 ) -> Splits:
     """`steering`: the angle of a steering wheel in degrees, 64x64 RGB.
 
-    Folder: `data.txt` with a line `12.jpg 3.52` per frame, a date after a comma being optional, and the frames beside
+    Folder: `data.txt` with a line `12.jpg 3.52` per frame, a date after a comma being optional, and the frames next to
     it or in `data`. The central square of a frame is resampled, bicubic and antialiased. The authors' h5: images_train,
     labels_train and the same for test; or images and labels, as in CcGAN. Frames outside `low` .. `high` are left out.
 
@@ -46,9 +46,9 @@ def load_steering(
 
     Args:
         path: the folder or file.
-        size: height and width in place of 64, a multiple of 4 from 8 to 128.
-        low: least angle; none: -88.13 degrees as in the authors' file; -80 in CcGAN.
-        high: greatest angle; none: 97.92 degrees; 80 in CcGAN.
+        size: height and width instead of 64, a multiple of 4 from 8 to 128.
+        low: least angle; default: -88.13 degrees as in the authors' file; -80 in CcGAN.
+        high: greatest angle; default: 97.92 degrees; 80 in CcGAN.
         seed: draws the blocks.
 
     Raises:
@@ -88,7 +88,7 @@ def split_by_blocks(path: Path, count: int, drawn: list[str], seed: int) -> npt.
     place = np.arange(count)
     parts = of_block[place // length]
     rank = np.array([RANK[part] for part in parts])
-    # Two gaps are no longer than a block, so what lies a gap away tells.
+    # Two gaps are no longer than a block, so the block a gap away decides.
     for shift in (-gap, gap):
         parts[rank[(place + shift).clip(0, count - 1)] > rank] = UNUSED
     return parts
@@ -114,7 +114,7 @@ def _read_folder(root: Path, side: int, task: Regression, seed: int) -> tuple[Pa
     if missing:
         raise DataError(
             f"{shown(table)}: no frame {shown(missing[0].name)} in {shown(folder)}"
-            f"{and_more(len(missing) - 1, 'frames')}; unpack the set anew, or remove these lines"
+            f"{and_more(len(missing) - 1, 'frames')}; unpack the set again, or remove these lines"
         )
     labels = np.array(list(frames.values()))
     if all(path.stem.isdecimal() for path in paths):  # numbered as they were recorded
@@ -144,8 +144,8 @@ def _read_h5(path: Path, side: int, task: Regression, seed: int) -> tuple[Parts,
 def _index(
     path: Path, labels: npt.NDArray[np.float64], parts: npt.NDArray[Any], task: Regression, seed: int
 ) -> tuple[dict[str, torch.Tensor], str, int]:
-    """Positions of the splits, how they came about, and how many frames are out of range."""
-    slack = 1e-5 * task.span  # ends that are stored as float32
+    """Positions of the splits, their origin in words, and the number of frames out of range."""
+    slack = 1e-5 * task.span  # ends may be stored as float32
     beyond = (labels < task.low - slack) | (labels > task.high + slack)
     gaps = int((parts[~beyond] == UNUSED).sum())
     parts[beyond] = UNUSED

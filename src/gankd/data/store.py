@@ -1,4 +1,4 @@
-"""Where decoded images lie: in memory, or, if they are many, on a memory-mapped file in the cache folder."""
+"""Storage of decoded images: in memory, or in a memory-mapped file in the cache folder if they are many."""
 
 import hashlib
 import math
@@ -22,7 +22,7 @@ from gankd.storage import FORMAT, atomic, remove_leftovers
 from gankd.tasks import Task
 
 CACHE = "GANKD_CACHE"
-"""Environment variable that names the cache folder; its files may be deleted at any time and are made anew."""
+"""Environment variable that names the cache folder; its files may be deleted at any time and are then written again."""
 SHARE = 4
 """A set may take this part, 1 / SHARE, of the memory that is free: a student, a generator and fakes come on top."""
 
@@ -33,7 +33,7 @@ Fill = Callable[[Pixels, npt.NDArray[np.int64]], None]
 
 
 def cache_folder() -> Path:
-    """The folder that GANKD_CACHE names, or gankd in the user's cache folder."""
+    """Folder that GANKD_CACHE names; default: gankd in the user's cache folder."""
     if named := os.environ.get(CACHE):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gankd"
@@ -45,12 +45,12 @@ def arrange(
     """Train, validation and test as consecutive slices of one block of pixels, so that none is copied.
 
     Args:
-        labels: (N,) of all images, also of those that no split uses.
-        task: of the labels.
+        labels: (N,) labels of all images, also of those that no split uses.
+        task: task of the labels.
         index: ascending positions of train, val and test among the N images.
         shape: (C, H, W) of an image.
-        key: tells these images from all others, as `source_key` does; called only if they go to a file.
-        fill: decodes.
+        key: identifies these images, as `source_key` does; called only if they go to a file.
+        fill: decodes images.
     """
     order = torch.cat([index[part] for part in SHARES])
     row = np.full(len(labels), -1, np.int64)
@@ -69,7 +69,7 @@ def arrange(
 
 
 def source_key(paths: Iterable[Path], *settings: object) -> str:
-    """Changes with names, sizes and times of the files that pixels come from, and with how they are decoded."""
+    """Hash of names, sizes and times of the files that hold the pixels, and of the way they are decoded."""
     digest = hashlib.blake2b(repr((FORMAT, settings)).encode(), digest_size=16)
     for path in paths:
         status = os.stat(path)
@@ -78,9 +78,9 @@ def source_key(paths: Iterable[Path], *settings: object) -> str:
 
 
 def build(shape: tuple[int, ...], key: Key, fill: Callable[[Pixels], None]) -> Tensor:
-    """uint8 tensor of `shape`, written by `fill`: in memory, or read-only on a file that is made once per `key`.
+    """uint8 tensor of `shape`, written by `fill`: in memory, or a read-only file that is written once per `key`.
 
-    The file appears under its name when it is whole; of several processes one writes and the others wait for it.
+    The file gets its name when it is complete; one process writes it and others wait.
 
     Raises:
         DataError: the disk is too full, or the cache folder cannot be written.
@@ -109,7 +109,7 @@ def build(shape: tuple[int, ...], key: Key, fill: Callable[[Pixels], None]) -> T
         ) from None
     assert mapped is not None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it cannot be written to is what we want: it is a cache
+        warnings.simplefilter("ignore")  # it must not be written to: it is a cache
         return torch.from_numpy(mapped)
 
 
@@ -143,7 +143,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 def _write(path: Path, shape: tuple[int, ...], fill: Callable[[Pixels], None]) -> None:
     pixels: Any = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # else a disk that fills up meanwhile kills the process, without an error
+    if hasattr(os, "posix_fallocate"):  # otherwise a disk that fills up meanwhile kills the process without an error
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     fill(pixels)
@@ -151,7 +151,7 @@ def _write(path: Path, shape: tuple[int, ...], fill: Callable[[Pixels], None]) -
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Pixels | None:
-    """The file's array, read-only; none if there is none, or another."""
+    """The file's array, read-only; None if it is missing or has another shape."""
     try:
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):

@@ -33,7 +33,7 @@ from gankd.errors import DataError
 TABLE = "labels.csv"
 LEVEL = re.compile(r"\d{1,3}", re.ASCII)
 BLOCK = 4096
-"""Rows of pixels that are text in memory at once."""
+"""Rows of pixels in memory as text at once."""
 
 
 def load_table(
@@ -79,7 +79,7 @@ def load_table(
 
 
 def holds_paths(table: Path) -> bool:
-    """Does a table name image files? Otherwise it holds pixels, or is Parquet."""
+    """True if a table names image files; otherwise it holds pixels, or is Parquet."""
     return table.suffix.lower() != ".parquet" and _pixel_columns(table) is None
 
 
@@ -113,7 +113,7 @@ def read_table(table: Path) -> list[Item]:
 
 
 def _table_lines(table: Path) -> list[tuple[int, list[str]]]:
-    """Lines that hold something: (number in the file, stripped cells)."""
+    """Lines that are not empty: (number in the file, stripped cells)."""
     where = shown(table)
     try:
         raw = table.read_bytes()
@@ -203,7 +203,7 @@ def _cells(lines: list[str], separator: str, columns: list[int], kind: type) -> 
 
 
 def _bad_cell(lines: list[str], number: int, separator: str, width: int, columns: PixelColumns) -> str:
-    """What is wrong with a block of lines, and where."""
+    """Message on the first bad cell of a block of lines."""
     for row, line in enumerate(lines, number):
         cells = [cell.strip().strip('"') for cell in line.rstrip("\r\n").split(separator)]
         if len(cells) != width:

@@ -78,7 +78,7 @@ def _read_folder(root: Path, side: int, seed: int) -> tuple[Parts, str]:
         if len(line) < 2 or line[1] not in number:
             raise DataError(
                 f"{shown(annotations)} line {row}: expected a file and an id of wnids.txt, got "
-                f"{shown(' '.join(line[:2]))}; fetch the set anew"
+                f"{shown(' '.join(line[:2]))}; fetch the set again"
             )
         paths.append(val / "images" / Path(line[0]).name)
         labels.append(number[line[1]])
@@ -86,7 +86,7 @@ def _read_folder(root: Path, side: int, seed: int) -> tuple[Parts, str]:
     if missing:
         raise DataError(
             f"{shown(annotations)}: no image {shown(missing[0].name)} in {shown(val / 'images')}"
-            f"{and_more(len(missing) - 1, 'images')}; fetch the set anew"
+            f"{and_more(len(missing) - 1, 'images')}; fetch the set again"
         )
     task = Classification(num_classes=len(ids), class_names=_names(root, ids))
     classes = torch.tensor(labels)
@@ -96,7 +96,7 @@ def _read_folder(root: Path, side: int, seed: int) -> tuple[Parts, str]:
 
 
 def _names(root: Path, ids: list[str]) -> tuple[str, ...]:
-    """What classes are called: the first of the words of an id, and the id itself where that is not unique."""
+    """Names of classes: the first word of an id, or the id itself where that is not unique."""
     words = {line[0]: " ".join(line[1:]).split(",")[0] for line in read_lines(root / "words.txt")}
     names = [words.get(wnid, wnid) for wnid in ids]
     return tuple(shown(name if names.count(name) == 1 else wnid) for name, wnid in zip(names, ids, strict=True))

@@ -28,7 +28,7 @@ TURNTABLE = Regression(low=0.0, high=90.0, unit="degrees")
 NUM_OBJECTS = 49
 MAX_PER_ANGLE = 25
 HELD_OUT = 2
-"""Images per angle in the validation split, and in the test split."""
+"""Images per angle in the validation split and in the test split."""
 
 CARD = {
     "origin": "49 solid objects of seven kinds, ray-traced by gankd itself at yaws of 0.1 .. 89.9 degrees; "
@@ -78,7 +78,7 @@ class Part:
     top: float
 
     def cut(self, *more: Slab) -> "Part":
-        """The part of it within further slabs."""
+        """Part of the solid within further slabs."""
         return replace(self, constraints=self.constraints + more)
 
 
@@ -110,7 +110,7 @@ class _Dice:
 
     def __init__(self, number: int) -> None:
         self._values = iter(torch.rand(64, generator=rng(0, "turntable", "object", number)).tolist())
-        # Seven objects of a kind get hues a seventh apart, so that they are told apart by colour as well.
+        # Seven objects of a kind get hues a seventh apart, so that they differ in colour as well.
         self._hue = (number // 7 + (number % 7) * 0.31) / 7
 
     def between(self, low: float, high: float) -> float:
@@ -336,11 +336,11 @@ def _first_hit(parts: tuple[Part, ...], origin: Array, direction: Array) -> tupl
 
 
 def _in_shadow(parts: tuple[Part, ...], points: Array, light: Array) -> Array:
-    """Whether a part stands between points (3, ...) and the light, a direction that broadcasts with them."""
+    """True where a part is between points (3, ...) and the light, a direction that broadcasts with them."""
     shape = np.broadcast_shapes(points.shape, light.shape)[1:]
     shadow = np.zeros(shape, bool)
     for part in parts:
-        # By rounding, a point may lie just inside its own surface and must not shade itself: start a bit off.
+        # By rounding, a point may be just inside its own surface and must not shade itself: start a bit off.
         near, far = np.full(shape, 2e-3, np.float32), np.full(shape, np.inf, np.float32)
         for enter, leave in _crossings(part, points, light):
             near, far = np.maximum(near, enter), np.minimum(far, leave)
@@ -382,7 +382,7 @@ def _lit(normals: Array, colours: Array, light: Array, shadow: Array) -> Array:
 
 
 class _Stage(NamedTuple):
-    """What an image shows without an object, in the frame of the room; P = (2 size)^2 rays, 4 to a pixel."""
+    """Scene without an object, in the frame of the room; P = (2 size)^2 rays, 4 to a pixel."""
 
     camera: Array  # (3, 1)
     rays: Array  # (3, P)
@@ -452,7 +452,7 @@ def _trace(number: int, yaws: list[float], size: int) -> Array:
 def render(objects: Tensor, yaw_degrees: Tensor, size: int = 32) -> Tensor:
     """Images uint8 (N, 3, size, size) of objects int64 (N,), 0 .. 48, at yaw angles (N,) in degrees.
 
-    An image depends on its own object, yaw and size alone. Yaws beyond the task's 0 .. 90 are rendered too.
+    An image depends only on its own object, yaw and size. Yaws beyond the task's 0 .. 90 are rendered too.
 
     Raises:
         ConfigError: size not a positive multiple of 4, an unknown object, or a yaw that is not a number.
@@ -467,7 +467,7 @@ def render(objects: Tensor, yaw_degrees: Tensor, size: int = 32) -> Tensor:
     require(not unknown, f"turntable: objects are 0..{NUM_OBJECTS - 1}, got {unknown}")
     require(bool(yaw_degrees.isfinite().all()), "turntable: yaw_degrees must be finite numbers")
     images = torch.empty(len(objects), 3, size, size, dtype=torch.uint8)
-    yaws = yaw_degrees.float()  # what the labels of a data set can hold
+    yaws = yaw_degrees.float()  # the precision of labels of a data set
     for number in objects.unique().tolist():
         for index in (objects == number).nonzero()[:, 0].split(TOGETHER):
             images[index] = torch.from_numpy(_trace(number, yaws[index].tolist(), size))

@@ -35,8 +35,8 @@ def load_utkface(path: str | Path, *, size: int | None = None, seed: int = 0) ->
 
     Args:
         path: the folder or file.
-        size: height and width in place of 64, a multiple of 4 from 8 to 128.
-        seed: draws what is not given.
+        size: height and width instead of 64, a multiple of 4 from 8 to 128.
+        seed: draws the splits that are not given.
 
     Returns:
         Splits with float labels.
@@ -87,7 +87,7 @@ def _read_h5(path: Path, side: int, seed: int) -> tuple[Parts, str, dict[str, in
         elif file.has("indx_subtrain", "indx_subvalid", "indx_test"):
             parts[:] = UNUSED
             for part, name in (("train", "indx_subtrain"), ("val", "indx_subvalid"), ("test", "indx_test")):
-                parts[file.index(name, len(labels))] = part  # what is in two of them, as copies may be, is in the last
+                parts[file.index(name, len(labels))] = part  # an image in two of them, as copies may be, is in the last
         beyond = ((labels < AGE.low) | (labels > AGE.high)).numpy()
         parts[beyond] = UNUSED
         if beyond.all():
@@ -100,7 +100,7 @@ def _read_h5(path: Path, side: int, seed: int) -> tuple[Parts, str, dict[str, in
 
 
 def _split(path: Path, labels: Tensor, parts: list[str | None], seed: int) -> tuple[dict[str, Tensor], str]:
-    """The split of each year of age by itself."""
+    """Split of the images, drawn within each year of age."""
     used = torch.tensor([part != UNUSED for part in parts])
     years, groups = labels[used].floor().unique(return_inverse=True)
     if len(years) < 2:

@@ -1,5 +1,5 @@
-"""Generators that are there already, in place of a trained one: the user's own network or function, labelled images in
-a folder or a file, or a class-conditional diffusion pipeline. Downstream of here all of them give uint8 images.
+"""Generators trained elsewhere: the user's own network or function, labelled images in a folder or a file, or a
+class-conditional diffusion pipeline. All of them return uint8 images.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ Shape = tuple[int, int, int]
 CHUNK = 32
 """Images that a diffusion pipeline makes at a time."""
 SETTINGS = "sampling.json"
-"""In a pipeline's folder: arguments of its call, such as num_inference_steps and guidance_scale."""
+"""File in a pipeline's folder with arguments of its call, such as num_inference_steps and guidance_scale."""
 RESERVED = {"class_labels", "generator", "batch_size", "output_type", "return_dict"}
 
 
 class Generator(Protocol):
-    """What makes images for labels, trained here or not."""
+    """Source of images for labels, trained here or elsewhere."""
 
     task: Task
 
@@ -45,34 +45,35 @@ class Generator(Protocol):
         """Labels (N,) in user units to uint8 images (N, C, H, W); all randomness from `generator` on the CPU."""
 
     def sweep(self, labels: Tensor, rows: int, *, generator: torch.Generator) -> Tensor:
-        """uint8 images (rows, N, C, H, W): labels (N,) along each row, all else as equal as it can be."""
+        """uint8 images (rows, N, C, H, W): labels (N,) along each row, everything else as equal as possible."""
 
 
 class ExternalGenerator(Generator, Protocol):
-    """One that is not trained here."""
+    """A generator trained elsewhere."""
 
     what: str
-    """For messages: where it is from."""
+    """Origin, for messages."""
     fingerprint: str
-    """Hash of all it consists of: files, source code, weights."""
+    """Hash of its files, source code and weights."""
 
 
 def open_external(source: str, task: Task, shape: Shape, device: torch.device) -> ExternalGenerator:
-    """The generator that `gan.external` names, for images (C, H, W) of `task`.
+    """Open the generator that `gan.external` names, for images (C, H, W) of `task`.
 
     Args:
         source: "module:name", an `nn.Module` called as (z, labels) with an attribute z_dim (or a class or function
             without other arguments that gives one), or a function (labels, generator) to images; a folder or .npz
             file of labelled images; or "diffusers:FOLDER". Images are uint8, or floats in [-1, 1]. Results are reused
             as long as a network's weights and the file that defines it or the function are the same; other files
-            that it depends on, such as weights that a function loads or modules it imports, it names in an attribute
-            `files`, a list of paths, to have their content count, too: `function.files = ["weights.pt"]`.
+            that it depends on, such as weights that a function loads or modules it imports, count if an attribute
+            `files` lists their paths: `function.files = ["weights.pt"]`.
         task: owns the labels.
-        shape: of the data's images. Folders, files and pipelines are resized to it, own code has to give it.
-        device: for networks.
+        shape: (C, H, W) of the data's images. Images of folders, files and pipelines are resized to it; own code has
+            to return it.
+        device: device of networks.
 
     Raises:
-        ConfigError: nothing of these. ModelError, DataError: it cannot be used.
+        ConfigError: `source` is none of these. ModelError, DataError: it cannot be used.
     """
     kind, colon, rest = source.partition(":")
     if colon and kind == "diffusers":
@@ -95,7 +96,7 @@ def open_external(source: str, task: Task, shape: Shape, device: torch.device) -
 
 
 def check_images(images: object, count: int, shape: Shape, what: str) -> Tensor:
-    """Images of someone else's code as uint8.
+    """Images from the user's code as uint8.
 
     Raises:
         ModelError: not uint8 (count, C, H, W), nor floats of that shape in [-1, 1].
@@ -139,7 +140,7 @@ class OwnNetwork(LatentGenerator):
 
 
 class _Sampled(ABC):
-    """A generator of which no latents are known."""
+    """A generator whose latents are not accessible."""
 
     task: Task
 
@@ -161,7 +162,7 @@ class _Sampled(ABC):
 class OwnFunction(_Sampled):
     """The user's function from (labels, generator) to images; its labels and generator are on the CPU.
 
-    Its fingerprint knows the file that defines it and those that its attribute `files` names, and nothing else.
+    Its fingerprint covers only the file that defines it and those that its attribute `files` names.
     """
 
     def __init__(self, function: Callable[..., object], source: str, task: Task, shape: Shape) -> None:
@@ -171,7 +172,7 @@ class OwnFunction(_Sampled):
 
     @torch.no_grad()
     def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
-        """See `Generator`; the global random numbers are seeded too, for code that draws from these."""
+        """See `Generator`; the global random numbers are seeded too, for code that uses these."""
         with _guarded(self.what), torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator.initial_seed())
             images = self.function(labels, generator=generator)
@@ -179,7 +180,7 @@ class OwnFunction(_Sampled):
 
 
 class ImagePool(_Sampled):
-    """Labelled images from elsewhere as a generator that can run dry.
+    """Labelled images from elsewhere as a generator that can run out of images.
 
     `sample` gives images of the labels asked for (for values: of the nearest), none twice in a call before all were
     used; `take` gives none twice at all.
@@ -193,7 +194,9 @@ class ImagePool(_Sampled):
         elif path.suffix.lower() == ".npz":
             splits = load_npz(path, **wanted)
         else:
-            raise DataError(f"gan.external: {shown(path)} is no folder and no .npz file; give one of labelled images")
+            raise DataError(
+                f"gan.external: {shown(path)} is neither a folder nor an .npz file; give one of labelled images"
+            )
         whole = concat(splits.train, splits.val, splits.test)
         self.task, self.what = task, f"gan.external {shown(path)}"
         self.images, self.labels = whole.images, whole.labels
@@ -219,14 +222,14 @@ class ImagePool(_Sampled):
         return self.images[index]
 
     def take(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Images for labels (N,), none twice: indices (M,), M <= N, fewer where images of a label are used up."""
+        """Images for labels (N,), none twice: indices (M,), M <= N, fewer if images of a label are used up."""
         index = self._match(labels, generator)
         return index[index >= 0]
 
     def in_blocks(self, index: Tensor, seed: int, purpose: str) -> Callable[..., Tensor]:
-        """A sampler that gives the images at `index` in order, also where it begins with a later block.
+        """A sampler that returns the images at `index` in order, also if it begins with a later block.
 
-        A block is known by its random numbers, rng(seed, purpose, block), as these do not depend on what went before.
+        A block is identified by its random numbers, rng(seed, purpose, block), which do not depend on earlier blocks.
         """
         blocks = {rng(seed, purpose, block).initial_seed(): part for block, part in enumerate(index.split(BLOCK))}
 
@@ -236,7 +239,7 @@ class ImagePool(_Sampled):
         return sample
 
     def _match(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
-        """Index (N,) of an image for each label, none twice; -1 where there is none left.
+        """Index (N,) of an image for each label, none twice; -1 if there is none left.
 
         Labels choose in random order, classes among equal ones, values the nearest that is left.
         """
@@ -298,7 +301,7 @@ class Pipeline(_Sampled):
 
     @torch.no_grad()
     def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
-        """See `Generator`; on to the data's size and channels."""
+        """See `Generator`; images are resized to the data's size and channels."""
         return torch.cat([self._some(part, generator) for part in labels.cpu().split(CHUNK)])
 
     def _some(self, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -314,7 +317,7 @@ class Pipeline(_Sampled):
 
 @contextmanager
 def _guarded(what: str) -> Iterator[None]:
-    """One line for whatever goes wrong in code that is not ours."""
+    """Turn any error of the user's or a library's code into one line."""
     try:
         yield
     except GankdError:
@@ -325,7 +328,7 @@ def _guarded(what: str) -> Iterator[None]:
 
 
 def _free(following: list[int], at: int) -> int:
-    """The end of the chain that leads past all that is taken, which is shortened on the way."""
+    """End of the chain that leads past everything taken; the chain is shortened on the way."""
     while following[at] != at:
         following[at] = following[following[at]]
         at = following[at]
@@ -345,7 +348,7 @@ def _renumbered(labels: Tensor, found: tuple[str, ...], wanted: tuple[str, ...],
 
 
 def _settings(path: Path, accepted: set[str]) -> dict[str, Any]:
-    """What the folder of a pipeline says of its call."""
+    """Settings of the call in the folder of a pipeline."""
     if not path.is_file():
         return {}
     try:
@@ -361,7 +364,7 @@ def _settings(path: Path, accepted: set[str]) -> dict[str, Any]:
 
 
 def _source_code(thing: object) -> bytes:
-    """The file that a class or function is defined in; its name where that has no file."""
+    """File that defines a class or function; its type's name if there is no file."""
     try:
         path = Path(inspect.getsourcefile(thing) or "")  # type: ignore[arg-type]
     except TypeError:
@@ -370,7 +373,7 @@ def _source_code(thing: object) -> bytes:
 
 
 def _files(thing: object, what: str) -> list[Path]:
-    """The further files that own code says it depends on."""
+    """Further files that the user's code says it depends on."""
     named = getattr(thing, "files", ())
     if not isinstance(named, list | tuple) or not all(isinstance(each, str | Path) for each in named):
         raise ModelError(f"{what}: expected a list of paths as its attribute files, got {shown(repr(named)[:80])}")

@@ -1,4 +1,4 @@
-"""Is a generator healthy? Distances between real and generated images in the teacher's features."""
+"""Health of a generator: distances between real and generated images in the teacher's features."""
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 def variance_ratio(fake: Tensor, fake_groups: Tensor, real: Tensor, real_groups: Tensor) -> float:
     """Mean over groups of (variance of fake features / variance of real features) within the group.
 
-    1 for a faithful generator, near 0 where it makes one image per label. Groups with fewer than two images on either
+    1 for a faithful generator, near 0 if it makes one image per label. Groups with fewer than two images on either
     side are left out; nan if none is left.
     """
     ratios = []
@@ -34,7 +34,9 @@ def variance_ratio(fake: Tensor, fake_groups: Tensor, real: Tensor, real_groups:
 
 
 class PrincipalAxes:
-    """The `count` directions in which real features vary most: keeps Frechet distances of few images meaningful."""
+    """Projection onto the `count` directions in which real features vary most, so that Frechet distances of few images
+    stay meaningful.
+    """
 
     def __init__(self, real: Tensor, count: int = 32) -> None:
         self.mean = real.mean(0)

@@ -1,4 +1,4 @@
-"""How a label enters the generator and the discriminator: the one thing in which cGAN and CcGAN differ."""
+"""Label inputs of generator and discriminator, in which cGAN and CcGAN differ."""
 
 import math
 from typing import Literal
@@ -31,7 +31,7 @@ class ClassEmbedding(LabelEmbedding):
 
 
 class OneHot(LabelEmbedding):
-    """Classes (N,) to (N, num_classes): a linear layer behind it is a learned vector per class."""
+    """Classes (N,) to (N, num_classes): a linear layer after it is a learned vector per class."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

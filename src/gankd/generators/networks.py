@@ -1,5 +1,6 @@
-"""What every generator of ours can do, and the small pair of networks for 8 to 128 pixels: residual convolutions,
-conditional batch normalisation in the one, label projection (Miyato and Koyama, ICLR 2018) in the other.
+"""Base class of trained generators, and the small pair of networks for 8 to 128 pixels: residual convolutions, with
+conditional batch normalisation in the generator and label projection (Miyato and Koyama, ICLR 2018) in the
+discriminator.
 """
 
 import math
@@ -82,7 +83,7 @@ class LatentGenerator(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; the CPU where there are none."""
+        """Device of the weights; the CPU without weights."""
         return next((parameter.device for parameter in self.parameters()), torch.device("cpu"))
 
     @torch.no_grad()
@@ -114,7 +115,7 @@ class ConditionalGenerator(LatentGenerator):
         width: channels at full resolution; doubled towards the coarse end, up to four times.
         z_dim: size of the latent.
         label_input, embedding_width, ili: see `label_embedding`.
-        batch_norm: conditional batch normalisation, or conditional scale and shift alone.
+        batch_norm: conditional batch normalisation, or only conditional scale and shift.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class ConditionalGenerator(LatentGenerator):
         self.output = nn.Conv2d(widths[-1], channels, 3, padding=1)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        # The latent joins the label at every scale, so that detail is not left to the first layer alone.
+        # The latent joins the label at every scale, so that detail does not depend only on the first layer.
         with torch.autocast(z.device.type, enabled=False):
             embedded = torch.cat([self.embedding(labels), z], 1)
         x = self.input(z).view(len(z), -1, self.start, self.start)
@@ -161,7 +162,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 class DownBlock(nn.Module):
-    """Two 3x3 convolutions after (leaky) ReLUs, mean-pooled, with a 1x1 shortcut, or an identical one."""
+    """Two 3x3 convolutions after (leaky) ReLUs, mean-pooled, with a 1x1 or an identity shortcut."""
 
     def __init__(
         self,
@@ -190,8 +191,8 @@ class DownBlock(nn.Module):
 
 
 def wrapper(spectral: bool) -> Callable[[nn.Module], nn.Module]:
-    """What to put around a layer: spectral normalisation (Miyato et al., ICLR 2018), or nothing."""
-    return _normalised if spectral else _plain
+    """Function to wrap layers in: spectral normalisation (Miyato et al., ICLR 2018), or the identity."""
+    return _normalised if spectral else _as_it_is
 
 
 def _normalised(module: nn.Module) -> nn.Module:
@@ -200,7 +201,7 @@ def _normalised(module: nn.Module) -> nn.Module:
     return module if bare else spectral_norm(module)
 
 
-def _plain(module: nn.Module) -> nn.Module:
+def _as_it_is(module: nn.Module) -> nn.Module:
     return module
 
 

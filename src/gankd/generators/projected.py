@@ -17,8 +17,8 @@ class FeatureDiscriminator(nn.Module):
     """(feature maps, labels) to scores (N, number of maps): a projected GAN's discriminator (Sauer, Chitta, Müller,
     Geiger, NeurIPS 2021) with label projection.
 
-    Each map has a head of its own, as deep as it takes to bring the map down to 4x4: what features at one depth let
-    through, those at another may not. Every layer is spectrally normalised. Departures from the paper: the maps are not
+    Each map has a head of its own, deep enough to bring the map down to 4x4: faults that features at one depth miss may
+    show at another. Every layer is spectrally normalised. Departures from the paper: the maps are not
     mixed by random projections, and the frozen network is the teacher.
 
     Args:

@@ -30,22 +30,22 @@ Init = Literal["default", "normal", "orthogonal", "xavier"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What tells one architecture from another at one image size. Widths are in units of the base width."""
+    """Facts in which architectures differ, at one image size. Widths are in units of the base width."""
 
     generator: tuple[int, ...]
-    """Channels of the start map, then behind each doubling of the side."""
+    """Channels of the start map, then after each doubling of the side."""
     discriminator: tuple[int, ...]
-    """Channels behind each block."""
+    """Channels after each block."""
     halvings: int
-    """How many of these blocks, the first ones, halve the side."""
+    """Number of these blocks, from the first, that halve the side."""
     attention: int | None
     """Side of the maps with self-attention, in both networks."""
     latent: Literal["start", "chunks", "all"] = "start"
-    """Where z enters: before the start map; a chunk there and one in each block; or whole in all of them."""
+    """Entry of z: before the start map; a chunk there and one in each block; or the whole latent in all of them."""
     deep: bool = False
     """Two bottleneck blocks for each block of the others."""
     stem: int = 0
-    """Channels of a first convolution of the discriminator; 0: none."""
+    """Channels of the discriminator's first convolution; 0: it has none."""
     spectral: bool = True
     """Spectral normalisation in the generator too."""
     flat: bool = False
@@ -67,10 +67,10 @@ BIGGAN_DEEP_PLANS = {
 
 
 def plan_of(architecture: Published, size: int) -> Plan:
-    """The networks of `architecture` for images of `size` pixels.
+    """Networks of `architecture` for images of `size` pixels.
 
     Raises:
-        ConfigError: it was never made for that size.
+        ConfigError: it was never published for that size.
     """
     if architecture in ("biggan", "biggan-deep"):
         table = BIGGAN_PLANS if architecture == "biggan" else BIGGAN_DEEP_PLANS
@@ -157,7 +157,7 @@ class DeepUpBlock(nn.Module):
 
 
 class DeepDownBlock(nn.Module):
-    """Bottleneck to a quarter, each convolution behind a ReLU; the shortcut gains channels by a 1x1 convolution."""
+    """Bottleneck to a quarter, each convolution after a ReLU; the shortcut gains channels by a 1x1 convolution."""
 
     def __init__(self, in_channels: int, channels: int, *, down: bool, spectral: bool) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class PublishedGenerator(LatentGenerator):
     """The generator of a published architecture.
 
     Args:
-        architecture: which.
+        architecture: name of the architecture.
         task: owns the labels; continuous ones enter where an embedded class would.
         shape: (C, H, W) of the images.
         width: base width.
@@ -190,7 +190,7 @@ class PublishedGenerator(LatentGenerator):
         label_input, embedding_width, ili: see `label_embedding`.
 
     Raises:
-        ConfigError: no network of that size, or a latent with fewer numbers than chunks.
+        ConfigError: there is no network of that size, or the latent has fewer numbers than chunks.
     """
 
     def __init__(
@@ -320,10 +320,10 @@ BIGGAN, BIGGAN_DEEP, SNGAN, SAGAN = (
 
 
 def initialise(net: nn.Module, how: Init) -> None:
-    """Draw the weights of all convolutions, linear layers and class vectors anew, and set their biases to 0.
+    """Draw new weights of all convolutions, linear layers and class vectors, and set their biases to 0.
 
     normal: N(0, 0.02^2); orthogonal: Saxe et al. 2014, of the matrix with one row per output; xavier: uniform, Glorot
-    and Bengio 2010. Frozen layers stay as they are, and so does everything with "default".
+    and Bengio 2010. Frozen layers stay as they are; "default" changes nothing.
     """
     if how == "default":
         return

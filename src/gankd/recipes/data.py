@@ -1,4 +1,4 @@
-"""From a data setting to splits."""
+"""Load the splits that a data setting asks for."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,10 +67,10 @@ def _refuse_choices(config: DataConfig, taken: tuple[str, ...]) -> None:
 
 
 def truncated(splits: Splits) -> Splits:
-    """The same images with labels cut off to whole numbers, as the authors' UTKFace code does: for comparison alone.
+    """Cut labels off to whole numbers, as the authors' UTKFace code does: only for comparison with it.
 
-    It is a defect: labels that are no whole numbers, such as disturbed ones, fall by half a year on average. Their code
-    cuts off the teacher's predictions, too, be they labels of fakes or counted as errors, which is not done here.
+    This is a defect: fractional labels, such as disturbed ones, fall by half a year on average. Their code also cuts
+    off the teacher's predictions, both as labels of generated images and in errors, which is not done here.
     """
 
     def cut(part: LabelledImages) -> LabelledImages:
@@ -81,11 +81,11 @@ def truncated(splits: Splits) -> Splits:
 
 
 def first_classes(splits: Splits, count: int) -> Splits:
-    """The first `count` classes of all splits.
+    """Keep the first `count` classes of all splits.
 
     Raises:
-        ConfigError: the labels are values, or `count` is not 2 .. number of classes. DataError: a split has none of
-            these classes.
+        ConfigError: the labels are values, or `count` is not 2 .. number of classes. DataError: a split has no image
+            of these classes.
     """
     task = splits.task
     if not isinstance(task, Classification):  # a user's mistake, not another way to do it

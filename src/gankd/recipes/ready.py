@@ -51,7 +51,7 @@ def digits_all() -> Recipe:
 
 
 def digits_noisy() -> Recipe:
-    """All training digits, three labels in ten wrong; the teacher stops before it has learnt these by heart."""
+    """All training digits, three labels in ten wrong; the teacher stops before it memorises them."""
     recipe = digits()
     data, teacher = DataConfig(name="digits", label_noise=0.3), replace(recipe.teacher, updates=300)
     return replace(recipe, name="digits-noisy", data=data, teacher=teacher)

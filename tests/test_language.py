@@ -24,17 +24,20 @@ REWRITTEN = (
     "src/gankd/tasks",
     "src/gankd/training",
     "src/gankd/recipes/published",
+    "src/gankd/bench/bound.py",
+    "src/gankd/bench/stats.py",
+    "src/gankd/config.py",
     "src/gankd/engine.py",
     "src/gankd/errors.py",
     "src/gankd/own_code.py",
+    "src/gankd/ranges.py",
     "src/gankd/relabel.py",
+    "src/gankd/report",
     "src/gankd/runs.py",
     "src/gankd/seeds.py",
     "src/gankd/storage.py",
     "src/gankd/synthetic.py",
     "src/gankd/virtual",
-    "src/gankd/report/virtual.py",
-    "src/gankd/report/lists.py",
     "src/gankd/cli",
     "src/gankd/__init__.py",
     "src/gankd/bench/cost.py",
@@ -45,8 +48,13 @@ REWRITTEN = (
     "src/gankd/commands/listing.py",
     "src/gankd/console.py",
     "src/gankd/training/losses.py",
+    "src/gankd/text.py",
+    "docs/bound.md",
+    "docs/evidence.md",
+    "docs/losses.md",
+    "docs/results.md",
 )
-WAITING = ("src/gankd/models/autoencoder.py",)
+WAITING = ("src/gankd/models/autoencoder.py", "src/gankd/report/gather.py")
 """Files within REWRITTEN that are not rewritten yet."""
 
 MOST_ALONE = 10

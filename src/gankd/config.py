@@ -46,7 +46,7 @@ class Range:
     """None is allowed too."""
 
     def broken(self, value: Any) -> str | None:
-        """The rule that `value` breaks, to follow "must"; None if the setting may have this value."""
+        """The rule that `value` breaks, worded to follow "must"; None if the setting may have this value."""
         if value is None and self.optional:
             return None
         rule = None
@@ -65,7 +65,7 @@ class Range:
 
     def _rule(self, *, above: bool) -> str:
         low, high = (f"{bound:g}" if abs(bound) < 1e5 else str(bound) for bound in (self.low, self.high))
-        guard = self.whole and self.high > 1e5  # against slips only: of interest to those who exceed it
+        guard = self.whole and self.high > 1e5  # guards against slips: shown only to those who exceed it
         if self.low == -math.inf and self.high == math.inf:
             return "be finite"
         if above and guard:
@@ -206,7 +206,7 @@ def override_from_file(config: T, path: Path) -> T:
 
 
 def _value(text: str, kind: Any) -> Any:
-    """TOML's reading of a value (numbers, booleans, lists); anything else is the text itself."""
+    """A value as TOML reads it (numbers, booleans, lists); anything else is the text itself."""
     # Where None is not allowed, none may be the name of a choice, as in gan.penalty.
     if text.lower() in {"none", "null"} and type(None) in get_args(kind):
         return None

@@ -13,7 +13,7 @@ from typing import TextIO
 
 DAY = 24 * 3600
 GAP = "  "
-"""Between two columns of plain text."""
+"""Gap between two columns of plain text."""
 LEAST = 16
 """Columns of text are wrapped down to this width before the last columns are left out."""
 NO_TERMINAL = 120

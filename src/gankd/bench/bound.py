@@ -17,9 +17,9 @@ from gankd.seeds import rng
 from gankd.tasks import Task
 
 DRAWS = 200
-"""Resamples behind an interval."""
+"""Resamples of an interval."""
 FEWEST = 8
-"""Held-out scores on either side without which a distance is not estimated."""
+"""Least held-out scores on either side for the estimate of a distance."""
 SMOOTHING = 1.0
 """Added to the count of every label group, so that an absent one has a finite log-ratio."""
 
@@ -47,9 +47,9 @@ class Bound:
     tv: float
     """TV(p_r, p_g) of real and processed generated pairs."""
     rate: float
-    """What falls with the number of pairs, times its root: 4 c of Rad = c / sqrt(n), and `deviation_rate`."""
+    """Terms that fall with the number of pairs, times its root: 4 c of Rad = c / sqrt(n), and `deviation_rate`."""
     share: float | None = None
-    """Share of generated pairs in each batch, the same for every M > 0; none: as many as there are in the pool."""
+    """Share of generated pairs in each batch, equal for every M > 0; default: as many as there are in the pool."""
     floor: float = 0.0
 
     def share_of(self, count: float) -> float:
@@ -59,7 +59,7 @@ class Bound:
         return count / (self.num_real + count) if self.share is None else self.share
 
     def distance(self, count: float) -> float:
-        """2 s TV: what pairs that are not real can cost."""
+        """2 s TV: largest cost of pairs that are not real."""
         return self.slope * self.share_of(count)
 
     def estimation(self, count: float) -> float:
@@ -74,7 +74,7 @@ class Bound:
 
     @property
     def slope(self) -> float:
-        """2 TV: what the bound tends to, above its floor, with generated images alone."""
+        """2 TV: limit of the bound, above its floor, with generated images only."""
         return 2 * self.tv
 
     @property
@@ -82,7 +82,7 @@ class Bound:
         """N^r below which some M lowers the bound: (rate / slope)^2; inf where generated images cost nothing.
 
         As s grows from 0 the bound falls by (rate / sqrt(N) - slope) s, whatever M; and slope < rate / sqrt(N) is also
-        what makes the pooled bound at M -> inf, which is `slope`, less than at M = 0.
+        the condition for the pooled bound at M -> inf, which is `slope`, to be less than at M = 0.
         """
         return math.inf if self.slope <= 0 else (self.rate / self.slope) ** 2
 
@@ -100,7 +100,7 @@ class Bound:
 
     @property
     def break_even(self) -> float:
-        """M from which on the pooled bound is below that of no generated images; inf if it never is.
+        """M above which the pooled bound is below that without generated images; inf if it never is.
 
         sqrt(n) = slope N / (rate - slope sqrt(N)).
         """
@@ -147,14 +147,14 @@ def tv_from_threshold(real: Tensor, fake: Tensor, seed: int, draws: int = DRAWS)
     """Lower bound of TV from scores that tend to be higher for real samples: 2 balanced accuracy - 1.
 
     P_real(score > t) - P_fake(score > t) is at most TV for any t. The best t is found on one half and its difference
-    measured on the other, both ways round: found and measured on the same samples it would be too large. The interval
-    is the bootstrap's, within halves, and holds for these scores, however they were learnt. Nothing below 0 is given.
+    measured on the other, both ways: on one set of samples it would be too large. The interval is the bootstrap's,
+    within halves, and holds for these scores, however they were learnt. Values below 0 become 0.
 
     Args:
         real: (N,) held-out scores.
         fake: (M,) held-out scores.
-        seed: of halves and resamples.
-        draws: resamples.
+        seed: seed of halves and resamples.
+        draws: number of resamples.
 
     Raises:
         DataError: fewer than 8 scores on a side, or one is NaN.
@@ -186,7 +186,7 @@ def tv_from_threshold(real: Tensor, fake: Tensor, seed: int, draws: int = DRAWS)
 
 
 def _highest(gaps: Tensor, values: Tensor) -> Tensor:
-    """(R, 1) the threshold where each row is largest: of neighbours that do equally well, half-way between scores."""
+    """(R, 1) the threshold where each row is largest: halfway between scores where neighbours do equally well."""
     first = gaps.argmax(1, keepdim=True)
     last = gaps.shape[1] - 1 - gaps.flip(1).argmax(1, keepdim=True)
     half_way = (values[first] + values[(last + 1).clamp_max(len(values) - 1)]) / 2
@@ -234,9 +234,9 @@ def fit_rate(sizes: Sequence[int], errors: Sequence[float]) -> tuple[float, floa
 
 
 def fit_tv(bound: Bound, counts: Sequence[int], errors: Sequence[float]) -> float:
-    """The TV with which `bound` comes closest to errors measured at these M > 0.
+    """The TV at which `bound` comes closest to errors measured at these M > 0.
 
-    Negative where students did better than even as many real pairs would have made them.
+    Negative where students did better than as many real pairs would have made them.
 
     Raises:
         ConfigError: no M > 0.

@@ -17,12 +17,12 @@ class Interval:
 
     diff: float
     low: float
-    """nan where one seed leaves the interval undefined."""
+    """Lower bound; nan where one seed leaves the interval undefined."""
     high: float
 
     @property
     def verdict(self) -> Verdict:
-        """In words: `better` or `worse` only where the interval excludes zero."""
+        """The interval in words: `better` or `worse` only where it excludes zero."""
         if math.isnan(self.low) or math.isnan(self.high):
             return "no interval"
         if self.low > 0:
@@ -62,8 +62,8 @@ def paired_interval(
 ) -> Interval:
     """Student's t interval of the mean paired difference; `values[i]` and `control_values[i]` share a seed.
 
-    Pairing removes what the seed does to both (split, initialisation, data order). One seed gives nan bounds, and so do
-    differences that are all the same but not 0, as two or three accuracies of few images can be by chance: they say
+    Pairing removes effects of the seed on both (split, initialisation, data order). Bounds are nan for one seed and for
+    differences that are all equal but not 0, as two or three accuracies of few images can be by chance: they say
     nothing about their spread.
 
     Raises:
@@ -108,7 +108,7 @@ def _differences(
 
 
 def _all_equal(diff: float, error: float) -> bool:
-    """Are differences with this mean and standard error one value, but for rounding?"""
+    """True if differences with this mean and standard error are one value up to rounding, or undefined."""
     return math.isnan(error) or error <= NO_SPREAD * abs(diff)
 
 
@@ -139,7 +139,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def prediction_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Where one more value of the same kind lies: mean +- t s sqrt(1 + 1 / n); nan bounds for one value.
+    """Interval of one more value of the same kind: mean +- t s sqrt(1 + 1 / n); nan bounds for one value.
 
     Raises:
         ConfigError: no values.

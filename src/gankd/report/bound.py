@@ -276,7 +276,7 @@ class BoundReport:
         return Table(["curve", "least at M", "rank correlation"], rows, caption=title, notes=notes).plain(width)
 
     def _best_measured(self) -> tuple[int, list[int]]:
-        """The M of the least mean error, and those that paired intervals do not tell from it."""
+        """The M of the smallest mean error, and those that paired intervals do not tell from it."""
         by_count = {one.count: one.errors for one in self.measured}
         best = min(by_count, key=lambda count: mean_stderr(by_count[count])[0])
         others = []

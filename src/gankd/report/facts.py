@@ -1,4 +1,4 @@
-"""Everything that a report can show, as plain dataclasses; `gather` fills them, `view` turns them into pages."""
+"""Contents of a report as plain dataclasses; `gather` fills them, `view` turns them into pages."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,17 +11,17 @@ from gankd.tasks import Task
 from gankd.virtual import Inspection
 
 MAX_GROUPS = 12
-"""Label groups with example images; more would make the page heavy and nobody looks at them."""
+"""Most label groups with example images: more would make the page heavy, and nobody looks at them."""
 IMAGES_PER_GROUP = 8
-"""Real, and as many generated, images of one label group."""
+"""Real images of one label group, and as many generated ones."""
 SWEEP_ROWS, SWEEP_COLUMNS = 6, 9
 SCORED_IMAGES = 8
-"""Kept, and as many dropped, images with their scores."""
+"""Kept images with their scores, and as many dropped ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """The data set: what it is, how large, how its labels lie."""
+    """The data set: origin, size, and distribution of its labels."""
 
     name: str
     counts: Mapping[str, int]
@@ -29,7 +29,7 @@ class DataFacts:
     shape: tuple[int, int, int]
     """(C, H, W) of one image."""
     card: Mapping[str, str] = field(default_factory=dict)
-    """Origin, licence, how it was split."""
+    """Origin, licence, rule of the split."""
     groups: Sequence[str] = ()
     """Names of the label groups (classes or bins)."""
     train_counts: Sequence[int] = ()
@@ -66,19 +66,19 @@ class LabelSweep:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredImages:
-    """Generated images with the scores that decided about them."""
+    """Generated images with the scores that kept or dropped them."""
 
     images: Tensor
     """uint8 (N, C, H, W)."""
     labels: Sequence[str]
-    """Assigned labels as people read them."""
+    """Assigned labels as text."""
     log_ratio: Sequence[float] = ()
     disagreement: Sequence[float] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RatioFacts:
-    """How well the density ratio was estimated."""
+    """Quality of the estimated density ratio."""
 
     log_ratio_real: Any
     """log p_real / p_fake of held-out real images: a tensor, an array or a list."""
@@ -93,7 +93,7 @@ class RatioFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class DisagreementFacts:
-    """The teacher's disagreement on real and generated images, and where the filter cut."""
+    """The teacher's disagreement on real and generated images, and the cut-offs of the filter."""
 
     real: Any
     fake: Any
@@ -134,15 +134,15 @@ class StageFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """All that a report can show; what a partial run lacks stays empty and its section is left out."""
+    """All contents of a report; parts that an unfinished run is missing stay empty, and their sections are left out."""
 
     recipe: str
     task: Task
     created: str
-    """Date and time as people read it."""
+    """Date and time as text."""
     version: str
     commands: Sequence[str] = ()
-    """What to type to get this run again."""
+    """Commands that repeat this run."""
     seconds: float = 0.0
     machine: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class ReportData:
 
     arms: Sequence[ArmResult] = ()
     headline_arm: str | None = None
-    """The arm that validation chose, never the test split."""
+    """Name of the arm that was chosen on validation images."""
     data: DataFacts | None = None
     models: Sequence[ModelFacts] = ()
 

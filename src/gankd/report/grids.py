@@ -15,7 +15,7 @@ from gankd.errors import DataError
 THUMBNAIL = 64
 """Longest side of a thumbnail in pixels."""
 LOSSLESS = 32
-"""Up to this side a thumbnail is a PNG; above, JPEG is several times smaller and looks the same."""
+"""Largest side of a PNG thumbnail; for larger ones JPEG is several times smaller and looks equal."""
 
 
 def image_grid(images: Tensor, columns: int, scale: int = 1, padding: int = 2) -> Image.Image:

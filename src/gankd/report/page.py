@@ -1,4 +1,4 @@
-"""One self-contained page per run, and one that leads to several: no scripts, no network, light and dark."""
+"""One self-contained page per run, and one that links to several: no scripts, no network, light and dark."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ def write_report(data: ReportData, path: Path) -> None:
 
 
 def write_index(reports: Sequence[tuple[ReportData, str]], path: Path) -> None:
-    """Write one page with the result of every run, each leading to its report.
+    """Write one page with the result of every run, each with a link to its report.
 
     Args:
         reports: runs with the address of their report, relative to `path`.

@@ -59,7 +59,7 @@ DASHES: list[tuple[float, ...]] = [(), (5, 2), (1, 1.4), (6, 2, 1, 2), (3, 1.5),
 """Lengths of strokes and gaps, in line widths; () is solid."""
 
 WIDTH = 350
-"""Natural width in pixels: that of a phone, and of one of three columns on a desk."""
+"""Natural width in pixels, that of a phone, or of one of three columns on a large screen."""
 HEIGHT = 215
 MAX_NAMED_GROUPS = 16
 MAX_CUTOFF_LINES = 3
@@ -69,7 +69,7 @@ _HISTOGRAM_KEY: list[tuple[str, str, tuple[float, ...], str]] = [
 ]
 _ROUND = [1, 2, 5, 10]
 MAX_POINTS = 160
-"""Points of a curve; more would weigh on the page and not show."""
+"""Most points of a curve; more would make the page larger without being visible."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def place_histogram(name: str, shares: Sequence[float]) -> str:
         axes.set_xlabel("place among samples")
         _density_axis(axes)
         axes.set_ylabel("share of outputs")
-    return svg(name, "Histogram of the place of outputs among draws")
+    return svg(name, "Histogram of the place of outputs among samples")
 
 
 def line_chart(
@@ -228,7 +228,7 @@ def line_chart(
     reference: float | None = None,
     logarithmic: bool = False,
 ) -> str:
-    """Curves over training steps; `reference` draws the value that is hoped for."""
+    """Curves over training steps; `reference` is a dashed line at the ideal value."""
     with _figure(HEIGHT) as (axes, svg):
         for line in lines:
             every = max(1, len(line.steps) // MAX_POINTS)
@@ -328,7 +328,7 @@ def _plain_decades(axis: Axis, values: ArrayLike) -> None:
 
 
 def _name_ticks(axis: Axis, names: Sequence[str]) -> None:
-    """All names if they are few, else the first, the middle and the last."""
+    """Label the ticks: all names if they are few, else the first, the middle and the last."""
     count = len(names)
     shown = np.arange(count) if count <= MAX_NAMED_GROUPS else np.linspace(0, count - 1, 3).round().astype(int)
     axis.set_ticks(shown, [_shorten(names[index]) for index in shown])
@@ -339,7 +339,7 @@ def _style(dash: tuple[float, ...]) -> Any:
 
 
 def _key(items: Sequence[tuple[str, str, tuple[float, ...], str]]) -> str:
-    """What the colours stand for: (title, colour, dash, marker) each; as HTML, so that long titles wrap."""
+    """Key to the colours from (title, colour, dash, marker) each, as HTML, so that long titles wrap."""
     if len(items) < 2:
         return ""
     entries = []

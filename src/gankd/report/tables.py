@@ -19,7 +19,7 @@ EXPLAINED = (
     "An arm is one way to train the student. A control is an arm that sees no generated image: what a gain is measured "
     "against. An update is one step of the optimiser."
 )
-"""For the first place of a page that speaks of arms."""
+"""Clause for the first place of a page that mentions arms."""
 
 
 # --- one sentence -------------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def evidence_rows(arms: Sequence[ArmResult], task: Task, recipe: str) -> list[di
 
 
 def decimals(arms: Sequence[ArmResult], task: Task) -> int:
-    """Decimals that show two or three telling digits of the metric."""
+    """Decimals that show two or three significant digits of the metric."""
     typical = max((abs(value) for arm in arms for value in arm.values if math.isfinite(value)), default=1.0)
     return 2 if task.metric_unit == "%" else value_decimals(typical)
 

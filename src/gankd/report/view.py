@@ -1,4 +1,4 @@
-"""What the pages print, worked out from a report's data: numbers as text, positions, charts."""
+"""HTML pages from a report's data: numbers as text, positions, charts."""
 
 import json
 import math
@@ -36,7 +36,7 @@ from gankd.tasks import Task
 from gankd.text import compact, duration, fixed, signed, storage_size
 
 CONTROL_COLOURS = ("blue", "orange", "purple")
-"""Of the controls in their order, again from the first where there are more; classes c0, c1, c2 of base.html."""
+"""Colours of the controls in their order, repeated where there are more; classes c0, c1, c2 of base.html."""
 
 
 def report_html(data: ReportData) -> str:
@@ -45,7 +45,7 @@ def report_html(data: ReportData) -> str:
 
 
 def index_html(reports: Sequence[tuple[ReportData, str]]) -> str:
-    """The page that leads to several runs: (run, address of its report) each."""
+    """The page that links to several runs, given as (run, address of its report)."""
     return _template("index.html").render(
         runs=[_context(data) | {"href": href} for data, href in reports],
         title="gankd: distilled through generated images",
@@ -76,7 +76,7 @@ def _template(name: str) -> Template:
 
 
 def _context(data: ReportData) -> dict[str, Any]:
-    """Everything the template prints, by name."""
+    """Values of the template, by name."""
     places = tables.decimals(data.arms, data.task)
     return {
         "data": data,
@@ -120,7 +120,7 @@ def _context(data: ReportData) -> dict[str, Any]:
 
 
 def _tiles(data: ReportData, places: int) -> list[dict[str, str]]:
-    """The few numbers that people look for first."""
+    """The few numbers that readers look for first."""
     tiles = []
     unit = data.task.metric_unit
     shown = [arm for arm in data.arms if arm.name == data.headline_arm]
@@ -246,7 +246,7 @@ def _tick_places(ticks: Sequence[float]) -> int:
 
 
 def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` items, evenly spread, first and last among them."""
+    """Items evenly spread, `count` at most, first and last among them."""
     if len(items) <= count:
         return list(items)
     return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
@@ -296,20 +296,20 @@ def _selection_charts(data: ReportData) -> list[dict[str, str]]:
         unit = getattr(data.task, "unit", "")
         label = data.task.disagreement_name + (f", {unit}" if unit else "")
         svg = plots.disagreement_histogram(data.disagreement.real, data.disagreement.fake, cutoffs, label)
-        text = "The filter drops what lies right of its cut-off."
+        text = "The filter drops images to the right of its cut-off."
         if len(cutoffs) > plots.MAX_CUTOFF_LINES:
             text += " Band: from the smallest to the largest cut-off of a label group; line: their median."
         charts.append(_chart("Teacher's disagreement", svg, text if len(cutoffs) else ""))
     if data.labels and data.labels.counts:
         svg = plots.group_chart("labels", data.labels.groups, data.labels.counts, "generated images")
-        charts.append(_chart("Labels along the way", svg, _acceptance_text(data.labels)))
+        charts.append(_chart("Labels after each step", svg, _acceptance_text(data.labels)))
     return charts
 
 
 def _ratio_text(facts: RatioFacts) -> str:
     sentences = []
     if facts.auc is not None:
-        sentences.append(f"Held-out AUC {facts.auc:.3f} (0.5: cannot be told apart).")
+        sentences.append(f"Held-out AUC {facts.auc:.3f} (0.5: indistinguishable).")
     if facts.mean_ratio_fake is not None:
         sentences.append(f"Mean ratio on generated images {facts.mean_ratio_fake:.3g} (should be 1).")
     if facts.mean_ratio_real is not None:
@@ -325,7 +325,7 @@ def _acceptance_text(labels: LabelFacts) -> str:
     shares = np.asarray(labels.acceptance, dtype=float)
     least, most = int(shares.argmin()), int(shares.argmax())
     return (
-        f"Subsampling accepted {shares.mean():.0%} of the pool: least for {labels.groups[least]} "
+        f"Subsampling accepted {shares.mean():.0%} of the pool: fewest for {labels.groups[least]} "
         f"({shares[least]:.0%}), most for {labels.groups[most]} ({shares[most]:.0%})."
     ).replace("%", " %")
 
@@ -356,19 +356,19 @@ def _generator_charts(data: ReportData) -> list[dict[str, str]]:
             charts.append(_chart(title, svg, text))
 
     on_real = next((line["real_teacher"] for line in reversed(history) if "real_teacher" in line), None)
-    text = "The teacher's metric on generated images, their labels taken as true"
+    text = "The teacher's metric on generated images, with their assigned labels as the truth"
     text += f"; dashed: on real images ({on_real:.3g})." if on_real is not None else "."
     label = f"{data.task.metric}{f', {unit}' if unit else ''}"
     health_chart("teacher", "Generator: label fidelity", label, text, on_real, False)
-    text = "Variance within a label, generated : real; 1 is as varied as the data."
+    text = "Variance within a label, generated : real; 1 means as varied as the data."
     health_chart("variance_ratio", "Generator: diversity", "variance ratio", text, 1.0, False)
-    text = "In the teacher's features; smaller is closer."
+    text = "In the teacher's features; smaller means closer."
     health_chart("frechet", "Generator: distance to real images", "Fréchet distance", text, None, True)
     return charts
 
 
 def _network_charts(data: ReportData) -> list[dict[str, str]]:
-    """Loss and validation metric of teacher and students; controls and the chosen arm stand out."""
+    """Loss and validation metric of teacher and students, with controls and the chosen arm emphasised."""
     charts = []
     unit = f", {data.task.metric_unit}" if data.task.metric_unit else ""
     panels = (("loss", "training loss"), (f"val_{data.task.metric}", f"validation {data.task.metric}{unit}"))
@@ -397,7 +397,7 @@ def _curve_style(curve: Curve, data: ReportData) -> tuple[str, tuple[float, ...]
     controls = [arm.name for arm in data.arms if arm.role == "control"]
     if curve.arm not in controls:
         return plots.LIGHT["faint"], (), 1.2
-    place = controls.index(curve.arm)  # colours as in the key of the controls, --c of base.html
+    place = controls.index(curve.arm)  # colours as in the key of the controls
     return plots.LIGHT[CONTROL_COLOURS[place % len(CONTROL_COLOURS)]], plots.DASHES[1 + place % 4], 2.1
 
 

@@ -29,12 +29,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from pipeline import RESULTS, ROUNDS
 from torch import Tensor, nn
 
+from gankd.bench.loss_costs import StartingAt
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.losses.distillation.crd import CRD
@@ -42,14 +44,16 @@ from gankd.models import build_net
 from gankd.models.contract import ImageModel
 from gankd.models.resnet import ResNet
 from gankd.report.gather import machine_facts
-from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
+from gankd.training import distill as loop
 from gankd.training.criterion import Signals
-from gankd.training.distill import DistillConfig, Learner
+from gankd.training.distill import Feed, updates
+from gankd.training.lesson import DistillConfig, Lesson
 from gankd.training.losses import all_losses, find_loss
 from gankd.training.objective import Objective, term
 from gankd.training.supervised import make_optimizer
+from gankd.training.wiring import Connection, connect
 
 TEACHER, STUDENT, SIZE, BATCH = "resnet14x2", "resnet8", 32, 64
 NUM_IMAGES, NEGATIVES, DIM = 50_000, 16_384, 128
@@ -60,6 +64,7 @@ TASKS: dict[str, Task] = {
 }
 # The learning rate is so low that the networks hardly change. The teacher runs at every step, since each view is new.
 CONFIG = DistillConfig(updates=10_000, batch_size=BATCH, augment=("shift",), optimizer="sgd", lr=1e-6)
+ENGINE = Engine(torch.device("cpu"), bf16=False, channels_last=True)
 TARGETS = {"CRD": 1.5, "SSKD": 1.5, "RKD": 1.5}
 """Required speed-up over the peer's loss; 1 for all others, and for whole steps, which mostly run the networks."""
 SECONDS = 0.03
@@ -113,37 +118,45 @@ class Ours:
     """A student of gankd with an objective: a whole step, and only the losses, on their inputs of one step."""
 
     def __init__(self, objective: Objective | None, data: LabelledImages) -> None:
-        self.objective = objective
-        self.learner = Learner(
-            network(STUDENT, 1, data.task),
+        made: list[Connection] = []
+
+        def spied(*given: Any) -> Connection:
+            made.append(connect(*given))
+            return made[-1]
+
+        task = data.task
+        lesson = Lesson(
+            objective or "Label",
+            network(TEACHER, 0, task),
+            new_student=lambda name, seed: network(name, seed, task),
+        )
+        self.steps = updates(
+            network(STUDENT, 1, task),
             data,
             CONFIG,
-            Engine(torch.device("cpu"), bf16=False, channels_last=True),
+            ENGINE,
             0,
-            objective=objective,
-            teacher=network(TEACHER, 0, data.task),
-            new_student=lambda name, seed: network(name, seed, data.task),
+            lesson=lesson,
+            fakes=None,
+            stage=StartingAt(CONFIG.updates // 2),  # after every warm-up
         )
-        self.learner.pretrain(Stage("benchmark"))
-        self.learner.start()
-        self._numbers = itertools.count(CONFIG.updates // 2)  # after every warm-up
+        with patch.object(loop, "connect", spied):
+            self.step()
+        (self.net,) = made
         inputs: Signals = {}
-        hook = self.learner.criterion.register_forward_pre_hook(lambda _, args: inputs.update(args[0]))
+        hook = self.net.criterion.register_forward_pre_hook(lambda _, args: inputs.update(args[0]))
         self.step()
         hook.remove()
         self.inputs = as_leaves(inputs) | {"generator": torch.Generator()}
 
     def step(self) -> None:
-        self.learner.update(next(self._numbers))
+        next(self.steps)
 
     def alone(self) -> Callable[[], None]:
         """Forward and backward of only the losses."""
-        assert self.objective is not None
-        calls, parts = [], self.learner.criterion.parts
-        for label, item in zip(self.objective.labels, self.objective.terms, strict=True):
-            loss = parts[label] if item.loss.is_module else partial(item.loss.make, **dict(item.settings))
-            calls.append((partial(loss, *(self.inputs[name] for name in item.loss.inputs)), item.coefficient))
-        leaves = wanting_gradients(self.inputs, parts)
+        losses = [item for item in self.net.criterion.losses if item.label != "Label"]
+        calls = [(partial(item.function, *(self.inputs[name] for name in item.reads)), item.weight) for item in losses]
+        leaves = wanting_gradients(self.inputs, self.net.criterion)
 
         def run() -> None:
             if len(calls) == 1:  # no weights needed
@@ -454,10 +467,9 @@ class Theirs:
     """The same student with torchdistill's loss: a whole step."""
 
     def __init__(self, peer: Peer, ours: Ours, data: LabelledImages) -> None:
-        engine = ours.learner.engine
-        self.peer, self.feed = peer, ours.learner.feed
-        self.student = engine.place(network(STUDENT, 1, data.task)).train()
-        self.teacher = engine.place(network(TEACHER, 0, data.task)).eval()
+        self.peer, self.feed = peer, Feed(data, None, CONFIG, ENGINE, 0)
+        self.student = ENGINE.place(network(STUDENT, 1, data.task)).train()
+        self.teacher = ENGINE.place(network(TEACHER, 0, data.task)).eval()
         self.optimizer, self.schedule = make_optimizer(nn.ModuleList([self.student, peer.layers]), CONFIG)
         self._numbers = itertools.count(CONFIG.updates // 2)
         self._check(ours.inputs)
@@ -543,14 +555,13 @@ def timed(work: Callable[[], object], count: int) -> float:
 
 def measure(name: str, objective: Objective, data: LabelledImages, plain: Ours, td: Any) -> Row:
     ours = Ours(objective, data)
-    with ours.learner:
-        peer = None if td is None else build_peer(name, td, ours.inputs)
-        if peer is None:
-            step, plain_step = medians(ours.step, plain.step)
-            return Row(name, step / plain_step, *medians(ours.alone()))
-        step, plain_step, peer_step = medians(ours.step, plain.step, Theirs(peer, ours, data).step)
-        loss, peer_loss = medians(ours.alone(), peer.alone(peer_inputs(ours.inputs, peer)))
-        return Row(name, step / plain_step, loss, peer_loss, peer_loss / loss, peer_step / step)
+    peer = None if td is None else build_peer(name, td, ours.inputs)
+    if peer is None:
+        step, plain_step = medians(ours.step, plain.step)
+        return Row(name, step / plain_step, *medians(ours.alone()))
+    step, plain_step, peer_step = medians(ours.step, plain.step, Theirs(peer, ours, data).step)
+    loss, peer_loss = medians(ours.alone(), peer.alone(peer_inputs(ours.inputs, peer)))
+    return Row(name, step / plain_step, loss, peer_loss, peer_loss / loss, peer_step / step)
 
 
 def crd_memory(side: str) -> tuple[float, float]:

@@ -25,8 +25,9 @@ from gankd.report.gather import machine_facts
 from gankd.seeds import BLOCK, rng
 from gankd.subsampling.rejection import accept, budgeted_acceptance, running_max_acceptance
 from gankd.tasks import Regression
-from gankd.training.distill import DistillConfig, Fakes, distill
+from gankd.training.distill import distill
 from gankd.training.gan import GanTrainer
+from gankd.training.lesson import DistillConfig, Fakes, Lesson
 from gankd.training.ratio import RatioConfig, train_ratio
 
 ROUNDS = 7
@@ -86,7 +87,7 @@ def students(rows: list[dict[str, object]]) -> None:
     config = DistillConfig(updates=20)
 
     def run(config: DistillConfig, teacher: ImageModel | None) -> None:
-        distill(nets["cnn16"], data, few, config, engine, 0, fakes=fakes, teacher=teacher)
+        distill(nets["cnn16"], data, few, config, engine, 0, fakes=fakes, lesson=Lesson("KD", teacher))
 
     a, b = medians(
         lambda: run(config, nets["resnet20"]), lambda: run(replace(config, augment=("shift",)), nets["resnet20"])

@@ -11,8 +11,9 @@ import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,10 +25,11 @@ from gankd.engine import Engine
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
 from gankd.report.gather import machine_facts
+from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification
-from gankd.training.distill import DistillConfig, Learner
-from gankd.training.objective import Objective
+from gankd.training.distill import updates
+from gankd.training.lesson import DistillConfig, Lesson
 from gankd.training.supervised import SupervisedConfig, make_optimizer
 from gankd.virtual import KnowledgeGan, VirtualConfig, VirtualTeacher, Watcher
 
@@ -61,27 +63,23 @@ def network(name: str, data: LabelledImages, seed: int) -> ImageModel:
 
 def student_step(pair: str, loss: str | None) -> Callable[[], None]:
     """A function that trains a student for the updates of one round."""
-    side, channels, classes, teacher, student, updates = PAIRS[pair]
-    data = toy(side, channels, classes)
-    objective = None if loss is None else Objective.parse(loss)
-    learner = Learner(
-        network(student, data, 1),
-        data,
-        CONFIG,
-        PLAIN,
-        0,
-        objective=objective,
-        teacher=network(teacher, data, 0) if objective is not None and objective.needs_teacher else None,
-        virtual=VirtualTeacher.untrained(data.task, VirtualConfig()),
-    )
-    learner.start()
-    numbers = itertools.count()
+    side, channels, classes, teacher, student, count = PAIRS[pair]
+    steps = training(toy(side, channels, classes), student, teacher, loss)
 
     def run() -> None:
-        for _ in range(updates):
-            learner.update(next(numbers))
+        for _ in range(count):
+            next(steps)
 
     return run
+
+
+def training(data: LabelledImages, student: str, teacher: str, loss: str | None) -> Iterator[int]:
+    """The updates of a student, one at a time."""
+    lesson = Lesson(loss or "Label", virtual=VirtualTeacher.untrained(data.task, VirtualConfig()))
+    if lesson.objective.needs_teacher:
+        lesson = replace(lesson, teacher=network(teacher, data, 0))
+    small = network(student, data, 1)
+    return updates(small, data, CONFIG, PLAIN, 0, lesson=lesson, fakes=None, stage=Stage("benchmark"))
 
 
 def forward(pair: str, which: str) -> Callable[[], None]:
@@ -145,22 +143,9 @@ def ratio(first: list[float], second: list[float]) -> float:
 def peak_of(loss: str | None, teacher: str) -> float:
     """Peak memory in MB of a process that trains a student for a few updates with a teacher of this architecture."""
     torch.set_num_threads(1)
-    data = toy(32, 3, 100)
-    objective = None if loss is None else Objective.parse(loss)
-    needed = objective is not None and objective.needs_teacher
-    learner = Learner(
-        network("resnet8", data, 1),
-        data,
-        CONFIG,
-        PLAIN,
-        0,
-        objective=objective,
-        teacher=network(teacher, data, 0) if needed else None,
-        virtual=VirtualTeacher.untrained(data.task, VirtualConfig()),
-    )
-    learner.start()
-    for step in range(5):
-        learner.update(step)
+    steps = training(toy(32, 3, 100), "resnet8", teacher, loss)
+    for _ in range(5):
+        next(steps)
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 

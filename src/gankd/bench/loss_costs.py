@@ -14,7 +14,7 @@ from gankd.models.contract import ImageModel
 from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
-from gankd.training.distill import distill
+from gankd.training.distill import updates
 from gankd.training.lesson import DistillConfig, Lesson
 from gankd.training.objective import term_of
 from gankd.virtual import VirtualConfig, VirtualTeacher
@@ -22,6 +22,8 @@ from gankd.virtual import VirtualConfig, VirtualTeacher
 CLASSES, VALUES = Classification(num_classes=10), Regression(low=0.0, high=1.0)
 TEACHER, STUDENT, SIZE, BATCH = "resnet14", "cnn16", 16, 64
 """Networks, side of the images and batch size of the measurement; `report.lists` names them."""
+STEPS = 2
+"""Updates of one measurement."""
 
 
 def measure_costs(losses: Sequence[Loss], rounds: int = 3) -> dict[str, float]:
@@ -70,39 +72,36 @@ def _stepper(found: Loss | None, task: Task) -> Callable[[], float]:
     # After every warm-up, except for losses that work only in an opening phase.
     first = 0 if found is not None and "first" in found.settings else config.updates // 2
 
+    steps = updates(
+        network(STUDENT, 1), data, config, Engine.pick(SIZE), 0, lesson=lesson, fakes=None, stage=StartingAt(first)
+    )
+    next(steps)  # set-up
+
     def run() -> float:
-        stage = _Timed("cost", first)
-        distill(
-            network(STUDENT, 1),
-            data,
-            data.subset(torch.arange(2)),
-            config,
-            Engine.pick(SIZE),
-            0,
-            lesson=lesson,
-            stage=stage,
-        )
-        return stage.seconds_per_step
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            next(steps)
+        return (time.perf_counter() - start) / STEPS
 
     return run
 
 
-class _Timed(Stage):
-    """A stage of a few steps in the middle of a training, with their time; parts of it have none."""
+class StartingAt(Stage):
+    """A stage in memory that begins in the middle of a training; its parts train for one step."""
 
-    def __init__(self, name: str, first: int, count: int = 3) -> None:
-        super().__init__(name)
-        self._range = range(first, first + count)
-        self.seconds_per_step = 0.0
+    def __init__(self, first: int) -> None:
+        super().__init__("cost")
+        self.first = first
 
     def steps(self, total: int, **state: Any) -> Iterator[int]:
-        start = 0.0
-        for number, step in enumerate(self._range):
-            if number == 1:  # the first one warms up
-                start = time.perf_counter()
+        for step in range(self.first, total):
             self._step, self._total = step, total
             yield step
-        self.seconds_per_step = (time.perf_counter() - start) / max(len(self._range) - 1, 1)
 
     def part(self, name: str, *, counted: bool = True) -> Stage:
-        return _Timed(name, 0, 0)
+        return _OneStep(name)
+
+
+class _OneStep(Stage):
+    def steps(self, total: int, **state: Any) -> Iterator[int]:
+        yield from super().steps(1, **state)

@@ -4,6 +4,7 @@ Every arm of a comparison is this loop with other inputs, so that arms differ in
 """
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,7 +55,25 @@ def distill(
         ConfigError: a loss is for the other task or misses an input. ModelError: outputs do not fit the task, or a
             loss does not fit the networks. TrainingError: the loss is not finite.
     """
-    lesson, stage = lesson or Lesson(), stage or Stage("student")
+    stage = stage or Stage("student")
+    for _ in updates(student, real, config, engine, seed, lesson=lesson or Lesson(), fakes=fakes, stage=stage):
+        pass
+    stage.log(step=config.updates, **{f"val_{name}": value for name, value in evaluate(student, val, engine).items()})
+    return student.eval()
+
+
+def updates(
+    student: ImageModel,
+    real: LabelledImages,
+    config: DistillConfig,
+    engine: Engine,
+    seed: int,
+    *,
+    lesson: Lesson,
+    fakes: Fakes | None,
+    stage: Stage,
+) -> Iterator[int]:
+    """Yield the number of each update when it is done; see `distill`, which runs them all."""
     real, fakes = real.to(engine.device), fakes.to(engine.device) if fakes is not None else None
     check_model(engine.place(student), real, "student")
     if lesson.teacher is not None:  # frozen, with the statistics of its own training
@@ -105,8 +124,7 @@ def distill(
             for text in net.criterion.news():
                 stage.log(step=step + 1, problem=text)
                 stage.console.say(f"{stage.name}: {text}")
-    stage.log(step=config.updates, **{f"val_{name}": value for name, value in evaluate(student, val, engine).items()})
-    return student.eval()
+            yield step
 
 
 def pretrain(

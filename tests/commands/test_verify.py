@@ -40,7 +40,7 @@ def test_the_same_machine_finds_the_same_bits(committed: Path, tmp_path: Path) -
     assert found.to_dict()["verdict"] == "differs"
     assert list((tmp_path / "again").glob("student-adjusted-1-*"))
     assert len(list((tmp_path / "again").glob("student-*"))) == 1  # that cell alone
-    with pytest.raises(ConfigError, match="again is there already; verify needs a fresh --out"):
+    with pytest.raises(ConfigError, match="again exists already; verify needs a new --out"):
         verify(NAME, CELL, tmp_path / CELLS, out=tmp_path / "again")
 
 
@@ -55,7 +55,7 @@ def test_an_interval_needs_more_than_one_seed(committed: Path) -> None:
     assert against(own + 1, own - 1, own + 2).verdict == "within the interval"
     assert against(own + 1, own - 1, own + 2).exit_code == 0
     assert against(own + 3, own - 1, own + 2).verdict == "differs"
-    assert "teacher, generator and pool, which are made anew here" in against(own + 3, own - 1, own + 2).text
+    assert "which are trained again here" in against(own + 3, own - 1, own + 2).text
     few = against(own + 1, own - 1, own + 2)
     assert "2 seeds make a wide interval" in few.text
     assert "wide" not in replace(few, seeds=4).text
@@ -90,7 +90,7 @@ def test_cells_of_one_name_are_told_apart(committed: Path, tmp_path: Path) -> No
 def test_what_is_not_committed_is_refused(committed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="no cell 'mobilenet_v2-vgg11/cGAN-KD/7'"):
         verify(NAME, "mobilenet_v2-vgg11/cGAN-KD/7", committed / CELLS)
-    with pytest.raises(ConfigError, match="holds no cells of cifar10-c20k"):
+    with pytest.raises(ConfigError, match="has no cells of cifar10-c20k"):
         verify("cifar10-c20k", CELL, committed / CELLS)
     with pytest.raises(CheckpointError, match="no results"):
         verify(NAME, CELL, tmp_path / CELLS)

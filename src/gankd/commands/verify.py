@@ -1,4 +1,4 @@
-"""`gankd verify`: re-run one committed cell of a published table, and say whether it agrees."""
+"""`gankd verify`: run one committed cell of a published table again, and say whether it agrees."""
 
 import math
 import tempfile
@@ -19,7 +19,7 @@ from gankd.recipes.published import find_table
 
 Verdict = Literal["bit-equal", "within the interval", "differs"]
 TELLING = 4
-"""Committed seeds below which Student's factor is so large that nearly every student lies within the interval."""
+"""Fewest committed seeds of a telling interval: with fewer, Student's factor lets nearly every student lie within."""
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,20 @@ class Verification:
     again: CellResult
     metric: str
     low: float
-    """Where one more student would lie, 95 %, by the committed seeds; nan for one seed."""
+    """Lower end of the 95 % interval for one more student, from the committed seeds; nan for one seed."""
     high: float
     seeds: int
 
     @property
     def verdict(self) -> Verdict:
-        """Does it agree?"""
+        """Agreement of the two."""
         if self.again.test == self.committed.test:
             return "bit-equal"
         return "within the interval" if self.low <= self.again.test[self.metric] <= self.high else "differs"
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 where it does not agree."""
+        """0, or 1 where the two differ."""
         return 1 if self.verdict == "differs" else 0
 
     @property
@@ -52,16 +52,16 @@ class Verification:
         then, now = self.committed.test[self.metric], self.again.test[self.metric]
         lines = [f"{'/'.join(map(str, self.committed.key))}: {self.metric} {then:.4f} committed, {now:.4f} now"]
         if math.isnan(self.low):
-            lines.append("one committed seed has no interval: only a bit-equal student agrees")
+            lines.append("one committed seed gives no interval: only a bit-equal student agrees")
         else:
             lines.append(
                 f"95 % interval for one more student, from {self.seeds} seeds: {self.low:.4f}..{self.high:.4f}; these "
-                "share teacher, generator and pool, which are made anew here"
+                "share teacher, generator and pool (all generated images), which are trained again here"
             )
             if self.seeds < TELLING:
-                lines.append(f"{self.seeds} seeds make a wide interval: to lie within says little")
+                lines.append(f"{self.seeds} seeds give a wide interval: a student within it says little")
         if self.again.stage != self.committed.stage:
-            lines.append("settings or images are not those of the committed cell, as its fingerprint says")
+            lines.append("settings or images differ from those of the committed cell: the fingerprints differ")
         changed = [
             f"{name} {value} (was {self.committed.versions.get(name)})"
             for name, value in self.again.versions.items()
@@ -93,25 +93,25 @@ def verify(
     out: Path | None = None,
     console: Console | None = None,
 ) -> Verification:
-    """Train one committed cell anew, with all that it rests on.
+    """Train one committed cell again, with its teacher, generator and pool.
 
     Args:
         name: the table.
-        cell: PAIR/METHOD/SEED; with /STAGE behind it, the first letters of its fingerprint, where the file has it of
+        cell: PAIR/METHOD/SEED, followed by /STAGE, the first letters of its fingerprint, where the file has it for
             several scales, settings or images.
         results: a cells.jsonl, or the .json beside a bench page.
         data: the set's images.
-        out: a folder that is not there yet; a temporary one if not given.
-        console: where progress is shown.
+        out: new folder; default: a temporary one.
+        console: shows progress.
 
     Raises:
-        ConfigError: no such cell, or several. CheckpointError: no results. RunError: the cell could not be trained.
+        ConfigError: no such cell, or several. CheckpointError: no results. RunError: the cell cannot be trained.
     """
     table = find_table(name)
     known = [found for found in read_cells(results) if found.table == name]
-    require(bool(known), f"{results} holds no cells of {name}")
+    require(bool(known), f"{results} has no cells of {name}")
     committed = _find(known, cell, results)
-    require(out is None or not out.exists(), f"{out} is there already; verify needs a fresh --out")
+    require(out is None or not out.exists(), f"{out} exists already; verify needs a new --out")
     recipe = base_recipe(table, committed.scale, data, committed.changes)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gankd-verify-")))
@@ -134,7 +134,7 @@ def _find(known: Sequence[CellResult], cell: str, results: Path) -> CellResult:
     """The one cell of this name.
 
     Raises:
-        ConfigError: none or several, as after a change of settings or images in the same folder.
+        ConfigError: there is none, or several, as after a change of settings or images in one folder.
     """
     found = [each for each in known if cell == _name(each)]
     if not found:
@@ -147,7 +147,7 @@ def _find(known: Sequence[CellResult], cell: str, results: Path) -> CellResult:
 
 
 def _beside(known: Sequence[CellResult], committed: CellResult) -> list[CellResult]:
-    """The cell and its other seeds; without those that are there twice, of which one is of other settings or images."""
+    """The cell and its other seeds, without seeds that occur twice, as one of the two has other settings or images."""
 
     def row(cell: CellResult) -> tuple[object, ...]:
         return cell.pair, cell.method, cell.scale, cell.changes

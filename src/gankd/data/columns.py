@@ -41,7 +41,7 @@ class Row(NamedTuple):
     """Row of a table about one image, as text."""
 
     place: str
-    """For messages: "line 3"."""
+    """Place for messages, such as "line 3"."""
     image: str
     """Path of the file, as written."""
     label: str

@@ -99,11 +99,11 @@ class Files:
 
     @property
     def paths(self) -> Sequence[Path]:
-        """As `Pictures` says."""
+        """See `Pictures`."""
         return self._paths
 
     def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
-        """As `Pictures` says."""
+        """See `Pictures`."""
         return in_threads(lambda pair: function(*pair), enumerate(self._paths))
 
 

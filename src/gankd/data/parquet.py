@@ -206,11 +206,11 @@ class _Embedded:
 
     @property
     def paths(self) -> list[Path]:
-        """As `Pictures` says."""
+        """See `Pictures`."""
         return [*(shard.path for shard in self.shards), *sorted(self.named)]
 
     def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
-        """As `Pictures` says."""
+        """See `Pictures`."""
         outcomes: list[R | str] = []
         for shard in self.shards:
             base = Path(os.path.abspath(shard.path.parent))  # below "." there would be "..", too

@@ -57,13 +57,13 @@ def test_an_interval_needs_more_than_one_seed(committed: Path) -> None:
     assert against(own + 3, own - 1, own + 2).verdict == "differs"
     assert "which are trained again here" in against(own + 3, own - 1, own + 2).text
     few = against(own + 1, own - 1, own + 2)
-    assert "2 seeds make a wide interval" in few.text
+    assert "2 seeds give a wide interval" in few.text
     assert "wide" not in replace(few, seeds=4).text
     alone = against(own + 1, math.nan, math.nan)
     assert alone.verdict == "differs"
     assert "only a bit-equal student agrees" in alone.text
     other = replace(alone, again=replace(alone.again, stage="0", versions=cell.versions | {"torch": "9"}))
-    assert "settings or images are not those" in other.text
+    assert "settings or images differ from those" in other.text
     assert "torch 9 (was" in other.text
 
 

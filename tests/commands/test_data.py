@@ -38,8 +38,8 @@ def test_a_folder_that_is_fine(tmp_path: Path) -> None:
     assert "files       30 images, 16x16 pixels" in lines
     assert "images      21 train, 3 val, 6 test; RGB 16x16" in lines
     assert "labels      2 classes; one class per folder" in lines
-    assert "  cat      14       2       4  " + "#" * 40 in lines
-    assert "  dog       7       1       2  " + "#" * 20 in lines
+    assert "cat       14    2     4  " + "#" * 40 in lines
+    assert "dog        7    1     2  " + "#" * 20 in lines
     assert "duplicates  none" in lines
     assert lines[-1] == f"next  {report.command}"
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -93,7 +93,7 @@ def test_values_leaks_and_options(tmp_path: Path) -> None:
     assert report.command == f"gankd run npz --data {tmp_path / 'a.npz'} --size 16 --set data.low=-1.0"
     assert "duplicates  of test in train: 5 pixel for pixel, 5 of them with another label" in report.text
     assert "labels      values from 0 to 1, 60 different; range -1 to 1; the labels are numbers" in report.text
-    assert "  -1 to -0.8" in report.text
+    assert "\n-1 to -0.8 " in report.text
     assert report.to_dict()["range"] == [-1, 1]
 
 
@@ -106,10 +106,10 @@ def test_many_classes_show_both_ends(tmp_path: Path) -> None:
         class_names=np.array([f"kind {number}" for number in range(40)]),
     )
     text = show(tmp_path / "a.npz").text
-    assert "  (30 classes between these are left out)" in text
-    assert "  kind 39" in text
-    assert "  kind 0" in text
-    assert "  kind 20" not in text
+    assert "\n(30 classes between these are left out)" in text
+    assert "\nkind 39 " in text
+    assert "\nkind 0 " in text
+    assert "\nkind 20 " not in text
 
 
 def test_embedded_sets_and_names(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_train_and_inspect(vkd: Callable[..., str], tmp_path: Path) -> None:
     assert "VKD as reconstructed from its abstract" in text
     assert "class means, total variation" in text
     for name in ("virtual", "gauss", "bank", "table", "virtual, test images"):
-        assert any(line.startswith(f"  {name} ") and " of 9" in line for line in text.splitlines())
+        assert any(line.startswith(f"{name} ") and " of 9" in line for line in text.splitlines())
     found = result(vkd("inspect", "digits", "--json"))
     assert len(found["virtual"]["gates"]) == len(found["stand_ins"]["bank"]["gates"]) == 9
 

@@ -21,6 +21,7 @@ from gankd.recipes.config import DataConfig
 from gankd.recipes.data import load_splits, reader_of
 from gankd.report.grids import image_grid
 from gankd.storage import atomic
+from gankd.text import Table, columns
 
 MOST_LISTED = 5
 """Number of unreadable files that are named."""
@@ -190,15 +191,16 @@ class DataReport:
         if len(rows) > MOST_BARS:
             rows.sort(key=lambda row: -row[2])
             half = MOST_BARS // 4
-            note = f"  ({len(rows) - 2 * half} classes between these are left out)"
+            note = f"({len(rows) - 2 * half} classes between these are left out)"
             rows = rows[:half] + rows[-half:]
         longest, width = max(total for *_, total in rows), min(max(len(label) for label, *_ in rows), 30)
-        lines = ["", f"  {'':<{width}}" + "".join(f"{part:>8}" for part in self.counts)]
+        room = max(10, min(BAR, columns() - width - 10 * len(self.counts)))
+        cells = []
         for label, counts, total in rows:
-            bar = "#" * max(round(BAR * total / max(longest, 1)), total > 0)
-            numbers = "".join(f"{counts[part]:>8,}" for part in self.counts)
-            lines.append(f"  {label[:width]:<{width}}{numbers}  {bar}".rstrip())
-        return [*lines, *([note] if note else []), ""]
+            bar = "#" * max(round(room * total / max(longest, 1)), total > 0)
+            cells.append([label[:width], *(f"{counts[part]:,}" for part in self.counts), bar])
+        align = "l" + "r" * len(self.counts) + "l"
+        return ["", Table(["label", *self.counts, ""], cells, align=align, notes=[note] if note else []).plain(), ""]
 
     def _duplicates(self) -> list[str]:
         if not self.shared:

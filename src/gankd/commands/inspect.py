@@ -17,6 +17,7 @@ from gankd.models.contract import ImageModel, check_model
 from gankd.models.taps import find_taps
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
+from gankd.text import Table
 from gankd.training.lesson import DistillConfig, Lesson
 from gankd.training.losses import all_losses
 from gankd.training.objective import Objective, term_of
@@ -77,11 +78,12 @@ class Inspection:
             "",
             "paired feature maps (choose others with student.student_taps and student.teacher_taps)",
         ]
-        for own, other in self.pairs:
-            lines.append(
-                f"  {own:<28} {_shape(shapes['student'][own]):<12} <- {other:<28} {_shape(shapes['teacher'][other])}"
-            )
-        if not self.pairs:
+        rows = [
+            [own, _shape(shapes["student"][own]), other, _shape(shapes["teacher"][other])] for own, other in self.pairs
+        ]
+        if rows:
+            lines.append(Table(["student", "its map", "teacher", "its map"], rows, align="llll").plain())
+        else:
             lines.append(f"  none: {self.problem}")
         for side, names in (("student", {own for own, _ in self.pairs}), ("teacher", {o for _, o in self.pairs})):
             left = [f"{path} {_shape(shape)}" for path, shape in shapes[side].items() if path not in names]

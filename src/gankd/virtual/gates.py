@@ -1,16 +1,13 @@
 """Gates: distances between a virtual teacher's samples and the real teacher's outputs, with bounds; their result."""
 
 import math
-import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from gankd.text import Table, fixed
 from gankd.virtual.failures import Failure
-
-WIDTH = 100
-"""Columns of a table."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +59,14 @@ class Gates:
 
     @property
     def table(self) -> str:
-        """Plain text, at most 100 columns."""
-        lines = [f"{'':44}{'samples':>9}{'floor':>9}   {'bound':<18}"]
-        lines += [
-            f"{gate.title:<44}{gate.value:>9.4f}{gate.floor:>9.4f}   {gate.bound:<18}{'' if gate.passed else 'missed'}"
+        """Plain text, as wide as the terminal."""
+        rows = [
+            [gate.title, fixed(gate.value, 4), fixed(gate.floor, 4), gate.bound, "" if gate.passed else "missed"]
             for gate in self.gates
         ]
-        lines.append(f"{self.num_passed} of {len(self.gates)} passed")
-        for failure in self.warnings:
-            text = f"{failure.code} {failure.text}; {failure.remedy}"
-            lines += textwrap.wrap(text, WIDTH, subsequent_indent="    ")
-        return "\n".join(line.rstrip() for line in lines)
+        notes = [f"{self.num_passed} of {len(self.gates)} passed"]
+        notes += [f"{failure.code} {failure.text}; {failure.remedy}" for failure in self.warnings]
+        return Table(["gate", "samples", "floor", "bound", ""], rows, align="lrrll", notes=notes).plain()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, numbers to four digits."""

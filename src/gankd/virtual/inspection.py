@@ -12,6 +12,7 @@ from torch import Tensor
 from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.errors import DataError
+from gankd.text import Table
 from gankd.virtual.failures import Failure
 from gankd.virtual.gates import Gates
 from gankd.virtual.measurement import measure
@@ -44,21 +45,25 @@ class Inspection:
         """Plain text."""
         lines = [f"virtual teacher ({NAME})", "  ".join(f"{name} {value}" for name, value in self.facts.items()), ""]
         lines += ["against the teacher's outputs for training images", self.virtual.table, ""]
-        lines += ["gates passed"]
         counts = {"virtual": self.virtual, **self.stand_ins}
         if self.test is not None:
             counts["virtual, test images"] = self.test
-        for name, gates in counts.items():
-            failed = ", ".join(gate.name for gate in gates.gates if not gate.passed)
-            lines.append(
-                f"  {name:<22} {gates.num_passed} of {len(gates.gates)}{f'   not: {failed}' if failed else ''}"
-            )
+        rows = [
+            [
+                name,
+                f"{gates.num_passed} of {len(gates.gates)}",
+                ", ".join(gate.name for gate in gates.gates if not gate.passed),
+            ]
+            for name, gates in counts.items()
+        ]
+        notes = []
         count = self.virtual.facts["count"]
         typical = int(count[count > 0].median())
         if typical < 50:
-            lines.append(f"  {typical} outputs of a typical label: too few to blame the generator for one missed gate")
+            notes.append(f"{typical} outputs of a typical label: too few to blame the generator for one missed gate")
         if self.needless:
-            lines.append("  a Gaussian per class passes every gate: the generator is not needed for these outputs")
+            notes.append("a Gaussian per class passes every gate: the generator is not needed for these outputs")
+        lines.append(Table(["gates of", "passed", "missed"], rows, align="lll", notes=notes).plain())
         if self.report is not None:
             lines += ["", f"report: {self.report}"]
         return "\n".join(lines)

@@ -11,9 +11,9 @@ from gankd.data.scarce import scarce
 from gankd.engine import Engine
 from gankd.models import new_model
 from gankd.models.contract import evaluate, predict_with_features
-from gankd.relabel import keep_most_consistent
 from gankd.seeds import rng
 from gankd.subsampling.rejection import accept, budgeted_acceptance
+from gankd.synthetic.relabel import keep_most_consistent
 from gankd.training.distill import distill
 from gankd.training.gan import GanConfig, train_gan
 from gankd.training.lesson import DistillConfig, Fakes, Lesson

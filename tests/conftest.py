@@ -13,7 +13,12 @@ from filelock import FileLock
 from gankd.cli import main
 from gankd.commands import run
 from gankd.config import override
+from gankd.models.contract import ImageModel
 from gankd.recipes import RECIPES, Recipe
+from gankd.recipes.arms import Arm, arm_named
+from gankd.recipes.cgan_kd import cgan_kd
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.students import restore_student
 
 torch.set_num_threads(1)  # as in workers: the same numbers everywhere, and no fight over the cores
 
@@ -71,6 +76,18 @@ def angles_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
     """A finished run with scalar labels, improved label input and an auto-encoder; do not change its folder."""
     settings = (*TINY, "gan.label_input=ili", "ratio.features=autoencoder")
     return finished(override(RECIPES["rotated-digits"](), settings), "angles", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def trained() -> Callable[[Experiment, str | Arm, int], ImageModel]:
+    """The student of one arm, or default arm of this name, and seed; trained if it is not finished."""
+
+    def student(experiment: Experiment, wanted: str | Arm, seed: int) -> ImageModel:
+        arm = wanted if isinstance(wanted, Arm) else arm_named(experiment.recipe, wanted)
+        stages = cgan_kd(experiment, [arm], [seed])
+        return restore_student(experiment, arm, stages.students[arm.name, seed])
+
+    return student
 
 
 Outcome = tuple[int, str, str]

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 import gankd.cli
-import gankd.recipes.taught
+import gankd.recipes.teacher
 from gankd.cli import main
 from gankd.cli import recipe as opened
 from gankd.cli.command import Command
@@ -286,7 +286,7 @@ def repainted(count: int = 1, **options: Any) -> Path:
 def test_images_that_cannot_be_used(case: str, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     make, said = IMAGES[case]
     folder = make()
-    monkeypatch.setattr(gankd.recipes.taught, "train_supervised", None)
+    monkeypatch.setattr(gankd.recipes.teacher, "train_supervised", None)
     assert re.search(said, refused("run", "folder", "--data", folder))
     assert not Path("runs").exists()
 
@@ -302,7 +302,7 @@ def test_data_belongs_to_the_recipe_folder(refused: Refused) -> None:
     assert refused("run", "folder") == "the recipe folder needs --data PATH, the folder of your images"
     assert refused("run", "digits", "--data", pets()) == "--data is for recipes that read files; digits is embedded"
     assert refused("run", "my photos ü") == (
-        "my photos ü is no run folder (it has no run.json); for your own images: gankd run folder --data my photos ü"
+        "my photos ü is not a run folder (it has no run.json); for your own images: gankd run folder --data my photos ü"
     )
     assert refused("run", "folder", "--data", pets(), "--size", 7).startswith("size must be a multiple of 4 from 8")
 
@@ -421,7 +421,7 @@ def test_files_of_another_kind_or_version(copied: Path, refused: Refused, monkey
     generator.write_bytes(generator.read_bytes()[:1000])
     for words in (("sample", copied, "--labels", 1), ("report", copied)):
         assert "generator.safetensors is truncated or damaged" in refused(*words)
-    assert "holds no generator" in refused("sample", stored(copied, "ratio-*/ratio.safetensors"), "--labels", 1)
+    assert "is not a generator" in refused("sample", stored(copied, "ratio-*/ratio.safetensors"), "--labels", 1)
     (copied / "run.json").write_text("{")
     for command in ("resume", "run", "plan", "eval"):
         assert "run.json is damaged: " in refused(command, copied)
@@ -448,7 +448,7 @@ def test_out_is_a_file(refused: Refused) -> None:
     )
     long = "x" * 300
     assert refused("teach", "digits", "--out", long).startswith(f"cannot use {long}: File name too long; ")
-    assert refused("teach", "file").startswith("file is no run folder")
+    assert refused("teach", "file").startswith("file is not a run folder")
 
 
 def test_a_disk_too_small_for_the_set(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:

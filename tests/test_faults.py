@@ -27,6 +27,7 @@ from gankd.recipes import Recipe
 from gankd.runs import Run
 from gankd.storage import load_state, read_json, write_json
 from gankd.synthetic import SyntheticSet
+from gankd.version import __version__
 
 VICTIM = Path(__file__).parent / "victim.py"
 PRELOAD = ["gankd.commands", "gankd.report.page", "gankd.report.gather", "sklearn.datasets", "torch._dynamo"]
@@ -104,7 +105,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
 def begun(recipe: Recipe, folder: Path, *settings: str, arms: list[str] | None = None) -> Path:
     """A run folder as `gankd run` leaves it at its very start."""
     recipe = override(recipe, settings)
-    write_json(folder / "run.json", {"recipe": to_dict(recipe), "arms": arms, "in_memory": False})
+    stored = {"recipe": to_dict(recipe), "arms": arms, "version": __version__, "in_memory": False}
+    write_json(folder / "run.json", stored)
     return folder
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import gankd.recipes.cgan_kd
+import gankd.recipes.generated
 from gankd.cli import main
 from gankd.runs import Stage
 from gankd.synthetic import generate
@@ -59,5 +59,5 @@ def replaced(self: Path, target: Path) -> Path:
 
 Stage.report, Stage.progress = reported, progressed  # type: ignore[method-assign]
 Path.replace = replaced  # type: ignore[method-assign, assignment]
-gankd.recipes.cgan_kd.generate = partial(generate, shard_size=256)  # type: ignore[attr-defined]
+gankd.recipes.generated.generate = partial(generate, shard_size=256)  # type: ignore[attr-defined]
 main(words)

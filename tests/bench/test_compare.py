@@ -1,33 +1,43 @@
 """Students side by side: the same numbers as one after the other, and what is compared."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import gankd.recipes.taught
+import gankd.recipes.cgan_kd
+import gankd.recipes.teacher
 from gankd.bench import compare as module
-from gankd.bench.compare import cells, chosen_by_validation, compare, train_students
+from gankd.bench.compare import chosen_by_validation, compare, student_of
 from gankd.commands import run
 from gankd.config import override
 from gankd.console import Console
 from gankd.errors import ConfigError, ModelError
-from gankd.models.contract import evaluate
+from gankd.models.contract import ImageModel, evaluate
 from gankd.recipes import RECIPES, Recipe
-from gankd.recipes.arms import ARMS
-from gankd.recipes.cgan_kd import CganKd
-from gankd.runs import Run
+from gankd.recipes.arms import Arm, arm_named, chosen_arms, default_arms
+from gankd.recipes.cgan_kd import cgan_kd
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.stages import declare
+from gankd.recipes.students import restore_student
+from gankd.runs import Run, Stage
 from gankd.storage import read_json
 
 
-def test_cells_are_all_arms_with_all_seeds() -> None:
-    recipe = override(RECIPES["digits"](), ["seeds=2"])
-    assert cells(recipe, ["raw", "real", "raw"]) == [("raw", 0), ("real", 0), ("raw", 1), ("real", 1)]
-    assert len(cells(recipe)) == 2 * len(ARMS)
+def fails(*_: Any, **__: Any) -> None:
+    raise AssertionError("nothing should be trained")
+
+
+def test_students_are_all_arms_with_all_seeds(digits_run: tuple[Recipe, Path]) -> None:
+    recipe, folder = digits_run
+    experiment = Experiment.open(recipe, Run(folder))
+    students = declare(experiment, chosen_arms(recipe, ["raw", "real", "raw"]), range(2)).students
+    assert list(students) == [("raw", 0), ("real", 0), ("raw", 1), ("real", 1)]
+    assert len({stage.fingerprint for stage in students.values()}) == 4
+    assert len(chosen_arms(recipe, None)) == 8
     with pytest.raises(ConfigError, match="no arm 'row'; did you mean raw"):
-        cells(recipe, ["real", "row"])
+        chosen_arms(recipe, ["real", "row"])
 
 
 @pytest.mark.slow
@@ -38,7 +48,7 @@ def test_workers_find_the_same_numbers(
     for pattern in ("teacher-*", "gan-*", "ratio-*", "synth-*"):
         for path in finished.glob(pattern):
             shutil.copytree(path, tmp_path / "run" / path.name)
-    splits = CganKd(recipe, Run(finished)).splits  # workers must take these, and nothing else
+    splits = Experiment.open(recipe, Run(finished)).splits  # workers must take these, and nothing else
     elsewhere = override(recipe, ["data.num_train=50"])
     run(elsewhere, tmp_path / "run", workers=2, console=Console("plain"), splits=splits)
     assert read_json(tmp_path / "run" / "results.json")["arms"] == read_json(finished / "results.json")["arms"]
@@ -59,11 +69,7 @@ def test_a_student_that_does_not_fit_is_refused_before_anything_is_trained(
         "    def forward(self, x): raise KeyError('no')\n"
     )
     monkeypatch.chdir(tmp_path)
-
-    def fail(*_: Any, **__: Any) -> None:
-        raise AssertionError("nothing should be trained")
-
-    monkeypatch.setattr(gankd.recipes.taught, "train_supervised", fail)
+    monkeypatch.setattr(gankd.recipes.teacher, "train_supervised", fails)
     recipe = override(RECIPES["digits"](), tiny)
     with pytest.raises(ModelError, match="student narrow:Net gives outputs of shape \\(2, 3\\) for 2 images"):
         run(override(recipe, ["student.model=narrow:Net"]), tmp_path / "run")
@@ -71,21 +77,33 @@ def test_a_student_that_does_not_fit_is_refused_before_anything_is_trained(
         run(override(recipe, ["student.model=narrow:Bad"]), tmp_path / "run")
 
 
-def test_only_finished_students_are_compared(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+def test_only_finished_students_are_compared(
+    digits_run: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe, finished = digits_run
     for pattern in ("real_matched-0", "real_matched-1", "adjusted-1"):
         for path in finished.glob(f"student-{pattern}-*"):
             shutil.copytree(path, tmp_path / path.name)
-    method = CganKd(recipe, Run(tmp_path))
-    control, arm = compare(method, cells(recipe))
-    assert (control.arm, control.seeds, arm.arm, arm.seeds) == ("real_matched", (0, 1), "adjusted", (1,))
-    test, val = method.splits.test, method.splits.val
-    assert control.values[1] == evaluate(method.student("real_matched", 1), test, method.engine)["top1"]
-    assert compare(method, cells(recipe), "val")[0].values[1] == pytest.approx(
-        evaluate(method.student("real_matched", 1), val, method.engine)["top1"]
+    experiment, arms = Experiment.open(recipe, Run(tmp_path)), default_arms(recipe)
+    found = compare(experiment, arms, range(2))
+    control, arm = found.arms
+    assert (control.name, control.seeds, arm.name, arm.seeds) == ("real_matched", (0, 1), "adjusted", (1,))
+    stages, splits = declare(experiment, arms, range(2)), experiment.splits
+    student = student_of(experiment, arm_named(recipe, "real_matched"), 1, stages)
+    assert control.metrics[1] == evaluate(student, splits.test, experiment.engine)
+    assert control.values[1] == control.metrics[1]["top1"]
+    validation = compare(experiment, arms, range(2), "val")
+    assert validation.split == "val"
+    assert validation.result("real_matched").values[1] == pytest.approx(
+        evaluate(student, splits.val, experiment.engine)["top1"]
     )
     assert arm.vs["real_matched"].diff == pytest.approx(arm.values[0] - control.values[1])  # of the same seed
-    train_students(method, [("real_matched", 0), ("adjusted", 1)], 2)  # nothing to do, and no worker to wait for
+    assert found.gain("adjusted", "real_matched") == arm.vs["real_matched"]
+    # Nothing to do: neither is a worker started, nor anything made that these students rest on.
+    monkeypatch.setattr(gankd.recipes.cgan_kd, "run_jobs", fails)
+    for name, seeds in (("real_matched", [0, 1]), ("adjusted", [1])):
+        cgan_kd(experiment, [arm_named(recipe, name)], seeds, workers=2)
+    assert not [path for path in tmp_path.iterdir() if not path.name.startswith("student-")]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +113,7 @@ def test_validation_chooses_the_headline(
     run_name: str, better: dict[str, float], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, folder = request.getfixturevalue(run_name)
-    method = CganKd(recipe, Run(folder))
+    experiment, arms = Experiment.open(recipe, Run(folder)), default_arms(recipe)
     asked: list[int] = []
     bonus: dict[str, float] = {}
 
@@ -103,18 +121,16 @@ def test_validation_chooses_the_headline(
         asked.append(len(data))
         return {data.task.metric: 50.0 + bonus.get(student.arm, 0.0)}
 
-    load: Callable[..., Any] = method.student
-
-    def student(name: str, seed: int) -> Any:
-        loaded = load(name, seed)
-        loaded.arm = name
+    def named(experiment: Experiment, arm: Arm, stage: Stage) -> ImageModel:
+        loaded = restore_student(experiment, arm, stage)
+        loaded.arm = arm.name  # type: ignore[assignment]
         return loaded
 
     monkeypatch.setattr(module, "evaluate", scored)
-    monkeypatch.setattr(method, "student", student)
+    monkeypatch.setattr(module, "restore_student", named)
     bonus.update(better)
-    assert chosen_by_validation(method, cells(recipe)) == next(iter(better))
-    assert set(asked) == {len(method.splits.val)}
+    assert chosen_by_validation(experiment, arms, range(2)) == next(iter(better))
+    assert set(asked) == {len(experiment.splits.val)}
     bonus["raw"] = 100.0 * next(iter(better.values()))  # no arm of the whole method: never in the headline
-    assert chosen_by_validation(method, cells(recipe)) == next(iter(better))
-    assert chosen_by_validation(method, cells(recipe, ["real", "raw"])) is None
+    assert chosen_by_validation(experiment, arms, range(2)) == next(iter(better))
+    assert chosen_by_validation(experiment, chosen_arms(recipe, ["real", "raw"]), range(2)) is None

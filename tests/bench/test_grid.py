@@ -3,8 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from gankd.bench import compare as side_by_side
+import gankd.recipes.cgan_kd
+import gankd.recipes.generated
+import gankd.recipes.teacher
 from gankd.bench.grid import CELLS, FACTORS, Grid, append_cell, base_recipe, read_cells, rounded_factor
 from gankd.bench.stats import paired_interval
 from gankd.commands.bench import BenchResult, bench
-from gankd.errors import CheckpointError, ConfigError, GankdError, RunError
-from gankd.recipes.cgan_kd import CganKd
-from gankd.recipes.published import TABLES, Method, Pair
+from gankd.errors import CheckpointError, ConfigError, DataError, GankdError, TrainingError
+from gankd.models.contract import ImageModel
+from gankd.recipes.config import TeacherConfig
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.published import TABLES, Pair
+from gankd.recipes.published.table import NOKD
+from gankd.recipes.stages import declare
+from gankd.recipes.teacher import new_teacher
 from gankd.runs import Run
 from gankd.storage import read_json
 
@@ -52,6 +58,9 @@ def test_rows_stand_beside_printed_numbers_and_controls(classes: BenchResult) ->
         assert each.method in ("cGAN-KD", "cGAN-KD+TAKD")  # published baselines have fewer updates
         assert not each.adjusted < each.p
     folder = classes.page.parent
+    for cell in cells.values():
+        (student,) = folder.glob(f"student-*-{cell.seed}-{cell.stage[:8]}")
+        assert cell.seconds == read_json(student / "done.json")["seconds"] > 0
     assert len(list(folder.glob("teacher-*"))) == 2
     assert [len(list(folder.glob(f"{name}-*"))) for name in ("gan", "ratio", "synth")] == [1, 1, 1]
     assert len(list(folder.glob("assistant-*"))) == 1
@@ -113,14 +122,15 @@ def test_the_share_of_generated_images_in_a_row_s_time_follows_the_plan(
     monkeypatch.setattr(Grid, "run", lambda *_: None)
     found = []
     for students in (1, 100, 1):
-        made = CganKd(base_recipe(table, "tiny", None, ()), Run(folder))
+        made = Experiment.open(base_recipe(table, "tiny", None, ()), Run(folder))
         grid = Grid(table, "tiny", (), made, students=students)
         grid.results = dict(classes.cells)
-        grid.run_equal_time(table.pair(PAIR), [table.method("cGAN-KD")], [0, 1])
+        grid.run_equal_time(table.pair(PAIR), [table.arm("cGAN-KD")], [0, 1])
         found.append(grid.needed[PAIR, "cGAN-KD"])
         assert grid.factors[PAIR, "cGAN-KD"] == rounded_factor(found[-1])
-    stages = made.gan_stage, made.ratio_stage, made.synth_stage
-    shared = sum(stage.seconds for stage in stages)
+    stages = declare(made, [table.arm("cGAN-KD")])
+    shared = sum(stage.seconds for stage in (stages.gan, stages.ratio, stages.synth))
+    assert shared > 0
     rows, controls = (
         [classes.cells[PAIR, title, seed].seconds for seed in (0, 1)] for title in ("cGAN-KD", "NOKD at equal updates")
     )
@@ -133,14 +143,15 @@ def test_the_time_of_a_generator_is_counted_in_students_side_by_side(
     classes: BenchResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stage that has 4 threads to itself takes the room of 4 students, of which 3 at a time are trained here."""
-    table, made = TABLES[CLASSES], CganKd(base_recipe(TABLES[CLASSES], "tiny", None, ()), Run(classes.page.parent))
+    table = TABLES[CLASSES]
+    made = Experiment.open(base_recipe(table, "tiny", None, ()), Run(classes.page.parent))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     alone, beside = (Grid(table, "tiny", (), made, workers=workers, students=5) for workers in (1, 3))
-    row = table.method("cGAN-KD+TAKD")
+    row = table.arm("cGAN-KD+TAKD")
     assert beside._share(row) == pytest.approx(3 * alone._share(row)) != 0
     assert beside._assistants(table.pair(PAIR), row) == pytest.approx(3 * alone._assistants(table.pair(PAIR), row)) != 0
-    assert alone._assistants(table.pair(PAIR), table.method("cGAN-KD")) == 0
-    assert alone._share(table.method("BLKD")) == 0
+    assert alone._assistants(table.pair(PAIR), table.arm("cGAN-KD")) == 0
+    assert alone._share(table.arm("BLKD")) == 0
 
 
 def test_a_control_that_is_too_short_is_marked(classes: BenchResult) -> None:
@@ -189,19 +200,41 @@ def test_fine_tuned_rows_share_their_start(tmp_path: Path) -> None:
     real = [cell for cell in found.cells.values() if cell.method == "NOKD"]
     assert {cell.updates for cell in real} == {3}
     assert len({cell.stage for cell in found.cells.values()}) == 10
+    assert all(cell.seconds > 0 for cell in found.cells.values())  # also of those that other processes trained
     assert "- Changed for all cells: student.init=finetune." in found.markdown
     assert "go on from the student of NOKD, whose updates and seconds come on top of theirs" in found.markdown
 
 
-def test_a_teacher_is_in_memory_once(tmp_path: Path) -> None:
-    table = TABLES["cifar10-c10k"]
-    method = CganKd(base_recipe(table, "tiny", None, ()), Run(tmp_path))
-    grid = Grid(table, "tiny", (), method)
-    one, other = (grid._made(table.pairs[0], table.method(title)) for title in ("BLKD", "cGAN-KD+BLKD"))
-    assert one.tutor is other.tutor is not method
-    filters = TABLES["c10k-components"]
-    grid = Grid(filters, "tiny", (), method)
-    assert grid._made(filters.pairs[0], filters.controls[1]).tutor is method
+def test_a_teacher_is_in_memory_once(classes: BenchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows and students read it, whether it filters, teaches or both."""
+    folder = Path(shutil.copytree(classes.page.parent, tmp_path / "bench"))
+    made: Counter[str] = Counter()
+
+    def counted(experiment: Experiment, config: TeacherConfig) -> ImageModel:
+        made[config.model] += 1
+        return new_teacher(experiment, config)
+
+    monkeypatch.setattr(gankd.recipes.teacher, "new_teacher", counted)
+    table, filters = TABLES[CLASSES], TABLES["c10k-components"]
+    experiment = Experiment.open(base_recipe(table, "tiny", None, ()), Run(folder))
+    grid, pair = Grid(table, "tiny", (), experiment), table.pair(PAIR)
+    rows = [table.arm(title) for title in ("BLKD", "cGAN-KD+BLKD")]
+    grid.run(pair, rows, [0, 1])
+    assert len(grid.results) == 4
+    assert made == {"cnn8": 1, "cnn16": 1}  # cnn8 filters, cnn16 is the pair's own
+    own = experiment.with_recipe(table.pair_recipe(experiment.recipe, "tiny", pair))
+    stages = declare(own, [table.pair_arm(experiment.recipe, "tiny", pair, row) for row in rows])
+    blkd, both = stages.lessons.values()
+    assert blkd.fingerprint == both.fingerprint != stages.teacher.fingerprint
+
+    made.clear()
+    experiment = Experiment.open(base_recipe(filters, "tiny", None, ()), Run(folder))
+    grid = Grid(filters, "tiny", (), experiment)
+    grid.run(filters.pairs[0], [*filters.controls, filters.arm("adjusted")], [0])
+    assert len(grid.results) == 3
+    assert made == {"cnn8": 1}
+    stages = declare(experiment, [filters.controls[1]])
+    assert stages.lessons[filters.controls[1].name].fingerprint == stages.teacher.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -257,7 +290,7 @@ def test_a_failing_cell_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     Path("nets_that_fail.py").write_text(NETS)
     pairs = tuple(Pair(student=name) for name in ("nets_that_fail:Narrow", "nets_that_fail:Nan", "vgg11"))
-    table = replace(TABLES[CLASSES], name="own", pairs=pairs, methods=(Method("NOKD", matched=False),), printed={})
+    table = replace(TABLES[CLASSES], name="own", pairs=pairs, arms=(NOKD,), printed={})
     monkeypatch.setitem(TABLES, "own", table)
     found = bench("own", tmp_path / "b", scale="tiny", seeds=1, timed=False)
     assert found.exit_code == 1
@@ -285,6 +318,48 @@ def test_a_failing_shared_stage_is_a_row_with_its_reason(tmp_path: Path, monkeyp
     assert found.page.is_file()
 
 
+def test_what_could_not_be_made_is_not_tried_again_and_fails_what_needs_it_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[str] = []
+
+    def collapsed(*_: Any) -> None:
+        tries.append("gan")
+        raise TrainingError("the generator collapsed")
+
+    monkeypatch.setattr(gankd.recipes.generated, "train_gan", collapsed)
+    table = TABLES[CLASSES]
+    grid = Grid(table, "tiny", (), Experiment.open(base_recipe(table, "tiny", None, ()), Run(tmp_path)))
+    rows = [table.arm(title) for title in ("cGAN-KD", "BLKD", "cGAN-KD+BLKD")]
+    for pair in table.pairs[:2]:
+        grid.run(pair, rows, [0])
+    names = [pair.name for pair in table.pairs[:2]]
+    assert set(grid.results) == {(name, "BLKD", 0) for name in names}
+    assert grid.failures == {
+        (name, title, 0): "the generator collapsed" for name in names for title in ("cGAN-KD", "cGAN-KD+BLKD")
+    }
+    assert tries == ["gan"]
+
+
+def test_images_that_fail_one_row_fail_no_other(
+    classes: BenchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that rows share is made already; what is wrong is the choice of images of one of them."""
+    folder = Path(shutil.copytree(classes.page.parent, tmp_path / "bench"))
+    for path in folder.glob("student-*"):
+        shutil.rmtree(path)
+
+    def nothing(*_: Any) -> None:
+        raise DataError("no image is left")
+
+    monkeypatch.setattr(gankd.recipes.cgan_kd, "select_images", nothing)
+    table = TABLES[CLASSES]
+    grid = Grid(table, "tiny", (), Experiment.open(base_recipe(table, "tiny", None, ()), Run(folder)))
+    grid.run(table.pair(PAIR), [table.arm(title) for title in ("cGAN-KD", "BLKD")], [0])
+    assert grid.failures == {(PAIR, "cGAN-KD", 0): "no image is left"}
+    assert set(grid.results) == {(PAIR, "BLKD", 0)}
+
+
 def test_the_page_says_what_was_run(classes: BenchResult, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(classes.page.parent, tmp_path / "bench"))
     part = bench(CLASSES, folder, scale="tiny", seeds=1, pairs=[PAIR], methods=["BLKD"], timed=False)
@@ -307,26 +382,6 @@ def test_text_fits_a_terminal(classes: BenchResult) -> None:
         lines = found.text.splitlines()[:-1]  # the path
         assert max(map(len, lines)) <= 120
         assert any("x" in line and " ± " in line for line in lines)
-
-
-def test_a_dead_process_costs_its_own_student_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever kills the pool takes the others down with it; one by one the culprit is found."""
-    ran: list[list[int]] = []
-
-    def wave(jobs: list[Any], workers: int, tolerant: bool) -> Iterator[Any]:
-        ran.append([job[1][1] for job in jobs])
-        for job in list(jobs):
-            if job[1][1] == 2:
-                raise RunError("a process died") from BrokenProcessPool()
-            yield job, None
-
-    monkeypatch.setattr(side_by_side, "_train_wave", wave)
-    jobs: list[Any] = [(None, ("real", seed)) for seed in range(5)]
-    ended = {cell[1]: error for _, cell, error in side_by_side._train_all(jobs, 2, tolerant=True)}
-    assert [type(ended[seed]) for seed in range(5)] == [type(None), type(None), RunError, type(None), type(None)]
-    assert ran == [[0, 1, 2, 3, 4], [2], [3, 4]]
-    with pytest.raises(RunError):
-        list(side_by_side._train_all(jobs, 2, tolerant=False))
 
 
 def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:

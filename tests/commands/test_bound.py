@@ -15,7 +15,9 @@ from gankd.commands.bound import _Judge, bound
 from gankd.config import override
 from gankd.errors import ConfigError
 from gankd.recipes import Recipe
-from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.arms import arm_named
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.stages import declare
 from gankd.report.bound import BoundReport, Distance, LearningCurve, Measured
 from gankd.runs import Run
 from gankd.storage import read_json
@@ -39,8 +41,8 @@ def test_a_run_with_classes_is_judged_measured_and_read_again(digits_run: tuple[
     assert found.curve is not None
     assert found.curve.sizes == (20, 40, 80)
     assert found.measured[0].errors == found.curve.errors[-1]  # real images alone
-    method = CganKd(recipe, Run(folder))
-    top1 = (method.student_stage("real_matched", 0).result or {})["val"]["top1"]
+    stages = declare(Experiment.open(recipe, Run(folder)), [arm_named(recipe, "real_matched")], [0])
+    top1 = (stages.students["real_matched", 0].result or {})["val"]["top1"]
     assert found.measured[0].errors[0] == pytest.approx(1 - top1 / 100)
     written = read_json(folder / "bound.json")
     assert written == json.loads(json.dumps(found.to_dict()))
@@ -75,8 +77,9 @@ def test_a_run_with_values_says_what_is_not_measured(angles_run: tuple[Recipe, P
 def test_distances_of_known_pairs(digits_run: tuple[Recipe, Path], case: str, least: float, most: float) -> None:
     """Normal features: TV is 0 where they are alike, about 1 far apart, 1/2 where half of the labels are missing."""
     recipe, folder = digits_run
-    method = CganKd(recipe, Run(folder))
-    held, count = method.splits.val, 1000
+    experiment = Experiment.open(recipe, Run(folder))
+    stages = declare(experiment, [arm_named(recipe, "adjusted")])
+    held, count = experiment.splits.val, 1000
     noise = torch.Generator().manual_seed(0)
     real, fake, judged = (torch.randn(n, 8, generator=noise) for n in (count, count, len(held)))
     fake_labels = torch.arange(count) % (5 if case == "labels" else 10)
@@ -87,7 +90,7 @@ def test_distances_of_known_pairs(digits_run: tuple[Recipe, Path], case: str, le
     )
     fits = torch.arange(count) % 2 == 0
     fits = fits[torch.randperm(count, generator=noise)]
-    distance = _Judge(method, held)._distance(
+    distance = _Judge(experiment, stages, held)._distance(
         selection,  # type: ignore[arg-type]
         fake + 6 * (case == "apart"),
         fits,

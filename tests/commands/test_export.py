@@ -11,27 +11,36 @@ from gankd.commands.export import export
 from gankd.config import override
 from gankd.errors import CheckpointError, ConfigError
 from gankd.models import build_net
+from gankd.models.contract import ImageModel
 from gankd.models.files import load_model
 from gankd.recipes import Recipe
-from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.arms import Arm, default_arms
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.stages import declare
+from gankd.recipes.teacher import new_teacher
 from gankd.runs import Run
 from gankd.storage import read_card
 from gankd.tasks import Classification
 
 Outcome = tuple[int, str, str]
+Trained = Callable[[Experiment, str | Arm, int], ImageModel]
+
+
+def opened(recipe: Recipe, folder: Path) -> Experiment:
+    return Experiment.open(recipe, Run(folder))
 
 
 @pytest.mark.parametrize("kind", ["digits", "angles"])
-def test_the_file_is_the_student(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_the_file_is_the_student(kind: str, request: pytest.FixtureRequest, tmp_path: Path, trained: Trained) -> None:
     recipe, folder = request.getfixturevalue(f"{kind}_run")
     found = export(recipe, folder, tmp_path / "small.safetensors")
-    method = CganKd(recipe, Run(folder))
-    images = method.splits.test.images
+    experiment = opened(recipe, folder)
+    images = experiment.splits.test.images
     with torch.no_grad():
-        expected = method.student(found.arm, found.seed)(images)
+        expected = trained(experiment, found.arm, found.seed)(images)
         student, task = load_model(found.path)
         torch.testing.assert_close(student(images), expected, rtol=1e-6, atol=1e-5)  # sums in another order
-        assert task == method.splits.task
+        assert task == experiment.splits.task
 
         # As a program without gankd does it: the weights under their own names, and what the card says.
         card = read_card(found.path)
@@ -48,9 +57,9 @@ def test_the_student_is_chosen_on_validation_images(digits_run: tuple[Recipe, Pa
     recipe, folder = digits_run
     path = tmp_path / "s.safetensors"
     found = export(recipe, folder, path)
-    method = CganKd(recipe, Run(folder))
     assert found.arm in ("adjusted", "adjusted_kd")
-    of_arm = [(method.student_stage(found.arm, seed).result or {})["val"] for seed in range(recipe.seeds)]
+    students = declare(opened(recipe, folder), default_arms(recipe), range(recipe.seeds)).students
+    of_arm = [(students[found.arm, seed].result or {})["val"] for seed in range(recipe.seeds)]
     assert found.val["top1"] == max(val["top1"] for val in of_arm)
     named = export(recipe, folder, path, arm="real", seed=recipe.seeds - 1)
     assert (named.arm, named.seed) == ("real", recipe.seeds - 1)
@@ -64,10 +73,11 @@ def test_an_exported_student_is_a_teacher_with_its_own_normalisation(
     found = export(recipe, folder, tmp_path / "s.safetensors")
     changes = [f"teacher.model={found.model}", f"teacher.weights={found.path}", "teacher.members=1"]
     changes.append("data.num_train=60")  # whose mean and spread are others
-    other = CganKd(override(recipe, changes), Run(tmp_path / "other"))
+    other = opened(override(recipe, changes), tmp_path / "other")
     images = other.splits.test.images
     with torch.no_grad():
-        torch.testing.assert_close(other._new_teacher()(images), load_model(found.path)[0](images))
+        teacher = new_teacher(other, other.recipe.teacher)
+        torch.testing.assert_close(teacher(images), load_model(found.path)[0](images))
 
 
 def test_what_cannot_be_exported_or_loaded(
@@ -88,4 +98,5 @@ def test_what_cannot_be_exported_or_loaded(
         load_model(tmp_path / "foreign.safetensors")
     own = next(folder.glob("teacher-*/model.safetensors"))
     with pytest.raises(CheckpointError, match="gankd export RUN"):
-        CganKd(override(recipe, [f"teacher.weights={own}"]), Run(tmp_path / "other"))._new_teacher()
+        other = opened(override(recipe, [f"teacher.weights={own}"]), tmp_path / "other")
+        new_teacher(other, other.recipe.teacher)

@@ -14,7 +14,8 @@ from PIL import Image
 from gankd.commands.sample import parse_labels, sample
 from gankd.errors import CheckpointError, ConfigError
 from gankd.recipes import Recipe
-from gankd.recipes.cgan_kd import CganKd, load_generator, save_generator
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.generated import load_generator, save_generator
 from gankd.runs import Run
 from gankd.tasks import Classification, Regression
 
@@ -98,7 +99,7 @@ def test_labels_of_like_names_do_not_overwrite_each_other(angles_run: tuple[Reci
 
 def test_class_names_lead_nowhere_else(generator: Path, digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, folder = digits_run
-    train = CganKd(recipe, Run(folder)).splits.train
+    train = Experiment.open(recipe, Run(folder)).splits.train
     names = ("..", "../../up", "/root", ".", "", "a\\b", "plain", "ü 1", "a.b", "nine")
     train = replace(train, task=Classification(num_classes=10, class_names=names))
     save_generator(tmp_path / "in" / "g", load_generator(generator), train, recipe.gan)

@@ -9,19 +9,26 @@ from typing import Any
 
 import pytest
 
-import gankd.recipes.cgan_kd
-import gankd.recipes.taught
+import gankd.recipes.generated
+import gankd.recipes.students
+import gankd.recipes.teacher
 from gankd import commands
 from gankd.commands.stages import find_recipe, find_run, stored_run
 from gankd.config import override
 from gankd.errors import CheckpointError, ConfigError
 from gankd.recipes import RECIPES, Recipe
-from gankd.recipes.arms import ARMS
-from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.arms import DEFAULT_ARMS
+from gankd.recipes.experiment import Experiment
 from gankd.runs import Run
 from gankd.storage import read_json, write_json
 
-LOOPS = ("train_supervised", "train_gan", "train_ratio", "generate", "distill")
+LOOPS = {
+    "train_supervised": gankd.recipes.teacher,
+    "train_gan": gankd.recipes.generated,
+    "train_ratio": gankd.recipes.generated,
+    "generate": gankd.recipes.generated,
+    "distill": gankd.recipes.students,
+}
 Outcome = tuple[int, str, str]
 
 
@@ -39,8 +46,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return call
 
-    for name in LOOPS:
-        module = gankd.recipes.taught if name == "train_supervised" else gankd.recipes.cgan_kd
+    for name, module in LOOPS.items():
         monkeypatch.setattr(module, name, watched(module, name))
     return made
 
@@ -112,7 +118,7 @@ def test_changed_settings_are_said_once(
     _, _, err = gankd("teach", folder, "--set", "select.rho=0.5")
     assert err == (
         f"settings           changed since the last use of {folder}: select.rho 0.5 (was None); "
-        "name the folder in place of the recipe to keep them\n"
+        "name the folder instead of the recipe to keep them\n"
     )
     assert gankd("teach", folder)[2] == ""
     assert stored_run(folder)[0].select.rho == 0.5
@@ -147,7 +153,7 @@ def test_a_damaged_record_is_named_and_can_be_written_anew(
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "run.json").write_text(text)
-    with pytest.raises(CheckpointError, match="run.json is damaged: .*; give them anew with: gankd run RECIPE --out"):
+    with pytest.raises(CheckpointError, match="run.json is damaged: .*; give them again with: gankd run RECIPE --out"):
         commands.resume(folder)
     shutil.copytree(next(digits_run[1].glob("teacher-*")), folder / next(digits_run[1].glob("teacher-*")).name)
     commands.teach(digits_run[0], folder)
@@ -168,11 +174,11 @@ def test_images_in_memory_are_not_mixed_up_with_those_of_the_recipe(
 ) -> None:
     recipe, finished = digits_run
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
-    splits = CganKd(recipe, Run(finished)).splits
+    splits = Experiment.open(recipe, Run(finished)).splits
     commands.run(recipe, folder, splits=splits, arms=["real"])
     for command in ("resume", "eval", "run"):
         assert refused(command, folder) == (
-            f"{folder} was given its images in memory; go on in Python: run(recipe, folder, splits=...)"
+            f"{folder} was given its images in memory; resume in Python: run(recipe, folder, splits=...)"
         )
     commands.student(recipe, folder, arms=["real"])  # now with the recipe's
     assert stored_run(folder)[0] == recipe
@@ -191,8 +197,8 @@ def test_a_partial_run_gives_a_partial_report(digits_run: tuple[Recipe, Path], t
         pages.append(commands.report(recipe, part).read_text())
     assert all(len(page) < len(more) for page, more in pairwise(pages))
     (arm,) = commands.evaluate(recipe, part).arms
-    assert (arm.arm, arm.seeds) == ("real", (0,))
-    assert all(ARMS[name].title not in pages[0] for name in ("raw", "adjusted_kd"))
+    assert (arm.name, arm.seeds) == ("real", (0,))
+    assert all(DEFAULT_ARMS[name].title not in pages[0] for name in ("raw", "adjusted_kd"))
 
 
 def test_bad_images_leave_no_folder(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from gankd.bench.cost import estimate, network_work
-from gankd.commands.plan import Timer, plan_table
+from gankd.bench.prices import Timer
+from gankd.commands.plan import plan_table
 from gankd.commands.tables import plan_table_run
 from gankd.console import Console
 from gankd.recipes.published import find_table

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 import gankd.commands.vkd_table
-from gankd.bench.rows import Row, RowResult, Rows
+from gankd.bench.results import ArmResult, Comparison, with_intervals
 from gankd.bench.stats import paired_interval
+from gankd.recipes.arms import Arm
 from gankd.storage import NOTES
-from gankd.tasks import Classification
+from gankd.tasks import Classification, Regression, Task
 from gankd.virtual import VirtualTeacher
 
 Outcome = tuple[int, str, str]
@@ -61,7 +62,7 @@ def test_resume_does_not_take_a_vkd_command_for_a_run(
 ) -> None:
     vkd("train", "digits")
     line = refused("resume", tmp_path / "digits")
-    assert "was last used by gankd vkd train, which goes on when it is called again in the same way" in line
+    assert "was last used by gankd vkd train; run that command again, and it resumes" in line
     assert list((tmp_path / "digits").glob("gan-*")) == []
 
 
@@ -93,7 +94,7 @@ def test_a_teacher_with_its_virtual_one_in_one_command(
 def test_students_stand_beside_their_controls(vkd: Callable[..., str], tmp_path: Path) -> None:
     found = result(vkd("student", "digits", "--json"))
     titles = [row["title"] for row in found["rows"]]
-    controls = ["labels alone", "label smoothing", "KD as in the recipe", "the teacher itself", "table"]
+    controls = ["labels only", "label smoothing", "KD as in the recipe", "the teacher itself", "table"]
     assert titles == [*controls, "virtual", "virtual, best of 8"]
     rows = dict(zip(titles, found["rows"], strict=True))
     assert rows["virtual"]["loss"] == "0.1*Label + 0.9*SoftTargets(T=4)@virtual"
@@ -105,7 +106,7 @@ def test_students_stand_beside_their_controls(vkd: Callable[..., str], tmp_path:
     (file,) = (tmp_path / "digits").glob("virtual-*/virtual.safetensors")
     loss = "Label + 0.5*DKD@virtual(draws=2)"
     own = result(vkd("student", "digits", "--from", file, "--out", tmp_path / "b", "--loss", loss, "--json"))
-    assert [row["title"] for row in own["rows"]] == ["labels alone", "the same @table", loss]
+    assert [row["title"] for row in own["rows"]] == ["labels only", "with @table instead", loss]
     assert own["rows"][1]["loss"] == "Label + 0.5*DKD@table"
     assert list((tmp_path / "b").glob("teacher-*")) == []
 
@@ -209,16 +210,29 @@ def test_the_table_tunes_on_validation_images_and_keeps_its_notes(
     assert page.read_text().count("## digits") == 1
 
 
-def test_rows_are_compared_by_seed() -> None:
-    """The control that a row is compared with, and a metric of which less is better."""
-    task = Classification(num_classes=3)
+@pytest.mark.parametrize(
+    ("task", "metric", "second", "better"),
+    [
+        (Classification(num_classes=3), "top1", "nll", "two"),
+        (Regression(low=0.0, high=99.0), "mae", "rmse", "one"),
+    ],
+)
+def test_arms_are_compared_by_seed(task: Task, metric: str, second: str, better: str) -> None:
+    """The control that an arm is compared with, also by a metric of which less is better."""
 
-    def row(title: str, *values: tuple[float, float]) -> RowResult:
-        return RowResult(Row(title), "Label", tuple({"top1": a, "nll": b} for a, b in values), 10, 1.5)
+    def arm(name: str, *values: tuple[float, float]) -> ArmResult:
+        own = Arm(name=name, title=f"students of {name}", role="control" if name == "one" else "step")
+        metrics = tuple({metric: a, second: b} for a, b in values)
+        return ArmResult(arm=own, seeds=(0, 1), metrics=metrics, metric=metric, updates=10, seconds=1.5)
 
-    rows = Rows((row("one", (90, 0.5), (92, 0.4)), row("two", (91, 0.7), (95, 0.6))), task, ("one",))
-    assert rows.gain("two", "one").diff == 2
-    assert rows.gain("two", "one", "nll").diff == pytest.approx(-0.2)
-    assert rows.gain("one", "two").diff == -2
-    assert "+2.00 [" in rows.text
-    assert "| two | 93.00 ± 2.00 | 0.65 ± 0.05 | +2.00 [" in rows.markdown
+    both = arm("one", (90, 0.5), (92, 0.4)), arm("two", (91, 0.7), (95, 0.6))
+    found = Comparison(with_intervals(both, task), task)
+    sign = 1 if better == "two" else -1
+    assert found.gain("two", "one").diff == 2 * sign
+    assert found.gain("one", "two").diff == -2 * sign
+    assert found.result("two").vs == {"one": found.gain("two", "one")}
+    assert found.result("one").vs == {}
+    gain = f"{2 * sign:+.2f} ["
+    assert gain in found.text
+    assert f"| students of two | 93.00 ± 2.00 | 0.65 ± 0.05 | {gain}" in found.markdown
+    assert "against students of one" in found.text.splitlines()[2]

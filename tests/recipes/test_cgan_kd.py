@@ -9,26 +9,37 @@ from typing import Any
 import pytest
 import torch
 
-import gankd.recipes.cgan_kd
-import gankd.recipes.taught
-from gankd.bench.compare import cells
 from gankd.commands import run, student
 from gankd.commands.stages import stored_run
 from gankd.config import override
 from gankd.data.images import Splits
 from gankd.errors import CheckpointError, ConfigError, ModelError, RunError
 from gankd.generators.networks import LatentGenerator
-from gankd.recipes import RECIPES, Recipe
-from gankd.recipes.arms import ARMS, selection_of
-from gankd.recipes.cgan_kd import CganKd, load_generator
-from gankd.recipes.taught import refuse_chance_level
-from gankd.runs import Run
+from gankd.models.contract import ImageModel
+from gankd.recipes import RECIPES, Recipe, generated, students, teacher
+from gankd.recipes.arms import DEFAULT_ARMS, Arm, arm_named, default_arms
+from gankd.recipes.cgan_kd import arm_images, cgan_kd
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.generated import load_generator, make_generator, make_ratio, make_ratio_features
+from gankd.recipes.stages import Stages, declare
+from gankd.recipes.students import restore_student
+from gankd.recipes.teacher import make_teacher, refuse_chance_level, teacher_stage
+from gankd.runs import Run, Stage
 from gankd.storage import load_state, read_json, save_state
 from gankd.synthetic import SelectConfig
 from gankd.training.distill import distill
 
 STAGES = ("teacher", "gan", "ratio", "synth")
-LOOPS = ("train_supervised", "train_gan", "train_autoencoder", "train_ratio", "generate", "distill")
+LOOPS = {
+    "train_supervised": (teacher, generated),
+    "train_gan": (generated,),
+    "train_autoencoder": (generated,),
+    "train_ratio": (generated,),
+    "generate": (generated,),
+    "distill": (students,),
+}
+"""Training loops, and the modules that call them."""
+Trained = Callable[[Experiment, str | Arm, int], ImageModel]
 
 
 @pytest.fixture(params=["digits_run", "angles_run"])
@@ -53,8 +64,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def call(*loops: str) -> None:
         for name in loops:
-            for module in (gankd.recipes.cgan_kd, gankd.recipes.taught):
-                monkeypatch.setattr(module, name, fail, raising=False)
+            for module in LOOPS[name]:
+                monkeypatch.setattr(module, name, fail)
 
     return call
 
@@ -66,6 +77,15 @@ def kinds(folder: Path) -> dict[str, list[Path]]:
         if path.is_dir():
             found.setdefault(path.name.rpartition("-")[0], []).append(path)
     return found
+
+
+def opened(recipe: Recipe, folder: Path, splits: Splits | None = None) -> Experiment:
+    return Experiment.open(recipe, Run(folder), splits)
+
+
+def declared(recipe: Recipe, folder: Path, splits: Splits | None = None) -> Stages:
+    """All default arms with the first seed."""
+    return declare(opened(recipe, folder, splits), default_arms(recipe), [0])
 
 
 def content(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -80,32 +100,31 @@ def content(folder: Path) -> dict[str, tuple[int, bytes]]:
 def test_every_stage_and_every_arm_is_there(whole: tuple[Recipe, Path]) -> None:
     recipe, folder = whole
     found = kinds(folder)
-    assert sorted(found) == sorted([*STAGES, *(f"student-{arm}-{seed}" for arm, seed in cells(recipe))])
+    cells = [(arm, seed) for seed in range(recipe.seeds) for arm in DEFAULT_ARMS]
+    assert sorted(found) == sorted([*STAGES, *(f"student-{arm}-{seed}" for arm, seed in cells)])
     for (stage,) in found.values():
         assert (stage / "done.json").is_file()
         assert not (stage / "checkpoint.safetensors").exists()
     page = (folder / "report.html").read_text()
     assert "</html>" in page
-    assert all(ARMS[arm].title.split(":")[0] in page for arm in ARMS)
+    assert all(arm.title in page for arm in default_arms(recipe))
     results = read_json(folder / "results.json")
-    assert [arm["arm"] for arm in results["arms"]] == list(ARMS)
+    assert [arm["arm"] for arm in results["arms"]] == list(DEFAULT_ARMS)
     assert all(arm["seeds"] == [0, 1] for arm in results["arms"])
     assert {row["control"] for row in results["rows"]} == {"real_matched", "kd_matched"}
     assert results["report"].endswith("report.html")
     assert stored_run(folder) == (recipe, None)
 
 
-def test_results_are_those_of_the_stored_students(digits_run: tuple[Recipe, Path]) -> None:
+def test_results_are_those_of_the_stored_students(digits_run: tuple[Recipe, Path], trained: Trained) -> None:
     recipe, folder = digits_run
     results = {arm["arm"]: arm["values"] for arm in read_json(folder / "results.json")["arms"]}
-    with Run(folder) as held:
-        method = CganKd(recipe, held)
-        test = method.splits.test
-        for arm in ("real", "adjusted_kd"):
-            trained = method.student(arm, 1)
-            with torch.no_grad():
-                right = trained(test.images).argmax(1) == test.labels
-            assert results[arm][1] == pytest.approx(100 * right.double().mean().item())
+    experiment = opened(recipe, folder)
+    test = experiment.splits.test
+    for arm in ("real", "adjusted_kd"):
+        with torch.no_grad():
+            right = trained(experiment, arm, 1)(test.images).argmax(1) == test.labels
+        assert results[arm][1] == pytest.approx(100 * right.double().mean().item())
 
 
 def test_a_second_run_trains_nothing_and_finds_the_same(
@@ -143,11 +162,9 @@ def test_another_rho_reads_the_scores_again_and_generates_nothing(
 
 
 def selected(recipe: Recipe, folder: Path) -> dict[str, int]:
-    with Run(folder) as held:
-        selection = CganKd(recipe, held).selection(ARMS["adjusted"])
-        assert selection is not None
-        counts: dict[str, int] = selection.report["counts"]
-        return counts
+    experiment, arm = opened(recipe, folder), arm_named(recipe, "adjusted")
+    counts: dict[str, int] = arm_images(experiment, arm, cgan_kd(experiment, [arm])).report["counts"]
+    return counts
 
 
 def test_another_gan_makes_all_that_rests_on_it_anew_and_keeps_the_teacher(
@@ -177,10 +194,10 @@ KD = {"kd_matched", "adjusted_kd"}
         ("select.accept_share=0.3", FAKES - {"raw"}),
         ("select.rho=0.5", {"filtered", "adjusted", "adjusted_kd"}),
         ("select.adjust=argmax", {"adjusted", "adjusted_kd"}),
-        ("student.lr=0.01", set(ARMS)),
-        ("student.model=cnn8", set(ARMS)),
+        ("student.lr=0.01", set(DEFAULT_ARMS)),
+        ("student.model=cnn8", set(DEFAULT_ARMS)),
         ("seed=1", {"teacher", "gan", "ratio", "synth"} | FAKES | KD),
-        ("data.label_noise=0.1", {"teacher", "gan", "ratio", "synth"} | set(ARMS)),
+        ("data.label_noise=0.1", {"teacher", "gan", "ratio", "synth"} | set(DEFAULT_ARMS)),
         ("seeds=7", set()),
         ("name=other", set()),
     ],
@@ -191,9 +208,10 @@ def test_a_setting_touches_its_stage_and_all_that_rest_on_it(
     recipe, folder = digits_run
 
     def prints(recipe: Recipe) -> dict[str, str]:
-        method = CganKd(recipe, Run(folder))
-        own = {name: getattr(method, f"{name}_stage").fingerprint for name in STAGES}
-        return own | {name: method.student_stage(name, 0).fingerprint for name in ARMS}
+        stages = declared(recipe, folder)
+        own: dict[str, Stage] = {name: getattr(stages, name) for name in STAGES}
+        own |= {name: stages.students[name, 0] for name in DEFAULT_ARMS}
+        return {name: stage.fingerprint for name, stage in own.items()}
 
     before, after = prints(recipe), prints(override(recipe, [setting]))
     assert {name for name in before if before[name] != after[name]} == stages
@@ -211,7 +229,7 @@ VARIANTS = {
 def test_variants(variant: str, copied: tuple[Recipe, Path]) -> None:
     recipe, folder = copied
     result = student(override(recipe, ["seeds=1", *VARIANTS[variant]]), folder, arms=["adjusted_kd"])
-    assert [arm.arm for arm in result.arms] == ["adjusted_kd"]
+    assert [arm.name for arm in result.arms] == ["adjusted_kd"]
     assert len(kinds(folder)["teacher"]) == 1
     if variant == "classifier features":
         ratio = next(path for path in kinds(folder)["ratio"] if (path / "classifier").is_dir())
@@ -219,7 +237,7 @@ def test_variants(variant: str, copied: tuple[Recipe, Path]) -> None:
 
 
 def test_finetuning_starts_from_the_student_of_real_images(
-    copied: tuple[Recipe, Path], monkeypatch: pytest.MonkeyPatch
+    copied: tuple[Recipe, Path], monkeypatch: pytest.MonkeyPatch, trained: Trained
 ) -> None:
     recipe, folder = copied
     recipe = override(recipe, ["student.init=finetune", "seeds=1"])
@@ -229,10 +247,9 @@ def test_finetuning_starts_from_the_student_of_real_images(
         starts.append(torch.cat([value.flatten() for value in model.net.parameters()]).detach().clone())
         return distill(model, *args, **options)
 
-    monkeypatch.setattr(gankd.recipes.cgan_kd, "distill", spy)
+    monkeypatch.setattr(students, "distill", spy)
     student(recipe, folder, arms=["adjusted"])  # `real` is there: it is the same student without fine-tuning
-    with Run(folder) as held:
-        real = CganKd(recipe, held).student("real", 0)
+    real = trained(opened(recipe, folder), "real", 0)
     weights = torch.cat([value.flatten() for value in real.net.parameters()])
     (tuned,) = starts
     assert torch.equal(tuned, weights)
@@ -247,13 +264,16 @@ def test_finetuning_starts_from_the_student_of_real_images(
 def test_fine_tuning_has_its_own_learning_rate_and_one_start(digits_run: tuple[Recipe, Path]) -> None:
     recipe, folder = digits_run
     tuned = override(recipe, ["student.init=finetune", "student.finetune_lr=1e-4", "student.start_updates=5"])
-    method, other = CganKd(tuned, Run(folder)), CganKd(override(tuned, ["student.fake_share=0.25"]), Run(folder))
-    configs = {name: method.student_config(arm) for name, arm in ARMS.items()}
-    assert (configs.pop("real").updates, method.student_config(ARMS["real"]).lr) == (5, recipe.student.lr)
+    configs = {arm.name: arm.recipe(tuned).student for arm in default_arms(tuned)}
+    real = configs.pop("real")
+    assert (real.updates, real.lr) == (5, recipe.student.lr)
     assert {(config.lr, config.updates) for config in configs.values()} == {(1e-4, recipe.student.updates)}
-    starts = {made.student_stage("real", 0).fingerprint for made in (method, other)}
-    fresh = CganKd(override(recipe, [f"student.updates={round(5 / (1 - recipe.student.fake_share))}"]), Run(folder))
-    assert starts == {fresh.student_stage("real", 0).fingerprint}  # whoever starts from it, it is the same student
+    made = [declared(each, folder) for each in (tuned, override(tuned, ["student.fake_share=0.25"]))]
+    assert all({name for name, _ in stages.starts} == set(configs) for stages in made)
+    starts = {stage.fingerprint for stages in made for stage in stages.starts.values()}
+    starts |= {stages.students["real", 0].fingerprint for stages in made}
+    fresh = override(recipe, [f"student.updates={round(5 / (1 - recipe.student.fake_share))}"])
+    assert starts == {declared(fresh, folder).students["real", 0].fingerprint}  # one student for all
     wrongs = {"student.start_updates=5": "is for student.init=finetune", "student.finetune_lr=0": "0, 10"}
     for wrong, reason in wrongs.items():
         with pytest.raises(ConfigError, match=reason):
@@ -261,43 +281,46 @@ def test_fine_tuning_has_its_own_learning_rate_and_one_start(digits_run: tuple[R
 
 
 def test_an_ensemble_as_teacher(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
-    recipe, _ = digits_run
-    with Run(tmp_path) as held:
-        method = CganKd(override(recipe, ["teacher.members=2"]), held)
-        outputs = method.teacher(method.splits.val.images)
-        members = [method.teacher_stage.part(f"member-{number}").stored_history()[-1] for number in (0, 1)]
-        assert members[0] != members[1]
-        again = CganKd(method.recipe, held)
-        assert again.teacher_stage.done
-        assert torch.equal(again.teacher(method.splits.val.images), outputs)
+    recipe = override(digits_run[0], ["teacher.members=2"])
+    experiment = opened(recipe, tmp_path)
+    images, stage = experiment.splits.val.images, teacher_stage(experiment, recipe.teacher)
+    outputs = make_teacher(experiment, recipe.teacher, stage)(images)
+    members = [stage.part(f"member-{number}").stored_history()[-1] for number in (0, 1)]
+    assert members[0] != members[1]
+    again = opened(recipe, tmp_path)
+    stage = teacher_stage(again, recipe.teacher)
+    assert stage.done
+    assert torch.equal(make_teacher(again, recipe.teacher, stage)(images), outputs)
 
 
 def test_a_users_trained_weights_as_teacher(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+    def made(recipe: Recipe, folder: Path) -> tuple[ImageModel, Stage]:
+        experiment = opened(recipe, folder)
+        stage = teacher_stage(experiment, recipe.teacher)
+        return make_teacher(experiment, recipe.teacher, stage), stage
+
     recipe, folder = digits_run
-    method = CganKd(recipe, Run(folder))
-    trained, val = method.teacher, method.splits.val
-    mean, std = trained.mean.flatten().tolist(), trained.std.flatten().tolist()
-    torch.save(trained.net.state_dict(), tmp_path / "net.pt")
+    own, own_stage = made(recipe, folder)
+    images = opened(recipe, folder).splits.val.images
+    mean, std = own.mean.flatten().tolist(), own.std.flatten().tolist()
+    torch.save(own.net.state_dict(), tmp_path / "net.pt")
     given = override(recipe, [f"teacher.weights={tmp_path / 'net.pt'}", f"teacher.mean={mean}", f"teacher.std={std}"])
-    with Run(tmp_path / "run") as held:
-        other = CganKd(given, held)
-        assert torch.equal(other.teacher(val.images), trained(val.images))
-        assert other.teacher_stage.result == method.teacher_stage.result
-        (folder,) = kinds(held.folder)["teacher"]
-        assert not (folder / "metrics.jsonl").exists()  # nothing was trained
+    theirs, stage = made(given, tmp_path / "run")
+    assert torch.equal(theirs(images), own(images))
+    assert stage.result == own_stage.result
+    (folder,) = kinds(tmp_path / "run")["teacher"]
+    assert not (folder / "metrics.jsonl").exists()  # nothing was trained
     with pytest.raises(CheckpointError, match="net.pt does not fit cnn4: .*size mismatch"):
-        _ = CganKd(override(given, ["teacher.model=cnn4"]), Run(tmp_path / "run")).teacher
+        made(override(given, ["teacher.model=cnn4"]), tmp_path / "run")
 
 
 def test_images_in_memory_take_the_place_of_the_recipes(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
     recipe, folder = digits_run
-    splits = CganKd(recipe, Run(folder)).splits
+    splits = opened(recipe, folder).splits
     darker = replace(splits.train, images=splits.train.images // 2)
     given = Splits(darker, splits.val, splits.test, "darker")
     result = run(override(recipe, ["seeds=1"]), tmp_path / "run", arms=["real"], splits=given)
-    with Run(tmp_path / "run") as held:
-        own = CganKd(recipe, held, given).student_stage("real", 0)
-        other = CganKd(recipe, held).student_stage("real", 0)
+    own, other = (declared(recipe, tmp_path / "run", images).students["real", 0] for images in (given, None))
     assert own.done
     assert not other.done
     assert len(result.arms[0].values) == 1
@@ -316,7 +339,7 @@ def test_arms_take_the_selection_up_to_their_step() -> None:
     config = SelectConfig(adjust="soft")
     steps = {
         name: None if chosen is None else (chosen.subsample, chosen.filter, chosen.adjust)
-        for name, chosen in ((name, selection_of(arm, config)) for name, arm in ARMS.items())
+        for name, chosen in ((name, arm.selection(config)) for name, arm in DEFAULT_ARMS.items())
     }
     assert steps == {
         "real": None,
@@ -331,9 +354,8 @@ def test_arms_take_the_selection_up_to_their_step() -> None:
 
 
 def test_only_the_plain_baseline_has_fewer_updates(digits_run: tuple[Recipe, Path]) -> None:
-    recipe, folder = digits_run
-    method = CganKd(override(recipe, ["student.fake_share=0.75", "student.updates=100"]), Run(folder))
-    updates = {name: method.student_config(arm).updates for name, arm in ARMS.items()}
+    recipe = override(digits_run[0], ["student.fake_share=0.75", "student.updates=100"])
+    updates = {arm.name: arm.recipe(recipe).student.updates for arm in default_arms(recipe)}
     assert updates.pop("real") == 25  # as many passes over real images as arms with fakes make
     assert set(updates.values()) == {100}
 
@@ -343,7 +365,7 @@ def test_only_the_plain_baseline_has_fewer_updates(digits_run: tuple[Recipe, Pat
 
 def test_chance_level_in_both_directions(digits_run: tuple[Recipe, Path], angles_run: tuple[Recipe, Path]) -> None:
     for (recipe, folder), good in ((digits_run, 1.3), (angles_run, 0.8)):
-        val = CganKd(recipe, Run(folder)).splits.val
+        val = opened(recipe, folder).splits.val
         chance = val.task.chance(val.labels)
         refuse_chance_level(good * chance, val, "teacher")
         with pytest.raises(ModelError, match="teacher is at chance level: (top1|mae) .* a constant guess has"):
@@ -371,7 +393,7 @@ def exchange(path: Path) -> None:
         ("teacher-*/model.safetensors", exchange, "does not fit; delete"),
         ("teacher-*/model.safetensors", Path.unlink, "no checkpoint"),
         ("gan-*/generator.safetensors", cut, "truncated or damaged"),
-        ("gan-*/generator.safetensors", exchange, "holds no generator"),
+        ("gan-*/generator.safetensors", exchange, "is not a generator"),
         ("ratio-*/ratio.safetensors", exchange, "does not fit; delete"),
         ("synth-*/pool/images-00000.npy", cut, "bytes instead of"),
         ("student-raw-1-*/model.safetensors", cut, "truncated or damaged"),
@@ -387,15 +409,16 @@ def test_damaged_files_are_named(
 ) -> None:
     recipe, folder = copied
     damaged(folder, pattern, change)
-    with pytest.raises(CheckpointError, match=message) as error, Run(folder) as held:
-        method = CganKd(recipe, held)
-        _ = (
-            method.teacher,
-            method.generator,
-            method.density_ratio,
-            method.selection(ARMS["raw"]),
-            method.student("raw", 1),
-        )
+    arm = arm_named(recipe, "raw")
+    with pytest.raises(CheckpointError, match=message) as error:
+        experiment = opened(recipe, folder)
+        stages = declare(experiment, [arm], [1])
+        network = make_teacher(experiment, recipe.teacher, stages.teacher)
+        generator = make_generator(experiment, network, recipe.gan, stages.gan)
+        features = make_ratio_features(experiment, network, recipe.ratio, recipe.teacher, stages.ratio)
+        make_ratio(experiment, features, generator, recipe.ratio, stages.ratio)
+        arm_images(experiment, arm, stages)
+        restore_student(experiment, arm, stages.students["raw", 1])
     assert "\n" not in str(error.value)
     assert Path(pattern).name in str(error.value) or "pool" in str(error.value)
 
@@ -415,8 +438,10 @@ def test_a_generator_is_whole_in_its_file(digits_run: tuple[Recipe, Path], tmp_p
     alone = tmp_path / "anywhere"
     shutil.copy(path, alone)
     generator = load_generator(alone)
-    with Run(folder) as held:
-        original = CganKd(recipe, held).generator
+    experiment = opened(recipe, folder)
+    stages = declared(recipe, folder)
+    network = make_teacher(experiment, recipe.teacher, stages.teacher)
+    original = make_generator(experiment, network, recipe.gan, stages.gan)
     assert generator.task == original.task
     assert isinstance(generator, LatentGenerator)
     assert isinstance(original, LatentGenerator)
@@ -424,7 +449,7 @@ def test_a_generator_is_whole_in_its_file(digits_run: tuple[Recipe, Path], tmp_p
     stored = load_state(path)
     del stored["state"][next(iter(stored["state"]))]
     save_state(alone, stored)
-    with pytest.raises(CheckpointError, match="is no whole generator"):
+    with pytest.raises(CheckpointError, match="is not a complete generator"):
         load_generator(alone)
 
 
@@ -434,8 +459,10 @@ def test_too_small_a_disk_is_refused_before_anything_is_trained(
     usage = shutil.disk_usage(tmp_path)._replace(free=10**4)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     forbid(*LOOPS)
-    with pytest.raises(RunError, match="the images need .* and the disk has .* free"):
-        run(override(RECIPES["digits"](), tiny), tmp_path / "run")
+    for loss in ("KD", "SoftTargets@virtual"):
+        recipe = override(RECIPES["digits"](), (*tiny, f"student.loss={loss}"))
+        with pytest.raises(RunError, match="the images need .* and the disk has .* free"):
+            run(recipe, tmp_path / "run")
 
 
 @pytest.mark.parametrize("setting", ["teacher.mean=[0.5]", "teacher.std=[0.5]", "teacher.input_size=16"])

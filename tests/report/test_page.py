@@ -2,14 +2,13 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
 
-from gankd.bench.results import ArmResult, Role, with_intervals
+from gankd.bench.results import ArmResult, with_intervals
 from gankd.errors import RunError
-from gankd.recipes.arms import ARMS
+from gankd.recipes.arms import DEFAULT_ARMS
 from gankd.report.facts import (
     Curve,
     DataFacts,
@@ -69,14 +68,16 @@ def arms(task: Task) -> tuple[ArmResult, ...]:
     sign = 1 if task.higher_is_better else -1
     results = [
         ArmResult(
-            arm=arm.name,
-            title=arm.title,
+            arm=arm,
             seeds=(0, 1, 2),
-            values=tuple(50 + sign * (index * (1 + 0.0005 * (seed - 2)) + 0.1 * seed) for seed in (1, 3, 2)),
+            metrics=tuple(
+                {task.metric: 50 + sign * (index * (1 + 0.0005 * (seed - 2)) + 0.1 * seed)} for seed in (1, 3, 2)
+            ),
+            metric=task.metric,
             updates=600 if arm.name == "real" else 2400,
             seconds=3.0,
         )
-        for index, arm in enumerate(ARMS.values())
+        for index, arm in enumerate(DEFAULT_ARMS.values())
     ]
     return with_intervals(results, task)
 
@@ -161,7 +162,7 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
         virtual=inspected(task, num_groups),
         curves=[
             Curve(role="teacher", title="teacher", history=history),
-            *(Curve(role="student", title=a.title, arm=a.name, history=history) for a in ARMS.values()),
+            *(Curve(role="student", title=a.title, arm=a.name, history=history) for a in DEFAULT_ARMS.values()),
         ],
     )
 
@@ -225,7 +226,7 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "140,916 parameters, 283 KB",
         "passes 1 of 2 gates",
         "class means0.00000.1000at most 1.0000passed",
-        "the table passes 1 of 2",
+        "The table passes 1 of 2",
         "Gaussian per class passes every gate",
         "F1 draws of a label have 0.50 of the spread. Try a larger <z_dim>.",
     ):
@@ -234,7 +235,7 @@ def test_page_says_what_was_measured(page: Page) -> None:
 
 @pytest.mark.parametrize("task", [CLASSES, DEGREES])
 def test_gains_lie_right_of_zero_with_their_seeds(task: Task, tmp_path: Path) -> None:
-    """Rows come in the order of ARMS, each gaining 1 on the row before, with every seed almost alike."""
+    """Rows come in the order of DEFAULT_ARMS, each gaining 1 on the row before, with every seed almost alike."""
     write_report(replace(ReportData(recipe="r", task=task, created="", version=""), arms=arms(task)), tmp_path / "p")
     tags = [(attrs.get("class"), attrs) for _, attrs in Page(tmp_path / "p").tags]
     (zero,) = {attrs["x1"] for name, attrs in tags if name == "zero-line"}
@@ -254,28 +255,15 @@ def test_names_are_escaped(page: Page) -> None:
     assert "&lt;b&gt;$x$" in page.html
 
 
-class Named(ArmResult):
-    """An arm whose role does not follow from its name."""
-
-    roles: ClassVar[dict[str, Role]] = {}
-
-    @property
-    def role(self) -> Role:
-        return self.roles[self.arm]
-
-    @property
-    def generated(self) -> bool:
-        return self.role != "control"
-
-
 def test_arms_have_their_colours_by_role_and_order_whatever_their_names(tmp_path: Path) -> None:
     data = full(CLASSES)
     pages = []
     for prefix in ("", "my own "):
-        Named.roles |= {prefix + arm.name: arm.role for arm in data.arms}
         named = [
-            Named(
-                **vars(arm) | {"arm": prefix + arm.name, "vs": {prefix + name: gain for name, gain in arm.vs.items()}}
+            replace(
+                arm,
+                arm=replace(arm.arm, name=prefix + arm.name),
+                vs={prefix + name: gain for name, gain in arm.vs.items()},
             )
             for arm in data.arms
         ]
@@ -289,7 +277,7 @@ def test_arms_have_their_colours_by_role_and_order_whatever_their_names(tmp_path
 
 def test_unequal_updates_are_admitted(tmp_path: Path) -> None:
     data = full(CLASSES)
-    uneven = [replace(arm, updates=9) if arm.arm == "raw" else arm for arm in data.arms]
+    uneven = [replace(arm, updates=9) if arm.name == "raw" else arm for arm in data.arms]
     write_report(replace(data, arms=uneven), tmp_path / "report.html")
     assert "other numbers of updates than" in Page(tmp_path / "report.html").text
 
@@ -312,7 +300,7 @@ def test_any_part_may_stand_alone(part: str | None, tmp_path: Path) -> None:
 
 def test_one_seed_and_regression(tmp_path: Path) -> None:
     data = full(DEGREES, num_groups=12)
-    single = [replace(a, seeds=(0,), values=a.values[:1], vs={}) for a in data.arms]
+    single = [replace(a, seeds=(0,), metrics=a.metrics[:1], vs={}) for a in data.arms]
     write_report(replace(data, arms=with_intervals(single, DEGREES)), tmp_path / "report.html")
     text = Page(tmp_path / "report.html").text
     assert "one seed: no intervals" in text
@@ -336,7 +324,7 @@ def test_degenerate_numbers_still_draw(tmp_path: Path) -> None:
         disagreement=DisagreementFacts(real=[], fake=torch.zeros(4), cutoffs=[]),
         labels=LabelFacts(groups=["a"], counts={"pool": [0]}),
         generator_history=[{"step": 1, "d_loss": float("nan"), "variance_ratio": float("nan"), "frechet": 0.0}],
-        arms=with_intervals([replace(a, values=(1.0, 1.0, 1.0), vs={}) for a in arms(CLASSES)], CLASSES),
+        arms=with_intervals([replace(a, metrics=({"top1": 1.0},) * 3, vs={}) for a in arms(CLASSES)], CLASSES),
     )
     write_report(data, tmp_path / "report.html")
     assert "No difference found" in Page(tmp_path / "report.html").text

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from gankd.bench.results import ArmResult, with_intervals
 from gankd.bench.stats import Interval, paired_interval
 from gankd.errors import ConfigError
+from gankd.recipes.arms import DEFAULT_ARMS
 from gankd.report.tables import (
     decimals,
     evidence_rows,
@@ -19,23 +21,36 @@ DEGREES = Regression(low=-60, high=60, unit="degrees")
 SEEDS = (0, 1, 2)
 
 
-def arm(name: str, values: tuple[float, ...], seeds: tuple[int, ...] = SEEDS, updates: int = 2400) -> ArmResult:
-    title = {"kd_matched": "KD, equal updates", "adjusted_kd": "cGAN-KD + KD"}.get(name, f"student {name}")
-    return ArmResult(arm=name, title=title, seeds=seeds, values=values, updates=updates, seconds=12.34)
+def arm(
+    name: str,
+    values: tuple[float, ...],
+    seeds: tuple[int, ...] = SEEDS,
+    updates: int = 2400,
+    title: str = "",
+    seconds: float = 12.34,
+) -> ArmResult:
+    return ArmResult(
+        arm=replace(DEFAULT_ARMS[name], title=title or f"student {name}"),
+        seeds=seeds,
+        metrics=tuple({"top1": value, "nll": 0.0} for value in values),
+        metric="top1",
+        updates=updates,
+        seconds=seconds,
+    )
 
 
 def compared(chosen: tuple[float, ...], task: Task = CLASSES) -> tuple[ArmResult, ...]:
     arms = [
         arm("real", (90.0, 91.0, 92.0), updates=600),
         arm("real_matched", (91.0, 92.1, 92.9)),
-        arm("kd_matched", (92.0, 93.0, 94.1)),
+        arm("kd_matched", (92.0, 93.0, 94.1), title="KD, equal updates"),
         arm("adjusted", chosen),
     ]
     return with_intervals(arms, task)
 
 
 def test_every_arm_is_paired_by_seed_with_every_other_control() -> None:
-    arms = {a.arm: a for a in compared((95.0, 96.1, 97.0))}
+    arms = {a.name: a for a in compared((95.0, 96.1, 97.0))}
     assert {name: list(a.vs) for name, a in arms.items()} == {
         "real": ["real_matched", "kd_matched"],
         "real_matched": ["kd_matched"],
@@ -66,7 +81,7 @@ def test_headline_names_the_control_that_it_beats_least() -> None:
 
 def test_headline_is_only_as_good_as_the_worst_comparison() -> None:
     arms = compared((92.1, 93.4, 93.9))  # better than real_matched, level with KD
-    assert next(a for a in arms if a.arm == "adjusted").vs["real_matched"].verdict == "better"
+    assert next(a for a in arms if a.name == "adjusted").vs["real_matched"].verdict == "better"
     result = headline(arms, CLASSES, "adjusted")
     assert result.verdict == "no difference found"
     assert result.text.startswith("No difference found")
@@ -112,7 +127,7 @@ def test_terminal_table_fits_and_says_no_difference() -> None:
 
 
 def test_terminal_table_wraps_long_titles() -> None:
-    long = ArmResult(arm="raw", title="word " * 30, seeds=(0,), values=(1.0,), updates=1_000_000, seconds=1e5)
+    long = arm("raw", (1.0,), (0,), 1_000_000, title="word " * 30, seconds=1e5)
     arms = with_intervals([arm("real_matched", (0.123,), (0,)), long], DEGREES)
     table = results_table(arms, DEGREES, width=100)
     assert max(map(len, table.splitlines())) <= 100
@@ -158,7 +173,7 @@ def test_decimals_follow_the_size_of_the_metric(value: float, shown: str) -> Non
     assert f"{value:.{decimals([arm('raw', (value,), (0,))], DEGREES)}f}" == shown
 
 
-def test_arms_need_a_value_per_seed() -> None:
-    with pytest.raises(ConfigError, match="one value per seed, got 2 for 3 seeds"):
+def test_arms_need_a_result_per_seed() -> None:
+    with pytest.raises(ConfigError, match="one result per seed, got 2 for 3 seeds"):
         arm("raw", (1.0, 2.0))
     assert Interval(0.0, 0.0, 0.0).verdict == "no difference found"

@@ -20,7 +20,7 @@ from gankd.generators.networks import LatentGenerator, to_float
 from gankd.losses.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
-from gankd.recipes.cgan_kd import load_generator, save_generator
+from gankd.recipes.generated import load_generator, save_generator
 from gankd.runs import Stage
 from gankd.seeds import BLOCK, rng
 from gankd.tasks import Classification, Regression, Task

@@ -16,9 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from gankd.data.sets import published_shape
 from gankd.engine import Engine
 from gankd.models import build_net
-from gankd.recipes.arms import ARMS
-from gankd.recipes.cgan_kd import CLASSIFIER
 from gankd.recipes.config import Recipe
+from gankd.recipes.generated import CLASSIFIER
 from gankd.recipes.published.table import PublishedTable, Scale
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.gan import GanConfig, build_discriminator, build_generator
@@ -74,20 +73,20 @@ def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
     students: dict[Any, float] = {}
     uses_fakes = False
     for pair in table.distinct(scale):
-        for method in (*table.controls, *table.methods):
-            recipe, arm = table.cell(base, scale, pair, method), ARMS[method.arm]
-            config, work = recipe.student, of(recipe.student.model)
-            updates = config.updates if arm.matched else round(config.updates * (1 - config.fake_share))
-            operations = _training(work, updates, config.batch_size)
-            uses_fakes |= arm.fakes is not None
-            if arm.kd:
+        for row in (*table.controls, *table.arms):
+            arm = table.pair_arm(base, scale, pair, row)
+            recipe = arm.recipe(table.pair_recipe(base, scale, pair))
+            config, work, taught = recipe.student, of(recipe.student.model), arm.loss is not None
+            operations = _training(work, config.updates, config.batch_size)
+            uses_fakes |= arm.images is not None
+            if taught:
                 teacher = config.teacher or recipe.teacher.model
                 shared[teacher] = _training(of(teacher), recipe.teacher.updates, recipe.teacher.batch_size)
-                operations += of(teacher).operations * updates * config.batch_size
-            for name in config.assistants if arm.kd else ():
-                shared[teacher, name, arm.name] = _training(of(name), updates, config.batch_size)
+                operations += of(teacher).operations * config.updates * config.batch_size
+            for name in config.assistants if taught else ():
+                shared[teacher, name, arm.folder_name] = _training(of(name), config.updates, config.batch_size)
             memory.append(_gigabytes(work, config.batch_size))
-            key = (config if arm.kd else (config.model, updates), arm.name, recipe.select.count)
+            key = (config if taught else (config.model, config.updates), arm.folder_name, recipe.select.count)
             students[key] = operations
     if uses_fakes:
         task: Task = Regression(low=0.0, high=1.0) if outputs == 1 else Classification(num_classes=outputs)

@@ -1,27 +1,30 @@
-"""The grid pair x method x seed of a published table in one run folder: what cells share is made once, every cell is
+"""The grid pair x row x seed of a published table in one run folder: what cells share is made once, every cell is
 kept as it ends, and one that fails does not stop the others.
 """
 
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gankd.bench.compare import Cell, train_side_by_side
 from gankd.config import from_dict, override, require, to_dict
 from gankd.errors import CheckpointError, ConfigError, DataError, GankdError
 from gankd.models.contract import check_model, evaluate
-from gankd.recipes.arms import ARMS
-from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.arms import Arm
+from gankd.recipes.cgan_kd import arm_images, cgan_kd
 from gankd.recipes.config import Recipe
-from gankd.recipes.published.table import EQUAL_TIME, EQUAL_UPDATES, Method, Pair, PublishedTable, Scale, equal_time
-from gankd.recipes.taught import Taught
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.generated import check_disk, gan_stage
+from gankd.recipes.published.table import EQUAL_TIME, EQUAL_UPDATES, Pair, PublishedTable, Scale, equal_time
+from gankd.recipes.stages import Cell, Stages, declare
+from gankd.recipes.students import check_students, restore_student
+from gankd.recipes.teacher import make_teacher, other_teacher, teacher_stage, untrained_teacher
+from gankd.runs import Stage
 from gankd.storage import read_json, write_json
 from gankd.version import __version__
 
@@ -30,7 +33,7 @@ FACTORS = "equal_time.json"
 LARGEST_FACTOR = 4.0
 """Updates of the time-matched control, in units of those of the row, at most."""
 Key = tuple[str, str, int]
-"""(pair, method, seed)."""
+"""(pair, row, seed)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +55,21 @@ class CellResult:
     val: dict[str, float]
     updates: int
     seconds: float
-    """Of its own training."""
+    """Time of its own training."""
     published: float | None
-    """In the unit of the metric measured here."""
+    """Printed number in the unit of the metric measured here."""
     stage: str
     """Fingerprint of settings, images and all that the student rests on."""
     versions: dict[str, str]
 
     @property
     def key(self) -> Key:
-        """What names the cell."""
+        """Pair, row and seed, which identify the cell."""
         return self.pair, self.method, self.seed
 
 
 def versions() -> dict[str, str]:
-    """What bit-equality depends on besides the settings."""
+    """Versions and thread count: bit-equality depends on them besides the settings."""
     return {"gankd": __version__, "torch": torch.__version__, "threads": str(torch.get_num_threads())}
 
 
@@ -124,7 +127,7 @@ class Grid:
 
     Args:
         table, scale, changes: what is run.
-        method: the run with the settings that all cells share.
+        experiment: the run with the settings that all cells share.
         workers: students trained side by side.
         students: number of planned students that see generated images; these share the cost of making them.
     """
@@ -134,44 +137,45 @@ class Grid:
         table: PublishedTable,
         scale: Scale,
         changes: Sequence[str],
-        method: CganKd,
+        experiment: Experiment,
         *,
         workers: int = 1,
         students: int = 1,
     ) -> None:
-        self.table, self.scale, self.changes, self.method = table, scale, tuple(changes), method
+        self.table, self.scale, self.changes, self.experiment = table, scale, tuple(changes), experiment
         self.workers, self.students = workers, students
         self.results: dict[Key, CellResult] = {}
         self.failures: dict[Key, str] = {}
         self.factors: dict[tuple[str, str], float] = {}
-        """(pair, method) -> updates of its time-matched control, in units of its own."""
+        """(pair, row) -> updates of its time-matched control, in units of its own."""
         self.needed: dict[tuple[str, str], float] = {}
-        """The same as measured, neither rounded nor cut."""
+        """The factors as measured, neither rounded nor cut."""
         self.teachers: dict[str, dict[str, Any]] = {}
-        """By pair: whom losses read, and what it reaches on test images."""
+        """Network whose outputs the losses read, and its metrics on test images, by pair."""
         self.planned = 0
-        self._stages: dict[str, float] = {}
-        path = method.run.folder / CELLS
+        self._seconds: dict[str, float] = {}
+        """Computing time of every stage that cells rest on, by fingerprint."""
+        path = experiment.run.folder / CELLS
         self._stored = {(cell.key, cell.stage): cell for cell in (read_cells(path) if path.is_file() else [])}
         self._broken: dict[str, Exception] = {}
-        self._tutors: dict[str, Taught] = {}
+        """Stages that could not be made, by fingerprint, and why."""
 
-    def check_shared(self, methods: Sequence[Method]) -> None:
+    def check_shared(self, arms: Sequence[Arm]) -> None:
         """Refuse a teacher or an external generator that no cell could use, before the first is trained.
 
         Raises:
             ConfigError, DataError, ModelError, CheckpointError: it cannot be found or used.
         """
-        made, name = self.method, self.method.recipe.teacher.model
+        made, config = self.experiment, self.experiment.recipe.teacher
         train = made.splits.train.to(made.engine.device)
-        check_model(made.engine.place(made.untrained_teacher()).eval(), train, f"teacher {name}")
-        _ = made.teacher_stage  # also reads the weights, where the user gives some
-        if any(method.fakes is not None for method in methods):
-            _ = made.external
+        check_model(made.engine.place(untrained_teacher(made, config)).eval(), train, f"teacher {config.model}")
+        teacher = teacher_stage(made, config)  # also reads the weights, where the user gives some
+        if any(arm.images is not None for arm in arms):
+            gan_stage(made, made.recipe.gan, teacher)
 
     @property
     def untouched(self) -> int:
-        """Stored cells of the same scale and changes that this run left alone; without controls at equal time, whose
+        """Stored cells of the same scale and changes that this run did not touch; without controls at equal time, whose
         length follows the plan.
         """
         alike = [
@@ -182,29 +186,38 @@ class Grid:
         ]
         return len(set(alike) - set(self.results) - set(self.failures))
 
-    def run(self, pair: Pair, methods: Sequence[Method], seeds: Sequence[int]) -> None:
-        """Train and measure the students of one pair; what fails is kept in `failures`."""
-        plans = []
-        for method in methods:
-            try:
-                made = self._made(pair, method)
-                cells = [(method.arm, seed) for seed in seeds]
-                if not all(made.student_stage(*cell).done for cell in cells):
-                    self._prepare(made, method)
-            except Exception as error:  # the user's network may raise anything
-                self._fail([(pair.name, method.title, seed) for seed in seeds], error)
-                continue
-            plans.append((method, made, cells))
-        self._train(pair, plans)
-        self._note_teacher(pair, [made for method, made, _ in plans if method.loss is not None])
+    def run(self, pair: Pair, rows: Sequence[Arm], seeds: Sequence[int]) -> None:
+        """Train and measure the students of one pair; what fails is kept in `failures`.
 
-    def run_equal_time(self, pair: Pair, methods: Sequence[Method], seeds: Sequence[int]) -> None:
-        """Train the labels alone for as long as each row took, with its share of the generated images."""
-        stored = self.method.run.folder / FACTORS
+        Args:
+            pair: the networks.
+            rows: rows and controls of the table.
+            seeds: of the students of each row.
+        """
+        base = self.experiment.recipe
+        made = self.experiment.with_recipe(self.table.pair_recipe(base, self.scale, pair))
+        arms = []
+        for row in rows:
+            try:
+                arm = self.table.pair_arm(base, self.scale, pair, row)
+                stages = declare(made, [arm], seeds)
+                if not all(stage.done for stage in stages.students.values()):
+                    self._prepare(made, arm, stages)
+                arms.append(arm)
+            except Exception as error:  # the user's network may raise anything
+                self._fail([(pair.name, row.title, seed) for seed in seeds], error)
+        if arms:
+            self._train(pair, made, arms, seeds)
+            self._seconds |= {stage.fingerprint: stage.seconds for stage in declare(made, arms).shared if stage.done}
+            self._note_teacher(pair, made, [arm for arm in arms if arm.reads_teacher])
+
+    def run_equal_time(self, pair: Pair, rows: Sequence[Arm], seeds: Sequence[int]) -> None:
+        """Train the labels-only control for as long as each row took, with its share of the generated images."""
+        stored = self.experiment.run.folder / FACTORS
         known: dict[str, float] = read_json(stored) if stored.is_file() else {}
-        for method in methods:
-            key = f"{pair.name}/{method.title}"
-            own = [self.results[at] for at in ((pair.name, method.title, seed) for seed in seeds) if at in self.results]
+        for row in rows:
+            key = f"{pair.name}/{row.title}"
+            own = [self.results[at] for at in ((pair.name, row.title, seed) for seed in seeds) if at in self.results]
             plain = [self.results.get((pair.name, EQUAL_UPDATES.title, seed)) for seed in seeds]
             controls = [cell for cell in plain if cell is not None]
             if not own or not controls:
@@ -212,14 +225,14 @@ class Grid:
             # Among how many the cost of the images is shared, and how many students take the room of one generator.
             key += f"/{own[0].stage[:8]}/{self.students}/{self.side_by_side}"
             if key not in known:
-                seconds = sum(cell.seconds for cell in own) / len(own) + self._share(method)
-                seconds += self._assistants(pair, method) / len(own)
+                seconds = sum(cell.seconds for cell in own) / len(own) + self._share(row)
+                seconds += self._assistants(pair, row) / len(own)
                 each = sum(cell.seconds for cell in controls) / sum(cell.updates for cell in controls)
                 known[key] = seconds / max(each * own[0].updates, 1e-9)
                 write_json(stored, known)
-            self.needed[pair.name, method.title] = known[key]
-            self.factors[pair.name, method.title] = rounded_factor(known[key])
-        factors = {self.factors[at] for at in ((pair.name, method.title) for method in methods) if at in self.factors}
+            self.needed[pair.name, row.title] = known[key]
+            self.factors[pair.name, row.title] = rounded_factor(known[key])
+        factors = {self.factors[at] for at in ((pair.name, row.title) for row in rows) if at in self.factors}
         longer = [equal_time(factor) for factor in sorted(factors) if factor > 1]
         self.planned += len(longer) * len(seeds)
         self.run(pair, longer, seeds)
@@ -227,132 +240,112 @@ class Grid:
     @property
     def seconds(self) -> float:
         """Computing time of all stages that the cells rest on, and of the cells."""
-        found = dict(self._stages)
-        with suppress(Exception):  # a stage that cannot be named was not made, nor one that rests on it
-            for name in ("teacher_stage", "gan_stage", "ratio_stage", "synth_stage"):
-                stage = getattr(self.method, name)
-                found[stage.fingerprint] = stage.seconds
-        return sum((found | {cell.stage: cell.seconds for cell in self.results.values()}).values())
+        return sum((self._seconds | {cell.stage: cell.seconds for cell in self.results.values()}).values())
 
     @property
     def side_by_side(self) -> int:
         """Students that are trained in the time of one stage that has the machine to itself, by as many threads."""
-        return min(self.method.engine.at_a_time(self.workers), torch.get_num_threads())
+        return min(self.experiment.engine.at_a_time(self.workers), torch.get_num_threads())
 
-    def _share(self, method: Method) -> float:
+    def _share(self, row: Arm) -> float:
         """Seconds of generator, ratio and pool that fall to one student, in seconds of a student's training."""
-        if method.fakes is None:
+        if row.images is None:
             return 0.0
-        stages = self.method.gan_stage, self.method.ratio_stage, self.method.synth_stage
-        return self.side_by_side * sum(stage.seconds for stage in stages) / max(self.students, 1)
+        stages = declare(self.experiment, [row])
+        return (
+            self.side_by_side
+            * sum(stage.seconds for stage in (stages.gan, stages.ratio, stages.synth))
+            / max(self.students, 1)
+        )
 
-    def _assistants(self, pair: Pair, method: Method) -> float:
-        """The same of the networks between teacher and student, which the students of a row share."""
-        stages = self._made(pair, method).assistant_stages(ARMS[method.arm])
-        return self.side_by_side * sum(stage.seconds for stage in stages)
+    def _assistants(self, pair: Pair, row: Arm) -> float:
+        """Seconds of the networks between teacher and student, which the students of a row share, in the same unit."""
+        base = self.experiment.recipe
+        made = self.experiment.with_recipe(self.table.pair_recipe(base, self.scale, pair))
+        arm = self.table.pair_arm(base, self.scale, pair, row)
+        return self.side_by_side * sum(stage.seconds for stage in declare(made, [arm]).assistants[arm.name])
 
-    def _made(self, pair: Pair, method: Method) -> CganKd:
-        recipe = self.table.cell(self.method.recipe, self.scale, pair, method)
-        made = CganKd(recipe, self.method.run, self.method.splits)
-        if ARMS[method.arm].kd and recipe.student.objective.needs_teacher:
-            made.tutor = self._one(made.tutor)
-        return made
+    def _prepare(self, made: Experiment, arm: Arm, stages: Stages) -> None:
+        """Make what the students of a row need. What could not be made is not tried again for the next row."""
+        check_students(made, [arm])
+        if arm.images is not None:
+            check_disk(made, made.recipe.synth, stages.synth)
+        unfinished = [stage for stage in stages.shared if not stage.done]
+        for stage in unfinished:
+            if stage.fingerprint in self._broken:
+                raise self._broken[stage.fingerprint]
+        try:
+            cgan_kd(made, [arm])
+        except Exception as error:
+            # Stages come in the order in which they are made: the first that is not there is the one that failed.
+            failed = next((stage.fingerprint for stage in unfinished if not stage.done), None)
+            if failed is not None:
+                self._broken[failed] = error
+            raise
+        if arm.images is not None:
+            selection = arm_images(made, arm, stages)
+            if selection.report["missing"]:
+                raise DataError(
+                    f"{len(selection):,} of {len(selection.source):,} generated images are left after subsampling and "
+                    f"filter, expected {arm.recipe(made.recipe).select.count:,}; raise synth.pool or lower select.count"
+                )
 
-    def _one(self, taught: Taught) -> Taught:
-        """Whoever has this teacher already, so that it is in memory once for all rows."""
-        key = taught.teacher_stage.fingerprint
-        owner = self.method if key == self.method.teacher_stage.fingerprint else taught
-        return self._tutors.setdefault(key, owner)
+    def _train(self, pair: Pair, made: Experiment, arms: Sequence[Arm], seeds: Sequence[int]) -> None:
+        by_name = {arm.name: arm for arm in arms}
+        stages = declare(made, arms, seeds)
+        for cell, stage in stages.students.items():
+            if stage.done:
+                self._keep(pair, by_name[cell[0]], made, cell[1], stage)
 
-    def _share_teacher(self, made: CganKd) -> None:
-        made.teacher = self._one(made).teacher
+        def ended(cell: Cell, error: Exception | None) -> None:
+            if error is not None:
+                self._fail([(pair.name, by_name[cell[0]].title, cell[1])], error)
+            elif stages.students[cell].done:
+                self._keep(pair, by_name[cell[0]], made, cell[1], stages.students[cell])
 
-    def _prepare(self, made: CganKd, method: Method) -> None:
-        """Make what the students of a row need, and remember what cannot be made, not to try again for the next row."""
-        arm = ARMS[method.arm]
-        made.check_students([arm])
-        steps: list[tuple[str, Callable[[], Any]]] = []
-        if arm.fakes is not None:
-            steps.append((made.teacher_stage.fingerprint, lambda: self._share_teacher(made)))
-            steps.append((made.synth_stage.fingerprint, lambda: made.synthetic))
-        if arm.kd and made.recipe.student.objective.needs_teacher:
-            steps.append((made.tutor.teacher_stage.fingerprint, lambda: made.tutor.teacher))
-        for key, make in steps:
-            if key in self._broken:
-                raise self._broken[key]
-            try:
-                make()
-            except Exception as error:
-                self._broken[key] = error
-                raise
-        selection = made.selection(arm)
-        if selection is not None and selection.report["missing"]:
-            raise DataError(
-                f"{len(selection):,} of {len(made.synthetic):,} generated images are left after subsampling and filter"
-                f", expected {made.recipe.select.count:,}; raise synth.pool or lower select.count"
-            )
-        made.prepare_lesson(arm)
+        cgan_kd(made, arms, seeds, workers=self.workers, ended=ended)
+        for cell, stage in stages.students.items():  # done meanwhile as the start of another
+            key = (pair.name, by_name[cell[0]].title, cell[1])
+            if stage.done and key not in self.results and key not in self.failures:
+                self._keep(pair, by_name[cell[0]], made, cell[1], stage)
 
-    def _train(self, pair: Pair, plans: list[tuple[Method, CganKd, list[Cell]]]) -> None:
-        cells: dict[str, list[tuple[Method, int]]] = {}  # rows may come down to the same student
-        wanted: list[tuple[CganKd, list[Cell]]] = []
-        for method, made, students in plans:
-            mine = []
-            for cell in students:
-                stage = made.student_stage(*cell)
-                if stage.fingerprint not in cells and not stage.done:
-                    mine.append(cell)
-                cells.setdefault(stage.fingerprint, []).append((method, cell[1]))
-                if stage.done:
-                    self._keep(pair, method, made, cell)
-            wanted.append((made, mine))
-
-        def ended(made: CganKd, cell: Cell, error: Exception | None) -> None:
-            for method, seed in cells.get(made.student_stage(*cell).fingerprint, ()):
-                if error is not None:
-                    self._fail([(pair.name, method.title, seed)], error)
-                else:
-                    self._keep(pair, method, made, cell)
-
-        train_side_by_side(wanted, self.workers, ended)
-
-    def _keep(self, pair: Pair, method: Method, made: CganKd, cell: Cell) -> None:
+    def _keep(self, pair: Pair, arm: Arm, made: Experiment, seed: int, stage: Stage) -> None:
         """Measure a finished student, unless its line is there already."""
-        key, stage = (pair.name, method.title, cell[1]), made.student_stage(*cell)
+        key = (pair.name, arm.title, seed)
         found = self._stored.get((key, stage.fingerprint))
         if found is None:
             try:
-                found = self._measured(pair, method, made, cell)
+                found = self._measured(pair, arm, made, seed, stage)
             except Exception as error:
                 self._fail([key], error)
                 return
             append_cell(made.run.folder / CELLS, found)
         self.results[key] = found
         self.failures.pop(key, None)
-        self._tell(key, f"{found.test[made.splits.task.metric]:.2f} {made.splits.task.metric_unit}")
+        task = made.splits.task
+        self._tell(key, f"{found.test[task.metric]:.2f} {task.metric_unit}")
 
-    def _measured(self, pair: Pair, method: Method, made: CganKd, cell: Cell) -> CellResult:
-        student, splits, stage = made.student(*cell), made.splits, made.student_stage(*cell)
+    def _measured(self, pair: Pair, arm: Arm, made: Experiment, seed: int, stage: Stage) -> CellResult:
+        splits, config = made.splits, arm.recipe(made.recipe).student
+        student = restore_student(made, arm, stage)
         test, val = (evaluate(student, part, made.engine) for part in (splits.test, splits.val))
         if not math.isfinite(test[splits.task.metric]):
             raise GankdError(f"{splits.task.metric} on test images is {test[splits.task.metric]}")
-        config = made.recipe.student
-        reads = method.loss is not None and config.objective.needs_teacher
         return CellResult(
             table=self.table.name,
             scale=self.scale,
             changes=self.changes,
             pair=pair.name,
-            method=method.title,
-            seed=cell[1],
-            teacher=made.tutor.recipe.teacher.model if reads else None,
+            method=arm.title,
+            seed=seed,
+            teacher=other_teacher(made.recipe, config.teacher).model if arm.reads_teacher else None,
             student=config.model,
-            loss="Label" if method.loss is None else str(config.objective.for_task(splits.task)),
+            loss="Label" if arm.objective is None else str(arm.objective.for_task(splits.task)),
             test=test,
             val=val,
-            updates=made.student_config(ARMS[method.arm]).updates,
+            updates=config.updates,
             seconds=stage.seconds,
-            published=self.table.number(pair.name, method.title),
+            published=self.table.number(pair.name, arm.title),
             stage=stage.fingerprint,
             versions=versions(),
         )
@@ -365,17 +358,18 @@ class Grid:
 
     def _tell(self, key: Key, what: str) -> None:
         ended = len(self.results) + len(self.failures)
-        pair, method, seed = key
-        self.method.run.console.say(f"{pair:<26} {method:<26} seed {seed:<3} {what:<18} {ended}/{self.planned}")
+        pair, row, seed = key
+        self.experiment.run.console.say(f"{pair:<26} {row:<26} seed {seed:<3} {what:<18} {ended}/{self.planned}")
 
-    def _note_teacher(self, pair: Pair, taught: Sequence[CganKd]) -> None:
-        for made in taught:
-            if pair.name not in self.teachers and made.recipe.student.objective.needs_teacher:
-                tutor = made.tutor
-                if tutor.teacher_stage.done:
-                    self._stages[tutor.teacher_stage.fingerprint] = tutor.teacher_stage.seconds
-                    test = evaluate(tutor.teacher, made.splits.test, made.engine)
-                    self.teachers[pair.name] = {"network": tutor.recipe.teacher.model, "test": test}
+    def _note_teacher(self, pair: Pair, made: Experiment, arms: Sequence[Arm]) -> None:
+        """Measure the network whose outputs the losses of a pair read."""
+        for arm in arms:
+            config = other_teacher(made.recipe, made.recipe.student.teacher)
+            stage = teacher_stage(made, config)
+            if pair.name not in self.teachers and arm.reads_teacher and stage.done:
+                self._seconds[stage.fingerprint] = stage.seconds
+                test = evaluate(make_teacher(made, config, stage), made.splits.test, made.engine)
+                self.teachers[pair.name] = {"network": config.model, "test": test}
 
 
 def rounded_factor(factor: float) -> float:
@@ -384,10 +378,10 @@ def rounded_factor(factor: float) -> float:
 
 
 def base_recipe(table: PublishedTable, scale: Scale, data: str | None, changes: Sequence[str]) -> Recipe:
-    """What all cells share.
+    """Recipe that all cells share.
 
     Raises:
-        ConfigError: a change that does not fit, or of what the rows of the table set themselves.
+        ConfigError: a change that does not fit, or one of a setting that the rows of the table set themselves.
     """
     owned = table.owned() | {"seeds": "--seeds says how many there are"}
     for change in changes:

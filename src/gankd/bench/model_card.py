@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiply-accumulates, size and latency."""
+"""Cost of a network: parameters, multiply-accumulates, size and latency."""
 
 import statistics
 import time

@@ -1,25 +1,25 @@
-"""`gankd bench`: a published table, run anew: pairs x methods x seeds beside the printed numbers and the controls."""
+"""`gankd bench`: a published table, run again: pairs x rows x seeds, next to the printed numbers and the controls."""
 
 import math
 import shlex
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gankd.bench.grid import LARGEST_FACTOR, CellResult, Grid, Key, base_recipe
-from gankd.bench.rows import interval_text, plain
+from gankd.bench.results import plain
 from gankd.bench.stats import Interval, holm, mean_stderr, paired_interval, paired_p
 from gankd.commands.stages import RUNS, opened
 from gankd.config import require, to_dict
 from gankd.console import Console
-from gankd.recipes.published import Method, Pair, PublishedTable, Scale, find_table
+from gankd.recipes.arms import Arm
+from gankd.recipes.published import Pair, PublishedTable, Scale, find_table
 from gankd.recipes.published.table import EQUAL_UPDATES, KD_EQUAL_UPDATES, equal_time
 from gankd.report.gather import machine_facts
 from gankd.storage import atomic, write_json
 from gankd.tasks import Task
-from gankd.text import duration
+from gankd.text import Table, duration, plus_minus, wrap
 
 WIDTH = 120
 """Columns of plain text."""
@@ -36,20 +36,20 @@ class Comparison:
     control: str
     gain: Interval
     p: float
-    """Two-sided, of this comparison alone."""
+    """Two-sided p-value of only this comparison."""
     adjusted: float
-    """By Holm over all comparisons of the table."""
+    """p-value corrected by Holm over all comparisons of the table."""
 
     @property
     def text(self) -> str:
-        """The difference with its interval; a star where it stands the correction."""
-        return interval_text(self.gain) + " *" * (self.adjusted < LEVEL)
+        """The difference with its interval; a star if it remains significant after the correction."""
+        return self.gain.text() + " *" * (self.adjusted < LEVEL)
 
     @property
     def short(self) -> str:
-        """The same with half the interval's length."""
+        """The difference with half of the interval's length."""
         half = (self.gain.high - self.gain.low) / 2
-        return f"{self.gain.diff:+.2f}" + ("" if math.isnan(half) else f" ± {half:.2f}") + "*" * (self.adjusted < LEVEL)
+        return plus_minus(self.gain.diff, half, sign=True) + "*" * (self.adjusted < LEVEL)
 
 
 @dataclass(frozen=True)
@@ -60,24 +60,24 @@ class BenchResult:
     scale: Scale
     task: Task
     pairs: tuple[Pair, ...]
-    methods: tuple[Method, ...]
+    rows: tuple[Arm, ...]
     """Rows and controls."""
     cells: dict[Key, CellResult]
     failures: dict[Key, str]
     factors: dict[tuple[str, str], float]
     needed: dict[tuple[str, str], float]
-    """As measured, where factors are rounded up and cut."""
+    """Factors as measured, neither rounded up nor cut."""
     teachers: dict[str, dict[str, Any]]
     comparisons: tuple[Comparison, ...]
     seconds: float
-    """Of all stages, one after the other."""
+    """Computing time of all stages."""
     page: Path
     command: str
-    """What writes this page."""
+    """Command that writes this page."""
     changes: tuple[str, ...]
     """Settings that differ from the table's, as NAME=VALUE."""
     timed: bool
-    """With the control at equal time."""
+    """True if it has the control at equal time."""
     left_out: int
     """Cells in the folder, of the same scale and changes, that this run was not asked for."""
 
@@ -91,17 +91,9 @@ class BenchResult:
         """Plain text, at most 120 columns; the last ones of the page are left out where they do not fit."""
         lines = [f"{self.table.title} ({self.table.source}), scale {self.scale}"]
         for pair in self.pairs:
-            head, *rows = self._rows(pair, short=True)
-            widths = [max(len(row[place]) for row in (head, *rows)) for place in range(len(head))]
-            while sum(widths) + 2 * (len(widths) - 1) > WIDTH and len(widths) > 3:
-                widths.pop()
-            head, *rows = (row[: len(widths)] for row in (head, *rows))
-            lines += ["", self._heading(pair)]
-            for row in (head, *rows):
-                padded = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-                lines.append("  ".join([row[0].ljust(widths[0]), *padded]))
+            lines += ["", self._heading(pair), self._table(pair, short=True).plain(WIDTH)]
         notes = [*self._notes(short=True), *self._failed()]
-        wrapped = [line for note in notes for line in textwrap.wrap(note, WIDTH, subsequent_indent="  ")]
+        wrapped = [line for note in notes for line in wrap(note, WIDTH, "  ")]
         return "\n".join([*lines, "", *wrapped, "", f"page: {self.page}"])
 
     @property
@@ -116,15 +108,13 @@ class BenchResult:
             "",
             f"Protocol as published: {table.protocol}",
             "",
-            *(line for head, texts in self._deviations().items() for line in _listed(head, texts)),
-            *(f"{text}.  " for text in self._notes()),
+            *(line for head, each in self._deviations().items() for line in _listed(head, each)),
+            *(f"{note}.  " for note in self._notes()),
             "",
             f"Machine: {machine}. Computing time of all stages: {duration(self.seconds)}.",
         ]
         for pair in self.pairs:
-            head, *rows = self._rows(pair)
-            body = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-            lines += ["", f"## {self._heading(pair)}", "", *("| " + " | ".join(row) + " |" for row in body)]
+            lines += ["", f"## {self._heading(pair)}", "", self._table(pair).markdown()]
         return "\n".join([*lines, "", *self._failed()]).rstrip() + "\n"
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,7 +128,7 @@ class BenchResult:
             "command": self.command,
             "changes": list(self.changes),
             "stored_cells_left_out": self.left_out,
-            "deviations": [text for texts in self._deviations().values() for text in texts],
+            "deviations": [line for lines in self._deviations().values() for line in lines],
             "note": self.table.note,
             "pairs": [self._pair_dict(pair) for pair in self.pairs],
             "comparisons": [
@@ -187,14 +177,15 @@ class BenchResult:
             facts.append(f"published {self.table.teacher_number(pair):.2f}")
         return published + (f" ({', '.join(facts)})" if facts else "")
 
-    def _rows(self, pair: Pair, *, short: bool = False) -> list[list[str]]:
-        """The head and the rows of a pair's table."""
+    def _table(self, pair: Pair, *, short: bool = False) -> Table:
+        """One row per arm of a pair; short for a terminal."""
         unit = f"{self.task.metric} {self.task.metric_unit}".strip()
         columns = ["against NOKD, updates", "against KD, updates", "against NOKD, time"]
         columns = ["- NOKD", "- KD", "- NOKD, time"] if short else columns
-        rows = [["method", unit, "published", *columns[: 2 + self.timed], "updates", "seconds"]]
+        head = ["arm", unit, "published", *columns[: 2 + self.timed], "updates", "seconds"]
+        rows: list[list[str]] = []
         titles = list(dict.fromkeys(cell.method for cell in self.cells.values() if cell.pair == pair.name))
-        order = {method.title: place for place, method in enumerate(self.methods)}
+        order = {row.title: place for place, row in enumerate(self.rows)}
         for title in sorted(titles, key=lambda name: order.get(name, len(order))):
             cells = [cell for cell in self.cells.values() if (cell.pair, cell.method) == (pair.name, title)]
             mean, error = mean_stderr([cell.test[self.task.metric] for cell in cells])
@@ -207,7 +198,7 @@ class BenchResult:
             rows.append(
                 [
                     title,
-                    f"{mean:.2f}" if math.isnan(error) else f"{mean:.2f} ± {error:.2f} ({len(cells)})",
+                    plus_minus(mean, error) + ("" if math.isnan(error) else f" ({len(cells)})"),
                     "" if published is None else f"{published:.2f}",
                     *(gains.get(name, "") for name in (EQUAL_UPDATES.title, KD_EQUAL_UPDATES)),
                     *([timed and f"x{factor:g}{cut.removesuffix(' needed') if short else cut}: {timed}"] * self.timed),
@@ -216,14 +207,14 @@ class BenchResult:
                 ]
             )
         rows += [
-            [f"{title}, seed {seed}", "failed" if short else f"failed: {reason}", *[""] * (len(rows[0]) - 2)]
+            [f"{title}, seed {seed}", "failed" if short else f"failed: {reason}"]
             for (name, title, seed), reason in self.failures.items()
             if name == pair.name
         ]
-        return rows
+        return Table(head, rows)
 
     def _deviations(self) -> dict[str, list[str]]:
-        """How this run differs from the published one, and what else would at full scale."""
+        """Deviations of this run from the published one, and the further ones at full scale."""
         scales = {
             "tiny": "Scale tiny: embedded images, a few updates, stand-ins for all networks; for tests, no evidence.",
             "small": "Scale small: few images at 32 pixels, small stand-ins for networks, short training by AdamW.",
@@ -240,13 +231,13 @@ class BenchResult:
         interval = "± half of the 95 % interval" if short else "[95 % interval]"
         notes = [
             "Test images, last update, mean ± standard error (number of seeds)",
-            "All seeds share one teacher, generator and pool: errors and intervals are those of students alone",
-            f"Differences to the controls are paired by seed, {interval}, + is better; * stands Holm's correction over "
-            f"all {sum(not math.isnan(each.p) for each in self.comparisons)} comparisons at {LEVEL}",
+            "All seeds share one teacher, generator and pool: errors and intervals cover only the students",
+            f"Differences to the controls are paired by seed, {interval}, + is better; * is significant after Holm's "
+            f"correction over all {sum(not math.isnan(each.p) for each in self.comparisons)} comparisons at {LEVEL}",
             "Seconds are of one student's training",
         ]
         timed = (
-            "Equal time: the labels alone for as many updates as fit in the seconds of the row with its share of "
+            "Equal time: labels only, for as many updates as fit in the seconds of the row with its share of "
             f"generator, ratio and pool, rounded up to halves, at most x{LARGEST_FACTOR:g}; where more is needed, the "
             "column says how much, and the control is too short"
         )
@@ -271,8 +262,8 @@ class BenchResult:
         return [f"failed: {pair}/{title}/{seed}: {reason}" for (pair, title, seed), reason in self.failures.items()]
 
 
-def _listed(head: str, texts: Sequence[str]) -> list[str]:
-    return [head, "", *(f"- {text}" for text in texts), ""]
+def _listed(head: str, lines: Sequence[str]) -> list[str]:
+    return [head, "", *(f"- {line}" for line in lines), ""]
 
 
 def bench(
@@ -310,7 +301,7 @@ def bench(
     """
     require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
     table = find_table(name)
-    rows = tuple(table.method(title) for title in dict.fromkeys(methods)) if methods else table.methods
+    rows = tuple(table.arm(title) for title in dict.fromkeys(methods)) if methods else table.arms
     rows = tuple(row for row in rows if row not in table.controls)
     chosen = tuple(table.pair(pair) for pair in dict.fromkeys(pairs)) if pairs else table.distinct(scale)
     recipe = base_recipe(table, scale, data, changes)
@@ -319,18 +310,18 @@ def bench(
     command += ["--pairs", ",".join(pairs)] if pairs else []
     command += ["--methods", ",".join(methods)] if methods else []
     command += [word for change in changes for word in ("--set", change)] + ["--untimed"] * (not timed)
-    with opened(recipe, folder, console) as method:
-        fakes = sum(row.fakes is not None for row in rows) * len(chosen) * seeds
-        grid = Grid(table, scale, changes, method, workers=workers, students=fakes)
+    with opened(recipe, folder, console) as experiment:
+        fakes = sum(row.images is not None for row in rows) * len(chosen) * seeds
+        grid = Grid(table, scale, changes, experiment, workers=workers, students=fakes)
         all_rows = (*table.controls, *rows)
         grid.planned = len(all_rows) * len(chosen) * seeds
-        matched = [row for row in rows if row.matched]
+        matched = [row for row in rows if row.updates == "equal"]
         grid.check_shared(all_rows)
         for pair in chosen:
             grid.run(pair, all_rows, range(seeds))
             if timed:
                 grid.run_equal_time(pair, matched, range(seeds))
-        task = method.splits.task
+        task = experiment.splits.task
         controls = {row.title: [control.title for control in table.controls] for row in matched}
         comparisons = _comparisons(grid, chosen, controls, task)
         result = BenchResult(

@@ -1,6 +1,6 @@
 """`gankd bound`: what the error bound says of a run's generated images, and what students say of the bound."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from gankd.bench.bound import (
     tv_from_ratio,
     tv_from_threshold,
 )
-from gankd.bench.compare import Cell, train_side_by_side
-from gankd.bench.rows import Split
+from gankd.bench.compare import student_of
+from gankd.bench.results import Split
 from gankd.bench.stats import mean_stderr
 from gankd.commands.stages import opened
 from gankd.config import require
@@ -27,13 +27,17 @@ from gankd.data.images import LabelledImages
 from gankd.data.scarce import scarce
 from gankd.errors import DataError
 from gankd.models.contract import predict
-from gankd.recipes.arms import ARMS, selection_of
-from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.arms import Arm, arm_named
+from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.config import Recipe
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.generated import make_ratio_features, open_pool, real_scores
+from gankd.recipes.stages import Stages, declare
+from gankd.recipes.teacher import make_teacher
 from gankd.report.bound import BoundReport, Distance, LearningCurve, Measured, Mix
 from gankd.seeds import derive_seed, rng
 from gankd.storage import write_json
-from gankd.synthetic import SelectConfig, Selection
+from gankd.synthetic import SelectConfig, Selection, select
 from gankd.training.ratio import RatioConfig, train_ratio
 
 RHOS = (0.5, 0.7, 0.9, 1.0)
@@ -42,7 +46,7 @@ SAMPLE = 4096
 """Fakes of a selection that its distance is estimated on, at most: half of them to fit, half held out;
 and real images to fit on, at most."""
 FITS = 2
-"""Classifiers whose mean log-ratio is judged: one alone depends too much on when its training ended."""
+"""Classifiers whose mean log-ratio is judged: a single one depends too much on when its training ended."""
 FEWEST = 64
 """Fakes to fit without which a distance is not estimated."""
 SUBSETS = (4, 2, 1)
@@ -91,17 +95,18 @@ def bound(
     require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
     for count in counts or ():
         require(count >= 1, f"--counts must be at least 1, got {count}; M = 0 is always there")
-    with opened(recipe, Path(folder), console) as method:
+    with opened(recipe, Path(folder), console) as experiment:
+        stages = declare(experiment, [arm_named(recipe, "adjusted")])
         require(
-            method.synth_stage.done,
+            stages.synth.done,
             f"{folder} has no finished pool of generated images; make it with: gankd synth {folder}",
         )
-        held = method.splits.val if split == "val" else method.splits.test
-        judge = _Judge(method, held)
+        held = experiment.splits.val if split == "val" else experiment.splits.test
+        judge = _Judge(experiment, stages, held)
         select = replace(recipe.select, count=None)
         notes = []
         wanted: dict[str, dict[str, SelectConfig | None]] = {
-            "": {name: selection_of(ARMS[name], select) for name in PROCESSINGS},
+            "": {name: arm_named(recipe, name).selection(select) for name in PROCESSINGS},
             "rho": {f"rho {rho:g}": replace(select, rho=rho) for rho in rhos},
             "accept_share": {f"accept_share {share:g}": replace(select, accept_share=share) for share in accept_shares},
         }
@@ -123,7 +128,7 @@ def bound(
         by = {name: tuple(found[title] for title in group if title in found) for name, group in wanted.items()}
         adjusted = found["adjusted"]
 
-        num_real, most = len(method.splits.train), adjusted.available
+        num_real, most = len(experiment.splits.train), adjusted.available
         share = recipe.student.fake_share if mix == "share" else None
         base = Bound(num_real=num_real, tv=adjusted.tv.value, rate=rate, share=share)
         own = min(recipe.select.count or most, most)
@@ -131,7 +136,7 @@ def bound(
             too_many = [count for count in counts if count > most]
             require(not too_many, f"--counts {too_many[:1]}: only {most} generated images are left; enlarge synth.pool")
         each = sorted(set(counts) if counts else {*grid(num_real, most), own, most})
-        curve, measured = _students(method, base, each, seeds, held, workers if measure else 0)
+        curve, measured = _students(experiment, base, each, seeds, held, workers if measure else 0)
         report = BoundReport(
             folder=str(folder),
             loss=held.task.error_name,
@@ -151,7 +156,7 @@ def bound(
             measured=measured,
             notes=tuple(notes),
         )
-        write_json(method.run.folder / "bound.json", report.to_dict())
+        write_json(experiment.run.folder / "bound.json", report.to_dict())
         return report
 
 
@@ -161,20 +166,22 @@ def bound(
 class _Judge:
     """Classifiers of real against generated pairs, each fitted anew and judged on samples that it has not seen."""
 
-    def __init__(self, method: CganKd, held: LabelledImages) -> None:
-        self.method, self.held = method, held
-        outputs = predict(method.teacher, held.images, method.engine).cpu()
+    def __init__(self, experiment: Experiment, stages: Stages, held: LabelledImages) -> None:
+        self.experiment, self.held, recipe = experiment, held, experiment.recipe
+        teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
+        self.pool, self.real_scores = open_pool(experiment, stages.synth), real_scores(experiment, teacher)
+        self.features = make_ratio_features(experiment, teacher, recipe.ratio, recipe.teacher, stages.ratio)
+        outputs = predict(teacher, held.images, experiment.engine).cpu()
         labels = held.labels.cpu()
         self.teacher_error = label_distance(held.task.predict(outputs), labels, held.task).mean().item()
 
     def __call__(self, configs: Mapping[str, SelectConfig]) -> tuple[list[Distance], int]:
         """The distance of each selection that leaves enough, and on how many fakes each classifier was fitted."""
-        method, pool = self.method, self.method.synthetic
-        seed, real_scores = method.recipe.seed, method.real_scores
+        experiment, pool, seed = self.experiment, self.pool, self.experiment.recipe.seed
         chosen: dict[SelectConfig, Selection] = {}
         for config in configs.values():
             try:
-                chosen[config] = pool.select(replace(config, count=SAMPLE), seed, *real_scores)
+                chosen[config] = select(pool, replace(config, count=SAMPLE), seed, *self.real_scores)
             except DataError:  # nothing left
                 continue
         fits = torch.rand(len(pool), generator=rng(seed, "bound", "halves")) < 0.5
@@ -185,16 +192,16 @@ class _Judge:
         fitted = min(sizes[config] for config in chosen)  # as many for each
 
         needed = torch.cat([selection.index for selection in chosen.values()]).unique()
-        features = method.features(pool.images(needed))
-        train = method.splits.train
+        features = self.features(pool.images(needed))
+        train = experiment.splits.train
         some = torch.randperm(len(train), generator=rng(seed, "bound", "real"))[:SAMPLE]
         real = train.subset(some.to(train.images.device))
-        features_real = method.features(real.images)
-        held = method.features(self.held.images)
+        features_real = self.features(real.images)
+        held = self.features(self.held.images)
         distances = {}
         known = features_real, real.labels
         for number, (config, selection) in enumerate(chosen.items(), 1):
-            method.run.console.say(f"distance           {number} of {len(chosen)}")
+            experiment.say("distance", f"{number} of {len(chosen)}")
             mine = features[torch.searchsorted(needed, selection.index).to(features.device)]
             distances[config] = self._distance(selection, mine, fits[selection.index], fitted, known, held)
         found = [replace(distances[config], title=title) for title, config in configs.items() if config in distances]
@@ -209,14 +216,14 @@ class _Judge:
         real: tuple[Tensor, Tensor],
         held: Tensor,
     ) -> Distance:
-        method, task = self.method, self.method.splits.task
-        seed = method.recipe.seed
+        recipe, task = self.experiment.recipe, self.experiment.splits.task
+        seed = recipe.seed
         labels = selection.labels.cpu()
         if labels.ndim == 2:  # a loss that is linear in the label sees soft labels as labels drawn from them
             labels = torch.multinomial(labels.float(), 1, generator=rng(seed, "bound", "labels"))[:, 0]
         first, rest = fits.nonzero()[:fitted, 0], (~fits).nonzero()[:, 0]
         # The published schedule keeps an over-fitted last epoch, which would see less of the distance.
-        fresh = RatioConfig(hidden=method.recipe.ratio.hidden, batch_size=method.recipe.ratio.batch_size)
+        fresh = RatioConfig(hidden=recipe.ratio.hidden, batch_size=recipe.ratio.batch_size)
         fakes = features[first.to(features.device)], labels[first]
         ratios = [train_ratio(*real, *fakes, task, fresh, derive_seed(seed, "bound", fit)) for fit in range(FITS)]
         # The classifiers compare images of like labels; how often each label occurs is the other half of the pair.
@@ -242,54 +249,48 @@ class _Judge:
 
 
 def _students(
-    method: CganKd, bound: Bound, counts: Sequence[int], seeds: int, held: LabelledImages, workers: int
+    experiment: Experiment, bound: Bound, counts: Sequence[int], seeds: int, held: LabelledImages, workers: int
 ) -> tuple[LearningCurve | None, tuple[Measured, ...]]:
     """The learning curve and the errors for each M; `workers` of 0 train nothing and read what there is."""
-    recipe, splits = method.recipe, method.splits
+    recipe, splits = experiment.recipe, experiment.splits
     recipe = replace(recipe, student=recipe.student.from_scratch)
-    plain = CganKd(recipe, method.run, splits) if recipe != method.recipe else method
-    cells: list[Cell] = [("real_matched", seed) for seed in range(seeds)]
+    scratch = experiment.with_recipe(recipe)
+    control = arm_named(recipe, "real_matched")
 
-    by_size: dict[int, CganKd] = {}
+    by_size: dict[int, Experiment] = {}
     for part in SUBSETS:
         size = len(splits.train) // part
         if part == 1:
-            by_size[size] = plain
+            by_size[size] = scratch
         elif size >= 2:
             fewer = scarce(splits.train, num_train=size, seed=recipe.data.seed)
-            by_size[size] = CganKd(recipe, method.run, replace(splits, train=fewer))
-    by_count: dict[int, CganKd] = {0: plain}
+            by_size[size] = Experiment.open(recipe, experiment.run, replace(splits, train=fewer))
+    by_count: dict[int, Arm] = {0: control}
     for count in counts:
         share = max(bound.share_of(count), 1 / recipe.student.batch_size)  # one image of a batch at least
-        own = replace(
-            recipe,
-            select=replace(recipe.select, count=count),
-            student=replace(recipe.student, fake_share=share),
-        )
-        by_count[count] = method if own == method.recipe else CganKd(own, method.run, splits)
+        settings = (f"select.count={count}", f"student.fake_share={share!r}")
+        by_count[count] = Arm(name=f"M = {count}", images="adjusted", settings=settings)
 
-    with_fakes: list[Cell] = [("adjusted", seed) for seed in range(seeds)]
     if workers:
-        for each in by_size.values():  # one after the other: workers are given the images of one size
-            train_side_by_side([(each, cells)], workers)
-        train_side_by_side([(each, with_fakes) for count, each in by_count.items() if count], workers)
+        for each in by_size.values():
+            cgan_kd(each, [control], range(seeds), workers=workers)
+        cgan_kd(scratch, list(by_count.values()), range(seeds), workers=workers)
 
-    curves = {size: errors for size, each in by_size.items() if (errors := _errors(each, cells, held))}
+    curves = {size: errors for size, each in by_size.items() if (errors := _errors(each, control, seeds, held))}
     measured = [
-        Measured(count, errors)
-        for count, each in by_count.items()
-        if (errors := _errors(each, with_fakes if count else cells, held))
+        Measured(count, errors) for count, arm in by_count.items() if (errors := _errors(scratch, arm, seeds, held))
     ]
     return _learning_curve(curves), tuple(measured)
 
 
-def _errors(method: CganKd, cells: Iterable[Cell], held: LabelledImages) -> tuple[float, ...] | None:
-    """The error in [0, 1] of each student; None unless all of them are finished."""
-    task, cells = held.task, list(cells)
-    if not all(method.student_stage(*cell).done for cell in cells):
+def _errors(experiment: Experiment, arm: Arm, seeds: int, held: LabelledImages) -> tuple[float, ...] | None:
+    """The error in [0, 1] of each student of an arm; None unless all of them are finished."""
+    task, stages = held.task, declare(experiment, [arm], range(seeds))
+    if stages.unfinished([arm]):
         return None
     labels = held.labels.cpu()
-    outputs = (predict(method.student(*cell), held.images, method.engine).cpu() for cell in cells)
+    students = (student_of(experiment, arm, seed, stages) for seed in range(seeds))
+    outputs = (predict(student, held.images, experiment.engine).cpu() for student in students)
     return tuple(label_distance(task.predict(some), labels, task).mean().item() for some in outputs)
 
 

@@ -1,30 +1,28 @@
-"""`gankd compare`: several losses on the same recipes, each alone and with generated images, against one control."""
+"""`gankd compare`: several losses on the same recipes, each with and without generated images, against one control."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gankd.bench.compare import cells, compare, train_side_by_side
-from gankd.bench.results import ArmResult, paired_values
-from gankd.bench.stats import Interval, mean_stderr, paired_interval
+from gankd.bench.compare import compare
+from gankd.bench.results import Comparison
+from gankd.bench.stats import mean_stderr
 from gankd.commands.stages import find_recipe, opened
 from gankd.config import override, require
 from gankd.console import Console
-from gankd.recipes.arms import ARMS
-from gankd.recipes.cgan_kd import CganKd
-from gankd.recipes.config import Recipe
+from gankd.recipes.arms import Arm
+from gankd.recipes.cgan_kd import cgan_kd
+from gankd.recipes.students import check_students
 from gankd.report.gather import machine_facts
 from gankd.storage import write_json, write_results_page
 from gankd.tasks import Task
-from gankd.text import duration
+from gankd.text import Table, duration, plus_minus
 from gankd.training.losses import all_losses
 from gankd.training.objective import Objective, term
 
-BASE = ("real_matched", "adjusted")
-"""Arms without a teacher's loss: plain student, and cGAN-KD alone; every loss is compared with these two."""
-TAUGHT = ("kd_matched", "adjusted_kd")
-"""The same arms with a loss."""
+LABELS = "labels only"
+"""Title of the students without a teacher's loss; every loss is compared with them."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +34,21 @@ class LossComparison:
     seconds: float
     """Computing time of all stages, one after the other."""
 
+    def _tables(self, columns: Sequence[str]) -> dict[str, Table]:
+        """One table per recipe; a loss with real images only, then together with cGAN-KD."""
+        tables = {}
+        for recipe in dict.fromkeys(row["recipe"] for row in self.rows):
+            mine = [row for row in self.rows if row["recipe"] == recipe]
+            head = ["loss", f"{columns[0]}, {mine[0]['metric']}", "gain", columns[1], "gain"]
+            cells = ("loss", "alone", "alone_gain", "fakes", "fakes_gain")
+            tables[recipe] = Table(head, [[row[name] for name in cells] for row in mine])
+        return tables
+
     @property
     def text(self) -> str:
         """Plain text, one block per recipe."""
-        blocks = []
-        for recipe in dict.fromkeys(row["recipe"] for row in self.rows):
-            mine = [row for row in self.rows if row["recipe"] == recipe]
-            lines = [f"{recipe}: {mine[0]['metric']}", f"{'loss':<34} {'alone':>24} {'':>22} {'with cGAN-KD':>24}"]
-            lines += [
-                f"{row['loss'][:33]:<34} {row['alone']:>14} {row['alone_gain']:>26} {row['fakes']:>14} "
-                f"{row['fakes_gain']:>26}"
-                for row in mine
-            ]
-            blocks.append("\n".join(lines))
-        return "\n\n".join(blocks)
+        tables = self._tables(("real images only", "with cGAN-KD"))
+        return "\n\n".join(f"{recipe}\n{table.plain()}" for recipe, table in tables.items())
 
     @property
     def markdown(self) -> str:
@@ -58,9 +57,9 @@ class LossComparison:
         lines = [
             "# Distillation losses, side by side",
             "",
-            "Written by `make losses`, but for the notes at the end. Every row adds one loss to the label loss of the "
-            "same student, at its published weight; for values, losses that read something else than outputs have a "
-            "hundredth of it, because the squared error next to them is that much smaller than a cross-entropy. All "
+            "Written by `make losses`, except for the notes at the end. Every row adds one loss to the label loss of "
+            "the same student, at its published weight; for values, losses that read something else than outputs have "
+            "a hundredth of it, because the squared error next to them is that much smaller than a cross-entropy. All "
             "cells have the same number of updates at the same batch size, the same teacher and the same generated "
             f"images; test images, last update, {self.seeds} seeds. Gains are paired by seed, with Student's 95 % "
             "interval, against the plain student (first row, left); positive is better. The weights of CC and "
@@ -69,20 +68,10 @@ class LossComparison:
             "",
             f"Machine: {machine}. Computing time of all stages, one thread each: {duration(self.seconds)}.",
         ]
-        for recipe in dict.fromkeys(row["recipe"] for row in self.rows):
+        for recipe, table in self._tables(("real images only", "with cGAN-KD")).items():
             mine = [row for row in self.rows if row["recipe"] == recipe]
-            lines += [
-                "",
-                f"## {recipe}",
-                "",
-                f"| loss | alone, {mine[0]['metric']} | gain | with cGAN-KD | gain |",
-                "|---|---:|---:|---:|---:|",
-            ]
-            lines += [
-                f"| {row['loss']} | {row['alone']} | {row['alone_gain']} | {row['fakes']} | {row['fakes_gain']} |"
-                for row in mine
-            ]
             worse = [row["loss"] for row in mine if row["alone_worse"] or row["fakes_worse"]]
+            lines += ["", f"## {recipe}", "", table.markdown()]
             lines += ["", f"Below the plain student by more than the interval: {', '.join(worse) or 'none'}."]
         return "\n".join(lines) + "\n"
 
@@ -107,7 +96,7 @@ def compare_losses(
     workers: int = 1,
     console: Console | None = None,
 ) -> LossComparison:
-    """Train every loss, alone and with generated images, on every recipe.
+    """Train every loss, with and without generated images, on every recipe.
 
     Args:
         recipes: names.
@@ -129,61 +118,58 @@ def compare_losses(
     for name in recipes:
         recipe = replace(override(find_recipe(name)[0], changes), seeds=seeds)
         console.say(f"== {name}")
-        with opened(recipe, out / name, console) as method:
-            task = method.splits.task
-            plans = [(method, cells(recipe, BASE))]
-            for objective in [each.for_task(task) for each in given or _all_for(task)]:
-                own = replace(recipe, student=replace(recipe.student, loss=str(objective)))
-                plans.append((CganKd(own, method.run, method.splits), cells(own, TAUGHT)))
-            for each, wanted in plans:
-                each.check_students([ARMS[name] for name, _ in wanted])
-            train_side_by_side(plans, workers)
-            stages = [method.teacher_stage, method.gan_stage, method.ratio_stage, method.synth_stage]
-            stages += [each.student_stage(*cell) for each, wanted in plans for cell in wanted]
-            seconds |= {stage.fingerprint: stage.seconds for stage in stages}
-            base, *taught = [compare(each, wanted) for each, wanted in plans]
-            rows.append(_row(recipe, "labels alone", base, base, task))
-            for (other, _), arms in zip(plans[1:], taught, strict=True):
-                rows.append(_row(other.recipe, _name(other.recipe.student.objective), arms, base, task))
+        with opened(recipe, out / name, console) as experiment:
+            task = experiment.splits.task
+            objectives = [None, *(each.for_task(task) for each in given or _all_for(task))]
+            arms = [arm for objective in objectives for arm in _two_arms(objective)]
+            check_students(experiment, arms)
+            stages = cgan_kd(experiment, arms, range(seeds), workers=workers)
+            seconds |= {stage.fingerprint: stage.seconds for stage in stages if stage.done}
+            found = compare(experiment, arms, range(seeds))
+            rows += [_row(recipe.name, objective, found) for objective in objectives]
     return LossComparison(rows, seeds, sum(seconds.values()))
 
 
-def _name(objective: Objective) -> str:
-    """What a row is called: what the student learns besides the labels."""
-    return str(objective.distilling) or str(objective)
+def _two_arms(objective: Objective | None) -> tuple[Arm, Arm]:
+    """A loss with real images only, and with generated ones; without a loss the plain student and cGAN-KD."""
+    title, loss = _title(objective), None if objective is None else str(objective)
+    plain = Arm(name=title, loss=loss, role="control" if objective is None else "step")
+    return plain, Arm(name=f"{title} + cGAN-KD", loss=loss, images="adjusted")
+
+
+def _title(objective: Objective | None) -> str:
+    """Losses besides the label loss."""
+    return LABELS if objective is None else str(objective.distilling) or str(objective)
 
 
 def _all_for(task: Task) -> list[Objective]:
-    """Every loss of the package for this task, at its published weight; those that only repeat the label loss not."""
-    plain = {"classification": "CE", "regression": "MSE"}[task.kind]
+    """Every loss of the package for this task, at its published weight, except those that repeat the label loss."""
     return [
         term(found.name).complete
         for found in all_losses().values()
-        if task.kind in found.tasks and found.name not in ("Label", plain) and not (found.needs or found.needs_source)
+        if task.kind in found.tasks
+        and found.name not in ("Label", task.label_loss_name)
+        and not (found.needs or found.needs_source)
     ]
 
 
-def _row(recipe: Recipe, loss: str, arms: Sequence[ArmResult], base: Sequence[ArmResult], task: Task) -> dict[str, Any]:
-    control = base[0]
+def _row(recipe: str, objective: Objective | None, found: Comparison) -> dict[str, Any]:
+    """Plain data of one loss: both arms, each with its gain over the plain student."""
+    task = found.task
     row: dict[str, Any] = {
-        "recipe": recipe.name,
-        "loss": loss,
+        "recipe": recipe,
+        "loss": _title(objective),
         "metric": f"{task.metric} {task.metric_unit}".strip(),
-        "updates": control.updates,
+        "updates": found.result(LABELS).updates,
     }
-    for name, arm in zip(("alone", "fakes"), arms, strict=True):
-        mean, error = mean_stderr(arm.values)
-        interval = None if arm is control else _gain(arm, control, task)
+    for name, arm in zip(("alone", "fakes"), _two_arms(objective), strict=True):
+        result = found.result(arm.name)
+        gain = result.vs.get(LABELS)
         row |= {
-            name: f"{mean:.2f} ± {error:.2f}",
-            f"{name}_values": list(arm.values),
-            f"{name}_gain": f"{interval.diff:+.2f} [{interval.low:+.2f}, {interval.high:+.2f}]" if interval else "",
-            f"{name}_worse": interval is not None and interval.high < 0,
-            f"{name}_seconds": arm.seconds,
+            name: plus_minus(*mean_stderr(result.values)),
+            f"{name}_values": list(result.values),
+            f"{name}_gain": gain.text() if gain else "",
+            f"{name}_worse": gain is not None and gain.high < 0,
+            f"{name}_seconds": result.seconds,
         }
     return row
-
-
-def _gain(arm: ArmResult, control: ArmResult, task: Task) -> Interval:
-    own, other = zip(*paired_values(arm, control), strict=True)
-    return paired_interval(own, other, higher_is_better=task.higher_is_better)

@@ -4,17 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gankd.bench.compare import cells, chosen_by_validation
-from gankd.commands.stages import opened
+from gankd.bench.budget import with_updates
+from gankd.bench.compare import chosen_by_validation, student_of
+from gankd.commands.stages import opened, run_arms
 from gankd.config import require, suggest
 from gankd.models.files import save_model
-from gankd.recipes.arms import ARMS
 from gankd.recipes.config import Recipe
+from gankd.recipes.stages import declare
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Which student was written, and where."""
+    """The exported student and its file."""
 
     path: Path
     model: str
@@ -48,19 +49,24 @@ def export(
     Raises:
         ConfigError: no such student is finished, or a name that is none.
     """
-    require(arm is None or arm in ARMS, f"no arm {arm!r}; {suggest(arm or '', ARMS)}")
     path = Path(folder) / "student.safetensors" if out is None else out
     require(path.suffix == ".safetensors", f"--to must end in .safetensors, got {path}")
-    with opened(recipe, Path(folder)) as method:
-        done = [cell for cell in cells(recipe) if method.student_stage(*cell).done]
-        wanted = arm or chosen_by_validation(method, done) or next((name for name, _ in done), None)
+    with opened(recipe, Path(folder)) as experiment:
+        arms = {each.name: each for each in with_updates(experiment, run_arms(recipe, Path(folder)), keep=False)}
+        require(arm is None or arm in arms, f"no arm {arm!r}; {suggest(arm or '', arms)}")
+        seeds = range(recipe.seeds)
+        stages = declare(experiment, list(arms.values()), seeds)
+        done = [cell for cell, stage in stages.students.items() if stage.done]
+        best_arm = chosen_by_validation(experiment, list(arms.values()), seeds)
+        wanted = arm or best_arm or next((name for name, _ in done), None)
         mine = [cell for cell in done if cell[0] == wanted and seed in (None, cell[1])]
         which = f"student{f' of arm {wanted}' if wanted else ''}{f' with seed {seed}' if seed is not None else ''}"
         require(bool(mine), f"no finished {which} in {folder}; train it with: gankd student {folder}")
-        metric, sign = method.splits.task.metric, 1 if method.splits.task.higher_is_better else -1
-        measured = {cell: dict((method.student_stage(*cell).result or {})["val"]) for cell in mine}
-        best = max(mine, key=lambda cell: sign * measured[cell][metric])
-        found = Exported(path, recipe.student.model, best[0], best[1], measured[best])
+        task = experiment.splits.task
+        measured = {cell: dict((stages.students[cell].result or {})["val"]) for cell in mine}
+        best = max(mine, key=lambda cell: (1 if task.higher_is_better else -1) * measured[cell][task.metric])
+        model = arms[best[0]].recipe(recipe).student.model
+        found = Exported(path, model, best[0], best[1], measured[best])
         facts = {"arm": found.arm, "seed": found.seed, "val": found.val}
-        save_model(path, method.student(*best), found.model, method.splits.task, facts)
+        save_model(path, student_of(experiment, arms[best[0]], best[1], stages), model, task, facts)
     return found

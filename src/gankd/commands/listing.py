@@ -194,7 +194,7 @@ def table_row(table: PublishedTable, speed: float) -> Row:
         "summary": table.title,
         "source": table.source,
         "pairs": [pair.name for pair in table.pairs],
-        "methods": [method.title for method in table.methods],
+        "methods": [arm.title for arm in table.arms],
         "unit": table.unit,
         "published": [
             {"pair": pair, "method": method, "printed": number} for (pair, method), number in table.printed.items()

@@ -9,38 +9,41 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from gankd.bench.compare import cells, compare, train_students
+from gankd.bench.compare import compare, student_of
 from gankd.bench.results import ArmResult
 from gankd.bench.stats import Interval, holm, interval_p
 from gankd.commands.stages import RunResult, opened, run
 from gankd.config import require, suggest
 from gankd.console import Console
 from gankd.data.images import LabelledImages
-from gankd.models.contract import evaluate, predict
-from gankd.recipes.arms import ARMS, CONTROLS, METHODS
-from gankd.recipes.cgan_kd import CganKd, sample_images
+from gankd.models.contract import ImageModel, evaluate, predict
+from gankd.recipes.arms import DEFAULT_ARMS, Arm, arm_named, controls_of, default_arms, methods_of
+from gankd.recipes.cgan_kd import arm_images, cgan_kd
 from gankd.recipes.config import Recipe
 from gankd.recipes.data import load_splits
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.generated import make_generator, make_ratio_features, open_pool, sample_images
 from gankd.recipes.real import REAL
+from gankd.recipes.stages import Stages, declare
+from gankd.recipes.teacher import make_teacher
 from gankd.report.gather import machine_facts
 from gankd.report.grids import image_grid
 from gankd.report.tables import EXPLAINED, decimals, evidence_rows, markdown_table, value_decimals
 from gankd.seeds import rng
 from gankd.storage import atomic, read_json, write_json, write_results_page
-from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.tasks import Classification
 from gankd.text import Table, duration, fixed
 
+CONTROLS, METHODS = controls_of(DEFAULT_ARMS.values()), methods_of(DEFAULT_ARMS.values())
 STUDENTS = ("cnn16", "resnet8")
-"""Of two families: plain and residual."""
+"""Students of two families: plain and residual."""
 ORACLE = {
     "raw": "held-out images, true labels",
     "adjusted": "held-out images, teacher's labels",
     "adjusted_kd": "held-out images, teacher's labels, + KD",
 }
-"""What arms are called when real images that nobody trained on stand in for generated ones."""
+"""Titles of arms in which real images that nobody trained on replace the generated ones."""
 GRID_COLUMNS, GRID_ROWS = 10, 6
 WITNESSED = 5000
 """Generated images on which the witness is asked."""
@@ -53,9 +56,9 @@ class SetResults:
     name: str
     students: tuple[str, ...]
     runs: tuple[RunResult, ...]
-    """Of each student."""
+    """Results of each student."""
     oracle: tuple[ArmResult, ...]
-    """Of the first student; empty where no real images are left over."""
+    """Results of the first student; empty if no real images are left over."""
     facts: dict[str, Any]
     seconds: float
     """Computing time of all stages."""
@@ -139,7 +142,7 @@ def results(
 
 
 def file_of(name: str) -> str:
-    """What a recipe reads: cifar.npz for cifar-scarce and cifar-10k."""
+    """File that a recipe reads: cifar.npz for cifar-scarce and cifar-10k."""
     return f"{name.partition('-')[0]}.npz"
 
 
@@ -151,17 +154,19 @@ def _one_set(
         console.say(f"== {recipe.name}, {student}")
         runs.append(run(_with_student(recipe, student), folder, workers=workers, console=console))
     first = _with_student(recipe, students[0])
-    with opened(first, folder) as method:
-        facts = _facts(method) | {"controls on training images": {}}
+    with opened(first, folder) as experiment:
+        arms, seeds = default_arms(first), range(first.seeds)
+        stages = declare(experiment, arms)
+        facts = _facts(experiment, stages) | {"controls on training images": {}}
         pictures.mkdir(parents=True, exist_ok=True)
-        _samples(method).save(pictures / f"{recipe.name}-samples.png")
-        _curves(method, pictures / f"{recipe.name}-curves.png")
-        stages = [method.teacher_stage, method.gan_stage, method.ratio_stage, method.synth_stage]
-        seconds = sum(stage.seconds for stage in stages)
+        _samples(experiment, stages).save(pictures / f"{recipe.name}-samples.png")
+        _curves(experiment, stages, pictures / f"{recipe.name}-curves.png")
+        seconds = stages.seconds
     for student in students:
-        with opened(_with_student(recipe, student), folder) as method:
-            seconds += sum(method.student_stage(*cell).seconds for cell in cells(method.recipe))
-            facts["controls on training images"][student] = _on_training_images(method)
+        with opened(_with_student(recipe, student), folder) as experiment:
+            found = declare(experiment, default_arms(experiment.recipe), seeds)
+            seconds += sum(stage.seconds for stage in found.students.values())
+            facts["controls on training images"][student] = _on_training_images(experiment, found)
     return SetResults(
         recipe.name, tuple(students), tuple(runs), _oracle(first, folder, workers, console), facts, seconds
     )
@@ -198,11 +203,17 @@ def _oracle(recipe: Recipe, folder: Path, workers: int, console: Console) -> tup
             recipe.select, subsample="none", filter="none", count=min(recipe.select.count or len(held), len(held))
         ),
     )
-    with opened(perfect, folder, console) as method:
-        wanted = cells(perfect, [*CONTROLS, *ORACLE])
-        train_students(method, wanted, workers)
-        arms = compare(method, wanted)
-    return tuple(replace(arm, title=ORACLE.get(arm.arm, arm.title)) for arm in arms)
+    arms, seeds = oracle_arms(perfect), range(perfect.seeds)
+    with opened(perfect, folder, console) as experiment:
+        cgan_kd(experiment, arms, seeds, workers=workers)
+        return compare(experiment, arms, seeds).arms
+
+
+def oracle_arms(recipe: Recipe) -> list[Arm]:
+    """The controls, and arms in which held-out real images take the place of generated ones."""
+    arms = {arm.name: arm for arm in default_arms(recipe)}
+    own = [replace(arms[name], title=title) for name, title in ORACLE.items()]
+    return [*(arm for arm in arms.values() if arm.role == "control"), *own]
 
 
 def left_over(everything: LabelledImages, *used: LabelledImages) -> LabelledImages | None:
@@ -215,55 +226,54 @@ def left_over(everything: LabelledImages, *used: LabelledImages) -> LabelledImag
 # --- facts and pictures -------------------------------------------------------------------------------------
 
 
-def _facts(method: CganKd) -> dict[str, Any]:
-    """What teacher, generator, ratio and selection are worth."""
-    splits, task = method.splits, method.splits.task
-    metric = task.metric
-    selection = method.selection(ARMS["adjusted"])
-    assert selection is not None
+def _facts(experiment: Experiment, stages: Stages) -> dict[str, Any]:
+    """Quality of teacher, generator, density ratio and selection."""
+    splits, recipe = experiment.splits, experiment.recipe
+    teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    selection = arm_images(experiment, arm_named(recipe, "adjusted"), stages)
     return {
-        "images": {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)},
+        "images": {part: len(images) for part, images in parts.items()},
         "card": splits.card,
         "teacher": {
-            part: evaluate(method.teacher, images, method.engine)[metric]
-            for part, images in (("train", splits.train), ("val", splits.val), ("test", splits.test))
+            part: evaluate(teacher, images, experiment.engine)[splits.task.metric] for part, images in parts.items()
         },
-        "generator": {**method.gan_stage.history[-1], "seconds": method.gan_stage.seconds},
-        "ratio": {"features": method.recipe.ratio.features, "auc": method.density_ratio.facts["auc"]},
+        "generator": {**stages.gan.history[-1], "seconds": stages.gan.seconds},
+        "ratio": {"features": recipe.ratio.features, "auc": (stages.ratio.result or {})["auc"]},
         "kept": selection.report["counts"],
-        "agreement": _agreement(method),
+        "agreement": _agreement(experiment, stages, teacher),
         "machine": machine_facts(),
     }
 
 
-def _on_training_images(method: CganKd) -> dict[str, float]:
-    """Mean metric of each control on the images that it learnt from: what is missing to it on test images is the most
-    that further images like these could give.
+def _on_training_images(experiment: Experiment, stages: Stages) -> dict[str, float]:
+    """Mean metric of each control on its own training images: what is missing to it on test images is the most that
+    further images like these could give.
     """
-    train, seeds = method.splits.train, range(method.recipe.seeds)
-    return {
-        name: sum(evaluate(method.student(name, seed), train, method.engine)[train.task.metric] for seed in seeds)
-        / len(seeds)
-        for name in CONTROLS
-    }
+    train, seeds = experiment.splits.train, range(experiment.recipe.seeds)
+    means = {}
+    for arm in default_arms(experiment.recipe):
+        if arm.role == "control":
+            students = [student_of(experiment, arm, seed, stages) for seed in seeds]
+            found = [evaluate(student, train, experiment.engine)[train.task.metric] for student in students]
+            means[arm.name] = sum(found) / len(found)
+    return means
 
 
-def _agreement(method: CganKd) -> list[dict[str, Any]]:
+def _agreement(experiment: Experiment, stages: Stages, teacher: ImageModel) -> list[dict[str, Any]]:
     """Per label group: metric of two networks on generated images, and on validation images of that label.
 
-    The generator may have learnt to please the teacher. The other network, in whose features the density ratio is told,
-    never trained it.
+    The generator may have been optimised against the teacher. The other network, in whose features the density ratio
+    compares images, never trained it.
     """
-    task, val, pool = method.splits.task, method.splits.val, method.synthetic
+    task, val, recipe = experiment.splits.task, experiment.splits.val, experiment.recipe
+    pool, engine = open_pool(experiment, stages.synth), experiment.engine
     labels, real_labels = pool.labels, val.labels.cpu()
-    shown = rng(method.recipe.seed, "results witness")
-    chosen = torch.randperm(len(pool), generator=shown)[:WITNESSED]
-    judges = {
-        "teacher": (labels, pool.teacher_outputs().float(), predict(method.teacher, val.images, method.engine).cpu())
-    }
-    if method.recipe.ratio.features != "teacher":
-        on_fakes, on_real = _witness(method, pool.images(chosen)), _witness(method, val.images)
-        judges["witness"] = (labels[chosen], on_fakes, on_real)
+    chosen = torch.randperm(len(pool), generator=rng(recipe.seed, "results witness"))[:WITNESSED]
+    judges = {"teacher": (labels, pool.teacher_outputs().float(), predict(teacher, val.images, engine).cpu())}
+    if recipe.ratio.features != "teacher":
+        witness = make_ratio_features(experiment, teacher, recipe.ratio, recipe.teacher, stages.ratio)
+        judges["witness"] = (labels[chosen], witness.outputs(pool.images(chosen)), witness.outputs(val.images))
     rows = []
     for group in range(task.num_groups):
         row: dict[str, Any] = {"label": task.group_name(group)}
@@ -276,36 +286,30 @@ def _agreement(method: CganKd) -> list[dict[str, Any]]:
     return [row for row in rows if len(row) == 1 + 2 * len(judges)]
 
 
-def _witness(method: CganKd, images: Tensor) -> Tensor:
-    """Outputs of the density ratio's own network, on the CPU."""
-    network = method.ratio_network
-    if isinstance(network, SparseAutoencoder):
-        return network.predict_in_batches(images, method.engine).cpu()
-    return predict(network, images, method.engine).cpu()
-
-
-def _samples(method: CganKd) -> Any:
+def _samples(experiment: Experiment, stages: Stages) -> Any:
     """Generated images: a row per label (of many, some), those of values from low to high."""
-    task = method.splits.task
+    task, recipe = experiment.splits.task, experiment.recipe
+    teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
+    generator = make_generator(experiment, teacher, recipe.gan, stages.gan)
     values = task.sweep(GRID_COLUMNS)
     if values is None:
         groups = torch.linspace(0, task.num_groups - 1, min(GRID_ROWS, task.num_groups)).round().long()
         labels = groups.repeat_interleave(GRID_COLUMNS)
-        images = sample_images(method.generator, labels, method.recipe.seed, "results samples")
+        images = sample_images(generator, labels, recipe.seed, "results samples")
     else:
-        images = method.generator.sweep(values, GRID_ROWS, generator=rng(method.recipe.seed, "results samples"))
+        images = generator.sweep(values, GRID_ROWS, generator=rng(recipe.seed, "results samples"))
         images = images.flatten(0, 1).cpu()
     return image_grid(images, GRID_COLUMNS, scale=2)
 
 
-def _curves(method: CganKd, path: Path) -> None:
-    """What the teacher says of the generator while it is trained."""
-    checks = [line for line in method.gan_stage.history if "frechet" in line]
+def _curves(experiment: Experiment, stages: Stages, path: Path) -> None:
+    """Plot of the generator's health checks during its training."""
+    checks = [line for line in stages.gan.history if "frechet" in line]
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     for axes, name, label in (
         (left, "frechet", "Fréchet distance"),
-        (right, "teacher", f"teacher on them: {method.splits.task.metric}"),
+        (right, "teacher", f"teacher on them: {experiment.splits.task.metric}"),
     ):
         axes.plot([line["step"] for line in checks], [line[name] for line in checks], marker="o")
         axes.set_xlabel("generator updates")
@@ -343,7 +347,7 @@ def _write(page: Path, found: Sequence[SetResults]) -> None:
     lines = [
         "# Results on real images",
         "",
-        "Written by `make results DATA=FOLDER`, but for the notes at the end. Settings were chosen on validation "
+        "Written by `make results DATA=FOLDER`, except for the notes at the end. Settings were chosen on validation "
         "images; the tables are of test images, each student at its last update. Differences are paired by seed, with "
         "Student's 95 % interval; positive is better. Seeds vary only the student; teacher, generator and pool (all "
         "generated images) are shared.",
@@ -365,12 +369,12 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines: dict[tuple[str, ...], list[str]] = {}
     for row, gain, p in zip(shown, gains, adjusted, strict=True):
         places = 2 if row["task"] == Classification.kind else value_decimals(row["control_mean"])
-        key = (row["recipe"], row["student"], ARMS[row["arm"]].title)
+        key = (row["recipe"], row["student"], DEFAULT_ARMS[row["arm"]].title)
         cells = lines.setdefault(key, [fixed(row["mean"], places), str(len(row["seeds"]))])
         cells += [fixed(row["control_mean"], places), gain.text(places)]
         cells.append("-" if math.isnan(p) else f"{p:.2g}")
     heads = ["set", "student", "trained on", "mean", "seeds"]
-    heads += [head for name in CONTROLS for head in (ARMS[name].title, "gain", "p")]
+    heads += [head for name in CONTROLS for head in (DEFAULT_ARMS[name].title, "gain", "p")]
     return [
         "## All sets",
         "",
@@ -412,7 +416,8 @@ def _section(one: SetResults) -> str:
     ]
     for student, result in zip(one.students, one.runs, strict=True):
         known = ", ".join(
-            f"{ARMS[name].title} {value:.3g}" for name, value in facts["controls on training images"][student].items()
+            f"{DEFAULT_ARMS[name].title} {value:.3g}"
+            for name, value in facts["controls on training images"][student].items()
         )
         lines += ["", f"### Student {student}", "", result.headline, f"On training images: {known}."]
         lines += ["", markdown_table(result.arms, task)]

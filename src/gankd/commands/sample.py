@@ -1,4 +1,4 @@
-"""Images from a trained generator, from its checkpoint alone."""
+"""Images from a trained generator, read from only its checkpoint."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from torch import Tensor
 from gankd.commands.stages import RUNS
 from gankd.config import require
 from gankd.errors import CheckpointError, ConfigError
-from gankd.recipes.cgan_kd import load_generator, sample_images
+from gankd.recipes.generated import load_generator, sample_images
 from gankd.report.grids import image_grid
 from gankd.storage import atomic
 from gankd.tasks import Task
 
 MOST_IMAGES = 10_000
-"""Of one call: a grid of more would be no picture any more."""
+"""Maximum images per call; larger grids are unreadable."""
 
 
 def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from gankd.bench.stats import mean_stderr
 from gankd.commands.stages import RunResult, opened, run
 from gankd.console import Console
-from gankd.recipes.arms import METHODS
+from gankd.recipes.arms import DEFAULT_ARMS, default_arms, methods_of
 from gankd.recipes.ready import RECIPES
 from gankd.report.gather import gather, machine_facts
 from gankd.report.page import write_index
@@ -15,6 +15,7 @@ from gankd.report.tables import EXPLAINED, control_titles, markdown_table
 from gankd.storage import atomic, write_json
 from gankd.text import Table, duration, plus_minus, wrap
 
+METHODS = methods_of(DEFAULT_ARMS.values())
 DEMO = ("digits", "rotated-digits")
 EVIDENCE = ("digits", "digits-all", "rotated-digits", "turntable")
 
@@ -120,7 +121,8 @@ def _index(results: Sequence[RunResult], out: Path) -> tuple[Path, float]:
     pages = []
     for result in results:
         recipe = replace(RECIPES[result.recipe](), seeds=len(result.arms[0].seeds))
-        with opened(recipe, out / result.recipe) as method:
-            pages.append((gather(method, result.arms, result.headline_arm), f"{result.recipe}/report.html"))
+        with opened(recipe, out / result.recipe) as experiment:
+            data = gather(experiment, default_arms(recipe), result.comparison, result.headline_arm)
+            pages.append((data, f"{result.recipe}/report.html"))
     write_index(pages, out / "report.html")
     return out / "report.html", sum(data.seconds for data, _ in pages)

@@ -1,55 +1,72 @@
 """The commands as Python functions: each works in a run folder, reads what is there and makes what is missing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gankd.bench.compare import Cell, cells, chosen_by_validation, compare, train_students
-from gankd.bench.results import ArmResult
+from gankd.bench.budget import with_updates
+from gankd.bench.compare import chosen_by_validation, compare
+from gankd.bench.results import ArmResult, Comparison
 from gankd.config import from_dict, require, suggest, to_dict
 from gankd.console import Console
 from gankd.data.images import Splits
 from gankd.errors import CheckpointError, ConfigError
-from gankd.recipes.arms import ARMS
-from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.arms import Arm, arm_named, chosen_arms, default_arms
+from gankd.recipes.cgan_kd import arm_images, cgan_kd
 from gankd.recipes.config import Recipe
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.generated import make_generator, make_ratio, make_ratio_features
 from gankd.recipes.published import TABLES
 from gankd.recipes.ready import RECIPES
+from gankd.recipes.stages import declare
+from gankd.recipes.students import check_students
+from gankd.recipes.teacher import make_teacher, teacher_stage
+from gankd.recipes.virtual import virtual_temperature
 from gankd.report.tables import evidence_rows, headline, results_table
 from gankd.runs import Run
 from gankd.storage import read_json, write_json
 from gankd.tasks import Task
+from gankd.version import __version__
 from gankd.virtual import Inspection
 
 RUNS = Path("runs")
-"""Where runs lie by default, each in a folder of its recipe's name."""
+"""Default folder of runs, which has one folder per recipe."""
 RUN_FILE = "run.json"
-"""What `resume` needs to know: the settings and arms that a run was last given."""
+"""File with the settings and arms that a run was last given, for `resume`."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run found on the test (or validation) images."""
+    """Result of a run on the test (or validation) images."""
 
     recipe: str
-    task: Task
-    arms: tuple[ArmResult, ...]
+    comparison: Comparison
     headline_arm: str | None
     """Chosen on validation images."""
     report: Path | None = None
-    split: Literal["val", "test"] = "test"
+
+    @property
+    def arms(self) -> tuple[ArmResult, ...]:
+        """Results of each arm."""
+        return self.comparison.arms
+
+    @property
+    def task(self) -> Task:
+        """Task of the labels."""
+        return self.comparison.task
 
     @property
     def table(self) -> str:
-        """Plain text, at most 100 columns."""
-        return results_table(self.arms, self.task, "validation" if self.split == "val" else self.split)
+        """Plain text that fits the terminal."""
+        split = self.comparison.split
+        return results_table(self.arms, self.task, "validation" if split == "val" else split)
 
     @property
     def headline(self) -> str:
-        """The result in one sentence; none on validation images, on which settings are chosen."""
-        if self.split == "val":
+        """The result in one sentence; empty on validation images, on which settings are chosen."""
+        if self.comparison.split == "val":
             return ""
         return headline(self.arms, self.task, self.headline_arm).text
 
@@ -60,7 +77,7 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        arms = [{"arm": arm.arm, "seeds": list(arm.seeds), "values": list(arm.values)} for arm in self.arms]
+        arms = [{"arm": arm.name, "seeds": list(arm.seeds), "values": list(arm.values)} for arm in self.arms]
         report = str(self.report) if self.report else None
         return {
             "recipe": self.recipe,
@@ -86,7 +103,7 @@ def find_recipe(target: str, out: Path | None = None) -> tuple[Recipe, Path]:
         raise ConfigError(f"{target} is a published table; run it with: gankd bench {target}")
     if folder.exists():
         raise ConfigError(
-            f"{folder} is no run folder (it has no {RUN_FILE}); for your own images: "
+            f"{folder} is not a run folder (it has no {RUN_FILE}); for your own images: "
             f"gankd run {'npz' if folder.suffix == '.npz' else 'folder'} --data {folder}"
         )
     raise ConfigError(f"no recipe and no run folder {target!r}; {suggest(target, [*RECIPES, *TABLES])}")
@@ -106,8 +123,8 @@ def find_run(target: str) -> Path:
     raise ConfigError(f"no run in {target} (it has no {RUN_FILE}); {remedy}")
 
 
-def stored_run(folder: Path) -> tuple[Recipe, list[str] | None]:
-    """The settings that a run was last given, and its arms; None for all.
+def stored_run(folder: Path) -> tuple[Recipe, list[str | dict[str, Any]] | None]:
+    """Settings that a run was last given, and its arms: names, or plain data of a user's own; None for the default.
 
     Raises:
         CheckpointError: its file is damaged. ConfigError: it has settings that this version does not know, or its
@@ -116,33 +133,37 @@ def stored_run(folder: Path) -> tuple[Recipe, list[str] | None]:
     path = folder / RUN_FILE
     try:
         stored = read_json(path)
-        recipe, arms = dict(stored["recipe"]), stored["arms"] and [str(name) for name in stored["arms"]]
+        recipe, arms = dict(stored["recipe"]), stored["arms"] and [_arm(item) for item in stored["arms"]]
         in_memory = stored.get("in_memory")
     except (CheckpointError, KeyError, TypeError, ValueError):
         raise CheckpointError(
-            f"{path} is damaged: it does not hold the settings of a run; give them anew with: "
+            f"{path} is damaged: it does not hold the settings of a run; give them again with: "
             f"gankd run RECIPE --out {folder} (finished stages are reused)"
         ) from None
     if in_memory:
-        raise ConfigError(f"{folder} was given its images in memory; go on in Python: run(recipe, folder, splits=...)")
-    return from_dict(Recipe, recipe, str(path)), arms
+        raise ConfigError(f"{folder} was given its images in memory; resume in Python: run(recipe, folder, splits=...)")
+    made_by = stored.get("version")
+    return from_dict(Recipe, recipe, f"{path}, made by gankd {made_by}" if made_by else str(path)), arms
+
+
+def _arm(stored: Any) -> str | dict[str, Any]:
+    return dict(stored) if isinstance(stored, dict) else str(stored)
 
 
 @contextmanager
 def opened(
     recipe: Recipe, folder: Path, console: Console | None = None, splits: Splits | None = None
-) -> Iterator[CganKd]:
-    """The method in its run folder, held by this process alone.
+) -> Iterator[Experiment]:
+    """The experiment of a run folder, which no other process can use meanwhile.
 
     Raises:
-        DataError: the images cannot be used; no folder is made then.
+        DataError: the images cannot be used; the folder is not created then.
         RunError: the folder is in use or cannot be written.
     """
     run = Run(folder, console)
-    method = CganKd(recipe, run, splits)
-    _ = method.splits
+    experiment = Experiment.open(recipe, run, splits)
     with run:
-        yield method
+        yield experiment
 
 
 @contextmanager
@@ -151,41 +172,56 @@ def started(
     folder: Path,
     console: Console | None,
     splits: Splits | None = None,
-    wanted: Sequence[Cell] = (),
+    arms: Sequence[Arm] = (),
     by: str | None = None,
-) -> Iterator[CganKd]:
-    """`opened`, with the settings kept for `resume` once the students wanted are known to fit; says so where settings
-    are not those of the last time.
+) -> Iterator[Experiment]:
+    """`opened`, with the settings stored for `resume` once the arms are known to fit; tells which settings changed.
+
+    Args:
+        recipe, folder, console, splits: as for `run`.
+        arms: whose students will be trained.
+        by: the command, if it is not one that `resume` can continue.
     """
-    with opened(recipe, folder, console, splits) as method:
-        wirings = method.check_students([ARMS[name] for name in dict.fromkeys(name for name, _ in wanted)])
-        objective = recipe.student.objective
-        if any(ARMS[name].kd for name, _ in wanted) and objective.for_task(method.splits.task) != objective:
-            method.run.console.say(f"loss               {objective.for_task(method.splits.task)}")
-        if any(ARMS[name].kd for name, _ in wanted) and objective.needs_virtual:
-            for caution in objective.cautions(method.virtual_temperature):
-                method.run.console.say(f"loss               {caution}")
-        for what, wiring in wirings.items():
-            pairs = ", ".join(f"{own.path} <- {other.path}" for own, other in wiring.pairs)
-            method.run.console.say(f"maps that meet     student <- {what}: {pairs}")
-        before, arms = recipe, None
-        with suppress(CheckpointError, ConfigError):  # none or damaged: written anew
-            before, arms = stored_run(folder)
+    with opened(recipe, folder, console, splits) as experiment:
+        check_arms(experiment, arms)
+        before, kept = recipe, None
+        with suppress(CheckpointError, ConfigError):  # missing or damaged: written again
+            before, kept = stored_run(folder)
         changed = _changed(to_dict(before), to_dict(recipe))
         if changed:
-            method.run.console.say(
-                f"settings           changed since the last use of {folder}: {', '.join(changed)}; "
-                "name the folder in place of the recipe to keep them"
+            experiment.say(
+                "settings",
+                f"changed since the last use of {folder}: {', '.join(changed)}; name the folder instead of the recipe "
+                "to keep them",
             )
-        _store_run(method, arms, by)
-        yield method
+        _store_run(experiment, kept, by)
+        yield experiment
 
 
-def _store_run(method: CganKd, arms: Sequence[str] | None, by: str | None = None) -> None:
-    in_memory = method.given_splits is not None
-    facts: dict[str, Any] = {"recipe": to_dict(method.recipe), "arms": list(arms) if arms else None}
-    facts |= {"in_memory": in_memory} | ({"by": by} if by else {})
-    write_json(method.run.folder / RUN_FILE, facts)
+def check_arms(experiment: Experiment, arms: Sequence[Arm]) -> None:
+    """Refuse arms that do not fit, and tell what their losses read.
+
+    Raises:
+        ConfigError, ModelError: a loss or a network does not fit.
+    """
+    task, wirings = experiment.splits.task, check_students(experiment, arms)
+    losses = {str(arm.objective): arm.objective for arm in arms if arm.objective is not None}
+    for objective in losses.values():
+        if objective.for_task(task) != objective:
+            experiment.say("loss", str(objective.for_task(task)))
+        if objective.needs_virtual:
+            for caution in objective.cautions(virtual_temperature(experiment)):
+                experiment.say("loss", caution)
+    for what, wiring in wirings.items():
+        pairs = ", ".join(f"{own.path} <- {other.path}" for own, other in wiring.pairs)
+        experiment.say("feature maps", f"student <- {what}: {pairs}")
+
+
+def _store_run(experiment: Experiment, arms: Sequence[Any] | None, by: str | None = None) -> None:
+    stored = None if arms is None else [to_dict(arm) if isinstance(arm, Arm) else arm for arm in arms]
+    facts: dict[str, Any] = {"recipe": to_dict(experiment.recipe), "arms": stored, "version": __version__}
+    facts |= {"in_memory": experiment.in_memory} | ({"by": by} if by else {})
+    write_json(experiment.run.folder / RUN_FILE, facts)
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -200,24 +236,28 @@ def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> l
     return lines
 
 
+Arms = Sequence[str | Arm | Mapping[str, Any]]
+"""Names of default arms, arms of your own, their plain data, or paths of TOML files with arms."""
+
+
 def run(
     recipe: Recipe,
     folder: Path | str,
     *,
-    arms: Sequence[str] | None = None,
+    arms: Arms | None = None,
     workers: int = 1,
     console: Console | None = None,
     splits: Splits | None = None,
 ) -> RunResult:
-    """The whole method with its controls, and report.html.
+    """Run the whole method with its controls, and write report.html.
 
     Args:
         recipe: settings; see `gankd.recipes.config`, ready-made ones in `gankd.recipes.ready`.
-        folder: run folder; whatever in it was made with the same settings and inputs is reused.
-        arms: names of the rows of the table; all if not given.
+        folder: run folder; finished stages with the same settings and inputs are reused.
+        arms: ways to train the students; default: the eight of `gankd.recipes.arms.default_arms`.
         workers: students trained side by side.
-        console: where progress is shown; nowhere if not given.
-        splits: images in memory in place of the recipe's data.
+        console: where progress is shown; default: nowhere.
+        splits: images in memory instead of the recipe's data.
 
     Raises:
         GankdError: with one line that says what to do.
@@ -225,102 +265,133 @@ def run(
     from gankd.report.gather import gather
     from gankd.report.page import write_report
 
-    wanted = cells(recipe, arms or ARMS)
-    with started(recipe, Path(folder), console, splits, wanted) as method:
-        _store_run(method, arms)
-        train_students(method, wanted, workers)
-        page = method.run.folder / "report.html"
-        result = replace(_result(method, wanted, "test"), report=page)
-        write_json(method.run.folder / "results.json", result.to_dict())
-        write_report(gather(method, result.arms, result.headline_arm), page)
+    wanted, seeds = chosen_arms(recipe, arms), range(recipe.seeds)
+    with started(recipe, Path(folder), console, splits, wanted) as experiment:
+        _store_run(experiment, None if arms is None else [_stored_arm(recipe, arm) for arm in wanted])
+        wanted = tuple(with_updates(experiment, wanted))
+        cgan_kd(experiment, wanted, seeds, workers=workers)
+        page = experiment.run.folder / "report.html"
+        result = replace(_result(experiment, wanted, "test"), report=page)
+        write_json(experiment.run.folder / "results.json", result.to_dict())
+        write_report(gather(experiment, wanted, result.comparison, result.headline_arm), page)
     return result
 
 
+def _stored_arm(recipe: Recipe, arm: Arm) -> str | Arm:
+    """A default arm by its name, so that it follows the recipe's loss; the user's own as it is."""
+    return arm.name if arm in default_arms(recipe) else arm
+
+
 def resume(folder: Path | str, *, workers: int = 1, console: Console | None = None) -> RunResult:
-    """Go on with the run that this folder holds, with the settings and arms it was last given.
+    """Continue the run of this folder with the settings and arms it was last given.
 
     Raises:
-        ConfigError: what was interrupted is another command's work; the same command goes on with it.
+        ConfigError: another command was interrupted; run that command again instead.
     """
     recipe, arms = stored_run(Path(folder))
     by = read_json(Path(folder) / RUN_FILE).get("by")
-    require(by is None, f"{folder} was last used by gankd {by}, which goes on when it is called again in the same way")
+    require(by is None, f"{folder} was last used by gankd {by}; run that command again, and it resumes")
     return run(recipe, folder, arms=arms, workers=workers, console=console)
 
 
 def teach(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
     """Train the teacher; returns its validation metrics."""
-    with started(recipe, Path(folder), console) as method:
-        _ = method.teacher
-        return {"folder": str(method.teacher_stage.folder), **(method.teacher_stage.result or {}).get("val", {})}
+    with started(recipe, Path(folder), console) as experiment:
+        stage = teacher_stage(experiment, recipe.teacher)
+        make_teacher(experiment, recipe.teacher, stage)
+        return {"folder": str(stage.folder), **(stage.result or {}).get("val", {})}
 
 
 def gan(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
-    """Train the generator; returns its health."""
-    with started(recipe, Path(folder), console) as method:
-        _ = method.generator
-        return {"folder": str(method.gan_stage.folder), **(method.gan_stage.result or {}).get("health", {})}
+    """Train the generator, and the teacher that judges it; returns its health."""
+    with started(recipe, Path(folder), console) as experiment:
+        stages = declare(experiment, [arm_named(recipe, "adjusted")])
+        teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
+        make_generator(experiment, teacher, recipe.gan, stages.gan)
+        return {"folder": str(stages.gan.folder), **(stages.gan.result or {}).get("health", {})}
 
 
 def ratio(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
-    """Estimate the density ratio; returns its facts."""
-    with started(recipe, Path(folder), console) as method:
-        _ = method.density_ratio
-        return {"folder": str(method.ratio_stage.folder), **(method.ratio_stage.result or {})}
+    """Estimate the density ratio, and train what it needs; returns its facts."""
+    with started(recipe, Path(folder), console) as experiment:
+        stages = declare(experiment, [arm_named(recipe, "adjusted")])
+        teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
+        generator = make_generator(experiment, teacher, recipe.gan, stages.gan)
+        features = make_ratio_features(experiment, teacher, recipe.ratio, recipe.teacher, stages.ratio)
+        make_ratio(experiment, features, generator, recipe.ratio, stages.ratio)
+        return {"folder": str(stages.ratio.folder), **(stages.ratio.result or {})}
 
 
 def synth(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
-    """Generate, score and select the synthetic set; returns how many images are left after each step."""
-    with started(recipe, Path(folder), console) as method:
-        selection = method.selection(ARMS["adjusted"])
-        assert selection is not None
-        return {"folder": str(method.synth_stage.folder), **selection.report["counts"]}
+    """Generate, score and select the images; returns how many are left after each step."""
+    arm = arm_named(recipe, "adjusted")
+    with started(recipe, Path(folder), console) as experiment:
+        stages = cgan_kd(experiment, [arm])
+        selection = arm_images(experiment, arm, stages)
+        return {"folder": str(stages.synth.folder), **selection.report["counts"]}
 
 
 def student(
     recipe: Recipe,
     folder: Path | str,
     *,
-    arms: Sequence[str] | None = None,
+    arms: Arms | None = None,
     workers: int = 1,
     console: Console | None = None,
 ) -> RunResult:
-    """Train students; returns their validation metrics."""
-    wanted = cells(recipe, arms or ARMS)
-    with started(recipe, Path(folder), console, wanted=wanted) as method:
-        train_students(method, wanted, workers)
-        return _result(method, wanted, "val")
+    """Train students; returns their validation metrics. Arguments as for `run`."""
+    wanted = chosen_arms(recipe, arms)
+    with started(recipe, Path(folder), console, arms=wanted) as experiment:
+        wanted = tuple(with_updates(experiment, wanted))
+        cgan_kd(experiment, wanted, range(recipe.seeds), workers=workers)
+        return _result(experiment, wanted, "val")
 
 
-def evaluate(recipe: Recipe, folder: Path | str, *, split: Literal["val", "test"] = "test") -> RunResult:
-    """Metrics of the students that are finished.
+def evaluate(
+    recipe: Recipe, folder: Path | str, *, arms: Arms | None = None, split: Literal["val", "test"] = "test"
+) -> RunResult:
+    """Measure the students that are finished.
 
     Raises:
-        ConfigError: none is.
+        ConfigError: no student is finished.
     """
-    with opened(recipe, Path(folder)) as method:
-        return _result(method, cells(recipe), split)
+    with opened(recipe, Path(folder)) as experiment:
+        return _result(experiment, with_updates(experiment, run_arms(recipe, Path(folder), arms), keep=False), split)
 
 
 def report(recipe: Recipe, folder: Path | str) -> Path:
     """Write report.html from what the run folder holds; a partial run gives a partial report."""
-    with opened(recipe, Path(folder)) as method:
-        return write_page(method)
+    with opened(recipe, Path(folder)) as experiment:
+        return write_page(experiment)
 
 
-def write_page(method: CganKd, inspected: Inspection | None = None) -> Path:
-    """The same for a run at hand, whose virtual teacher may have been inspected already."""
+def run_arms(recipe: Recipe, folder: Path, arms: Arms | None = None) -> tuple[Arm, ...]:
+    """Arms of a finished run: those named, or all default arms and the user's own that the run was last given."""
+    if arms is not None:
+        return chosen_arms(recipe, arms)
+    found = {arm.name: arm for arm in default_arms(recipe)}
+    with suppress(CheckpointError, ConfigError):
+        stored = [item for item in stored_run(folder)[1] or () if isinstance(item, dict)]
+        found |= {arm.name: arm for arm in (chosen_arms(recipe, stored) if stored else ())}
+    return tuple(found.values())
+
+
+def write_page(experiment: Experiment, inspected: Inspection | None = None) -> Path:
+    """Write report.html of an open run, whose virtual teacher may have been inspected already."""
     from gankd.report.gather import gather
     from gankd.report.page import write_report
 
-    wanted = cells(method.recipe)
-    path = method.run.folder / "report.html"
-    write_report(gather(method, compare(method, wanted), chosen_by_validation(method, wanted), inspected), path)
+    seeds = range(experiment.recipe.seeds)
+    arms = with_updates(experiment, run_arms(experiment.recipe, experiment.run.folder), keep=False)
+    path = experiment.run.folder / "report.html"
+    found, best = compare(experiment, arms, seeds), chosen_by_validation(experiment, arms, seeds)
+    write_report(gather(experiment, arms, found, best, inspected), path)
     return path
 
 
-def _result(method: CganKd, wanted: list[tuple[str, int]], split: Literal["val", "test"]) -> RunResult:
-    arms = compare(method, wanted, split)
-    if not arms:
-        raise ConfigError(f"no finished student in {method.run.folder}; run: gankd student {method.run.folder}")
-    return RunResult(method.recipe.name, method.splits.task, arms, chosen_by_validation(method, wanted), split=split)
+def _result(experiment: Experiment, arms: Sequence[Arm], split: Literal["val", "test"]) -> RunResult:
+    seeds, folder = range(experiment.recipe.seeds), experiment.run.folder
+    found = compare(experiment, arms, seeds, split)
+    if not found.arms:
+        raise ConfigError(f"no finished student in {folder}; run: gankd student {folder}")
+    return RunResult(experiment.recipe.name, found, chosen_by_validation(experiment, arms, seeds))

@@ -115,13 +115,13 @@ def verify(
     recipe = base_recipe(table, committed.scale, data, committed.changes)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gankd-verify-")))
-        method = stack.enter_context(opened(recipe, folder, console))
-        grid = Grid(table, committed.scale, committed.changes, method)
+        experiment = stack.enter_context(opened(recipe, folder, console))
+        grid = Grid(table, committed.scale, committed.changes, experiment)
         grid.planned = 1
-        grid.run(table.pair(committed.pair), [table.method(committed.method)], [committed.seed])
+        grid.run(table.pair(committed.pair), [table.arm(committed.method)], [committed.seed])
         if grid.failures:
             raise RunError(f"{_name(committed)} cannot be trained: {next(iter(grid.failures.values()))}")
-        again, metric = grid.results[committed.key], method.splits.task.metric
+        again, metric = grid.results[committed.key], experiment.splits.task.metric
     values = [found.test[metric] for found in _beside(known, committed)]
     return Verification(committed, again, metric, *prediction_interval(values), len(values))
 

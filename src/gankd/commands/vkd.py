@@ -9,43 +9,52 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gankd.bench.rows import Row, Rows, run_rows, train_rows
-from gankd.commands.stages import started, write_page
+from gankd.bench.compare import compare
+from gankd.bench.results import Comparison
+from gankd.commands.stages import check_arms, started, write_page
 from gankd.config import require
 from gankd.console import Console
 from gankd.models.contract import evaluate
-from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.arms import Arm
+from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.config import Recipe
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.stages import declare
+from gankd.recipes.students import check_students, restore_peers
+from gankd.recipes.teacher import teacher_stage
+from gankd.recipes.virtual import inspected, make_virtual, virtual_stage, virtual_temperature
 from gankd.tasks import Task
 from gankd.training.objective import Objective
 from gankd.virtual import Inspection, VirtualTeacher
 
-CONTROL = "labels alone"
+CONTROL = Arm(name="labels only", role="control")
 
 
 def train(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
-    """Train a virtual teacher, and with it the teacher if that is not there; returns where it is and how big."""
-    with started(recipe, Path(folder), console, by="vkd train") as method:
-        virtual = method.virtual
-        stage, validation = method.virtual_stage, (method.teacher_stage.result or {}).get("val", {})
+    """Train a virtual teacher, and the teacher if it is not done yet; returns where it is and how big."""
+    with started(recipe, Path(folder), console, by="vkd train") as experiment:
+        teacher = teacher_stage(experiment, recipe.teacher)
+        stage = virtual_stage(experiment, recipe.virtual, teacher)
+        virtual = make_virtual(experiment, recipe.virtual, teacher, stage)
+        metric, validation = experiment.splits.task.metric, (teacher.result or {}).get("val", {})
         return {
             "file": str(stage.path("virtual.safetensors")),
             "kilobytes": (stage.result or {}).get("kilobytes"),
             "parameters": virtual.num_parameters,
-            f"teacher_val_{method.splits.task.metric}": validation.get(method.splits.task.metric),
+            f"teacher_val_{metric}": validation.get(metric),
             "seconds": stage.seconds,
         }
 
 
 def inspect(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> Inspection:
     """Measure a virtual teacher by the gates, and show it in report.html; it is trained if it is not there."""
-    with started(recipe, Path(folder), console, by="vkd inspect") as method:
-        found = method.inspection()
-        return replace(found, report=write_page(method, found))
+    with started(recipe, Path(folder), console, by="vkd inspect") as experiment:
+        found = inspected(experiment)
+        return replace(found, report=write_page(experiment, found))
 
 
 def default_loss(task: Task, source: str, temperature: float) -> str:
-    """What a student minimises that learns from a source: the form with the student at temperature 1."""
+    """Default loss of a student that learns from a target source; the student is at temperature 1."""
     if task.kind == "classification":
         return f"0.1*Label + 0.9*SoftTargets(T={temperature:g})@{source}"
     return f"Label + Distribution@{source}"
@@ -59,13 +68,13 @@ def student(
     source: Path | None = None,
     workers: int = 1,
     console: Console | None = None,
-) -> Rows:
+) -> Comparison:
     """Students from the virtual teacher beside the controls that it must beat; on test images.
 
     Args:
         recipe: settings.
         folder: run folder.
-        loss: what they learn; without it the virtual teacher alone, and its table.
+        loss: what they minimise; default: the virtual teacher, and its table.
         source: file of a virtual teacher from elsewhere; no teacher is then needed.
         workers: trained side by side.
         console: where progress is shown.
@@ -77,65 +86,73 @@ def student(
     if source is not None:
         require(source.is_file(), f"no virtual teacher {source}; gankd vkd train writes virtual.safetensors")
         VirtualTeacher.load(source)  # refused before anything is written
-    with started(recipe, Path(folder), console, by="vkd student") as method:
-        if source is not None:  # in this command alone: the run keeps its own
+    with started(recipe, Path(folder), console, by="vkd student") as experiment:
+        if source is not None:  # in this command only: the run keeps its own
             own = replace(recipe, student=replace(recipe.student, virtual=str(source.absolute())))
-            method = CganKd(own, method.run, method.splits)
-        task = method.splits.task
-        temperature = method.virtual_temperature
-        rows = [Row(CONTROL)]
+            experiment = experiment.with_recipe(own)
+        task, temperature = experiment.splits.task, virtual_temperature(experiment)
         if objective is not None:
             if source is not None and objective.needs_teacher:
-                method.run.console.say("loss               a term reads the teacher itself, so one is trained here")
-            beside = re.sub(r"@virtual(\([^)]*\))?", "@table", str(objective))
-            if beside != str(objective):  # what a gain must be shown against
-                rows.append(Row("the same @table", beside))
-            rows.append(Row(str(objective), str(objective)))
-            return _run(method, rows, workers, [row.title for row in rows[1:-1]])
+                experiment.say("loss", "a term reads the teacher itself, so one is trained here")
+            return _run(experiment, _arms_of_loss(str(objective)), workers)
+        arms = [CONTROL]
         if task.kind == "classification":
-            rows.append(Row("label smoothing", "LS"))
+            arms.append(Arm(name="label smoothing", loss="LS"))
         if source is None:
-            _ = method.virtual  # first, so that the teacher is trained once, with the generator beside it
-            rows.append(Row("KD as in the recipe", recipe.student.loss))
+            arms.append(Arm(name="KD as in the recipe", loss=recipe.student.loss))
             if task.kind == "classification":
-                rows.append(Row("the teacher itself", default_loss(task, "teacher", temperature)))
-        for title, name in {"table": "table", "virtual": "virtual", "virtual, best of 8": BEST}.items():
-            rows.append(Row(title, default_loss(task, name, temperature)))
-        return _run(method, rows, workers, ["table"])
+                arms.append(Arm(name="the teacher itself", loss=default_loss(task, "teacher", temperature)))
+        arms.append(Arm(name="table", loss=default_loss(task, "table", temperature), role="control"))
+        arms.append(Arm(name="virtual", loss=default_loss(task, "virtual", temperature)))
+        arms.append(Arm(name="virtual, best of 8", loss=default_loss(task, BEST, temperature)))
+        return _run(experiment, arms, workers)
+
+
+def _arms_of_loss(loss: str) -> list[Arm]:
+    """A loss and its controls: the labels only, and the table instead of the virtual teacher."""
+    arms, with_table = [CONTROL], re.sub(r"@virtual(\([^)]*\))?", "@table", loss)
+    if with_table != loss:
+        arms.append(Arm(name="with @table instead", loss=with_table, role="control"))
+    return [*arms, Arm(name=loss, loss=loss)]
 
 
 BEST = 'virtual(draws=8, policy="best")'
 
 
-def self(recipe: Recipe, folder: Path | str, *, workers: int = 1, console: Console | None = None) -> Rows:
+def self(recipe: Recipe, folder: Path | str, *, workers: int = 1, console: Console | None = None) -> Comparison:
     """Students that learn from a generator of their own outputs, without any teacher; on test images."""
-    with started(recipe, Path(folder), console, by="vkd self") as method:
-        _for_classes(method.splits.task, "self")
-        rows = [Row(CONTROL), Row("label smoothing", "LS"), Row("Tf-KD", "0.9*CE + 0.1*TfKD"), Row("self", "SelfVKD")]
-        return _run(method, rows, workers, ["label smoothing"])
+    with started(recipe, Path(folder), console, by="vkd self") as experiment:
+        _for_classes(experiment.splits.task, "self")
+        arms = [
+            CONTROL,
+            Arm(name="label smoothing", loss="LS", role="control"),
+            Arm(name="Tf-KD", loss="0.9*CE + 0.1*TfKD"),
+            Arm(name="self", loss="SelfVKD"),
+        ]
+        return _run(experiment, arms, workers)
 
 
 @dataclass(frozen=True)
 class Peers:
     """A student that learnt with peers, and the peers."""
 
-    rows: Rows
+    comparison: Comparison
     peers: list[dict[str, Any]]
     """Network, seed and test metrics of each that was trained along."""
     told: tuple[str, ...] = ()
-    """Who was heard of peers elsewhere, and what was wrong with their files."""
+    """Messages about peers in other processes and about their files."""
 
     @property
     def text(self) -> str:
         """Plain text."""
-        lines = [self.rows.text]
-        metric = self.rows.task.metric
+        lines = [self.comparison.text]
+        metric = self.comparison.task.metric
         lines += [f"peer {peer['network']}, seed {peer['seed']}: {metric} {peer[metric]:.2f}" for peer in self.peers]
         return "\n".join([*lines, *self.told])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {**self.rows.to_dict(), "peers": self.peers, "told": list(self.told)}
+        return {**self.comparison.to_dict(), "peers": self.peers, "told": list(self.told)}
 
 
 def peers(
@@ -170,36 +187,43 @@ def peers(
         loss = f"ExchangeVKD(folder={str(Path(exchange).absolute())!r}, name={name!r}, every={every})"
     else:
         loss = f"PeerVKD(networks={','.join(networks)!r})" if networks else "PeerVKD"
-    with started(recipe, Path(folder), console, by="vkd peers") as method:
-        _for_classes(method.splits.task, "peers")
-        rows = [Row(CONTROL)]
-        title = f"peer {name}" if exchange is not None else "with peers"
+    with started(recipe, Path(folder), console, by="vkd peers") as experiment:
+        _for_classes(experiment.splits.task, "peers")
+        own = Arm(name=f"peer {name}" if exchange is not None else "with peers", loss=loss)
+        arms = [CONTROL]
         if exchange is not None:  # the others wait; and in this process it can say what is wrong with their files
-            train_rows(method, [Row(title, loss)], [0], workers=1)
+            check_students(experiment, [own])
+            cgan_kd(experiment, [own], [0])
         else:
-            kinds = list(dict.fromkeys(networks or [recipe.student.model]))
-            rows += [
-                Row(f"{kind}, {CONTROL}", settings=(f"student.model={kind}",))
-                for kind in kinds
-                if kind != recipe.student.model
-            ]
-            if len(kinds) == 1:  # peers that see one another's outputs
-                rows.append(Row("DML", f"DML(peers={max(1, len(networks))}, network={kinds[0]!r})"))
-        table = _run(method, [*rows, Row(title, loss)], workers, [])
+            arms += _peers_apart(recipe.student.model, networks)
+        table = _run(experiment, [*arms, own], workers)
+        stages = declare(experiment, [own], range(recipe.seeds)).students
         found = []
-        each = CganKd(replace(recipe, student=replace(recipe.student, loss=loss)), method.run, method.splits)
-        for seed in range(recipe.seeds):
-            for network, peer in each.peers("kd_matched", seed):
-                metrics = evaluate(peer, method.splits.test, method.engine)
+        for (_, seed), stage in stages.items():
+            for network, peer in restore_peers(experiment, stage):
+                metrics = evaluate(peer, experiment.splits.test, experiment.engine)
                 found.append({"network": network, "seed": seed, **metrics})
-        history = each.student_stage("kd_matched", 0).stored_history()
+        history = stages[own.name, 0].stored_history()
         told = [str(line["problem"]) for line in history if "problem" in line] if exchange is not None else []
     return Peers(table, found, tuple(dict.fromkeys(told)))
+
+
+def _peers_apart(model: str, networks: Sequence[str]) -> list[Arm]:
+    """Arms beside peers: each network trained on the labels only, and peers that see each other's outputs."""
+    kinds = list(dict.fromkeys(networks or [model]))
+    arms = [Arm(name=f"{kind}, labels only", settings=(f"student.model={kind}",)) for kind in kinds if kind != model]
+    if len(kinds) == 1:
+        arms.append(Arm(name="DML", loss=f"DML(peers={max(1, len(networks))}, network={kinds[0]!r})"))
+    return arms
 
 
 def _for_classes(task: Task, action: str) -> None:
     require(task.kind == "classification", f"gankd vkd {action} is for classes; for values: gankd vkd student")
 
 
-def _run(method: CganKd, rows: Sequence[Row], workers: int, controls: Sequence[str]) -> Rows:
-    return run_rows(method, rows, seeds=method.recipe.seeds, workers=workers, controls=controls)
+def _run(experiment: Experiment, arms: Sequence[Arm], workers: int) -> Comparison:
+    """Train and measure arms on test images."""
+    seeds = range(experiment.recipe.seeds)
+    check_arms(experiment, arms)
+    cgan_kd(experiment, arms, seeds, workers=workers)
+    return compare(experiment, arms, seeds)

@@ -1,7 +1,7 @@
 """`gankd vkd table`: the ablations of virtual knowledge distillation on one recipe, on a page with all recipes so far.
 
-Every source of targets gets its form and weight on validation images, with seeds of its own; what differs from the
-virtual teacher in one thing alone takes over its form and weight. Then all are trained anew and measured on test
+Every source of targets gets its form and weight on validation images, with seeds of its own; variants that differ
+from the virtual teacher in one thing use its form and weight. Then all are trained again and measured on test
 images, at equal updates.
 """
 
@@ -10,23 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gankd.bench.rows import Row, Rows, interval_text, plain, run_rows, train_rows
+from gankd.bench.compare import compare
+from gankd.bench.results import Comparison, plain
 from gankd.bench.stats import Interval
-from gankd.commands.stages import started
+from gankd.commands.stages import check_arms, started
 from gankd.commands.vkd import CONTROL
 from gankd.config import require
 from gankd.console import Console
 from gankd.errors import CheckpointError
-from gankd.models.contract import evaluate
-from gankd.recipes.cgan_kd import CganKd
+from gankd.recipes.arms import Arm
+from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.config import Recipe
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.virtual import inspected, virtual_temperature
 from gankd.report.gather import machine_facts
 from gankd.storage import read_json, write_json, write_results_page
-from gankd.text import duration
+from gankd.text import Table, duration
 from gankd.virtual import NAME
 
 TUNING_SEEDS = (100, 101)
-"""Of students on which weights are chosen; the table has others."""
+"""Seeds of the students on which weights are chosen; the table has others."""
 WEIGHTS = (0.3, 0.6, 0.9)
 FORMS = {"soft1": "SoftTargets", "kd": "KD"}
 """The student at temperature 1, or softened like its target with the factor T^2."""
@@ -44,7 +47,7 @@ SOURCES = {
     "rank of 16": 'virtual(draws=16, policy="rank")',
     "hint, 16 draws": 'virtual(draws=16, policy="hint")',
 }
-"""Whom the student reads; each has a form and a weight of its own."""
+"""Target sources by title; each has its own form and weight."""
 VARIANTS = {
     "no noise": 'virtual(policy="zero")',
     "one noise per image": 'virtual(policy="fixed")',
@@ -53,7 +56,7 @@ VARIANTS = {
     "mean of 16": "virtual(draws=16)",
     "wrong classes shuffled": "virtual(shuffle=True)",
 }
-"""The virtual teacher but for one thing; with its form and weight."""
+"""Variants of the virtual teacher that differ in one thing, with its form and weight."""
 SMOOTHING = (0.05, 0.1, 0.2, 0.4)
 SET_WEIGHTS = (0.3, 1.0, 3.0)
 
@@ -96,12 +99,12 @@ class VkdTable:
     """The ablations on one recipe, and the page of all recipes that it joins."""
 
     facts: dict[str, Any]
-    rows: Rows
+    comparison: Comparison
 
     @property
     def text(self) -> str:
         """Plain text."""
-        return "\n".join([self.rows.text, "", *contrast_lines(self.facts)])
+        return "\n".join([self.comparison.text, "", *contrast_lines(self.facts)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -128,28 +131,29 @@ def vkd_table(
     Raises:
         GankdError: with one line that says what to do.
     """
-    with started(recipe, Path(folder), console, by="vkd table") as method:
-        task = method.splits.task
+    seeds = range(recipe.seeds)
+    with started(recipe, Path(folder), console, by="vkd table") as experiment:
+        task = experiment.splits.task
         require(task.kind == "classification", "gankd vkd table is for classes; for values: gankd vkd student")
-        _ = method.virtual  # first, so that the teacher is trained once, with the generator beside it
-        chosen, tried = _tune(method, workers)
-        rows = _final_rows(method, chosen)
-        found = run_rows(method, rows, seeds=recipe.seeds, workers=workers, controls=["table"])
-        gates = method.inspection()
-        stages = [method.teacher_stage, method.virtual_stage]
+        chosen, tried = _tune(experiment, workers)
+        arms = _final_arms(virtual_temperature(experiment), chosen)
+        check_arms(experiment, arms)
+        stages = cgan_kd(experiment, arms, seeds, workers=workers)
+        found = compare(experiment, arms, seeds)
+        gates = inspected(experiment)
         facts = {
             "name": NAME,
             "recipe": recipe.name,
-            "data": {"name": method.splits.name, "train": len(method.splits.train), "classes": task.head_size},
-            "teacher": {"model": recipe.teacher.model, **(method.teacher_stage.result or {}).get("val", {})},
+            "data": {"name": experiment.splits.name, "train": len(experiment.splits.train), "classes": task.head_size},
+            "teacher": {"model": recipe.teacher.model, **(stages.teacher.result or {}).get("val", {})},
             "student": recipe.student.model,
             "gates": _without_matrices(gates.to_dict()),
             "chosen": {title: loss for title, (loss, _) in chosen.items()},
             "tried": tried,
             "table": found.to_dict(),
             "contrasts": [{**vars(each), "gain": plain(found.gain(each.first, each.second))} for each in CONTRASTS],
-            "seconds": sum(stage.seconds for stage in stages)
-            + sum(result.seconds * len(result.metrics) for result in found.results)
+            "seconds": sum(stage.seconds for stage in stages.shared)
+            + sum(result.seconds * len(result.seeds) for result in found.arms)
             + sum(one["seconds"] for one in tried),
             "machine": machine_facts(),
         }
@@ -165,9 +169,9 @@ def _expression(form: str, weight: float, temperature: float, source: str) -> st
     return f"{1 - weight:g}*Label + {weight:g}*{FORMS[form]}(T={temperature:g})@{source}"
 
 
-def _tune(method: CganKd, workers: int) -> tuple[dict[str, tuple[str, Any]], list[dict[str, Any]]]:
-    """For each source the loss that does best on validation images, its form and weight; and all that was tried."""
-    temperature = method.virtual_temperature
+def _tune(experiment: Experiment, workers: int) -> tuple[dict[str, tuple[str, Any]], list[dict[str, Any]]]:
+    """Best loss of each source on validation images, with form and weight, and all that were tried."""
+    temperature = virtual_temperature(experiment)
     grid: list[tuple[str, str, tuple[str, float] | None]] = [
         (title, _expression(form, weight, temperature, source), (form, weight))
         for title, source in SOURCES.items()
@@ -179,33 +183,34 @@ def _tune(method: CganKd, workers: int) -> tuple[dict[str, tuple[str, Any]], lis
         ("sets matched", f"Label + {weight:g}*SetMatch(T={temperature:g})@virtual(draws=1)", None)
         for weight in SET_WEIGHTS
     ]
-    rows = [Row(f"{title}: {loss}", loss) for title, loss, _ in grid]
-    plans = train_rows(method, rows, TUNING_SEEDS, workers)
-    metric, val = method.splits.task.metric, method.splits.val
+    arms = [Arm(name=f"{title}: {loss}", loss=loss) for title, loss, _ in grid]
+    check_arms(experiment, arms)
+    cgan_kd(experiment, arms, TUNING_SEEDS, workers=workers)
+    found = compare(experiment, arms, TUNING_SEEDS, "val")
     best: dict[str, tuple[tuple[float, float], str, Any]] = {}
     tried = []
-    for (title, loss, form), (each, cells) in zip(grid, plans, strict=True):
-        found = [evaluate(each.student(*cell), val, each.engine) for cell in cells]
-        score = sum(one[metric] for one in found) / len(found)
-        nll = sum(one["nll"] for one in found) / len(found)
-        seconds = sum(each.student_stage(*cell).seconds for cell in cells)
+    for (title, loss, form), result in zip(grid, found.arms, strict=True):
+        score, nll = (sum(values) / len(values) for values in (result.values, result.values_of("nll")))
+        seconds = result.seconds * len(result.seeds)
         tried.append({"source": title, "loss": loss, "validation": score, "nll": nll, "seconds": seconds})
         if title not in best or (score, -nll) > best[title][0]:
             best[title] = (score, -nll), loss, form
     return {title: (loss, form) for title, (_, loss, form) in best.items()}, tried
 
 
-def _final_rows(method: CganKd, chosen: dict[str, tuple[str, Any]]) -> list[Row]:
-    temperature = method.virtual_temperature
-    rows = [Row(CONTROL), *(Row(title, loss) for title, (loss, _) in chosen.items())]
+def _final_arms(temperature: float, chosen: dict[str, tuple[str, Any]]) -> list[Arm]:
+    losses = {title: loss for title, (loss, _) in chosen.items()}
     form, weight = chosen["virtual"][1]
-    rows += [Row(title, _expression(form, weight, temperature, source)) for title, source in VARIANTS.items()]
+    losses |= {title: _expression(form, weight, temperature, source) for title, source in VARIANTS.items()}
     form, weight = chosen["KD (real teacher)"][1]
     for title, source in {"KD + virtual": "virtual", "KD + table": "table"}.items():
         name = f"{FORMS[form]}(T={temperature:g})"
         mixed = f"{1 - weight:g}*Label + {0.7 * weight:g}*{name}@teacher + {0.3 * weight:g}*{name}@{source}"
-        rows.append(Row(title, mixed))
-    return rows
+        losses[title] = mixed
+    arms = [
+        Arm(name=title, loss=loss, role="control" if title == "table" else "step") for title, loss in losses.items()
+    ]
+    return [CONTROL, *arms]
 
 
 # --- the page -----------------------------------------------------------------------------------------------
@@ -217,7 +222,7 @@ def contrast_lines(facts: dict[str, Any]) -> list[str]:
     for each in facts["contrasts"]:
         interval = _interval(each["gain"])
         lines.append(
-            f"{each['code']:<4} {each['first']} - {each['second']}: {interval_text(interval)} {interval.verdict} "
+            f"{each['code']:<4} {each['first']} - {each['second']}: {interval.text()} {interval.verdict} "
             f"({each['question']})"
         )
     return lines
@@ -235,7 +240,7 @@ def _interval(stored: dict[str, float | None]) -> Interval:
     return Interval(**{name: math.nan if value is None else value for name, value in stored.items()})
 
 
-def put_on_page(page: Path, facts: dict[str, Any], rows: Rows) -> None:
+def put_on_page(page: Path, facts: dict[str, Any], found: Comparison) -> None:
     """Put one recipe's results on the page; those of other recipes, and the notes, stay.
 
     Raises:
@@ -245,12 +250,12 @@ def put_on_page(page: Path, facts: dict[str, Any], rows: Rows) -> None:
     stored = read_json(data) if data.is_file() else {}
     if not isinstance(stored, dict):
         raise CheckpointError(f"{data} holds no results of gankd vkd table; move it away")
-    stored[facts["recipe"]] = facts | {"markdown": rows.markdown}
+    stored[facts["recipe"]] = facts | {"markdown": found.markdown}
     write_json(data, stored)
     lines = [
         f"# {NAME}: what it carries, and what it is worth",
         "",
-        "Written by `make vkd`, but for the notes at the end. Every source of targets has its form (`soft1`: the "
+        "Written by `make vkd`, except for the notes at the end. Every source of targets has its form (`soft1`: the "
         "student at temperature 1; `kd`: softened like its target, times T^2) and its weight from validation images, "
         f"with seeds {' and '.join(map(str, TUNING_SEEDS))}; variants of the virtual teacher take over its form and "
         "weight. Test images, last update, equal updates, differences paired by seed with Student's 95 % interval; + "
@@ -279,15 +284,12 @@ def _section(facts: dict[str, Any]) -> list[str]:
         "",
         facts["markdown"],
         "",
-        "| | question | contrast | difference | reading |",
-        "|---|---|---|---:|---|",
     ]
+    rows = []
     for each in facts["contrasts"]:
-        interval = _interval(each["gain"])
-        lines.append(
-            f"| {each['code']} | {each['question']} | {each['first']} − {each['second']} | {interval_text(interval)} "
-            f"| {interval.verdict} |"
-        )
-    lines += ["", "| source | loss chosen on validation images |", "|---|---|"]
-    lines += [f"| {title} | `{loss}` |" for title, loss in facts["chosen"].items()]
-    return lines
+        gain = _interval(each["gain"])
+        contrast = f"{each['first']} − {each['second']}"
+        rows.append([each["code"], each["question"], contrast, gain.text(), gain.verdict])
+    lines.append(Table(["", "question", "contrast", "difference", "reading"], rows, align="lllrl").markdown())
+    chosen = [[title, f"`{loss}`"] for title, loss in facts["chosen"].items()]
+    return [*lines, "", Table(["source", "loss chosen on validation images"], chosen, align="ll").markdown()]

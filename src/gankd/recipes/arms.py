@@ -1,61 +1,246 @@
-"""The ways to train a student that every report compares."""
+"""Arms: the ways to train a student that a comparison puts side by side."""
 
-import re
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
+from gankd.config import from_dict, override, require, suggest, to_dict
+from gankd.data.augment import Augmentation
+from gankd.errors import ConfigError
+from gankd.recipes.config import Recipe, StudentConfig
 from gankd.synthetic import SelectConfig
 from gankd.training.objective import Objective
 
 Processing = Literal["raw", "subsampled", "filtered", "adjusted"]
+"""Processing of generated images before a student sees them; each step includes those before it."""
+Role = Literal["control", "step", "method"]
+"""control: trained without generated images, what a gain is measured against. method: what the headline may speak of.
+step: everything else."""
+SETTABLE = ("student.", "select.")
+"""Settings that an arm may change: all arms of a comparison share teacher, generator, density ratio and pool."""
+NOT_SETTABLE = ("student.loss", "student.updates", "student.augment", "student.virtual")
+"""Exceptions: these are fields of an arm, or shared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One row of the table: which generated images, if any, and whether the teacher's outputs are learned too."""
+    """One way to train a student: its images, its loss, its augmentation and its length."""
 
     name: str
-    title: str
-    fakes: Processing | None = None
-    kd: bool = False
-    matched: bool = True
-    """As many updates as every other matched arm; the rest passes over real images as often as arms with fakes do."""
+    """Identifier, unique within a comparison."""
+    title: str = ""
+    """Text for tables and pages; default: the name."""
+    images: Processing | None = None
+    """Generated images that are added to the real ones; default: real images only."""
+    loss: str | None = None
+    """Sum of losses, as in student.loss; default: the labels only."""
+    augment: tuple[Augmentation, ...] | None = None
+    """Augmentation of the student's images; default: the recipe's."""
+    updates: int | Literal["equal", "passes"] = "equal"
+    """Length of the training. equal: the recipe's student.updates, as all arms with generated images have; passes: as
+    many passes over real images as these make, which are fewer updates; a number: exactly that many."""
+    seconds: float | None = None
+    """Time budget, an alternative to `updates`: as many updates as fit in it on this machine (`bench.budget`)."""
+    role: Role = "step"
+    settings: tuple[str, ...] = ()
+    """Other changes of the recipe as NAME=VALUE, under student. or select. only."""
+
+    def __post_init__(self) -> None:
+        require(self.name.strip() != "" and self.name.isprintable(), f"an arm needs a name, got {self.name!r}")
+        if not self.title:
+            object.__setattr__(self, "title", self.name)
+        where = f"arm {self.name}"
+        require(
+            self.loss is None or self.images in (None, "adjusted"),
+            f"{where}: a loss goes with real images only or with adjusted ones, got images={self.images}",
+        )
+        require(
+            isinstance(self.updates, str) or self.updates >= 1,
+            f"{where}: updates must be at least 1, equal or passes, got {self.updates}",
+        )
+        require(
+            self.seconds is None or (self.seconds > 0 and self.updates == "equal"),
+            f"{where}: seconds must be positive and needs no updates, got {self.seconds} and {self.updates}",
+        )
+        require(
+            self.role == "step" or (self.images is None) == (self.role == "control"),
+            f"{where}: a control sees no generated images and a method does, got role={self.role}",
+        )
+        for change in self.settings:
+            require(
+                change.startswith(SETTABLE) and not change.startswith(NOT_SETTABLE),
+                f"{where}: {change} cannot differ between arms; settings may change student.* and select.*, but not "
+                f"{', '.join(NOT_SETTABLE)}",
+            )
+        if self.loss is not None:
+            Objective.parse(self.loss)
+
+    @property
+    def folder_name(self) -> str:
+        """Kind of student in the names of stage folders: arms that differ in loss or settings share it."""
+        if self.images is not None:
+            return self.images + "_kd" * (self.loss is not None)
+        if self.loss is not None:
+            return "kd_matched"
+        return "real" if self.updates == "passes" else "real_matched"
+
+    @property
+    def objective(self) -> Objective | None:
+        """The parsed loss, with the label loss if it names none; None for the labels only."""
+        return None if self.loss is None else Objective.parse(self.loss).complete
+
+    @property
+    def reads_teacher(self) -> bool:
+        """True if the loss reads a teacher's outputs or features."""
+        return self.objective is not None and self.objective.needs_teacher
+
+    @property
+    def reads_virtual(self) -> bool:
+        """True if the loss reads a virtual teacher."""
+        return self.objective is not None and self.objective.needs_virtual
+
+    def changed(self, base: Recipe) -> Recipe:
+        """`base` with `settings` only."""
+        try:
+            return override(base, self.settings) if self.settings else base
+        except ConfigError as error:
+            raise ConfigError(f"arm {self.name}: {error}") from None
+
+    def recipe(self, base: Recipe) -> Recipe:
+        """`base` with all settings of this arm's students, their loss and number of updates included."""
+        recipe = self.changed(base)
+        return replace(recipe, student=self._student(recipe.student))
+
+    def _student(self, config: StudentConfig) -> StudentConfig:
+        if self.loss is not None:
+            config = replace(config, loss=self.loss)
+        if self.augment is not None:
+            config = replace(config, augment=self.augment)
+        if self.starts_from_another(config) and config.finetune_lr is not None:
+            config = replace(config, lr=config.finetune_lr)
+        if self.loss is not None and self.images is None:
+            config = replace(config, kd_on="both")  # without generated images, real ones are all there is to learn on
+        if isinstance(self.updates, int):
+            return replace(config, updates=self.updates)
+        if self.updates == "equal":
+            return config
+        if config.start_updates is not None:
+            return replace(config, updates=config.start_updates)
+        return replace(config, updates=max(1, round(config.updates * (1 - config.fake_share))))
+
+    def starts_from_another(self, config: StudentConfig) -> bool:
+        """True if the student is fine-tuned from the one that was trained on real images and labels only."""
+        return config.init == "finetune" and self.folder_name != "real"
+
+    @property
+    def start(self) -> "Arm":
+        """The arm that fine-tuned students of this arm start from."""
+        return Arm(name=f"start of {self.name}", updates="passes", augment=self.augment, settings=self.settings)
+
+    def selection(self, config: SelectConfig) -> SelectConfig | None:
+        """Settings that choose this arm's generated images: `config` up to the arm's processing step.
+
+        Settings of later steps are left out, so that changing them does not retrain this arm's students.
+        """
+        if self.images == "raw":
+            return SelectConfig(subsample="none", filter="none", adjust="none", count=config.count)
+        if self.images == "subsampled":
+            return replace(config, filter="none", rho=None, adjust="none")
+        if self.images == "filtered":
+            return replace(config, adjust="none")
+        return config if self.images == "adjusted" else None
 
 
-ARMS: dict[str, Arm] = {
-    arm.name: arm
-    for arm in (
-        Arm("real", "real only", matched=False),
-        Arm("real_matched", "real, equal updates"),
-        Arm("kd_matched", "KD, equal updates", kd=True),
-        Arm("raw", "+ raw fakes", "raw"),
-        Arm("subsampled", "+ subsampled", "subsampled"),
-        Arm("filtered", "+ filtered", "filtered"),
-        Arm("adjusted", "+ adjusted: cGAN-KD", "adjusted"),
-        Arm("adjusted_kd", "cGAN-KD + KD", "adjusted", kd=True),
-    )
-}
-CONTROLS = ("real_matched", "kd_matched")
-"""What a gain must be shown against: the same number of updates without generated images."""
-METHODS = ("adjusted", "adjusted_kd")
-"""The whole method; validation says which of the two the headline speaks of."""
+def default_arms(recipe: Recipe) -> tuple[Arm, ...]:
+    """The comparison that every report shows: three students without generated images, then the method step by step.
 
-
-def arm_title(arm: Arm, objective: Objective) -> str:
-    """What a table calls this arm: the names of its losses stand in for KD."""
-    names = "+".join(objective.distilling.labels) or "labels"
-    return re.sub(r"\bKD(?=, equal|$)", lambda _: names, arm.title) if arm.kd else arm.title
-
-
-def selection_of(arm: Arm, config: SelectConfig) -> SelectConfig | None:
-    """How this arm selects from the pool: `config` up to the arm's processing step.
-
-    Settings of later steps are left out, so that changing them does not train this arm's students again.
+    Titles name the losses of student.loss.
     """
-    if arm.fakes == "raw":
-        return SelectConfig(subsample="none", filter="none", adjust="none", count=config.count)
-    if arm.fakes == "subsampled":
-        return replace(config, filter="none", rho=None, adjust="none")
-    if arm.fakes == "filtered":
-        return replace(config, adjust="none")
-    return config if arm.fakes == "adjusted" else None
+    loss = recipe.student.loss
+    words = "+".join(Objective.parse(loss).complete.distilling.labels) or "labels"
+    return (
+        Arm(name="real", title="real, equal passes", updates="passes"),
+        Arm(name="real_matched", title="real, equal updates", role="control"),
+        Arm(name="kd_matched", title=f"{words}, equal updates", loss=loss, role="control"),
+        Arm(name="raw", title="+ raw generated images", images="raw"),
+        Arm(name="subsampled", title="+ subsampled", images="subsampled"),
+        Arm(name="filtered", title="+ filtered", images="filtered"),
+        Arm(name="adjusted", title="+ adjusted: cGAN-KD", images="adjusted", role="method"),
+        Arm(name="adjusted_kd", title=f"cGAN-KD + {words}", images="adjusted", loss=loss, role="method"),
+    )
+
+
+DEFAULT_ARMS = {arm.name: arm for arm in default_arms(Recipe())}
+"""Default arms by name, with the titles that they have under the default loss."""
+
+
+def arm_named(recipe: Recipe, name: str) -> Arm:
+    """The default arm of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    known = {arm.name: arm for arm in default_arms(recipe)}
+    require(name in known, f"no arm {name!r}; {suggest(name, known)}, or name a TOML file of arms")
+    return known[name]
+
+
+def chosen_arms(recipe: Recipe, wanted: Iterable["str | Arm | Mapping[str, Any]"] | None) -> tuple[Arm, ...]:
+    """Arms of a comparison from what a user or a run folder names.
+
+    Args:
+        recipe: settings.
+        wanted: names of default arms, arms, their plain data, or paths of TOML files; default: all default arms.
+
+    Raises:
+        ConfigError: an unknown name, a file that cannot be read, or two arms of one name that differ.
+    """
+    if wanted is None:
+        return default_arms(recipe)
+    found: list[Arm] = []
+    for item in wanted:
+        if isinstance(item, Arm):
+            found.append(from_dict(Arm, to_dict(item), f"arm {item.name}"))  # refuses what a type checker would
+        elif isinstance(item, Mapping):
+            found.append(from_dict(Arm, item, "arm"))
+        elif item.endswith(".toml"):
+            found += arms_from_file(Path(item))
+        else:
+            found.append(arm_named(recipe, item))
+    arms: dict[str, Arm] = {}
+    for arm in found:
+        require(arms.setdefault(arm.name, arm) == arm, f"two arms are called {arm.name!r}; rename one")
+    require(bool(arms), "a comparison needs at least one arm, got none")
+    return tuple(arms.values())
+
+
+def arms_from_file(path: Path) -> list[Arm]:
+    """Arms of a TOML file, one `[[arm]]` table each, whose keys are the fields of `Arm`.
+
+    Raises:
+        ConfigError: the file cannot be read, or an arm does not fit.
+    """
+    try:
+        stored = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"no file of arms {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+    tables = stored.get("arm")
+    require(
+        list(stored) == ["arm"] and isinstance(tables, list) and all(isinstance(item, dict) for item in tables),
+        f"{path}: expected one [[arm]] table per arm and nothing else, got {', '.join(stored) or 'an empty file'}",
+    )
+    return [from_dict(Arm, item, str(path)) for item in stored["arm"]]
+
+
+def controls_of(arms: Iterable[Arm]) -> list[str]:
+    """Names of the arms that gains are measured against."""
+    return [arm.name for arm in arms if arm.role == "control"]
+
+
+def methods_of(arms: Iterable[Arm]) -> list[str]:
+    """Names of the arms among which validation images choose the headline."""
+    return [arm.name for arm in arms if arm.role == "method"]

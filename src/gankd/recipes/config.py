@@ -122,7 +122,7 @@ class StudentConfig(DistillConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.objective
+        Objective.parse(self.loss)
         require(
             self.start_updates is None or self.init == "finetune",
             f"student.start_updates is for student.init=finetune, got {self.start_updates} with {self.init}",

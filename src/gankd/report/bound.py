@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from gankd.bench.bound import Bound, Estimate, deviation_rate, fit_tv, grid, rank_correlation
-from gankd.bench.rows import Split
+from gankd.bench.results import Split
 from gankd.bench.stats import mean_stderr, paired_interval
 from gankd.text import Table, columns, fixed, interval, plus_minus, signed, wrap
 

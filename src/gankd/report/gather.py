@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankd.bench.compare import cells
+from gankd.bench.compare import student_of
 from gankd.bench.model_card import model_card
-from gankd.bench.results import ArmResult
+from gankd.bench.results import ArmResult, Comparison
 from gankd.config import to_dict
 from gankd.errors import ConfigError, GankdError
 from gankd.models.contract import ImageModel, evaluate
-from gankd.recipes.arms import ARMS
-from gankd.recipes.cgan_kd import CganKd, sample_images
+from gankd.recipes.arms import Arm, arm_named
+from gankd.recipes.cgan_kd import arm_images
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.generated import (
+    make_generator,
+    make_ratio,
+    make_ratio_features,
+    open_pool,
+    real_scores,
+    sample_images,
+)
+from gankd.recipes.stages import Stages, declare
+from gankd.recipes.teacher import make_teacher
+from gankd.recipes.virtual import inspected as inspect_experiment
+from gankd.recipes.virtual import virtual_stage
 from gankd.report import facts as page
 from gankd.runs import Stage
 from gankd.seeds import rng
+from gankd.synthetic import SyntheticSet
 from gankd.version import __version__
 from gankd.virtual import Inspection
 
 
 def machine_facts() -> dict[str, Any]:
-    """What the numbers of a run depend on besides its settings."""
+    """Machine and versions: the numbers of a run depend on them besides its settings."""
     facts: dict[str, Any] = {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -48,27 +63,41 @@ def _processor() -> str:
 
 
 def gather(
-    method: CganKd, arms: Sequence[ArmResult], headline_arm: str | None, inspected: Inspection | None = None
+    experiment: Experiment,
+    arms: Sequence[Arm],
+    comparison: Comparison,
+    headline_arm: str | None,
+    inspected: Inspection | None = None,
 ) -> page.ReportData:
-    """Everything a report can show of this run, whose virtual teacher may have been inspected already."""
-    recipe, splits = method.recipe, method.splits
-    virtual, notes = _virtual_stage(method), _notes(method)
+    """Everything a report can show of this run; nothing is trained for it.
+
+    Args:
+        experiment: the open run folder.
+        arms: its ways to train students, finished or not.
+        comparison: what the finished ones reached.
+        headline_arm: name of the arm that validation images chose.
+        inspected: its virtual teacher, if that was measured already.
+    """
+    recipe, splits, task = experiment.recipe, experiment.splits, experiment.splits.task
+    generated = arm_named(recipe, "adjusted")
+    stages = declare(experiment, [*arms, replace(generated, name="generated images")], range(recipe.seeds))
+    virtual, notes = _virtual_stage(experiment, stages.teacher), _notes(experiment, arms, stages)
     if virtual is not None and inspected is None:
         try:
-            inspected = method.inspection()
+            inspected = inspect_experiment(experiment)
         except GankdError as error:
             notes.append(f"Virtual teacher: {str(error).rstrip('.')}.")
-    stages = [method.teacher_stage, *filter(None, [virtual]), method.gan_stage, method.ratio_stage, method.synth_stage]
-    students = [method.student_stage(*cell) for cell in cells(recipe)]
-    done = [stage for stage in [*stages, *students] if stage.done]
-    groups = [splits.task.group_name(group) for group in range(splits.task.num_groups)]
-    counts = splits.task.groups(splits.train.labels).bincount(minlength=splits.task.num_groups)
+    shared = [stages.teacher, *filter(None, [virtual]), stages.gan, stages.ratio, stages.synth]
+    students = [stages.students[arm.name, seed] for seed in range(recipe.seeds) for arm in arms]
+    done = [stage for stage in [*shared, *students] if stage.done]
+    groups = [task.group_name(group) for group in range(task.num_groups)]
+    counts = task.groups(splits.train.labels).bincount(minlength=task.num_groups)
     return page.ReportData(
         recipe=recipe.name,
-        task=splits.task,
+        task=task,
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         version=__version__,
-        commands=_commands(method, "vkd inspect" if inspected and not arms else "run"),
+        commands=_commands(experiment, "vkd inspect" if inspected and not comparison.arms else "run"),
         seconds=sum(stage.seconds for stage in done),
         machine=machine_facts(),
         config=to_dict(recipe),
@@ -78,7 +107,7 @@ def gather(
             for stage in done
             if stage.folder is not None
         ],
-        arms=arms,
+        arms=comparison.arms,
         headline_arm=headline_arm,
         data=page.DataFacts(
             name=splits.name,
@@ -88,95 +117,99 @@ def gather(
             groups=groups,
             train_counts=counts.tolist(),
         ),
-        models=_models(method, arms, headline_arm),
-        generator_history=method.gan_stage.history if method.gan_stage.done else (),
-        generator_seconds=method.gan_stage.seconds if method.gan_stage.done else None,
+        models=_models(experiment, stages, comparison.arms, headline_arm),
+        generator_history=stages.gan.history if stages.gan.done else (),
+        generator_seconds=stages.gan.seconds if stages.gan.done else None,
         virtual=inspected,
-        curves=_curves(method, students),
-        **(_generated(method, groups) if method.gan_stage.done else {}),
-        **(_processed(method, groups) if method.synth_stage.done else {}),
+        curves=_curves(experiment, stages, arms),
+        **(_generated(experiment, stages, groups) if stages.teacher.done and stages.gan.done else {}),
+        **(_processed(experiment, stages, generated, groups) if all(stage.done for stage in shared) else {}),
     )
 
 
-def _virtual_stage(method: CganKd) -> Stage | None:
-    """The virtual teacher of this run if it is there: nothing is trained for a report."""
-    if method.recipe.student.virtual is not None or not method.teacher_stage.done:
+def _virtual_stage(experiment: Experiment, teacher: Stage) -> Stage | None:
+    """The virtual teacher of this run if it is there."""
+    if experiment.recipe.student.virtual is not None or not teacher.done:
         return None
     try:
-        stage = method.virtual_stage
+        stage = virtual_stage(experiment, experiment.recipe.virtual, teacher)
     except ConfigError:  # settings that no virtual teacher can have
         return None
     return stage if stage.done else None
 
 
-def _commands(method: CganKd, action: str) -> list[str]:
-    folder = method.run.folder
+def _commands(experiment: Experiment, action: str) -> list[str]:
+    folder = experiment.run.folder
     return [f"gankd {action} {folder} --out {folder}-again", f"gankd report {folder}"]
 
 
-def _notes(method: CganKd) -> list[str]:
+def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[str]:
     notes = []
-    teacher, student = method.recipe.teacher, method.recipe.student
+    teacher, student = experiment.recipe.teacher, experiment.recipe.student
     if teacher.augment and not student.augment:
         notes.append(
             f"The teacher learned from augmented images ({', '.join(teacher.augment)}), all students from plain ones: "
             "augmenting the students (student.augment) may give them a part of the same gain."
         )
-    advice = (method.ratio_stage.result or {}).get("advice")
+    advice = (stages.ratio.result or {}).get("advice")
     if advice:
         notes.append(f"Density ratio: {advice}.")
-    if method.synth_stage.done:
-        for name in ("adjusted", "raw"):
-            selection = method.selection(ARMS[name])
-            if selection is not None and selection.report["missing"]:
+    for arm in arms if stages.teacher.done and stages.synth.done else ():
+        if arm.images in ("raw", "adjusted") and arm.loss is None:
+            missing = arm_images(experiment, arm, stages).report["missing"]
+            if missing:
                 notes.append(
-                    f"Arm {name}: {selection.report['missing']} generated images fewer than select.count asks for; "
-                    "a larger synth.pool would fill it."
+                    f"Arm {arm.name}: {missing} generated images fewer than select.count asks for; a larger synth.pool "
+                    "would fill it."
                 )
     return notes
 
 
-def _models(method: CganKd, arms: Sequence[ArmResult], headline_arm: str | None) -> list[page.ModelFacts]:
-    shape, splits, models = method.splits.train.shape, method.splits, []
+def _models(
+    experiment: Experiment, stages: Stages, arms: Sequence[ArmResult], headline_arm: str | None
+) -> list[page.ModelFacts]:
+    """The teacher, and one student of the headline's arm."""
+    splits, recipe = experiment.splits, experiment.recipe
+    shape, models = splits.train.shape, []
 
     def facts(role: Any, name: str, model: ImageModel) -> page.ModelFacts:
-        metrics = {
-            "validation": evaluate(model, splits.val, method.engine),
-            "test": evaluate(model, splits.test, method.engine),
-        }
+        parts = {"validation": splits.val, "test": splits.test}
+        metrics = {part: evaluate(model, images, experiment.engine) for part, images in parts.items()}
         return page.ModelFacts(role=role, card=model_card(model, shape, name), metrics=metrics)
 
-    if method.teacher_stage.done:
-        config = method.recipe.teacher
+    if stages.teacher.done:
+        config = recipe.teacher
         name = config.model if config.members == 1 else f"{config.members} x {config.model}"
-        models.append(facts("teacher", name, method.teacher))
-    shown = next((arm for arm in arms if arm.arm == headline_arm), arms[-1] if arms else None)
+        models.append(facts("teacher", name, make_teacher(experiment, config, stages.teacher)))
+    shown = next((arm for arm in arms if arm.name == headline_arm), arms[-1] if arms else None)
     if shown is not None:
-        student = method.student(shown.arm, shown.seeds[0])
-        models.append(facts("student", f"{method.recipe.student.model} ({shown.arm}, seed {shown.seeds[0]})", student))
+        seed, config_ = shown.seeds[0], shown.arm.recipe(recipe).student
+        student = student_of(experiment, shown.arm, seed, stages)
+        models.append(facts("student", f"{config_.model} ({shown.name}, seed {seed})", student))
     return models
 
 
-def _curves(method: CganKd, students: Sequence[Stage]) -> list[page.Curve]:
+def _curves(experiment: Experiment, stages: Stages, arms: Sequence[Arm]) -> list[page.Curve]:
     curves = []
-    if method.teacher_stage.done:
-        history = method.teacher_stage.history
-        if not history and method.recipe.teacher.members > 1:
-            history = method.teacher_stage.part("member-0").stored_history()
+    if stages.teacher.done:
+        history = stages.teacher.history
+        if not history and experiment.recipe.teacher.members > 1:
+            history = stages.teacher.part("member-0").stored_history()
         curves.append(page.Curve(role="teacher", title="teacher", history=history))
-    for arm in ARMS:
-        stage = method.student_stage(arm, 0)
+    for arm in arms:
+        stage = stages.students[arm.name, 0]
         if stage.done:
             curves.append(
-                page.Curve(role="student", title=f"student, {ARMS[arm].title}", history=stage.history, arm=arm)
+                page.Curve(role="student", title=f"student, {arm.title}", history=stage.history, arm=arm.name)
             )
     return curves
 
 
-def _generated(method: CganKd, groups: Sequence[str]) -> dict[str, Any]:
+def _generated(experiment: Experiment, stages: Stages, groups: Sequence[str]) -> dict[str, Any]:
     """Real and generated images per label group; for values also a sweep over labels."""
-    splits, task = method.splits, method.splits.task
-    generator = method.generator
+    splits, task, recipe = experiment.splits, experiment.splits.task, experiment.recipe
+    teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
+    generator = make_generator(experiment, teacher, recipe.gan, stages.gan)
     labels = task.sample_labels(4096, splits.train.labels.cpu(), "balanced", rng(0, "report labels"))
     chosen, real_chosen = task.groups(labels), task.groups(splits.train.labels).cpu()
     shown = []
@@ -184,25 +217,26 @@ def _generated(method: CganKd, groups: Sequence[str]) -> dict[str, Any]:
         real = splits.train.images[(real_chosen == group).nonzero()[: page.IMAGES_PER_GROUP, 0]].cpu()
         wanted = labels[chosen == group][: page.IMAGES_PER_GROUP]
         if len(real) and len(wanted):
-            fake = sample_images(generator, wanted, method.recipe.seed, f"report {group}")
+            fake = sample_images(generator, wanted, recipe.seed, f"report {group}")
             shown.append(page.GroupImages(name=name, real=real, fake=fake))
     parts: dict[str, Any] = {"groups": shown}
     values = task.sweep(page.SWEEP_COLUMNS)
     if values is not None:
         parts["sweep"] = page.LabelSweep(
             labels=[f"{value:.3g}" for value in values.tolist()],
-            images=generator.sweep(values, page.SWEEP_ROWS, generator=rng(method.recipe.seed, "sweep")).cpu(),
+            images=generator.sweep(values, page.SWEEP_ROWS, generator=rng(recipe.seed, "sweep")).cpu(),
         )
     return parts
 
 
-def _processed(method: CganKd, groups: Sequence[str]) -> dict[str, Any]:
-    """What subsampling, filter and adjustment did."""
-    task, pool = method.splits.task, method.synthetic
-    selection = method.selection(ARMS["adjusted"])
-    assert selection is not None
-    real_disagreement, _ = method.real_scores
-    facts = method.ratio_stage.result or {}
+def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequence[str]) -> dict[str, Any]:
+    """Effect of subsampling, filter and adjustment."""
+    recipe, task, val = experiment.recipe, experiment.splits.task, experiment.splits.val
+    teacher, pool = make_teacher(experiment, recipe.teacher, stages.teacher), open_pool(experiment, stages.synth)
+    generator = make_generator(experiment, teacher, recipe.gan, stages.gan)
+    features = make_ratio_features(experiment, teacher, recipe.ratio, recipe.teacher, stages.ratio)
+    ratio = make_ratio(experiment, features, generator, recipe.ratio, stages.ratio)
+    selection, facts = arm_images(experiment, arm, stages), stages.ratio.result or {}
     kept = selection.index[: page.SCORED_IMAGES]
     away = (~selection.consistent).nonzero()[:, 0]
     dropped = away[torch.randperm(len(away), generator=rng(0, "report dropped"))[: page.SCORED_IMAGES]]
@@ -214,12 +248,10 @@ def _processed(method: CganKd, groups: Sequence[str]) -> dict[str, Any]:
         return counted
 
     return {
-        "kept": _scored(method, kept),
-        "dropped": _scored(method, dropped),
+        "kept": _scored(pool, kept),
+        "dropped": _scored(pool, dropped),
         "ratio": page.RatioFacts(
-            log_ratio_real=method.density_ratio.log_ratio(
-                method.features(method.splits.val.images), method.splits.val.labels.to(method.engine.device)
-            ).cpu(),
+            log_ratio_real=ratio.log_ratio(features(val.images), val.labels.to(experiment.engine.device)).cpu(),
             log_ratio_fake=pool.log_ratio,
             auc=facts.get("auc"),
             mean_ratio_fake=facts.get("mean_ratio_fake"),
@@ -227,7 +259,7 @@ def _processed(method: CganKd, groups: Sequence[str]) -> dict[str, Any]:
             advice=facts.get("advice", ""),
         ),
         "disagreement": page.DisagreementFacts(
-            real=real_disagreement, fake=pool.disagreement, cutoffs=sorted(set(thresholds))
+            real=real_scores(experiment, teacher)[0], fake=pool.disagreement, cutoffs=sorted(set(thresholds))
         ),
         "labels": page.LabelFacts(
             groups=groups,
@@ -242,11 +274,10 @@ def _processed(method: CganKd, groups: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _scored(method: CganKd, index: Tensor) -> page.ScoredImages:
-    pool = method.synthetic
+def _scored(pool: SyntheticSet, index: Tensor) -> page.ScoredImages:
     return page.ScoredImages(
         images=pool.images(index),
-        labels=[method.splits.task.label_name(label) for label in pool.labels[index]],
+        labels=[pool.task.label_name(label) for label in pool.labels[index]],
         log_ratio=pool.log_ratio[index].tolist(),
         disagreement=pool.disagreement[index].tolist(),
     )

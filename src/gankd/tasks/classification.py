@@ -41,6 +41,12 @@ class Classification:
     """Labels are classes, and a model's outputs are logits of a distribution over them."""
     soft_temperature: ClassVar[float] = 4.0
     """Default temperature of a virtual teacher's distributions."""
+    label_loss_name: ClassVar[str] = "CE"
+    """Name of the distillation loss that equals the label loss."""
+    table_notes: ClassVar[tuple[str, ...]] = (
+        "nll is that of the student's outputs as they are: soft targets raise it, as students become less sure",
+    )
+    """Words below a table of students."""
     default_adjust: ClassVar[Adjust] = "none"
     """Adjustment of labels that `auto` selects: the assigned class stays, with the teacher's soft output alongside."""
 

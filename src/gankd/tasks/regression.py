@@ -41,6 +41,8 @@ class Regression:
     has_classes: ClassVar[bool] = False
     soft_temperature: ClassVar[float] = 1.0
     """Default temperature of a virtual teacher's distributions over bins of the label range."""
+    label_loss_name: ClassVar[str] = "MSE"
+    table_notes: ClassVar[tuple[str, ...]] = ()
     default_adjust: ClassVar[Adjust] = "prediction"
     """Adjustment of labels that `auto` selects: the teacher's prediction."""
     num_groups: ClassVar[int] = 12

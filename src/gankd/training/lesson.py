@@ -95,7 +95,8 @@ class Lesson:
     """Folder that keeps the teacher's outputs for real images for the next student."""
 
     def __post_init__(self) -> None:
-        _ = self.objective  # refuses a wrong text here, where it was written
+        if isinstance(self.loss, str):
+            Objective.parse(self.loss)  # refuses a wrong text here, where it was written
 
     @cached_property
     def objective(self) -> Objective:

@@ -7,13 +7,20 @@ import pytest
 from gankd.config import from_dict, override, to_dict
 from gankd.errors import ConfigError
 from gankd.models import ZOO
-from gankd.recipes.arms import ARMS
-from gankd.recipes.config import Recipe
-from gankd.recipes.published import TABLES, Method, PublishedTable, find_table
-from gankd.recipes.published.table import NOKD, equal_time
-from gankd.training.objective import Objective
+from gankd.recipes.arms import DEFAULT_ARMS, Arm
+from gankd.recipes.config import Recipe, StudentConfig
+from gankd.recipes.published import TABLES, Pair, PublishedTable, find_table
+from gankd.recipes.published.table import ASSISTED, NOKD, Scale, equal_time, row
 
 EVERY = pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+
+
+SCALES: tuple[Scale, ...] = ("tiny", "small", "full")
+
+
+def cell(table: PublishedTable, base: Recipe, scale: Scale, pair: Pair, arm: Arm) -> Recipe:
+    """All settings of the students of one row for one pair."""
+    return table.pair_arm(base, scale, pair, arm).recipe(table.pair_recipe(base, scale, pair))
 
 
 @pytest.mark.parametrize(
@@ -97,40 +104,46 @@ def test_every_table_is_whole(table: PublishedTable) -> None:
     assert table.protocol.endswith(".")
     assert table.deviations
     assert table.printed or table.note
-    for method in (*table.methods, *table.controls):
-        assert method.arm in ARMS
-        if method.loss is not None:
-            assert Objective.parse(method.loss).needs_teacher or "LS" in method.loss or "@" in method.loss
+    rows = (*table.arms, *table.controls)
+    assert len({arm.name for arm in rows}) == len({arm.title for arm in rows}) == len(rows)
+    assert set(table.counts) <= {arm.title for arm in table.arms}
+    for arm in rows:
+        assert arm.folder_name in DEFAULT_ARMS
+        assert (arm.role == "control") == (arm in table.controls)
+        if arm.loss is not None:
+            assert arm.reads_teacher or "LS" in arm.loss or "@" in arm.loss
+        assert "/" not in arm.title  # cells are written PAIR/METHOD/SEED
     for pair in table.pairs:
-        assert all("/" not in method.title for method in table.methods)  # cells are written PAIR/METHOD/SEED
         assert "/" not in pair.name
-        for scale in ("tiny", "small", "full"):
+        for scale in SCALES:
             for network in table.networks(pair, scale):
                 assert network is None or network.partition("+")[0] in ZOO
-        if any(method.assistant for method in table.methods):
+        if any(arm.title in ASSISTED for arm in table.arms):
             assert pair.assistant is not None
 
 
 @EVERY
-@pytest.mark.parametrize("scale", ["tiny", "small", "full"])
-def test_every_cell_is_a_recipe(table: PublishedTable, scale: str) -> None:
-    base = table.recipe(scale, "somewhere")  # type: ignore[arg-type]
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_cell_is_a_recipe(table: PublishedTable, scale: Scale) -> None:
+    base = table.recipe(scale, "somewhere")
     assert from_dict(Recipe, to_dict(base)) == base
     assert base.select.rho is not None
     survivors = base.synth.pool * base.select.accept_share * base.select.rho
-    for method in (*table.methods, *table.controls, equal_time(1.5)):
+    for arm in (*table.arms, *table.controls, equal_time(1.5)):
         pair = table.pairs[-1]
-        cell = table.cell(base, scale, pair, method)  # type: ignore[arg-type]
-        teacher, student, _ = table.networks(pair, scale)  # type: ignore[arg-type]
-        assert cell.student.model == student
-        assert cell.student.teacher == (teacher if table.filters else None)
-        assert cell.select.count is not None
-        assert survivors > 1.09 * cell.select.count  # acceptance is drawn
-        assert (cell.data, cell.gan, cell.ratio, cell.synth) == (base.data, base.gan, base.ratio, base.synth)
-        factor = 1.5 if "time" in method.title else 1
-        if method.matched:
-            assert cell.student.updates == round(factor * base.student.updates)
-    assert len({table.networks(pair, scale) for pair in table.distinct(scale)}) == len(table.distinct(scale))  # type: ignore[arg-type]
+        found = cell(table, base, scale, pair, arm)
+        teacher, student, _ = table.networks(pair, scale)
+        assert found.student.model == student
+        assert found.student.teacher == (teacher if table.filters else None)
+        assert found.student.loss == (arm.loss or base.student.loss)
+        assert found.select.count is not None
+        assert survivors > 1.09 * found.select.count  # acceptance is drawn
+        assert (found.data, found.gan, found.ratio, found.synth) == (base.data, base.gan, base.ratio, base.synth)
+        factor = 1.5 if "time" in arm.title else 1
+        if arm.updates == "passes":
+            factor = 1 - base.student.fake_share
+        assert found.student.updates == round(factor * base.student.updates)
+    assert len({table.networks(pair, scale) for pair in table.distinct(scale)}) == len(table.distinct(scale))
 
 
 def test_full_scale_has_the_published_schedules() -> None:
@@ -142,7 +155,7 @@ def test_full_scale_has_the_published_schedules() -> None:
     assert (student.lr, student.weight_decay, student.optimizer, student.schedule) == (0.05, 5e-4, "sgd", "steps")
     assert (recipe.select.rho, recipe.select.count, recipe.teacher.model) == (0.9, 100_000, "densenet121")
     slow = find_table("cifar100-table3")
-    assert slow.cell(recipe, "full", slow.pair("shufflenet_v1"), NOKD).student.lr == 0.01
+    assert cell(slow, recipe, "full", slow.pair("shufflenet_v1"), NOKD).student.lr == 0.01
     ages = find_table("utkface-table7").recipe("full", "data")
     assert [round(350 * at) for at in ages.student.decay_at] == [150, 250]
     assert (ages.select.rho, ages.select.count, ages.teacher.model) == (0.7, 60_000, "vgg11+mlp")
@@ -192,19 +205,45 @@ def test_fine_tuned_rows_go_on_from_nokd() -> None:
         tuned = override(table.recipe("full"), ["student.init=finetune"])
         plain = round(tuned.student.updates * (1 - tuned.student.fake_share))  # passes over real images
         assert tuned.student.finetune_lr == (None if "utkface" in name else 0.01)
-        for method in (*table.methods, *table.controls, equal_time(2.0)):
-            student = table.cell(tuned, "full", table.pairs[0], method).student
-            expected = ("finetune", plain) if method.matched else ("scratch", None)
-            assert (student.init, student.start_updates) == expected
-            if method.matched:
-                assert student.updates == tuned.student.updates * (2 if "time" in method.title else 1)
+        pair = table.pairs[0]
+        base, starts = table.pair_recipe(tuned, "full", pair), set()
+        for arm in (*table.arms, *table.controls, equal_time(2.0)):
+            own = table.pair_arm(tuned, "full", pair, arm)
+            student = own.recipe(base).student
+            matched = arm.updates != "passes"
+            assert (student.init, student.start_updates) == (("finetune", plain) if matched else ("scratch", None))
+            assert own.starts_from_another(student) == matched
+            if matched:
+                assert student.updates == tuned.student.updates * (2 if "time" in arm.title else 1)
+                starts.add(as_labels_only(own.start.recipe(base).student))
+            else:
+                assert student.updates == plain
+                assert student.lr == base.student.lr
+        nokd = table.pair_arm(tuned, "full", pair, NOKD).recipe(base).student
+        assert starts == {as_labels_only(nokd)}
+
+
+def as_labels_only(config: StudentConfig) -> StudentConfig:
+    """Settings without those that a student of real images and labels only does not depend on."""
+    defaults = StudentConfig()
+    return replace(
+        config.from_scratch, loss=defaults.loss, assistants=(), fake_share=defaults.fake_share, kd_on=defaults.kd_on
+    )
+
+
+def test_fine_tuned_rows_with_an_augmentation_start_from_a_student_with_it() -> None:
+    table = find_table("cifar10-uda-c10k")
+    tuned, pair = override(table.recipe("tiny"), ["student.init=finetune"]), table.pairs[0]
+    own = table.pair_arm(tuned, "tiny", pair, table.arm("cGAN-KD+BLKD+UDA"))
+    base = table.pair_recipe(tuned, "tiny", pair)
+    assert own.start.recipe(base).student.augment == own.recipe(base).student.augment != base.student.augment
 
 
 def test_a_slow_student_keeps_the_learning_rate_that_is_asked_for() -> None:
     table = find_table("cifar100-table3")
     pair = table.pair("shufflenet_v1")
     own = override(table.recipe("full"), ["student.lr=0.02"])
-    assert table.cell(own, "full", pair, NOKD).student.lr == 0.02
+    assert cell(table, own, "full", pair, NOKD).student.lr == 0.02
 
 
 def test_what_differs_is_said_as_it_is() -> None:
@@ -222,24 +261,24 @@ def test_what_differs_is_said_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("scale", ["tiny", "full"])
-def test_fewer_generated_images_have_the_share_that_they_have_among_all(scale: str) -> None:
+def test_fewer_generated_images_have_the_share_that_they_have_among_all(scale: Scale) -> None:
     table = find_table("cifar100-mg")
-    base = table.recipe(scale)  # type: ignore[arg-type]
-    whole = table.cell(base, scale, table.pairs[0], table.method("M=100000"))  # type: ignore[arg-type]
+    base = table.recipe(scale)
+    whole = cell(table, base, scale, table.pairs[0], table.arm("M=100000"))
     assert whole.select.count == base.select.count
     assert whole.student.fake_share == pytest.approx(base.student.fake_share)
-    half = table.cell(base, scale, table.pairs[0], table.method("M=50000"))  # type: ignore[arg-type]
+    half = cell(table, base, scale, table.pairs[0], table.arm("M=50000"))
     assert base.select.count is not None
     assert half.select.count == base.select.count // 2
-    odds = [cell.student.fake_share / (1 - cell.student.fake_share) for cell in (half, whole)]
+    odds = [found.student.fake_share / (1 - found.student.fake_share) for found in (half, whole)]
     assert odds[0] == pytest.approx(odds[1] / 2)
     if scale == "full":
         assert half.student.fake_share == pytest.approx(0.5)  # 50,000 of 100,000
 
 
 def test_rows_say_which_arm_they_are() -> None:
-    arms = {method.title: method.arm for name in ("c10k-components", "cifar10-c10k") for method in TABLES[name].methods}
-    assert arms == {
+    arms = {arm.title: arm for name in ("c10k-components", "cifar10-c10k") for arm in TABLES[name].arms}
+    assert {title: arm.folder_name for title, arm in arms.items()} == {
         "NOKD": "real",
         "raw": "raw",
         "subsampled": "subsampled",
@@ -251,21 +290,27 @@ def test_rows_say_which_arm_they_are() -> None:
         "cGAN-KD+BLKD": "adjusted_kd",
         "cGAN-KD+TAKD": "adjusted_kd",
     }
-    with pytest.raises(ConfigError, match="fakes must be none or adjusted"):
-        Method("odd", "KD", "raw")
+    assert {title for title, arm in arms.items() if arm.updates == "passes"} == {"NOKD", "BLKD", "TAKD"}
+    with pytest.raises(ConfigError, match="a loss goes with real images only or with adjusted ones, got images=raw"):
+        row("odd", "KD", "raw")
 
 
 def test_an_assistant_and_settings_reach_the_recipe() -> None:
     table = find_table("cifar10-c10k")
     base, pair = table.recipe("tiny"), table.pairs[0]
-    assert table.cell(base, "tiny", pair, table.method("TAKD")).student.assistants == ("cnn8",)
-    assert table.cell(base, "tiny", pair, table.method("BLKD")).student.assistants == ()
+    assert cell(table, base, "tiny", pair, table.arm("TAKD")).student.assistants == ("cnn8",)
+    assert cell(table, base, "tiny", pair, table.arm("cGAN-KD+TAKD")).student.assistants == ("cnn8",)
+    assert cell(table, base, "tiny", pair, table.arm("BLKD")).student.assistants == ()
     wide = find_table("cifar10-uda-c10k")
-    cell = wide.cell(base, "tiny", wide.pairs[0], wide.methods[-1])
-    assert cell.student.augment == ("shift", "rotate", "scale", "flip", "colour")
-    alone = replace(table, filters=False)
-    cell = alone.cell(base, "tiny", pair, table.method("BLKD"))
-    assert (cell.teacher.model, cell.student.teacher) == ("cnn16", None)
+    found = cell(wide, base, "tiny", wide.pairs[0], wide.arms[-1])
+    assert found.student.augment == ("shift", "rotate", "scale", "flip", "colour")
+    labels = find_table("cifar10-sskd-c10k")
+    assert (
+        cell(labels, labels.recipe("tiny"), "tiny", labels.pairs[0], labels.arm("cGAN-KD+SSKD")).select.adjust == "none"
+    )
+    own_teachers = replace(table, filters=False)
+    found = cell(own_teachers, base, "tiny", pair, table.arm("BLKD"))
+    assert (found.teacher.model, found.student.teacher) == ("cnn16", None)
 
 
 def test_what_is_not_there_is_named() -> None:
@@ -274,6 +319,8 @@ def test_what_is_not_there_is_named() -> None:
     few = find_table("cifar100-mg")
     none = override(few.recipe("tiny"), ["select.count=none"])
     with pytest.raises(ConfigError, match="select.count must be a number in cifar100-mg"):
-        few.cell(none, "tiny", few.pairs[0], few.method("M=5000"))
+        few.pair_arm(none, "tiny", few.pairs[0], few.arm("M=5000"))
     with pytest.raises(ConfigError, match="no method 'NOKd' in rc49-r5; did you mean NOKD"):
-        find_table("rc49-r5").method("NOKd")
+        find_table("rc49-r5").arm("NOKd")
+    longer = find_table("rc49-r5").arm("NOKD at equal time x2.5")  # as stored cells call it
+    assert longer == equal_time(2.5)

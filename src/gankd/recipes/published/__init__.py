@@ -2,7 +2,7 @@
 
 from gankd.config import require, suggest
 from gankd.recipes.published import cifar10, cifar100, imagenet100, values
-from gankd.recipes.published.table import Method, Pair, PublishedTable, Scale
+from gankd.recipes.published.table import Pair, PublishedTable, Scale
 
 TABLES: dict[str, PublishedTable] = {
     table.name: table for family in (cifar100, imagenet100, values, cifar10) for table in family.TABLES
@@ -19,4 +19,4 @@ def find_table(name: str) -> PublishedTable:
     return TABLES[name]
 
 
-__all__ = ["TABLES", "Method", "Pair", "PublishedTable", "Scale", "find_table"]
+__all__ = ["TABLES", "Pair", "PublishedTable", "Scale", "find_table"]

@@ -4,18 +4,28 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from gankd.data.augment import Augmentation
 from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig
-from gankd.recipes.published.cifar100 import ADJUSTED, FILTERED, MG_DEVIATION, RAW, SSKD_LOSS, SUBSAMPLED, counts
+from gankd.recipes.published.cifar100 import (
+    ADJUSTED,
+    FILTERED,
+    MG_DEVIATION,
+    RAW,
+    SSKD_LOSS,
+    SUBSAMPLED,
+    count_rows,
+    m_counts,
+)
 from gankd.recipes.published.table import (
     CGAN_KD,
     NOKD,
     RATIO_DEVIATION,
     Family,
-    Method,
     Pair,
     PublishedTable,
     by_pair,
     counted_before_split,
+    row,
     sgd,
 )
 from gankd.synthetic import SelectConfig
@@ -68,11 +78,11 @@ def _protocol(train: int, rho: float) -> str:
 
 METHODS = (
     NOKD,
-    Method("BLKD", BLKD_LOSS, matched=False),
-    Method("TAKD", BLKD_LOSS, matched=False, assistant=True),
+    row("BLKD", BLKD_LOSS, passes=True),
+    row("TAKD", BLKD_LOSS, passes=True),
     CGAN_KD,
-    Method("cGAN-KD+BLKD", BLKD_LOSS, "adjusted"),
-    Method("cGAN-KD+TAKD", BLKD_LOSS, "adjusted", assistant=True),
+    row("cGAN-KD+BLKD", BLKD_LOSS, "adjusted"),
+    row("cGAN-KD+TAKD", BLKD_LOSS, "adjusted"),
 )
 STUDENTS = ("vgg11", "shufflenet_v2", "efficientnet_b0")
 TABLE1: dict[str, dict[tuple[str, float], tuple[str, str, str]]] = {
@@ -152,7 +162,7 @@ SSKD = {
 }
 SETS = {"C-50K": (50_000, 0.9), "C-20K": (20_000, 0.6), "C-10K": (10_000, 0.7)}
 SMALL = DataConfig(name="cifar10", num_train=1500)
-WIDE_VIEWS = "shift,rotate,scale,flip,colour"
+WIDE_VIEWS: tuple[Augmentation, ...] = ("shift", "rotate", "scale", "flip", "colour")
 
 
 def _select(rho: float) -> SelectConfig:
@@ -180,18 +190,17 @@ def _of_set(scarce: str) -> list[PublishedTable]:
         source=f"{PAPER}, table 1",
         family=family,
         pairs=tuple(pairs),
-        methods=METHODS,
+        arms=METHODS,
         printed=by_pair(METHODS, lines),
         unit="top-1 error, %",
         protocol=protocol,
         deviations=deviations,
         control_loss=BLKD_LOSS,
     )
-    views = (f"student.augment={WIDE_VIEWS}",)
     methods = (
         NOKD,
-        Method("BLKD+UDA", BLKD_LOSS, matched=False, settings=views),
-        Method("cGAN-KD+BLKD+UDA", BLKD_LOSS, "adjusted", settings=views),
+        row("BLKD+UDA", BLKD_LOSS, passes=True, augment=WIDE_VIEWS),
+        row("cGAN-KD+BLKD+UDA", BLKD_LOSS, "adjusted", augment=WIDE_VIEWS),
     )
     pairs, lines = [], {}
     for (teacher, own), line in UDA[scarce].items():
@@ -205,7 +214,7 @@ def _of_set(scarce: str) -> list[PublishedTable]:
         title=f"CIFAR-10, {scarce}: with wider augmentation",
         source=f"{PAPER}, table 3",
         pairs=tuple(pairs),
-        methods=methods,
+        arms=methods,
         printed=by_pair(methods, lines),
         deviations=(
             *deviations,
@@ -215,8 +224,8 @@ def _of_set(scarce: str) -> list[PublishedTable]:
     )
     methods = (
         NOKD,
-        Method("SSKD", SSKD_LOSS, matched=False),
-        Method("cGAN-KD+SSKD", SSKD_LOSS, "adjusted", settings=("select.adjust=none",)),
+        row("SSKD", SSKD_LOSS, passes=True),
+        row("cGAN-KD+SSKD", SSKD_LOSS, "adjusted", settings=("select.adjust=none",)),
     )
     own, *printed = SSKD[scarce]
     students = [Pair(teacher="resnet18", student=student, printed=own) for student in STUDENTS[:2]]
@@ -226,7 +235,7 @@ def _of_set(scarce: str) -> list[PublishedTable]:
         title=f"CIFAR-10, {scarce}: SSKD",
         source=f"{PAPER}, table 2",
         pairs=tuple(students),
-        methods=methods,
+        arms=methods,
         printed=by_pair(methods, {pair.name: str(line) for pair, line in zip(students, printed, strict=True)}),
         deviations=(
             *deviations,
@@ -239,14 +248,14 @@ def _of_set(scarce: str) -> list[PublishedTable]:
 
 C10K_PAIRS = tuple(Pair(student=student) for student in STUDENTS)
 COMPONENTS = (NOKD, RAW, SUBSAMPLED, FILTERED, ADJUSTED)
-COUNTS = counts(1_000, 5_000, 10_000, 20_000, 30_000, 50_000, 70_000, 100_000, 150_000)
+COUNTS = m_counts(1_000, 5_000, 10_000, 20_000, 30_000, 50_000, 70_000, 100_000, 150_000)
 C10K = PublishedTable(
     name="c10k-components",
     title="CIFAR-10, C-10K: what each step adds",
     source=f"{PAPER}, ablation of components",
     family=_family("C-10K"),
     pairs=C10K_PAIRS,
-    methods=COMPONENTS,
+    arms=COMPONENTS,
     printed=by_pair(
         COMPONENTS,
         {
@@ -265,9 +274,10 @@ C10K_MG = replace(
     name="c10k-mg",
     title="CIFAR-10, C-10K: how many generated images",
     source=f"{PAPER}, ablation of M^g",
-    methods=COUNTS,
+    arms=count_rows(COUNTS),
+    counts=COUNTS,
     printed=by_pair(
-        COUNTS,
+        count_rows(COUNTS),
         {
             "vgg11": "18.57 18.48 17.6 16.45 16.55 15.15 14.74 14.66 14.32 14.33",
             "shufflenet_v2": "17.5 16.4 15.09 14.7 13.82 13.70 13.5 14.29 13.90 13.4",
@@ -303,7 +313,7 @@ TINY_IMAGENET = PublishedTable(
         for teacher in ("resnet18", "densenet121")
         for student in STUDENTS
     ),
-    methods=METHODS,
+    arms=METHODS,
     unit="top-1 error, %",
     protocol=_protocol(98_179, 0.5).replace("10,000 test images", "10,000 validation images of the set, 64 pixels"),
     deviations=(*WHOLE, *DEVIATIONS, "Pairs are those of CIFAR-10: the published ones were not available."),

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from gankd.recipes.arms import Arm
 from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig
 from gankd.recipes.published.table import (
     CGAN_KD,
@@ -12,12 +13,12 @@ from gankd.recipes.published.table import (
     NOKD,
     RATIO_DEVIATION,
     Family,
-    Method,
     Pair,
     PublishedTable,
     by_method,
     by_pair,
     counted_before_split,
+    row,
     sgd,
 )
 from gankd.synthetic import SelectConfig
@@ -87,14 +88,14 @@ def _loss(name: str) -> str:
     return losses.get(name, f"Label + KD(T=4) + {name}")
 
 
-def taught(*names: str) -> tuple[Method, ...]:
+def taught(*names: str) -> tuple[Arm, ...]:
     """Rows of distillation losses at their published weights, on real images."""
-    return tuple(Method(name, _loss(name), matched=False, assistant=name == "TAKD") for name in names)
+    return tuple(row(name, _loss(name), passes=True) for name in names)
 
 
-def taught_on_fakes(*names: str) -> tuple[Method, ...]:
+def taught_on_fakes(*names: str) -> tuple[Arm, ...]:
     """Rows of distillation losses on real and generated images."""
-    return tuple(Method(f"cGAN-KD+{name}", _loss(name), "adjusted", assistant=name == "TAKD") for name in names)
+    return tuple(row(f"cGAN-KD+{name}", _loss(name), "adjusted") for name in names)
 
 
 STUDENTS = (
@@ -108,7 +109,7 @@ TABLE3 = PublishedTable(
     source=f"{PAPER}, table 3",
     family=FAMILY,
     pairs=TABLE3_PAIRS,
-    methods=(NOKD, CGAN_KD),
+    arms=(NOKD, CGAN_KD),
     printed=by_method(
         TABLE3_PAIRS,
         {
@@ -144,7 +145,7 @@ TABLE4 = PublishedTable(
     source=f"{PAPER}, table 4",
     family=FAMILY,
     pairs=TABLE4_PAIRS,
-    methods=METHODS,
+    arms=METHODS,
     printed=by_method(
         TABLE4_PAIRS,
         {
@@ -195,7 +196,7 @@ TABLE5 = PublishedTable(
     source=f"{PAPER}, table 5",
     family=FAMILY,
     pairs=TABLE5_PAIRS,
-    methods=METHODS,
+    arms=METHODS,
     printed=by_method(
         TABLE5_PAIRS,
         {
@@ -242,7 +243,7 @@ TABLE5_DENSENET = PublishedTable(
     source=f"{PAPER}, table 5, teacher DenseNet-121",
     family=FAMILY,
     pairs=DENSENET_PAIRS,
-    methods=(NOKD, *taught("BLKD", "TAKD"), *taught_on_fakes("BLKD")),
+    arms=(NOKD, *taught("BLKD", "TAKD"), *taught_on_fakes("BLKD")),
     printed=by_method(
         DENSENET_PAIRS,
         {
@@ -257,8 +258,8 @@ TABLE5_DENSENET = PublishedTable(
 )
 
 ABLATION_PAIRS = tuple(Pair(student=name) for name in ("mobilenet_v2_half", "vgg8", "shufflenet_v1", "shufflenet_v2"))
-RAW, SUBSAMPLED = Method("raw", fakes="raw"), Method("subsampled", fakes="subsampled")
-FILTERED, ADJUSTED = Method("filtered", fakes="filtered"), Method("adjusted", fakes="adjusted")
+RAW, SUBSAMPLED = row("raw", images="raw"), row("subsampled", images="subsampled")
+FILTERED, ADJUSTED = row("filtered", images="filtered"), row("adjusted", images="adjusted")
 COMPONENT_METHODS = (NOKD, RAW, SUBSAMPLED, FILTERED)
 MEASURED = "Printed numbers were read off a plot, to about 0.02."
 COMPONENTS = PublishedTable(
@@ -267,7 +268,7 @@ COMPONENTS = PublishedTable(
     source=f"{PAPER}, plot of components",
     family=FAMILY,
     pairs=ABLATION_PAIRS,
-    methods=COMPONENT_METHODS,
+    arms=COMPONENT_METHODS,
     printed=by_pair(
         COMPONENT_METHODS,
         {
@@ -284,12 +285,17 @@ COMPONENTS = PublishedTable(
 )
 
 
-def counts(*numbers: int) -> tuple[Method, ...]:
-    """A row on real images only, and one row per M^g."""
-    return NOKD, *(Method(f"M={number}", fakes="adjusted", count=number) for number in numbers)
+def m_counts(*numbers: int) -> dict[str, int]:
+    """M^g by the title of its row."""
+    return {f"M={number}": number for number in numbers}
 
 
-MG_METHODS = counts(5_000, 10_000, 20_000, 50_000, 70_000, 100_000, 130_000, 150_000)
+def count_rows(counts: dict[str, int]) -> tuple[Arm, ...]:
+    """A row per M^g, after the one with real images only."""
+    return NOKD, *(row(title, images="adjusted") for title in counts)
+
+
+MG_COUNTS = m_counts(5_000, 10_000, 20_000, 50_000, 70_000, 100_000, 130_000, 150_000)
 MG_DEVIATION = (
     "Every M^g has as many updates as the main table; in the paper the number of epochs is equal. The share of "
     "generated images in a batch is M^g / (N^r + M^g), as published."
@@ -300,9 +306,10 @@ MG = PublishedTable(
     source=f"{PAPER}, plot of M^g",
     family=FAMILY,
     pairs=ABLATION_PAIRS,
-    methods=MG_METHODS,
+    arms=count_rows(MG_COUNTS),
+    counts=MG_COUNTS,
     printed=by_pair(
-        MG_METHODS,
+        count_rows(MG_COUNTS),
         {
             "mobilenet_v2_half": "35.21 34.52 34.35 33.53 32.85 32.18 31.59 31.15 31.52",
             "vgg8": "29.88 29.20 29.67 29.30 28.43 28.54 27.65 27.52 27.83",
@@ -329,9 +336,9 @@ def vkd_full() -> Recipe:
 VKD_LOSS = "0.4*Label + 0.6*SoftTargets(T=4)@{}"
 VKD_SOURCES = {"VKD": "virtual", "table": "table", "bank": "bank", "Gaussian": "gauss", "even": "smooth", "Tf-KD": "tf"}
 VKD_METHODS = (
-    Method("CRD", "Label + CRD"),
-    *(Method(title, VKD_LOSS.format(source)) for title, source in VKD_SOURCES.items()),
-    Method("label smoothing", "LS(epsilon=0.1)"),
+    row("CRD", "Label + CRD"),
+    *(row(title, VKD_LOSS.format(source)) for title, source in VKD_SOURCES.items()),
+    row("label smoothing", "LS(epsilon=0.1)"),
 )
 VKD_LINES = {
     ("wrn_40_2", "wrn_16_2", 75.61): "73.26 74.92 75.48",
@@ -352,9 +359,9 @@ VKD = PublishedTable(
     source="no numbers of VKD were available; pairs and other numbers: RepDistiller (Tian et al., ICLR 2020)",
     family=replace(FAMILY, full=vkd_full),
     pairs=VKD_PAIRS,
-    methods=VKD_METHODS,
+    arms=VKD_METHODS,
     printed=by_pair(
-        (EQUAL_UPDATES, Method(KD_EQUAL_UPDATES), VKD_METHODS[0]),
+        (EQUAL_UPDATES, row(KD_EQUAL_UPDATES), VKD_METHODS[0]),
         {pair.name: line for pair, line in zip(VKD_PAIRS, VKD_LINES.values(), strict=True)},
     ),
     protocol=(

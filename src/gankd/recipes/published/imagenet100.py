@@ -68,7 +68,7 @@ TABLES = (
         source=f"{PAPER}, table 3",
         family=FAMILY,
         pairs=TABLE3_PAIRS,
-        methods=(NOKD, CGAN_KD),
+        arms=(NOKD, CGAN_KD),
         printed=by_method(
             TABLE3_PAIRS,
             {
@@ -85,7 +85,7 @@ TABLES = (
         source=f"{PAPER}, table 6",
         family=FAMILY,
         pairs=TABLE6_PAIRS,
-        methods=(
+        arms=(
             NOKD,
             *taught("BLKD", "FitNet", "VID", "RKD", "CRD", "SSKD"),
             *taught_on_fakes("BLKD", "FitNet", "VID", "RKD", "CRD", "SSKD"),

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from gankd.config import override, require, suggest
+from gankd.config import require, suggest
+from gankd.data.augment import Augmentation
 from gankd.errors import ConfigError
-from gankd.recipes.arms import ARMS, Processing
+from gankd.recipes.arms import Arm, Processing
 from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig
 from gankd.recipes.ready import digits, rotated_digits
 from gankd.synthetic import SelectConfig
@@ -47,48 +48,41 @@ class Pair:
         return self.student if self.teacher is None else f"{self.teacher}-{self.student}"
 
 
-@dataclass(frozen=True)
-class Method:
-    """One row of a table: how the students of every pair are trained."""
+def row(
+    title: str,
+    loss: str | None = None,
+    images: Processing | None = None,
+    *,
+    passes: bool = False,
+    augment: tuple[Augmentation, ...] | None = None,
+    settings: tuple[str, ...] = (),
+) -> Arm:
+    """One row of a table as an arm.
 
-    title: str
-    loss: str | None = None
-    """Sum of losses. Default: labels only."""
-    fakes: Processing | None = None
-    """Train also on generated images, processed up to this step."""
-    matched: bool = True
-    """True: as many updates as rows with generated images. False: as many passes over real images as those rows."""
-    assistant: bool = False
-    """Learn from the pair's assistant instead of its teacher."""
-    count: int | None = None
-    """M^g, if different from the table's."""
-    settings: tuple[str, ...] = ()
-    """Changes of the recipe, as NAME=VALUE."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.loss is None or self.fakes in (None, "adjusted"),
-            f"row {self.title}: with a loss, fakes must be none or adjusted, got {self.fakes}",
-        )
-
-    @property
-    def arm(self) -> str:
-        """Name of the arm that trains like this."""
-        if self.loss is not None:
-            return "kd_matched" if self.fakes is None else "adjusted_kd"
-        return self.fakes or ("real_matched" if self.matched else "real")
+    Args:
+        title: as printed.
+        loss: sum of losses; default: the labels only.
+        images: generated images, processed up to this step; default: real images only.
+        passes: as many passes over real images as rows with generated images make, instead of as many updates.
+        augment: augmentation of the students' images; default: the recipe's.
+        settings: other changes of the recipe, as NAME=VALUE.
+    """
+    updates: Literal["passes", "equal"] = "passes" if passes else "equal"
+    return Arm(name=title, loss=loss, images=images, updates=updates, augment=augment, settings=settings)
 
 
-NOKD = Method("NOKD", matched=False)
-CGAN_KD = Method("cGAN-KD", fakes="adjusted")
-EQUAL_UPDATES = Method("NOKD at equal updates")
+NOKD = row("NOKD", passes=True)
+CGAN_KD = row("cGAN-KD", images="adjusted")
+EQUAL_UPDATES = Arm(name="NOKD at equal updates", role="control")
 KD_EQUAL_UPDATES = "KD at equal updates"
 EQUAL_TIME = "NOKD at equal time"
+ASSISTED = ("TAKD", "cGAN-KD+TAKD")
+"""Rows whose students learn from the pair's assistant instead of its teacher."""
 
 
-def equal_time(factor: float) -> Method:
-    """Control on labels only with `factor` times as many updates; 1 is the update-matched control."""
-    return EQUAL_UPDATES if factor == 1 else Method(f"{EQUAL_TIME} x{factor:g}")
+def equal_time(factor: float) -> Arm:
+    """The labels only for `factor` times as many updates as the rows; 1 is the update-matched control."""
+    return EQUAL_UPDATES if factor == 1 else Arm(name=f"{EQUAL_TIME} x{factor:g}", role="control")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +119,10 @@ class PublishedTable:
     """Paper, version and table."""
     family: Family
     pairs: tuple[Pair, ...]
-    methods: tuple[Method, ...]
+    arms: tuple[Arm, ...]
+    """Rows, without the controls that every page adds."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """M^g by title of the row, where it is not the table's."""
     printed: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """(pair, method) -> number as printed."""
     unit: str = "top-1 accuracy, %"
@@ -140,13 +137,13 @@ class PublishedTable:
     """True if one network filters for all pairs; otherwise each pair's teacher is the teacher of its run."""
 
     def __post_init__(self) -> None:
-        known = {(pair.name, method.title) for pair in self.pairs for method in (*self.methods, *self.controls)}
+        known = {(pair.name, arm.title) for pair in self.pairs for arm in (*self.arms, *self.controls)}
         assert set(self.printed) <= known, set(self.printed) - known
 
     @property
-    def controls(self) -> tuple[Method, ...]:
-        """Controls at equal updates, to which gains refer."""
-        return EQUAL_UPDATES, Method(KD_EQUAL_UPDATES, self.control_loss)
+    def controls(self) -> tuple[Arm, ...]:
+        """Controls at equal updates: gains are measured against them."""
+        return EQUAL_UPDATES, Arm(name=KD_EQUAL_UPDATES, loss=self.control_loss, role="control")
 
     def number(self, pair: str, method: str) -> float | None:
         """The printed number in the metric used here: errors are converted to accuracies."""
@@ -169,18 +166,16 @@ class PublishedTable:
         require(name in known, f"no pair {name!r} in {self.name}; {suggest(name, known)}")
         return known[name]
 
-    def method(self, title: str) -> Method:
+    def arm(self, title: str) -> Arm:
         """The row or control of this title.
 
         Raises:
             ConfigError: there is none.
         """
-        known = {method.title: method for method in (*self.methods, *self.controls)}
-        require(
-            title in known or title.startswith(f"{EQUAL_TIME} x"),
-            f"no method {title!r} in {self.name}; {suggest(title, known)}",
-        )
-        return known.get(title) or Method(title)
+        known = {arm.title: arm for arm in (*self.arms, *self.controls)}
+        timed = title.startswith(f"{EQUAL_TIME} x")
+        require(title in known or timed, f"no method {title!r} in {self.name}; {suggest(title, known)}")
+        return known[title] if title in known else Arm(name=title, role="control")
 
     def distinct(self, scale: Scale) -> tuple[Pair, ...]:
         """Pairs with different networks at this scale."""
@@ -212,7 +207,7 @@ class PublishedTable:
         select = recipe.select
         accepted = {"budget": select.accept_share, "running_max": RUNNING_MAX_SHARE, "none": 1.0}[select.subsample]
         kept = 1.0 if select.filter == "none" or select.rho is None else select.rho
-        most = max(self._count(recipe, method) for method in self.methods)
+        most = max(self._count(recipe, arm) for arm in self.arms)
         needed = round(POOL_MARGIN * most / (accepted * kept))
         return replace(recipe, synth=replace(recipe.synth, pool=max(recipe.synth.pool, needed)))
 
@@ -223,54 +218,61 @@ class PublishedTable:
         found["student.loss"] = "rows name the losses"
         if not self.filters:
             found["teacher.model"] = network
-        for method in self.methods:
-            if method.count is not None:
-                found["student.fake_share"] = "rows have M^g images, which is a share of all"
-            found |= {change.partition("=")[0]: f"the row {method.title} sets it" for change in method.settings}
+        if self.counts:
+            found["student.fake_share"] = "rows have M^g images, which is a share of all"
+        if any(arm.augment is not None for arm in self.arms):
+            found["student.augment"] = "rows have an augmentation of their own"
+        for arm in self.arms:
+            found |= {change.partition("=")[0]: f"the row {arm.title} sets it" for change in arm.settings}
         return found
 
-    def _count(self, recipe: Recipe, method: Method) -> int:
+    def _count(self, recipe: Recipe, arm: Arm) -> int:
         """M^g of one row at the scale of `recipe`."""
         published, here = self.family.select.count, recipe.select.count
         assert published is not None
         if here is None:
             raise ConfigError(f"select.count must be a number in {self.name}, whose rows are shares of it, got none")
-        return here if method.count is None else max(1, round(here * method.count / published))
+        own = self.counts.get(arm.title)
+        return here if own is None else max(1, round(here * own / published))
 
-    def cell(self, base: Recipe, scale: Scale, pair: Pair, method: Method) -> Recipe:
-        """`base` with what one pair and method change."""
-        teacher, student, assistant = self.networks(pair, scale)
+    def pair_recipe(self, base: Recipe, scale: Scale, pair: Pair) -> Recipe:
+        """`base` with the networks of one pair."""
+        teacher, student, _ = self.networks(pair, scale)
         config = replace(base.student, model=student)
         if scale == "full" and pair.student in self.family.slow and config.lr == self.family.full().student.lr:
             config = replace(config, lr=0.01)
-        recipe = base
-        if teacher is not None and self.filters:
-            config = replace(config, teacher=teacher)
-        elif teacher is not None:
-            recipe = replace(base, teacher=replace(base.teacher, model=teacher))
-        share = config.fake_share
-        if method.count is not None:
-            # As published: batches mix all real and M^g generated images.
-            published = self.family.select.count
+        if teacher is not None and not self.filters:
+            return replace(base, student=config, teacher=replace(base.teacher, model=teacher))
+        return replace(base, student=config if teacher is None else replace(config, teacher=teacher))
+
+    def pair_arm(self, base: Recipe, scale: Scale, pair: Pair, arm: Arm) -> Arm:
+        """A row or control with the settings and the length that it has for one pair at one scale.
+
+        Args:
+            base: settings that all cells share.
+            scale, pair, arm: which cell.
+        """
+        config, settings = base.student, []
+        assistant = self.networks(pair, scale)[2]
+        if arm.title in self.counts:
+            # As in the published mixture of all real and M^g generated images.
+            published, own, share = self.family.select.count, self.counts[arm.title], config.fake_share
             assert published is not None
-            share = method.count / (method.count + published * (1 - share) / share)
-            recipe = replace(recipe, select=replace(recipe.select, count=self._count(base, method)))
-            config = replace(config, fake_share=share)
-        if method.loss is not None:
-            config = replace(config, loss=method.loss)
-            if method.assistant and assistant is not None:
-                config = replace(config, assistants=(assistant,))
-        passes = max(1, round(config.updates * (1 - base.student.fake_share)))  # over real images, as NOKD has
-        if not method.matched and ARMS[method.arm].matched:
-            config = replace(config, updates=passes)
+            share = own / (own + published * (1 - share) / share)
+            settings += [f"select.count={self._count(base, arm)}", f"student.fake_share={share!r}"]
+        if arm.title in ASSISTED and assistant is not None:
+            settings.append(f'student.assistants=["{assistant}"]')
+        passes = max(1, round(config.updates * (1 - config.fake_share)))  # over real images, as NOKD makes them
         if config.init == "finetune":
             # As published: rows without generated images are trained once, from scratch; the others start from NOKD.
-            tuned = replace(config, start_updates=config.start_updates or passes)
-            config = tuned if method.matched else config.from_scratch
-        if method.title.startswith(f"{EQUAL_TIME} x"):
-            config = replace(config, updates=round(config.updates * float(method.title.rpartition("x")[2])))
-        recipe = replace(recipe, student=config)
-        return override(recipe, method.settings) if method.settings else recipe
+            if arm.updates == "passes":
+                settings += ["student.init=scratch", "student.start_updates=none", "student.finetune_lr=none"]
+            else:
+                settings.append(f"student.start_updates={config.start_updates or passes}")
+        updates = arm.updates
+        if arm.title.startswith(f"{EQUAL_TIME} x"):
+            updates = round(config.updates * float(arm.title.rpartition("x")[2]))
+        return replace(arm, updates=updates, settings=(*settings, *arm.settings))
 
 
 # --- small scales -------------------------------------------------------------------------------------------
@@ -379,11 +381,11 @@ def by_method(pairs: Sequence[Pair], lines: Mapping[str, str]) -> dict[tuple[str
     }
 
 
-def by_pair(methods: Sequence[Method], lines: Mapping[str, str]) -> dict[tuple[str, str], float]:
-    """Printed numbers from one line per pair with one number per method; NA: not printed."""
+def by_pair(arms: Sequence[Arm], lines: Mapping[str, str]) -> dict[tuple[str, str], float]:
+    """Printed numbers from one line per pair with one number per row; NA for none."""
     return {
-        (name, method.title): float(word)
+        (name, arm.title): float(word)
         for name, line in lines.items()
-        for method, word in zip(methods, line.split(), strict=True)
+        for arm, word in zip(arms, line.split(), strict=True)
         if word != "NA"
     }

@@ -6,7 +6,16 @@ from functools import partial
 from typing import Any
 
 from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig
-from gankd.recipes.published.cifar100 import ADJUSTED, FILTERED, MG_DEVIATION, PAPER, RAW, SUBSAMPLED, counts
+from gankd.recipes.published.cifar100 import (
+    ADJUSTED,
+    FILTERED,
+    MG_DEVIATION,
+    PAPER,
+    RAW,
+    SUBSAMPLED,
+    count_rows,
+    m_counts,
+)
 from gankd.recipes.published.table import (
     CGAN_KD,
     FROM_SCRATCH,
@@ -126,7 +135,7 @@ STEERING = _table(
     source=f"{PAPER}, table 7",
     family=STEERING_FAMILY,
     pairs=_students(STEERING_LINES),
-    methods=(NOKD, CGAN_KD),
+    arms=(NOKD, CGAN_KD),
     printed=by_pair((NOKD, CGAN_KD), STEERING_LINES),
     unit="MAE, degrees",
     protocol=_protocol("about 9,800", 50_000, "VGG-19", 0.7, "SAGAN, SVDL + ILI", "5e-4"),
@@ -145,12 +154,12 @@ STEERING_COMPONENTS = replace(
     title="Steering Angle: what each step adds",
     source=f"{PAPER}, plot of components",
     pairs=_students(STEERING_STEPS),
-    methods=STEPS,
+    arms=STEPS,
     printed=by_pair(STEPS, STEERING_STEPS),
     protocol=STEERING.protocol + " Rows add the steps one by one, at equal M^g.",
     note="Printed numbers were read off a plot, to about 0.02.",
 )
-STEERING_COUNTS = counts(1_000, 5_000, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000, 70_000)
+STEERING_COUNTS = m_counts(1_000, 5_000, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000, 70_000)
 STEERING_MG_LINES = {
     "resnet20": "5.51 4.33 3.62 3.21 2.54 1.95 1.65 1.60 1.63 1.67",
     "wrn_16_1": "4.83 3.64 3.13 2.82 2.48 2.04 1.83 1.82 1.85 1.82",
@@ -162,8 +171,9 @@ STEERING_MG = replace(
     name="steering-mg",
     title="Steering Angle: how many generated images",
     source=f"{PAPER}, plot of M^g",
-    methods=STEERING_COUNTS,
-    printed=by_pair(STEERING_COUNTS, STEERING_MG_LINES),
+    arms=count_rows(STEERING_COUNTS),
+    counts=STEERING_COUNTS,
+    printed=by_pair(count_rows(STEERING_COUNTS), STEERING_MG_LINES),
     protocol=STEERING.protocol,
     deviations=(*STEERING_DEVIATIONS, MG_DEVIATION),
 )
@@ -199,7 +209,7 @@ UTKFACE = _table(
         small=DataConfig(name="utkface", size=32, num_train=2000),
     ),
     pairs=_students(UTKFACE_LINES),
-    methods=(NOKD, CGAN_KD),
+    arms=(NOKD, CGAN_KD),
     printed=by_pair((NOKD, CGAN_KD), UTKFACE_LINES),
     unit="MAE, years",
     protocol=_protocol("11,808", 60_000, "VGG-11", 0.7, "SAGAN, SVDL + ILI", "5e-4") + " Faces are flipped.",
@@ -255,7 +265,7 @@ def _rc49(images: int) -> PublishedTable:
             small=DataConfig(name="rc49", size=32, per_label=5),
         ),
         pairs=_students(lines),
-        methods=(NOKD, CGAN_KD),
+        arms=(NOKD, CGAN_KD),
         printed=by_pair((NOKD, CGAN_KD), lines),
         unit="MAE, degrees",
         protocol=_protocol(
@@ -276,19 +286,20 @@ RC49_COMPONENTS = replace(
     name="rc49-components",
     title="RC-49, R-5: what each step adds",
     source=f"{FIRST}, ablation of components",
-    methods=STEPS,
+    arms=STEPS,
     printed=by_pair(STEPS, RC49_STEPS),
     protocol=R5.protocol + " Rows add the steps one by one, at equal M^g.",
 )
-RC49_COUNTS = counts(1_000, 5_000, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000, 70_000, 80_000)
+RC49_COUNTS = m_counts(1_000, 5_000, 10_000, 20_000, 30_000, 40_000, 50_000, 60_000, 70_000, 80_000)
 RC49_MG = replace(
     R5,
     name="rc49-mg",
     title="RC-49, R-5: how many generated images",
     source=f"{FIRST}, ablation of M^g",
-    methods=RC49_COUNTS,
+    arms=count_rows(RC49_COUNTS),
+    counts=RC49_COUNTS,
     printed=by_pair(
-        RC49_COUNTS,
+        count_rows(RC49_COUNTS),
         {
             "shufflenet_v2": "1.95 1.67 1.36 1.25 1.19 .92 .88 .97 .85 .93 .89",
             "mobilenet_v2": "1.74 2.03 1.43 1.36 1.41 1.24 1.16 1.27 1.01 .97 1.04",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gankd.errors import CheckpointError, ConfigError, DataError, GankdError, ModelError, RunError
-from gankd.synthetic import SelectConfig, SyntheticSet, generate
+from gankd.synthetic import SelectConfig, SyntheticSet, generate, select
 from gankd.tasks import Classification, Regression, Task
 
 CLASSES = Classification(num_classes=4)
@@ -231,12 +231,12 @@ def test_selecting_reads_scores_and_never_generates(tmp_path: Path) -> None:
     made = make(tmp_path, painter, shard_size=512)
     calls = painter.calls
     for share, rho in itertools.product((0.2, 0.5, 1.0), (0.5, 0.9)):
-        made.select(SelectConfig(accept_share=share, rho=rho), seed=0)
+        select(made, SelectConfig(accept_share=share, rho=rho), seed=0)
     assert painter.calls == calls
 
 
 def test_steps_of_a_selection_by_hand(pool: SyntheticSet) -> None:
-    chosen = pool.select(SelectConfig(accept_share=0.4, rho=0.8), seed=0)
+    chosen = select(pool, SelectConfig(accept_share=0.4, rho=0.8), seed=0)
     groups = pool.labels
     for group in range(4):
         mine = groups == group
@@ -273,7 +273,7 @@ def test_all_combinations_are_legal(
     config = SelectConfig(subsample=subsample, filter=rule, adjust=adjust, burn_in=20, cap_quantile=0.99)
     for made in (pool, angles):
         real = torch.rand(200, generator=torch.Generator().manual_seed(0)) * made.disagreement.max() + 0.1
-        chosen = made.select(config, 0, real, torch.zeros(200, dtype=torch.int64))
+        chosen = select(made, config, 0, real, torch.zeros(200, dtype=torch.int64))
         assert 0 < len(chosen) == len(chosen.labels) <= COUNT
         if subsample == "none" and rule == "none":
             assert len(chosen) == COUNT
@@ -282,7 +282,7 @@ def test_all_combinations_are_legal(
 
 def test_adjusted_labels(pool: SyntheticSet, angles: SyntheticSet) -> None:
     def adjusted(made: SyntheticSet, adjust: Any) -> tuple[Tensor, Tensor]:
-        chosen = made.select(SelectConfig(adjust=adjust), 0)
+        chosen = select(made, SelectConfig(adjust=adjust), 0)
         return chosen.labels, chosen.teacher_outputs
 
     labels, outputs = adjusted(pool, "argmax")
@@ -293,27 +293,27 @@ def test_adjusted_labels(pool: SyntheticSet, angles: SyntheticSet) -> None:
     assert torch.equal(labels, outputs)
     assert labels.dtype == torch.float32
     assert (labels != labels.round()).any()
-    chosen = angles.select(SelectConfig(adjust="none"), 0)
+    chosen = select(angles, SelectConfig(adjust="none"), 0)
     assert torch.equal(chosen.labels, angles.labels[chosen.index])
 
 
 def test_published_quantiles_are_the_defaults(pool: SyntheticSet, angles: SyntheticSet) -> None:
     config = SelectConfig(subsample="none")
-    assert len(pool.select(config, 0)) == pytest.approx(0.9 * COUNT, abs=4)
-    chosen = angles.select(config, 0)
+    assert len(select(pool, config, 0)) == pytest.approx(0.9 * COUNT, abs=4)
+    chosen = select(angles, config, 0)
     assert len(chosen) == pytest.approx(0.7 * COUNT, abs=1)
     assert len(set(chosen.report["thresholds"])) == 1  # one for all labels
 
 
 def test_smaller_counts_are_balanced_prefixes(pool: SyntheticSet) -> None:
-    everything = pool.select(SelectConfig(), 0)
+    everything = select(pool, SelectConfig(), 0)
     for count in (1, 10, 100, 400):
-        some = pool.select(SelectConfig(count=count), 0)
+        some = select(pool, SelectConfig(count=count), 0)
         assert torch.equal(some.index, everything.index[:count])
         per_class = pool.labels[some.index].bincount(minlength=4)
         assert per_class.max() - per_class.min() <= 1
         assert some.report["missing"] == 0
-    short = pool.select(SelectConfig(count=10_000), 0)
+    short = select(pool, SelectConfig(count=10_000), 0)
     assert torch.equal(short.index, everything.index)
     assert short.report["missing"] == 10_000 - len(everything)
     assert torch.equal(short.accepted, everything.accepted)
@@ -321,18 +321,18 @@ def test_smaller_counts_are_balanced_prefixes(pool: SyntheticSet) -> None:
 
 def test_seed_decides_the_rejection_alone(pool: SyntheticSet) -> None:
     config = SelectConfig(accept_share=0.3)
-    assert torch.equal(pool.select(config, 0).index, pool.select(config, 0).index)
-    assert not torch.equal(pool.select(config, 0).index, pool.select(config, 1).index)
+    assert torch.equal(select(pool, config, 0).index, select(pool, config, 0).index)
+    assert not torch.equal(select(pool, config, 0).index, select(pool, config, 1).index)
     everything = SelectConfig(accept_share=1.0)
-    assert torch.equal(pool.select(everything, 0).index, pool.select(everything, 1).index)
+    assert torch.equal(select(pool, everything, 0).index, select(pool, everything, 1).index)
 
 
 def test_what_cannot_be_selected_is_refused(pool: SyntheticSet) -> None:
     with pytest.raises(ConfigError, match="held-out real"):
-        pool.select(SelectConfig(filter="real_calibrated"), 0)
+        select(pool, SelectConfig(filter="real_calibrated"), 0)
     strict = SelectConfig(filter="real_calibrated")
     with pytest.raises(DataError, match="none of 1500 generated images"):
-        pool.select(strict, 0, torch.full((30,), -1.0), torch.zeros(30, dtype=torch.int64))
+        select(pool, strict, 0, torch.full((30,), -1.0), torch.zeros(30, dtype=torch.int64))
     for bad in ({"accept_share": 0}, {"rho": 2}, {"count": 0}, {"burn_in": 0}, {"cap_quantile": 0}):
         with pytest.raises(GankdError, match=next(iter(bad))):
             SelectConfig(**bad)  # type: ignore[arg-type]

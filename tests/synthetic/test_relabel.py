@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gankd.errors import ConfigError, DataError
-from gankd.relabel import SMALL_REAL_GROUP, FilterRule, group_quantile, keep_most_consistent, label_histogram
+from gankd.synthetic.relabel import SMALL_REAL_GROUP, FilterRule, group_quantile, keep_most_consistent, label_histogram
 from gankd.tasks import Classification, Regression
 
 

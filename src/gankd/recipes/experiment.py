@@ -1,0 +1,121 @@
+"""Starting point of every stage of a run: settings, images, device and run folder."""
+
+import inspect
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gankd.config import from_dict, to_dict
+from gankd.data.images import Splits
+from gankd.engine import Engine
+from gankd.errors import DataError
+from gankd.generators.networks import start_side
+from gankd.models import build_net
+from gankd.models.contract import ImageModel
+from gankd.recipes.config import Recipe
+from gankd.recipes.data import load_splits
+from gankd.runs import Run, Stage, fingerprint
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One data set under one recipe in one run folder. It is given, not computed: nothing here trains a network."""
+
+    recipe: Recipe
+    run: Run
+    splits: Splits
+    engine: Engine
+    in_memory: bool = False
+    """True if the images were passed in Python: a later process cannot read them again."""
+    memory: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Results of finished stages that this process has in memory, by fingerprint."""
+
+    @classmethod
+    def open(cls, recipe: Recipe, run: Run, splits: Splits | None = None) -> "Experiment":
+        """Load the images and choose the device.
+
+        Args:
+            recipe: settings.
+            run: the folder; it need not be locked or exist yet.
+            splits: images in memory instead of the recipe's data.
+
+        Raises:
+            DataError: the images cannot be used, or have a size that no generator can make.
+            ConfigError: settings do not fit the data set or this machine.
+        """
+        recipe = from_dict(Recipe, to_dict(recipe))  # as workers read it: 1 and 1.0 would be different stages
+        images = splits or load_splits(recipe.data)
+        _, height, width = images.train.shape
+        if height != width:
+            raise DataError(
+                f"images must be square, got {height}x{width}; crop them, for example with --size {min(height, width)}"
+            )
+        start_side(width)
+        engine = Engine.pick(width, recipe.device, recipe.precision)
+        return cls(recipe, run, images, engine, in_memory=splits is not None)
+
+    def with_recipe(self, recipe: Recipe) -> "Experiment":
+        """Another recipe for the same images in the same folder; results in memory are shared."""
+        return replace(self, recipe=from_dict(Recipe, to_dict(recipe)))
+
+    def stage(self, name: str, settings: Any, **inputs: str) -> Stage:
+        """Stage of this run whose result depends on the recipe's seed and the images, besides what is given.
+
+        Args:
+            name: first part of the folder's name.
+            settings: a settings dataclass, or plain data.
+            inputs: fingerprints of what the stage reads.
+        """
+        plain = settings if isinstance(settings, dict) else to_dict(settings)
+        own = {**plain, "seed": self.recipe.seed, "bf16": self.engine.bf16}
+        return self.run.stage(name, own, {"data": self.data_fingerprint, **inputs})
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Hash of all images and labels."""
+        return self.splits.fingerprint()
+
+    def net(self, name: str, seed: int, size: int | None = None) -> nn.Module:
+        """Build a network with new weights.
+
+        Args:
+            name: a zoo name or module:name.
+            seed: of the weights.
+            size: side of its images in pixels; default: that of the data.
+        """
+        channels, own_size, _ = self.splits.train.shape
+        return build_net(
+            name,
+            in_channels=channels,
+            image_size=size or own_size,
+            num_outputs=self.splits.task.head_size,
+            seed=seed,
+        )
+
+    def model(self, name: str, seed: int) -> ImageModel:
+        """Network on the device that takes images of this data set, with new weights."""
+        return self.engine.place(ImageModel.for_data(self.net(name, seed), self.splits.train))
+
+    def describe(self, name: str, size: int | None = None) -> str:
+        """Hash of a network's structure, and of its source file where it is the user's own."""
+        if ":" in name:  # the user's own: its file may change
+            return self._described(name, size)
+        key = f"structure of {name} at {size}"
+        if key not in self.memory:
+            self.memory[key] = self._described(name, size)
+        return str(self.memory[key])
+
+    def _described(self, name: str, size: int | None) -> str:
+        net, source = self.net(name, 0, size), ""
+        shapes = [[key, list(value.shape)] for key, value in net.state_dict().items()]
+        if ":" in name:
+            path = inspect.getsourcefile(type(net)) or ""
+            source = Path(path).read_text() if Path(path).is_file() else ""
+        return fingerprint(repr(net), shapes, source)
+
+    def say(self, subject: str, text: str) -> None:
+        """Print one line for the user: a stage or a subject, and what happened."""
+        self.run.console.say(f"{subject:<18} {text}")

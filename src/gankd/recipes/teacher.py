@@ -1,0 +1,167 @@
+"""The teacher: its stage, and how it is trained or taken from the user's weights."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gankd.data.images import LabelledImages
+from gankd.errors import ModelError
+from gankd.models.contract import Ensemble, ImageModel, check_model, evaluate
+from gankd.own_code import user_errors_in_one_line
+from gankd.recipes.config import Recipe, TeacherConfig
+from gankd.recipes.experiment import Experiment
+from gankd.runs import Stage, fingerprint
+from gankd.seeds import derive_seed
+from gankd.storage import fill, load_weights, read_card, restore, save_state
+from gankd.training.supervised import train_supervised
+from gankd.virtual import Watcher
+
+
+def teacher_stage(experiment: Experiment, config: TeacherConfig) -> Stage:
+    """Identity and state of a teacher with these settings.
+
+    Raises:
+        CheckpointError: the user's weights cannot be read. ModelError: no network of that name.
+    """
+    inputs = {"net": experiment.describe(config.model, _input_size(config))}
+    if config.weights is not None:
+        inputs["weights"] = fingerprint(sorted(_hashes(load_weights(Path(config.weights))).items()))
+    return experiment.stage("teacher", config, **inputs)
+
+
+def make_teacher(experiment: Experiment, config: TeacherConfig, stage: Stage) -> ImageModel:
+    """Train the teacher, or restore it; in eval mode.
+
+    Raises:
+        ModelError: it does not fit the task, or is not better than chance on validation images.
+        CheckpointError: its file is damaged, or the user's weights do not fit.
+    """
+    if stage.fingerprint not in experiment.memory:
+        teacher = new_teacher(experiment, config)
+        if stage.done:
+            restore(teacher, stage.path("model.safetensors"))
+        else:
+            train_teacher(experiment, config, teacher, stage)
+            finish_teacher(experiment, config, teacher, stage)
+        experiment.memory[stage.fingerprint] = teacher
+    found: ImageModel = experiment.memory[stage.fingerprint]
+    return found
+
+
+def other_teacher(recipe: Recipe, model: str | None) -> TeacherConfig:
+    """Settings of the teacher whose outputs a student's losses read: the run's own, or another network trained alike.
+
+    Filter, labels of generated images and the virtual teacher always use the run's own.
+    """
+    if model is None:
+        return recipe.teacher
+    return replace(recipe.teacher, model=model, weights=None, mean=None, std=None, input_size=None)
+
+
+def untrained_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
+    """Network of the teacher's architecture and input contract, for dry runs."""
+    nets = [experiment.net(config.model, number, _input_size(config)) for number in range(config.members)]
+    if config.weights is not None:
+        return _users_contract(nets[0], config, experiment.splits.train)
+    return ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), experiment.splits.train)
+
+
+def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
+    """The teacher before training, or with the user's weights."""
+    seeds = [derive_seed(experiment.recipe.seed, "teacher", number) for number in range(config.members)]
+    nets = [experiment.net(config.model, seed, _input_size(config)) for seed in seeds]
+    if config.weights is not None:
+        fill(nets[0], load_weights(Path(config.weights)), f"{config.weights} does not fit {config.model}")
+        teacher = _users_contract(nets[0], config, experiment.splits.train)
+    else:
+        teacher = ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), experiment.splits.train)
+    return experiment.engine.place(teacher).eval()
+
+
+def train_teacher(
+    experiment: Experiment, config: TeacherConfig, teacher: ImageModel, stage: Stage, watcher: Watcher | None = None
+) -> None:
+    """Train every member of the teacher in place; the user's weights stay as they are.
+
+    Args:
+        experiment: images, device, seed.
+        config: settings.
+        teacher: as `new_teacher` makes it.
+        stage: where checkpoints go.
+        watcher: a virtual teacher's generator that learns from the outputs of each update.
+    """
+    splits, engine, members = experiment.splits, experiment.engine, config.members
+    experiment.say("teacher", config.model + (f" x {members}" if members > 1 else ""))
+    check_model(teacher, splits.train.to(engine.device), f"teacher {config.model}")
+    if config.weights is not None:
+        return
+    stage.begin()
+    for number, net in enumerate(teacher.members):
+        part = stage if members == 1 else stage.part(f"member-{number}")
+        member = ImageModel.for_data(net, splits.train)
+        seed = derive_seed(experiment.recipe.seed, "member", number)
+        with user_errors_in_one_line(config.model, f"teacher {config.model}"):
+            train_supervised(member, splits.train, splits.val, config, engine, seed, part, beside=watcher)
+
+
+def finish_teacher(experiment: Experiment, config: TeacherConfig, teacher: ImageModel, stage: Stage) -> None:
+    """Measure the teacher on validation images, refuse one at chance level, and store its weights."""
+    val = experiment.splits.val
+    metrics = evaluate(teacher, val, experiment.engine)
+    refuse_chance_level(metrics[val.task.metric], val, f"teacher {config.model}", given=config.weights is not None)
+    save_state(stage.path("model.safetensors"), teacher.state_dict())
+    stage.finish(val=metrics)
+    teacher.eval()
+
+
+def refuse_chance_level(value: float, data: LabelledImages, what: str, *, given: bool = False) -> None:
+    """Raise ModelError unless `value` of the task's metric is clearly better than a constant guess on `data`.
+
+    Args:
+        value: of the task's metric on `data`.
+        data: images with labels.
+        what: the network, as the message names it.
+        given: its weights come from the user, so that longer training is not a remedy.
+    """
+    remedy = "train it longer (teacher.updates), choose another teacher.model, or check the labels"
+    if given:
+        remedy = "check that its outputs are in the order or unit of these labels, and teacher.mean and teacher.std"
+    task, chance = data.task, data.task.chance(data.labels)
+    better = value > 1.2 * chance if task.higher_is_better else value < 0.9 * chance
+    if not better:
+        raise ModelError(
+            f"{what} is at chance level: {task.metric} {value:.4g} {task.metric_unit} on {len(data)} validation "
+            f"images, a constant guess has {chance:.4g}; {remedy}"
+        )
+
+
+def _input_size(config: TeacherConfig) -> int | None:
+    """Side in pixels of the teacher's images, where the user or the card of the weights says so."""
+    return config.input_size or read_card(Path(config.weights or "")).get("size")
+
+
+def _users_contract(net: nn.Module, config: TeacherConfig, train: LabelledImages) -> ImageModel:
+    """The user's trained network with its own normalisation, and outputs in label units."""
+    own, card = ImageModel.for_data(net, train), read_card(Path(config.weights or ""))  # the card of gankd export
+    mean, std = (
+        getattr(own, name) if given is None else torch.tensor(given)
+        for name, given in (("mean", config.mean or card.get("mean")), ("std", config.std or card.get("std")))
+    )
+    return ImageModel(
+        net,
+        size=_input_size(config) or train.shape[1],
+        mean=mean.flatten(),
+        std=std.flatten(),
+        offset=card.get("offset", 0.0),
+        factor=card.get("factor", 1.0),
+    )
+
+
+def _hashes(state: dict[str, Tensor]) -> dict[str, str]:
+    return {
+        name: hashlib.blake2b(value.contiguous().cpu().numpy().tobytes(), digest_size=16).hexdigest()
+        for name, value in state.items()
+    }

@@ -1,0 +1,166 @@
+"""Choose from a pool: subsample by density ratio, filter by the teacher, adjust labels, spread over label groups."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from gankd.config import check_ranges
+from gankd.errors import DataError
+from gankd.ranges import Count, UpToOne
+from gankd.subsampling.rejection import accept, budgeted_acceptance, running_max_acceptance
+from gankd.synthetic.pool import SyntheticSet
+from gankd.synthetic.relabel import FilterRule, keep_most_consistent, label_histogram
+from gankd.tasks import Adjust
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """Choice of the generated images that a student sees, and of their labels. All combinations are allowed."""
+
+    where: ClassVar[str] = "select."
+
+    subsample: Literal["budget", "running_max", "none"] = "budget"
+    """Subsampling by density ratio. budget: a fixed share of each label group; running_max: rejection with a running
+    maximum, as published; none: keep all."""
+    accept_share: UpToOne = 0.5
+    """Share of each label group that `budget` keeps: 1 / K for a pool of K candidates per image."""
+    burn_in: Count = 500
+    """Samples per label group that set the first maximum of `running_max`."""
+    cap_quantile: UpToOne = 1.0
+    """Upper limit of `running_max`, as a quantile of a label group's ratios; published: 1."""
+    filter: FilterRule = "published"
+    """Rule that drops images by the teacher's disagreement with the assigned label: none, published, per_group, global
+    or real_calibrated (see `gankd.synthetic.relabel.keep_most_consistent`)."""
+    rho: UpToOne | None = None
+    """Quantile of the filter. Default: as published, 0.9 for classes, 0.7 for scalar labels."""
+    adjust: Literal["auto", "none", "argmax", "soft", "prediction"] = "auto"
+    """Label of a kept image. none: the assigned label; argmax, soft, prediction: the teacher's class, probabilities or
+    value; auto: keeps assigned classes and replaces assigned values by the teacher's."""
+    count: Count | None = None
+    """M^g, the largest number of images to keep, spread evenly over label groups. Default: all that are left."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The generated images that a student sees. Their first k are the selection of `count=k`."""
+
+    source: SyntheticSet
+    index: Tensor
+    """(K,) int64 positions in the pool of M images, turn by turn over the label groups."""
+    labels: Tensor
+    """(K,) adjusted labels in user units, or (K, classes) probabilities."""
+    accepted: Tensor
+    """(M,) bool: kept by the density ratio."""
+    consistent: Tensor
+    """(M,) bool: kept by the density ratio and the teacher's filter."""
+    report: dict[str, Any]
+    """Plain data: counts after each step; per label group the acceptance, threshold and labels before and after."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def images(self) -> Tensor:
+        """(K, C, H, W) uint8 images, read from disk."""
+        return self.source.images(self.index)
+
+    @cached_property
+    def teacher_outputs(self) -> Tensor:
+        """(K, classes) float16 logits or (K,) float32 values, read from disk."""
+        return self.source.teacher_outputs(self.index)
+
+
+def select(
+    pool: SyntheticSet,
+    config: SelectConfig,
+    seed: int,
+    real_disagreement: Tensor | None = None,
+    real_groups: Tensor | None = None,
+) -> Selection:
+    """Select images by their stored scores: subsample, filter, adjust labels, spread over label groups.
+
+    Nothing is generated or scored again, so another budget or rho costs a fraction of a second.
+
+    Args:
+        pool: scored images.
+        config: settings.
+        seed: seed of the rejection.
+        real_disagreement: (R,) the teacher's scores on held-out real images, for `filter=real_calibrated`.
+        real_groups: (R,) their label groups.
+
+    Raises:
+        ConfigError: a setting does not fit (see `keep_most_consistent`).
+        DataError: no image is left.
+    """
+    groups = pool.task.groups(pool.labels)
+    num_groups = pool.task.num_groups
+    if config.subsample == "budget":
+        accepted = accept(budgeted_acceptance(pool.log_ratio, groups, config.accept_share), seed)
+    elif config.subsample == "running_max":
+        chances = running_max_acceptance(pool.log_ratio, groups, config.burn_in, config.cap_quantile)
+        accepted = accept(chances, seed)
+    else:
+        accepted = torch.ones(len(pool), dtype=torch.bool)
+
+    mask, thresholds = keep_most_consistent(
+        pool.disagreement[accepted],
+        groups[accepted],
+        config.filter,
+        pool.task.filter_share if config.rho is None else config.rho,
+        num_groups=num_groups,
+        per_class=pool.task.filter_per_group,
+        real_disagreement=real_disagreement,
+        real_groups=real_groups,
+    )
+    consistent = torch.zeros_like(accepted)
+    consistent[accepted.nonzero()[:, 0][mask]] = True
+
+    index = _turn_by_turn(consistent.nonzero()[:, 0], groups)[: config.count]
+    if len(index) == 0:
+        raise DataError(
+            f"none of {len(pool)} generated images is left after subsample={config.subsample} and "
+            f"filter={config.filter}; raise accept_share or rho, or set subsample=none"
+        )
+    how: Adjust = pool.task.default_adjust if config.adjust == "auto" else config.adjust
+    labels = pool.task.adjust(pool.teacher_outputs(index), pool.labels[index], how)
+
+    generated = groups.bincount(minlength=num_groups)
+    kept = groups[accepted].bincount(minlength=num_groups)
+    report = {
+        "groups": [pool.task.group_name(group) for group in range(num_groups)],
+        "counts": {
+            "generated": len(pool),
+            "accepted": int(accepted.sum()),
+            "consistent": int(consistent.sum()),
+            "kept": len(index),
+        },
+        "missing": max(0, (config.count or 0) - len(index)),
+        "adjust": how,
+        "acceptance": _plain(kept / generated),
+        "thresholds": _plain(thresholds),
+        "labels_generated": label_histogram(pool.labels, pool.task),
+        "labels_assigned": label_histogram(pool.labels[index], pool.task),
+        "labels_adjusted": label_histogram(labels, pool.task),
+    }
+    return Selection(pool, index, labels, accepted, consistent, report)
+
+
+def _turn_by_turn(index: Tensor, groups: Tensor) -> Tensor:
+    """Reorder ascending pool positions: the first of each group, then the second of each, and so on."""
+    mine = groups[index]
+    order = mine.argsort(stable=True)
+    count = mine.bincount()
+    start = count.cumsum(0) - count
+    rank = torch.empty_like(index)
+    rank[order] = torch.arange(len(index)) - start[mine[order]]
+    return index[order][rank[order].argsort(stable=True)]
+
+
+def _plain(values: Tensor) -> list[float | None]:
+    """Numbers for JSON, which has neither infinity nor NaN."""
+    return [value if abs(value) < float("inf") else None for value in values.tolist()]

@@ -1,4 +1,4 @@
-"""`gankd bound`: what the error bound says of a run's generated images, and what students say of the bound."""
+"""`gankd bound`: the error bound for a run's generated images, compared with students."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -43,14 +43,14 @@ from gankd.training.ratio import RatioConfig, train_ratio
 RHOS = (0.5, 0.7, 0.9, 1.0)
 ACCEPT_SHARES = (0.25, 0.5, 1.0)
 SAMPLE = 4096
-"""Fakes of a selection that its distance is estimated on, at most: half of them to fit, half held out;
-and real images to fit on, at most."""
+"""Most images of a selection for the estimate of its distance, half to fit and half held out; and most real images
+to fit on."""
 FITS = 2
 """Classifiers whose mean log-ratio is judged: a single one depends too much on when its training ended."""
 FEWEST = 64
-"""Fakes to fit without which a distance is not estimated."""
+"""Fewest generated images to fit on; with fewer, a distance is not estimated."""
 SUBSETS = (4, 2, 1)
-"""The learning curve has students on N / 4, N / 2 and N real images."""
+"""Divisors of N: the learning curve has students on N / 4, N / 2 and N real images."""
 PROCESSINGS = ("raw", "subsampled", "filtered", "adjusted")
 
 
@@ -74,18 +74,18 @@ def bound(
     Args:
         recipe: the run's settings.
         folder: the run.
-        measure: train the students that are missing: on parts of the real images, and with each M of `counts`, all
-            with the run's number of updates and from scratch. Students that are there are read in any case.
-        counts: M^g; N / 2 times powers of two, the run's own and all that are left, if not given.
-        seeds: students per size and per M; as many as the run has, if not given.
-        rhos: levels of the filter at which the distance is estimated anew, from stored scores.
+        measure: train missing students: on parts of the real images, and with each M of `counts`, all from scratch
+            and with the run's number of updates. Finished students are always read.
+        counts: M^g; default: N / 2 times powers of two, the run's own, and all that are left.
+        seeds: students per size and per M; default: as many as the run has.
+        rhos: levels of the filter for which the distance is estimated, from stored scores.
         accept_shares: acceptance budgets, likewise.
-        mix: pooled, as in the paper: batches hold as many generated images as the pool of both does; share: as many
-            as the run's student.fake_share says, whatever M.
-        delta: the bound may fail with this probability.
+        mix: share of generated images in a batch. pooled, as in the paper: M / (N + M); share: the run's
+            student.fake_share, whatever M.
+        delta: probability with which the bound may fail.
         split: held-out images on which distances and errors are measured.
         workers: students trained side by side.
-        console: where progress is shown.
+        console: shows progress.
 
     Raises:
         ConfigError: the pool is not finished, or a value is out of range. DataError: too few images.
@@ -103,22 +103,10 @@ def bound(
         )
         held = experiment.splits.val if split == "val" else experiment.splits.test
         judge = _Judge(experiment, stages, held)
-        select = replace(recipe.select, count=None)
-        notes = []
-        wanted: dict[str, dict[str, SelectConfig | None]] = {
-            "": {name: arm_named(recipe, name).selection(select) for name in PROCESSINGS},
-            "rho": {f"rho {rho:g}": replace(select, rho=rho) for rho in rhos},
-            "accept_share": {f"accept_share {share:g}": replace(select, accept_share=share) for share in accept_shares},
-        }
-        if select.filter == "none":
-            del wanted["rho"]
-            notes.append("filter=none: rho has no effect.")
-        if select.subsample != "budget":
-            del wanted["accept_share"]
-            notes.append(f"subsample={select.subsample}: accept_share has no effect.")
-        # The four steps are judged alike whatever is swept beside them; fewer fakes would make a worse classifier.
-        judged = {name: judge({title: one for title, one in group.items() if one}) for name, group in wanted.items()}
-        fitted = judged[""][1]
+
+        # --- distances: of the four steps of processing, and of both sweeps
+        wanted, notes = _selections(recipe, rhos, accept_shares)
+        judged = {name: judge(group) for name, group in wanted.items()}  # apart: each on as many images as it has
         found = {one.title: one for distances, _ in judged.values() for one in distances}
         if "adjusted" not in found:
             raise DataError(f"{folder}: too few generated images are left after selection; enlarge synth.pool")
@@ -128,6 +116,7 @@ def bound(
         by = {name: tuple(found[title] for title in group if title in found) for name, group in wanted.items()}
         adjusted = found["adjusted"]
 
+        # --- the bound, and students with several M
         num_real, most = len(experiment.splits.train), adjusted.available
         share = recipe.student.fake_share if mix == "share" else None
         base = Bound(num_real=num_real, tv=adjusted.tv.value, rate=rate, share=share)
@@ -146,7 +135,7 @@ def bound(
             delta=delta,
             split=split,
             held_out=len(held),
-            fitted=fitted,
+            fitted=judged[""][1],
             teacher_error=judge.teacher_error,
             distances=by[""],
             by_rho=by.get("rho", ()),
@@ -163,8 +152,30 @@ def bound(
 # --- distances ----------------------------------------------------------------------------------------------
 
 
+def _selections(
+    recipe: Recipe, rhos: Sequence[float], accept_shares: Sequence[float]
+) -> tuple[dict[str, dict[str, SelectConfig]], list[str]]:
+    """Settings of the selections to judge, by title, in groups: "" for the steps of processing, and one per sweep.
+
+    Returns:
+        Groups; notes on sweeps that have no effect.
+    """
+    select, notes = replace(recipe.select, count=None), []
+    steps = {name: arm_named(recipe, name).selection(select) for name in PROCESSINGS}
+    groups = {"": {name: config for name, config in steps.items() if config is not None}}
+    if select.filter == "none":
+        notes.append("filter=none: rho has no effect.")
+    else:
+        groups["rho"] = {f"rho {rho:g}": replace(select, rho=rho) for rho in rhos}
+    if select.subsample != "budget":
+        notes.append(f"subsample={select.subsample}: accept_share has no effect.")
+    else:
+        groups["accept_share"] = {f"accept_share {x:g}": replace(select, accept_share=x) for x in accept_shares}
+    return groups, notes
+
+
 class _Judge:
-    """Classifiers of real against generated pairs, each fitted anew and judged on samples that it has not seen."""
+    """Classifiers of real against generated pairs, each newly fitted and judged on samples that it has not seen."""
 
     def __init__(self, experiment: Experiment, stages: Stages, held: LabelledImages) -> None:
         self.experiment, self.held, recipe = experiment, held, experiment.recipe
@@ -176,7 +187,7 @@ class _Judge:
         self.teacher_error = label_distance(held.task.predict(outputs), labels, held.task).mean().item()
 
     def __call__(self, configs: Mapping[str, SelectConfig]) -> tuple[list[Distance], int]:
-        """The distance of each selection that leaves enough, and on how many fakes each classifier was fitted."""
+        """Distances of the selections that leave enough images, and how many images each classifier is fitted on."""
         experiment, pool, seed = self.experiment, self.pool, self.experiment.recipe.seed
         chosen: dict[SelectConfig, Selection] = {}
         for config in configs.values():
@@ -219,7 +230,7 @@ class _Judge:
         recipe, task = self.experiment.recipe, self.experiment.splits.task
         seed = recipe.seed
         labels = selection.labels.cpu()
-        if labels.ndim == 2:  # a loss that is linear in the label sees soft labels as labels drawn from them
+        if labels.ndim == 2:  # to a loss that is linear in the label, soft labels are labels sampled from them
             labels = torch.multinomial(labels.float(), 1, generator=rng(seed, "bound", "labels"))[:, 0]
         first, rest = fits.nonzero()[:fitted, 0], (~fits).nonzero()[:, 0]
         # The published schedule keeps an over-fitted last epoch, which would see less of the distance.
@@ -251,7 +262,7 @@ class _Judge:
 def _students(
     experiment: Experiment, bound: Bound, counts: Sequence[int], seeds: int, held: LabelledImages, workers: int
 ) -> tuple[LearningCurve | None, tuple[Measured, ...]]:
-    """The learning curve and the errors for each M; `workers` of 0 train nothing and read what there is."""
+    """The learning curve and the errors for each M; with `workers` of 0 only of students that are finished."""
     recipe, splits = experiment.recipe, experiment.splits
     recipe = replace(recipe, student=recipe.student.from_scratch)
     scratch = experiment.with_recipe(recipe)
@@ -284,7 +295,7 @@ def _students(
 
 
 def _errors(experiment: Experiment, arm: Arm, seeds: int, held: LabelledImages) -> tuple[float, ...] | None:
-    """The error in [0, 1] of each student of an arm; None unless all of them are finished."""
+    """Errors in [0, 1] of the students of an arm; None unless all of them are finished."""
     task, stages = held.task, declare(experiment, [arm], range(seeds))
     if stages.unfinished([arm]):
         return None

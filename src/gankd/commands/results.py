@@ -51,7 +51,7 @@ WITNESSED = 5000
 
 @dataclass(frozen=True)
 class SetResults:
-    """One set: the control table of each student, the oracle, and what is known of teacher and generator."""
+    """One set: the table of each student, the oracle, and facts of teacher and generator."""
 
     name: str
     students: tuple[str, ...]
@@ -113,13 +113,13 @@ def results(
 
     Args:
         data: folder with the files that the recipes read (`file_of`): arrays images, label and split.
-        out: run folders; what they hold already is reused.
-        docs: where the page goes; sets that are not run now stay on it.
-        names: recipes; all if not given.
+        out: run folders; finished stages are reused.
+        docs: where the page goes; sets that are not run now stay on the page.
+        names: recipes; default: all.
         students: zoo names or module:name; the first also learns from the oracle's images.
         seeds: students per arm.
         workers: students trained side by side.
-        console: where progress is shown.
+        console: shows progress.
 
     Raises:
         GankdError: with one line that says what to do.
@@ -128,7 +128,7 @@ def results(
     for name in chosen:
         require(name in REAL, f"no recipe {name!r} on real images; {suggest(name, REAL)}")
         file = file_of(name)
-        require((data / file).is_file(), f"no {file} in {data}; it is to hold images, label and split")
+        require((data / file).is_file(), f"no {file} in {data}; it must contain images, label and split")
     networks = tuple(dict.fromkeys(students))
     require(bool(networks), "results needs at least one student, got none")
     found = []
@@ -180,9 +180,9 @@ def _with_student(recipe: Recipe, student: str) -> Recipe:
 
 
 def _oracle(recipe: Recipe, folder: Path, workers: int, console: Console) -> tuple[ArmResult, ...]:
-    """Students on real images that nobody trained on in place of generated ones: what a perfect generator would give.
+    """Students on unused real images instead of generated ones, as a perfect generator would give.
 
-    There are such images where the recipe thins its training split.
+    There are unused real images where the recipe thins its training split.
     """
     everything, splits = load_splits(replace(recipe.data, num_train=None)).train, load_splits(recipe.data)
     held = left_over(everything, splits.train, splits.val, splits.test)
@@ -247,8 +247,9 @@ def _facts(experiment: Experiment, stages: Stages) -> dict[str, Any]:
 
 
 def _on_training_images(experiment: Experiment, stages: Stages) -> dict[str, float]:
-    """Mean metric of each control on its own training images: what is missing to it on test images is the most that
-    further images like these could give.
+    """Mean metric of each control on its own training images.
+
+    Its distance to the metric on test images is the most that further images of this kind could give.
     """
     train, seeds = experiment.splits.train, range(experiment.recipe.seeds)
     means = {}
@@ -261,7 +262,7 @@ def _on_training_images(experiment: Experiment, stages: Stages) -> dict[str, flo
 
 
 def _agreement(experiment: Experiment, stages: Stages, teacher: ImageModel) -> list[dict[str, Any]]:
-    """Per label group: metric of two networks on generated images, and on validation images of that label.
+    """Metric of two networks per label group, on generated images and on validation images of that label.
 
     The generator may have been optimised against the teacher. The other network, in whose features the density ratio
     compares images, never trained it.
@@ -287,7 +288,7 @@ def _agreement(experiment: Experiment, stages: Stages, teacher: ImageModel) -> l
 
 
 def _samples(experiment: Experiment, stages: Stages) -> Any:
-    """Generated images: a row per label (of many, some), those of values from low to high."""
+    """Grid of generated images: a row per label (of many, some); of values, a column per value from low to high."""
     task, recipe = experiment.splits.task, experiment.recipe
     teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
     generator = make_generator(experiment, teacher, recipe.gan, stages.gan)
@@ -336,7 +337,7 @@ def _verdicts(result: RunResult) -> list[list[str]]:
 
 
 def _write(page: Path, found: Sequence[SetResults]) -> None:
-    """The page and its data; sets that were not run now, and the notes, stay."""
+    """Write the page and its data; sets that were not run now, and the notes, stay."""
     store = page.with_suffix(".json")
     stored = read_json(store) if store.is_file() else {}
     sections = {**stored.get("sections", {}), **{one.name: _section(one) for one in found}}
@@ -422,7 +423,7 @@ def _section(one: SetResults) -> str:
         lines += ["", f"### Student {student}", "", result.headline, f"On training images: {known}."]
         lines += ["", markdown_table(result.arms, task)]
     if one.oracle:
-        text = f"### Oracle, student {one.students[0]}: real images that nobody trained on in place of generated ones"
+        text = f"### Oracle, student {one.students[0]}: unused real images instead of generated ones"
         lines += ["", text, "", markdown_table(one.oracle, task)]
     lines += ["", _agreement_table(facts["agreement"], unit)]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The demonstration and the evidence: a class recipe and a regression recipe, one page, honest numbers."""
+"""`gankd demo` and `gankd evidence`: recipes for classes and for values on one page."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,11 @@ EVIDENCE = ("digits", "digits-all", "rotated-digits", "turntable")
 
 
 def demo(out: Path, *, seeds: int | None, workers: int, console: Console) -> tuple[list[RunResult], Path]:
-    """Run both recipes; returns their results and the path of one page on both."""
+    """Run both recipes.
+
+    Returns:
+        Their results and the path of one page on both.
+    """
     results = _run_all(DEMO, out, 3 if seeds is None else seeds, workers, console)
     page, _ = _index(results, out)
     return results, page
@@ -80,7 +84,7 @@ def with_summary(readme: str, results: Sequence[RunResult]) -> str:
 
 
 def evidence_page(results: Sequence[RunResult], seconds: float) -> str:
-    """The evidence as Markdown: where the method pays and where it does not."""
+    """The evidence as Markdown: where generated images help and where they do not."""
     machine = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
     lines = [
         "# Evidence",
@@ -117,7 +121,11 @@ def _run_all(names: Sequence[str], out: Path, seeds: int, workers: int, console:
 
 
 def _index(results: Sequence[RunResult], out: Path) -> tuple[Path, float]:
-    """One page on all runs, and the computing time that went into them."""
+    """Write one page on all runs.
+
+    Returns:
+        Its path and the computing time of all stages.
+    """
     pages = []
     for result in results:
         recipe = replace(RECIPES[result.recipe](), seeds=len(result.arms[0].seeds))

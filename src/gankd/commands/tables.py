@@ -32,13 +32,13 @@ def plan_table_run(
     changes: Sequence[str] = (),
     console: Console | None = None,
 ) -> list[PlanRow]:
-    """Time a few steps of each network of a table and say what the whole would take; nothing is written. Steps that
-    take long are timed once, and those of more than `bench.prices.LONGEST_STEP` seconds are counted from shapes.
+    """Time a few steps of each network of a table and estimate the time of the whole table; nothing is written.
 
-    Without `data`, random images of the published shape are used, and what a folder holds already is not recognised.
+    Slow steps are timed once, and those of more than `bench.prices.LONGEST_STEP` seconds are counted from shapes.
+    Without `data`, random images of the published shape are used, and finished students are not recognised.
 
     Raises:
-        GankdError: whatever the bench itself would refuse at its start.
+        GankdError: the bench itself would refuse to start.
     """
     require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
     table = find_table(name)
@@ -58,7 +58,7 @@ def plan_table_run(
 
 
 def _random_splits(recipe: Recipe) -> Splits:
-    """A few random images of the set's shape, to time networks on."""
+    """Splits of a few random images of the set's shape, to time networks on."""
     channels, size, outputs = published_shape(recipe.data.name)
     size, classes = recipe.data.size or size, recipe.data.classes or outputs
     task: Task = Regression(low=0.0, high=1.0) if outputs == 1 else Classification(num_classes=classes)

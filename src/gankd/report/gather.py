@@ -32,7 +32,23 @@ from gankd.recipes.stages import Stages, declare
 from gankd.recipes.teacher import make_teacher
 from gankd.recipes.virtual import inspected as inspect_experiment
 from gankd.recipes.virtual import virtual_stage
-from gankd.report import facts as page
+from gankd.report.facts import (
+    IMAGES_PER_GROUP,
+    SCORED_IMAGES,
+    SWEEP_COLUMNS,
+    SWEEP_ROWS,
+    Curve,
+    DataFacts,
+    DisagreementFacts,
+    GroupImages,
+    LabelFacts,
+    LabelSweep,
+    ModelFacts,
+    RatioFacts,
+    ReportData,
+    ScoredImages,
+    StageFacts,
+)
 from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.synthetic import SyntheticSet
@@ -68,7 +84,7 @@ def gather(
     comparison: Comparison,
     headline_arm: str | None,
     inspected: Inspection | None = None,
-) -> page.ReportData:
+) -> ReportData:
     """Everything a report can show of this run; nothing is trained for it.
 
     Args:
@@ -92,7 +108,7 @@ def gather(
     done = [stage for stage in [*shared, *students] if stage.done]
     groups = [task.group_name(group) for group in range(task.num_groups)]
     counts = task.groups(splits.train.labels).bincount(minlength=task.num_groups)
-    return page.ReportData(
+    return ReportData(
         recipe=recipe.name,
         task=task,
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -103,13 +119,13 @@ def gather(
         config=to_dict(recipe),
         notes=notes,
         stages=[
-            page.StageFacts(name=stage.name, folder=stage.folder.name, seconds=stage.seconds)
+            StageFacts(name=stage.name, folder=stage.folder.name, seconds=stage.seconds)
             for stage in done
             if stage.folder is not None
         ],
         arms=comparison.arms,
         headline_arm=headline_arm,
-        data=page.DataFacts(
+        data=DataFacts(
             name=splits.name,
             counts={"train": len(splits.train), "validation": len(splits.val), "test": len(splits.test)},
             shape=splits.train.shape,
@@ -167,15 +183,15 @@ def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[
 
 def _models(
     experiment: Experiment, stages: Stages, arms: Sequence[ArmResult], headline_arm: str | None
-) -> list[page.ModelFacts]:
+) -> list[ModelFacts]:
     """The teacher, and one student of the headline's arm."""
     splits, recipe = experiment.splits, experiment.recipe
     shape, models = splits.train.shape, []
 
-    def facts(role: Any, name: str, model: ImageModel) -> page.ModelFacts:
+    def facts(role: Any, name: str, model: ImageModel) -> ModelFacts:
         parts = {"validation": splits.val, "test": splits.test}
         metrics = {part: evaluate(model, images, experiment.engine) for part, images in parts.items()}
-        return page.ModelFacts(role=role, card=model_card(model, shape, name), metrics=metrics)
+        return ModelFacts(role=role, card=model_card(model, shape, name), metrics=metrics)
 
     if stages.teacher.done:
         config = recipe.teacher
@@ -189,19 +205,17 @@ def _models(
     return models
 
 
-def _curves(experiment: Experiment, stages: Stages, arms: Sequence[Arm]) -> list[page.Curve]:
+def _curves(experiment: Experiment, stages: Stages, arms: Sequence[Arm]) -> list[Curve]:
     curves = []
     if stages.teacher.done:
         history = stages.teacher.history
         if not history and experiment.recipe.teacher.members > 1:
             history = stages.teacher.part("member-0").stored_history()
-        curves.append(page.Curve(role="teacher", title="teacher", history=history))
+        curves.append(Curve(role="teacher", title="teacher", history=history))
     for arm in arms:
         stage = stages.students[arm.name, 0]
         if stage.done:
-            curves.append(
-                page.Curve(role="student", title=f"student, {arm.title}", history=stage.history, arm=arm.name)
-            )
+            curves.append(Curve(role="student", title=f"student, {arm.title}", history=stage.history, arm=arm.name))
     return curves
 
 
@@ -214,17 +228,17 @@ def _generated(experiment: Experiment, stages: Stages, groups: Sequence[str]) ->
     chosen, real_chosen = task.groups(labels), task.groups(splits.train.labels).cpu()
     shown = []
     for group, name in enumerate(groups):
-        real = splits.train.images[(real_chosen == group).nonzero()[: page.IMAGES_PER_GROUP, 0]].cpu()
-        wanted = labels[chosen == group][: page.IMAGES_PER_GROUP]
+        real = splits.train.images[(real_chosen == group).nonzero()[:IMAGES_PER_GROUP, 0]].cpu()
+        wanted = labels[chosen == group][:IMAGES_PER_GROUP]
         if len(real) and len(wanted):
             fake = sample_images(generator, wanted, recipe.seed, f"report {group}")
-            shown.append(page.GroupImages(name=name, real=real, fake=fake))
+            shown.append(GroupImages(name=name, real=real, fake=fake))
     parts: dict[str, Any] = {"groups": shown}
-    values = task.sweep(page.SWEEP_COLUMNS)
+    values = task.sweep(SWEEP_COLUMNS)
     if values is not None:
-        parts["sweep"] = page.LabelSweep(
+        parts["sweep"] = LabelSweep(
             labels=[f"{value:.3g}" for value in values.tolist()],
-            images=generator.sweep(values, page.SWEEP_ROWS, generator=rng(recipe.seed, "sweep")).cpu(),
+            images=generator.sweep(values, SWEEP_ROWS, generator=rng(recipe.seed, "sweep")).cpu(),
         )
     return parts
 
@@ -237,9 +251,9 @@ def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequenc
     features = make_ratio_features(experiment, teacher, recipe.ratio, recipe.teacher, stages.ratio)
     ratio = make_ratio(experiment, features, generator, recipe.ratio, stages.ratio)
     selection, facts = arm_images(experiment, arm, stages), stages.ratio.result or {}
-    kept = selection.index[: page.SCORED_IMAGES]
+    kept = selection.index[:SCORED_IMAGES]
     away = (~selection.consistent).nonzero()[:, 0]
-    dropped = away[torch.randperm(len(away), generator=rng(0, "report dropped"))[: page.SCORED_IMAGES]]
+    dropped = away[torch.randperm(len(away), generator=rng(0, "report dropped"))[:SCORED_IMAGES]]
     thresholds = [t for t in selection.report["thresholds"] if t is not None and t == t]
     labels = pool.labels
 
@@ -250,7 +264,7 @@ def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequenc
     return {
         "kept": _scored(pool, kept),
         "dropped": _scored(pool, dropped),
-        "ratio": page.RatioFacts(
+        "ratio": RatioFacts(
             log_ratio_real=ratio.log_ratio(features(val.images), val.labels.to(experiment.engine.device)).cpu(),
             log_ratio_fake=pool.log_ratio,
             auc=facts.get("auc"),
@@ -258,10 +272,10 @@ def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequenc
             mean_ratio_real=facts.get("mean_ratio_real"),
             advice=facts.get("advice", ""),
         ),
-        "disagreement": page.DisagreementFacts(
+        "disagreement": DisagreementFacts(
             real=real_scores(experiment, teacher)[0], fake=pool.disagreement, cutoffs=sorted(set(thresholds))
         ),
-        "labels": page.LabelFacts(
+        "labels": LabelFacts(
             groups=groups,
             counts={
                 "pool": histogram(torch.ones(len(pool), dtype=torch.bool)),
@@ -274,8 +288,8 @@ def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequenc
     }
 
 
-def _scored(pool: SyntheticSet, index: Tensor) -> page.ScoredImages:
-    return page.ScoredImages(
+def _scored(pool: SyntheticSet, index: Tensor) -> ScoredImages:
+    return ScoredImages(
         images=pool.images(index),
         labels=[pool.task.label_name(label) for label in pool.labels[index]],
         log_ratio=pool.log_ratio[index].tolist(),

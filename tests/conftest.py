@@ -5,10 +5,14 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from filelock import FileLock
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gankd.cli import main
 from gankd.commands import run
@@ -19,6 +23,31 @@ from gankd.recipes.arms import Arm, arm_named
 from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.students import restore_student
+
+
+class Work(TorchDispatchMode):
+    """Counts the elements that operations read and write, views excepted: tests of growth compare counts, not times."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.elements += sum(leaf.numel() for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor))
+        return result
+
+
+@pytest.fixture
+def work() -> Callable[[Callable[[], object]], int]:
+    """Function that counts the elements which a call reads and writes."""
+
+    def count(call: Callable[[], object]) -> int:
+        with Work() as counter:
+            call()
+        return counter.elements
+
+    return count
+
 
 torch.set_num_threads(1)  # as in workers: the same numbers everywhere, and no fight over the cores
 

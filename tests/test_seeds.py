@@ -1,6 +1,7 @@
 """Random numbers by name: the same for the same purpose, unrelated for others, and no memory from call to call."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -53,6 +54,21 @@ def test_a_batch_depends_on_its_step_alone(size: int, batch_size: int) -> None:
     one = Batches(size, batch_size, 5, "data")
     for step in [*steps, *reversed(steps), 7, 7, 0]:
         assert torch.equal(one(step), in_order[step])
+
+
+def test_a_step_costs_the_same_for_any_number_of_items(work: Callable[[Callable[[], object]], int]) -> None:
+    costs = []
+    for size in (1_000, 100_000):
+        batches = Batches(size, 64, 0, "data")
+        batches(0)  # shuffles the pass
+        costs.append(work(lambda batches=batches: batches(1)))  # type: ignore[misc]
+    assert costs[0] == costs[1] <= 4 * 64
+
+
+def test_passes_follow_each_other_without_a_gap() -> None:
+    batches = Batches(10, 4, 0, "data")
+    passes = torch.cat([Batches(10, 10, 0, "data")(step) for step in range(3)])
+    assert torch.equal(torch.cat([batches(step) for step in range(7)]), passes[:28])
 
 
 def test_seed_and_purpose_change_the_order() -> None:

@@ -50,9 +50,12 @@ class Batches:
         start = step * self.batch_size
         first, last = start // self.size, (start + self.batch_size - 1) // self.size
         self._passes = {n: self._passes[n] if n in self._passes else self._shuffle(n) for n in range(first, last + 1)}
-        order = torch.cat([self._passes[n] for n in range(first, last + 1)])
-        offset = start - first * self.size
-        return order[offset : offset + self.batch_size]
+        # Each pass is sliced before the parts are joined: a step must not cost more the more items there are.
+        parts = [
+            order[max(start - n * self.size, 0) : start + self.batch_size - n * self.size]
+            for n, order in self._passes.items()
+        ]
+        return torch.cat(parts)
 
     def _shuffle(self, number: int) -> Tensor:
         return torch.randperm(self.size, generator=rng(self._seed, *self._purpose, "pass", number))

@@ -37,6 +37,19 @@ def test_images_keep_their_labels() -> None:
     assert parts[2].labels.tolist() == [3, 0, 2, 1, 3, 0]
 
 
+def test_pixel_statistics_are_those_of_the_pixels() -> None:
+    pixels = torch.randint(0, 256, (300, 2, 4, 5), generator=rng(0, "pixels")).to(torch.uint8)
+    pixels[:, 1] //= 3  # channels differ
+    data = LabelledImages(pixels, torch.zeros(300, dtype=torch.int64), CLASSES)
+    expected = pixels.double() / 255
+    for found, value in zip(
+        data.pixel_statistics, (expected.mean((0, 2, 3)), expected.std((0, 2, 3), correction=0)), strict=True
+    ):
+        torch.testing.assert_close(found, value, rtol=1e-7, atol=0)
+    half = data.subset(torch.arange(150))
+    assert not torch.equal(half.pixel_statistics[0], data.pixel_statistics[0])  # a part has its own
+
+
 IMAGES, LABELS = torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 2])
 
 

@@ -1,5 +1,6 @@
 """The contract of a model: normalisation by formula, task units, ensembles as means, and errors that help."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -62,6 +63,15 @@ def test_for_data_normalises_that_data() -> None:
     torch.testing.assert_close(fed.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
     flat = LabelledImages(torch.full_like(images(), 7), data().labels, CLASSES)
     assert ImageModel.for_data(Probe(), flat)(flat.images).abs().max() < 1e-5  # no division by a spread of zero
+
+
+def test_pixels_are_read_once_per_data_set(work: Callable[[Callable[[], object]], int]) -> None:
+    costs = []
+    for count in (6, 600):
+        some = data(count=count)
+        assert work(lambda some=some: ImageModel.for_data(Probe(), some)) > some.images.numel()  # type: ignore[misc]
+        costs.append(work(lambda some=some: ImageModel.for_data(Probe(), some)))  # type: ignore[misc]
+    assert costs[0] == costs[1] < 100
 
 
 def test_images_of_another_size_are_resized_before_normalising() -> None:

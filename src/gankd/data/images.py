@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -51,6 +52,17 @@ class LabelledImages:
     def to(self, device: torch.device | str) -> "LabelledImages":
         """These images on another device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    @cached_property
+    def pixel_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and spread (C,) of each channel's pixels on the [0, 1] scale, float64 on the CPU; computed once."""
+        counts = torch.zeros(self.images.shape[1], 256, dtype=torch.int64)
+        for part in self.images.split(256):  # small enough for the cache
+            counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in part.unbind(1)]).cpu()
+        levels = torch.arange(256).float().div(255).double()  # the values that networks read
+        total = counts.double() @ torch.stack([levels, levels.square()], 1)  # (C, 2)
+        mean, square = (total / counts[0].sum()).unbind(1)
+        return mean, (square - mean**2).clamp_min(0).sqrt()
 
     def fingerprint(self) -> str:
         """Hash of pixels, labels and task: equal for equal data under any name."""

@@ -48,15 +48,9 @@ class ImageModel(nn.Module):
     @classmethod
     def for_data(cls, net: nn.Module, data: LabelledImages) -> "ImageModel":
         """Contract of a network that is about to be trained on `data`: its size, mean, spread and label range."""
-        # In parts: all pixels in float at once are four times the data.
-        total = torch.zeros(2, data.shape[0], dtype=torch.float64)
-        for part in data.images.split(4096):
-            pixels = part.float().div(255).flatten(2).double()
-            total += torch.stack([pixels.sum((0, 2)), pixels.square().sum((0, 2))]).cpu()
-        mean, square = total / (len(data) * data.shape[1] * data.shape[2])
-        std = (square - mean**2).clamp_min(0).sqrt().clamp_min(0.02)
+        mean, std = data.pixel_statistics
         offset, factor = data.task.output_scale
-        return cls(net, size=data.shape[1], mean=mean, std=std, offset=offset, factor=factor)
+        return cls(net, size=data.shape[1], mean=mean, std=std.clamp_min(0.02), offset=offset, factor=factor)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Stored images to what `net` reads."""

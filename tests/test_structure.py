@@ -112,3 +112,18 @@ def test_functions_can_be_read_in_one_sitting() -> None:
                 if lines > LONGEST:
                     long.append(f"{name}.{node.name}: {lines}")
     assert long == []
+
+
+ASKS = re.compile(r"isinstance\([^)]*task, *(Classification|Regression)|task\.kind (==|!=)|\bhas_classes\b")
+MOST_QUESTIONS = 15
+"""Places outside `tasks` that ask whether labels are classes or values; each gives its reason in a comment."""
+
+
+def test_the_task_owns_what_differs_between_classes_and_values() -> None:
+    found = [
+        f"{name}: {line.strip()}"
+        for name, path in MODULES.items()
+        for line in path.read_text().splitlines()
+        if not name.startswith("gankd.tasks") and ASKS.search(line)
+    ]
+    assert len(found) < MOST_QUESTIONS, found

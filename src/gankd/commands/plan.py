@@ -123,10 +123,10 @@ def _virtual(experiment: Experiment, stages: Stages, stage: Stage, prices: Price
 
 
 def _generator(experiment: Experiment, stage: Stage, prices: Prices) -> PlanRow:
-    config, task = experiment.recipe.gan, experiment.splits.task
+    config = experiment.recipe.gan
     steps = 0 if config.external is not None else config.steps
     row = _row(stage, steps, lambda: prices.generator(experiment), prices.generator_megabytes(experiment))
-    if steps and not task.has_classes and config.label_input == "ili":
+    if steps and config.label_input == "ili":  # for classes nothing is trained, and it costs nothing
         row = row.longer(config.ili_updates, lambda: prices.label_embedding(experiment))
     return row
 

@@ -53,13 +53,6 @@ def inspect(recipe: Recipe, folder: Path | str, *, console: Console | None = Non
         return replace(found, report=write_page(experiment, found))
 
 
-def default_loss(task: Task, source: str, temperature: float) -> str:
-    """Default loss of a student that learns from a target source; the student is at temperature 1."""
-    if task.kind == "classification":
-        return f"0.1*Label + 0.9*SoftTargets(T={temperature:g})@{source}"
-    return f"Label + Distribution@{source}"
-
-
 def student(
     recipe: Recipe,
     folder: Path | str,
@@ -95,17 +88,14 @@ def student(
             if source is not None and objective.needs_teacher:
                 experiment.say("loss", "a term reads the teacher itself, so one is trained here")
             return _run(experiment, _arms_of_loss(str(objective)), workers)
-        arms = [CONTROL]
-        if task.kind == "classification":
-            arms.append(Arm(name="label smoothing", loss="LS"))
+        arms = [CONTROL, Arm(name="label smoothing", loss="LS")]
         if source is None:
             arms.append(Arm(name="KD as in the recipe", loss=recipe.student.loss))
-            if task.kind == "classification":
-                arms.append(Arm(name="the teacher itself", loss=default_loss(task, "teacher", temperature)))
-        arms.append(Arm(name="table", loss=default_loss(task, "table", temperature), role="control"))
-        arms.append(Arm(name="virtual", loss=default_loss(task, "virtual", temperature)))
-        arms.append(Arm(name="virtual, best of 8", loss=default_loss(task, BEST, temperature)))
-        return _run(experiment, arms, workers)
+            arms.append(Arm(name="the teacher itself", loss=f"0.1*Label + 0.9*SoftTargets(T={temperature:g})@teacher"))
+        arms.append(Arm(name="table", loss=task.target_loss("table", temperature), role="control"))
+        arms.append(Arm(name="virtual", loss=task.target_loss("virtual", temperature)))
+        arms.append(Arm(name="virtual, best of 8", loss=task.target_loss(BEST, temperature)))
+        return _run(experiment, [arm for arm in arms if arm.objective is None or arm.objective.fits(task)], workers)
 
 
 def _arms_of_loss(loss: str) -> list[Arm]:
@@ -122,7 +112,7 @@ BEST = 'virtual(draws=8, policy="best")'
 def self(recipe: Recipe, folder: Path | str, *, workers: int = 1, console: Console | None = None) -> Comparison:
     """Students that learn from a generator of their own outputs, without any teacher; on test images."""
     with started(recipe, Path(folder), console, by="vkd self") as experiment:
-        _for_classes(experiment.splits.task, "self")
+        for_classes(experiment.splits.task, "self")
         arms = [
             CONTROL,
             Arm(name="label smoothing", loss="LS", role="control"),
@@ -188,7 +178,7 @@ def peers(
     else:
         loss = f"PeerVKD(networks={','.join(networks)!r})" if networks else "PeerVKD"
     with started(recipe, Path(folder), console, by="vkd peers") as experiment:
-        _for_classes(experiment.splits.task, "peers")
+        for_classes(experiment.splits.task, "peers")
         own = Arm(name=f"peer {name}" if exchange is not None else "with peers", loss=loss)
         arms = [CONTROL]
         if exchange is not None:  # the others wait; and in this process it can say what is wrong with their files
@@ -217,8 +207,10 @@ def _peers_apart(model: str, networks: Sequence[str]) -> list[Arm]:
     return arms
 
 
-def _for_classes(task: Task, action: str) -> None:
-    require(task.kind == "classification", f"gankd vkd {action} is for classes; for values: gankd vkd student")
+def for_classes(task: Task, action: str) -> None:
+    """Raise ConfigError if the labels are values, which this command is not for."""
+    # Self-distillation, peers and the table of ablations are defined on logits of classes.
+    require(task.has_classes, f"gankd vkd {action} is for classes; for values: gankd vkd student")
 
 
 def _run(experiment: Experiment, arms: Sequence[Arm], workers: int) -> Comparison:

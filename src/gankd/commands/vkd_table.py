@@ -14,8 +14,7 @@ from gankd.bench.compare import compare
 from gankd.bench.results import Comparison, plain
 from gankd.bench.stats import Interval
 from gankd.commands.stages import check_arms, started
-from gankd.commands.vkd import CONTROL
-from gankd.config import require
+from gankd.commands.vkd import CONTROL, for_classes
 from gankd.console import Console
 from gankd.errors import CheckpointError
 from gankd.recipes.arms import Arm
@@ -134,7 +133,7 @@ def vkd_table(
     seeds = range(recipe.seeds)
     with started(recipe, Path(folder), console, by="vkd table") as experiment:
         task = experiment.splits.task
-        require(task.kind == "classification", "gankd vkd table is for classes; for values: gankd vkd student")
+        for_classes(task, "table")
         chosen, tried = _tune(experiment, workers)
         arms = _final_arms(virtual_temperature(experiment), chosen)
         check_arms(experiment, arms)

@@ -282,6 +282,7 @@ def strata(
     shares: Mapping[str, int] = SHARES,
 ) -> list[tuple[str, list[int]]]:
     """Groups of images with like labels, by name; each is shared among the `drawn` splits on its own."""
+    # Equal values are rare: values are grouped by range, classes by equality.
     values, classes = labels.tolist(), task.has_classes
     if classes:
         groups: dict[str, list[int]] = {}

@@ -199,6 +199,7 @@ class ImagePool(_Sampled):
             )
         whole = concat(splits.train, splits.val, splits.test)
         self.task, self.what = task, f"gan.external {shown(path)}"
+        self._exact = task.has_classes  # an image of another class is no substitute, one of a close value is
         self.images, self.labels = whole.images, whole.labels
         if whole.task.label_names:
             self.labels = _renumbered(self.labels, whole.task.label_names, task.label_names, self.what)
@@ -213,7 +214,7 @@ class ImagePool(_Sampled):
         Raises:
             DataError: a class without any image.
         """
-        if self.task.has_classes and not torch.isin(labels, self.labels).all():
+        if self._exact and not torch.isin(labels, self.labels).all():
             missing = labels[~torch.isin(labels, self.labels)][0]
             raise DataError(f"{self.what} has no image of class {self.task.label_name(missing)}; add some")
         index = self._match(labels, generator)
@@ -247,15 +248,14 @@ class ImagePool(_Sampled):
         order = order[self.labels[order].argsort(stable=True)]
         labels: list[float] = self.labels[order].tolist()
         above, below = list(range(len(labels) + 1)), list(range(len(labels) + 1))  # below is shifted by one
-        exact = self.task.has_classes
         index = torch.full((len(wanted),), -1)
         values = wanted.tolist()
         for number in torch.randperm(len(wanted), generator=generator).tolist():
             value = values[number]
             start = bisect_left(labels, value)
             right, left = _free(above, start), _free(below, start) - 1
-            fits = right < len(labels) and (not exact or labels[right] == value)
-            if not exact and left >= 0 and (not fits or value - labels[left] < labels[right] - value):
+            fits = right < len(labels) and (not self._exact or labels[right] == value)
+            if not self._exact and left >= 0 and (not fits or value - labels[left] < labels[right] - value):
                 right, fits = left, True
             if fits:
                 index[number] = order[right]
@@ -272,7 +272,7 @@ class Pipeline(_Sampled):
 
     def __init__(self, folder: Path, task: Task, shape: Shape, device: torch.device) -> None:
         self.task, self.shape, self.what = task, shape, f"gan.external diffusers:{shown(folder)}"
-        if not task.has_classes:
+        if not task.has_classes:  # diffusers has no pipelines that take a number
             raise ConfigError(f"{self.what}: pipelines take classes, but the labels are values")
         if not (folder / "model_index.json").is_file():
             raise ModelError(f"{self.what}: no model_index.json there; expected the folder of a pipeline")

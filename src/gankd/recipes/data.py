@@ -11,7 +11,6 @@ from gankd.data.scarce import scarce
 from gankd.data.sets import DATA_SETS
 from gankd.errors import ConfigError
 from gankd.recipes.config import DataConfig
-from gankd.tasks import Classification
 
 
 def load_splits(config: DataConfig) -> Splits:
@@ -87,19 +86,9 @@ def first_classes(splits: Splits, count: int) -> Splits:
         ConfigError: the labels are values, or `count` is not 2 .. number of classes. DataError: a split has no image
             of these classes.
     """
-    task = splits.task
-    if not isinstance(task, Classification):  # a user's mistake, not another way to do it
-        raise ConfigError(
-            f"data.classes keeps the first classes, but the labels of {splits.name} are values; leave it out, or, "
-            "where numbers are names of your own classes, add --task classification"
-        )
-    require(
-        2 <= count <= task.num_classes,
-        f"data.classes must lie in 2..{task.num_classes}, the classes of {splits.name}, got {count}",
-    )
-    fewer = Classification(num_classes=count, class_names=task.class_names[:count])
+    fewer = splits.task.first_classes(count, splits.name)
     train, val, test = (
         replace(part.subset(part.labels < count), task=fewer) for part in (splits.train, splits.val, splits.test)
     )
-    card = splits.card | {"classes": f"the first {count} of {task.num_classes}"}
+    card = splits.card | {"classes": f"the first {count} of {splits.task.head_size}"}
     return Splits(train, val, test, splits.name, card)

@@ -82,6 +82,22 @@ class Classification:
         """Settings with which a reader of the user's own images reads labels of this task."""
         return {"task": self.kind}
 
+    def first_classes(self, count: int, what: str) -> "Classification":
+        """Task of the first `count` classes of the data set `what`.
+
+        Raises:
+            ConfigError: `count` is not 2 .. number of classes.
+        """
+        require(
+            2 <= count <= self.num_classes,
+            f"data.classes must lie in 2..{self.num_classes}, the classes of {what}, got {count}",
+        )
+        return Classification(num_classes=count, class_names=self.class_names[:count])
+
+    def target_loss(self, source: str, temperature: float) -> str:
+        """Default loss of a student that learns from a target source; the student is at temperature 1."""
+        return f"0.1*Label + 0.9*SoftTargets(T={temperature:g})@{source}"
+
     def distribution_size(self, bins: int) -> int:
         """Length of a distribution over labels: the classes, however many `bins` values would have."""
         return self.num_classes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gankd.config import require
-from gankd.errors import DataError, ModelError
+from gankd.errors import ConfigError, DataError, ModelError
 from gankd.tasks.choices import Adjust, LabelSampling
 
 
@@ -94,6 +94,17 @@ class Regression:
     def reading(self) -> dict[str, Any]:
         """Settings with which a reader of the user's own images reads labels of this task."""
         return {"task": self.kind, "low": self.low, "high": self.high}
+
+    def first_classes(self, count: int, what: str) -> "Regression":
+        """Raise ConfigError: values have no first classes."""
+        raise ConfigError(
+            f"data.classes keeps the first classes, but the labels of {what} are values; leave it out, or, "
+            "where numbers are names of your own classes, add --task classification"
+        )
+
+    def target_loss(self, source: str, temperature: float) -> str:
+        """Default loss of a student that learns from a target source."""
+        return f"Label + Distribution@{source}"
 
     def distribution_size(self, bins: int) -> int:
         """Length of a distribution over labels: `bins` equal parts of [low, high]."""

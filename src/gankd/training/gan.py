@@ -221,6 +221,7 @@ class GanTrainer:
         self.config, self.engine, self.seed = config, engine, seed
         self.train_set = train.to(engine.device)
         # Batches and label input are the two things in which a GAN for classes and one for values differ.
+        # Classes are drawn equally often; values in vicinities (CcGAN).
         self.batches = (
             ClassBatches(train, config.batch_size, seed)
             if isinstance(train.task, Classification)

@@ -206,6 +206,10 @@ class Objective:
             )
         )
 
+    def fits(self, task: Task) -> bool:
+        """True if every loss is for this kind of task."""
+        return all(task.kind in item.loss.tasks for item in self.terms)
+
     def check(self, task: Task) -> None:
         """Raise ConfigError unless every loss is for this kind of task."""
         for item in self.terms:

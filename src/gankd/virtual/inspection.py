@@ -126,6 +126,7 @@ def inspect_virtual(
     told = [Failure(**one) for one in stored.get("warnings", ())]
     found = replace(found, warnings=(*found.warnings, *(one for one in told if one.code not in codes)))
 
+    # A Gaussian in the space of logits is a baseline for classes only.
     baselines = [name for name in ("gauss", "bank", "table") if task.has_classes or name in FOR_VALUES]
     return Inspection(
         found,

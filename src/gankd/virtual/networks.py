@@ -20,7 +20,7 @@ FREQUENCIES = 8
 
 def table_rows(task: Task) -> int:
     """Number of rows of a table over labels: one per class, or one per point of a grid over [0, 1]."""
-    return task.num_groups if task.has_classes else GRID
+    return task.distribution_size(GRID)
 
 
 class LabelTable(nn.Module):
@@ -62,7 +62,7 @@ class LabelCode(nn.Module):
         super().__init__()
         wrap = spectral_norm if normed else _as_it_is
         self.code: nn.Module
-        if task.has_classes:
+        if task.has_classes:  # classes have no order that Fourier features could use
             self.code = wrap(nn.Embedding(table_rows(task), width))
         else:
             inputs = 1 + 2 * FREQUENCIES

@@ -58,6 +58,7 @@ class OutputReader:
 
     def __init__(self, teacher: ImageModel, task: Task, bins: int, engine: Engine) -> None:
         self._teacher, self._task, self._engine = teacher, task, engine
+        # One value has no distribution: it is read out of the labels around it; logits of classes are one already.
         self.read_out = None if task.has_classes else engine.place(ReadOut(bins))
 
     @torch.no_grad()

@@ -203,6 +203,7 @@ class Sources(nn.Module):
         super().__init__()
         self._names = [sorted(set(names)) for names in wanted.values()]
         for source, names in wanted.items():
+            # Distributions over bins of values are not logits that another loss could read as a value.
             if not task.has_classes and any(not name.startswith("teacher_distribution") for name in names):
                 raise ConfigError(
                     f"for values @{source.name} gives only distributions; write Distribution@{source.name}"
@@ -243,17 +244,15 @@ def _check_available(source: Source, virtual: VirtualTeacher | None, task: Task)
         raise ConfigError(
             f"@{source.name} needs stored outputs of the real teacher, which only the run that made it keeps"
         )
-    for name, needs_classes in {
-        str(settings.get("policy")): settings.get("policy") in ("rank", "hint"),
-        "agree": settings.get("agree", "keep") != "keep",
-        "shuffle": settings.get("shuffle", False),
-        "stored": settings.get("stored", False),
+    for what, needs_classes in {
+        f"@{source}: {settings.get('policy')}": settings.get("policy") in ("rank", "hint"),
+        f"@{source}: agree": settings.get("agree", "keep") != "keep",
+        f"@{source}: shuffle": settings.get("shuffle", False),
+        f"@{source}: stored": settings.get("stored", False),
+        f"@{source.name}": source.name not in FOR_VALUES,
     }.items():
-        require(task.has_classes or not needs_classes, f"@{source}: {name} is for classes, the labels are values")
-    require(
-        task.has_classes or source.name in FOR_VALUES,
-        f"@{source.name} is for classes, the labels are values",
-    )
+        # Order of logits, agreement with a class and stored logits have no meaning for values.
+        require(task.has_classes or not needs_classes, f"{what} is for classes, the labels are values")
     if settings.get("policy") == "hint" and (virtual is None or virtual.hints is None):
         raise ConfigError(f"@{source}: only the teacher's own run keeps hints of the training images")
 

@@ -87,6 +87,7 @@ def learns_alongside(config: VirtualConfig, task: Task, updates: int | None) -> 
     Raises:
         ConfigError: virtual.when=beside for a teacher that does not allow it, or too few updates.
     """
+    # A regressor's read-out is fitted to the finished teacher, so that there is nothing to learn alongside it.
     possible = task.has_classes and updates is not None
     require(
         possible or config.when != "beside",
@@ -156,7 +157,7 @@ def train_virtual(
 
     # --- files
     bank.save(stage.path("bank.safetensors"))
-    if train.task.has_classes:
+    if _has_hints(train.task):
         probs = (bank.logits / gan.temperature).softmax(1).unflatten(0, (-1, len(train))).mean(0)  # over views
         Hints.of(probs, train.labels.cpu()).save(stage.path("hints.safetensors"))
     path = stage.path("virtual.safetensors")
@@ -179,7 +180,12 @@ def load_virtual(stage: Stage, task: Task) -> VirtualTeacher:
         CheckpointError: a file is missing or damaged.
     """
     path, bank, hints = (stage.path(f"{name}.safetensors") for name in ("virtual", "bank", "hints"))
-    return VirtualTeacher.load(path, bank, hints if task.has_classes else None)
+    return VirtualTeacher.load(path, bank, hints if _has_hints(task) else None)
+
+
+def _has_hints(task: Task) -> bool:
+    """True if a hint of each training image is kept: the three likeliest classes."""
+    return task.has_classes
 
 
 def _watch(gan: KnowledgeGan, training: TeacherTraining, train: LabelledImages, engine: Engine, stage: Stage) -> Tensor:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import override
-from gankd.data.augment import DRAWS, Augmentation, Views, apply_views, augment, draw_views, known_as
+from gankd.data.augment import DRAWS, Augmentation, Views, apply_views, augment, draw_views, known_as, padding
+from gankd.data.trivial_augment import CHANGES, change_one_thing
 from gankd.errors import ConfigError
 from gankd.seeds import rng
 from gankd.training.supervised import SupervisedConfig
@@ -16,6 +17,8 @@ from gankd.training.teacher_outputs import _hash
 
 IMAGES = torch.rand((64, 3, 16, 16), generator=rng(0, "images"))
 ALL: tuple[Augmentation, ...] = ("shift", "rotate", "scale", "flip", "colour")
+NEW: tuple[Augmentation, ...] = ("crop", "trivial", "erase")
+EVERY = (*ALL, *NEW)
 
 
 def test_nothing_is_the_identity() -> None:
@@ -104,7 +107,7 @@ def test_colour_by_hand() -> None:
     assert torch.corrcoef(corner)[0, 1].abs() < 0.2
 
 
-@pytest.mark.parametrize("kinds", [ALL, *((kind,) for kind in ALL)])
+@pytest.mark.parametrize("kinds", [EVERY, *((kind,) for kind in EVERY)])
 def test_all_changes_keep_the_range_and_depend_on_the_generator_alone(kinds: tuple[Augmentation, ...]) -> None:
     images = (IMAGES > 0.5).float()  # all at the ends of the range
     changed = augment(images, kinds, rng(3, "a"))
@@ -129,6 +132,119 @@ def test_rotation_and_scale_act_together_as_one_map() -> None:
     x, y = centre(augment(image, ("rotate", "scale", "flip"), rng(0, "a")))
     assert x.abs().max() < 0.05  # none of them moves the centre
     assert y.abs().max() < 0.05
+
+
+# --- crop
+
+
+def test_a_crop_of_a_known_image() -> None:
+    image = torch.arange(1.0, 17.0).reshape(1, 1, 4, 4)  # padding is one pixel
+    views = Views({"crop_x": torch.tensor([0.0, 0.5, 0.99]), "crop_y": torch.tensor([0.5, 0.99, 0.0])})
+    found = apply_views(image.expand(3, -1, -1, -1), views)[:, 0]
+    left = [[0, 1, 2, 3], [0, 5, 6, 7], [0, 9, 10, 11], [0, 13, 14, 15]]
+    below = [[5, 6, 7, 8], [9, 10, 11, 12], [13, 14, 15, 16], [0, 0, 0, 0]]
+    above_right = [[0, 0, 0, 0], [2, 3, 4, 0], [6, 7, 8, 0], [10, 11, 12, 0]]
+    assert found.tolist() == [left, below, above_right]
+
+
+def test_crops_are_those_of_the_published_random_crop() -> None:
+    # padding 4 at 32 pixels: 81 equally likely windows of the padded image, whole pixels as they are
+    image = torch.rand((1, 3, 32, 32), generator=rng(0, "one")) + 0.1
+    windows = F.pad(image, (4, 4, 4, 4)).unfold(2, 32, 1).unfold(3, 32, 1)[0]  # (3, 9, 9, 32, 32)
+    windows = windows.permute(1, 2, 0, 3, 4).flatten(0, 1)  # (81, 3, 32, 32)
+    changed = augment(image.expand(2000, -1, -1, -1), ("crop",), rng(0, "a"))
+    which = [int((windows == one).flatten(1).all(1).nonzero()) for one in changed]  # exactly one window each
+    counts = torch.tensor(which).bincount(minlength=81)
+    assert counts.min() >= 8  # 25 on average
+    assert counts.max() <= 48
+    assert [padding(side) for side in (8, 28, 32, 64, 224, 2)] == [1, 4, 4, 8, 28, 1]
+
+
+# --- erase
+
+
+def test_erased_share() -> None:
+    images = torch.rand((2000, 3, 32, 32), generator=rng(0, "many"))
+    views = draw_views(2000, ("erase",), rng(0, "a"))
+    changed = apply_views(images, views)
+    lost = (changed != images).any(1)  # (N, H, W)
+    area, erased = lost.float().mean((1, 2)), views.numbers["erased"] > 0
+    assert 0.45 < erased.float().mean() < 0.55
+    assert not area[~erased].any()
+    aspect, wanted = views.numbers["erase_aspect"], views.numbers["erase_area"]
+    fits = erased & ((wanted * aspect).sqrt() <= 1) & ((wanted / aspect).sqrt() <= 1)
+    assert fits.sum() > 850
+    torch.testing.assert_close(area[fits], wanted[fits], atol=0.035, rtol=0)  # whole pixels
+    assert wanted[erased].min() < 0.03
+    assert wanted[erased].max() > 0.39
+    # a full box, filled by the mean colour of the image
+    for image, mask, original in zip(changed[:20], lost[:20], images[:20], strict=True):
+        rows, columns = mask.any(1), mask.any(0)
+        assert mask.sum() == rows.sum() * columns.sum()
+        if mask.any():
+            mean = original.mean((1, 2))[:, None].expand(-1, int(mask.sum()))
+            torch.testing.assert_close(image[:, mask], mean)
+
+
+# --- trivial
+
+
+def trivial(images: Tensor, name: str, strength: float) -> Tensor:
+    count = len(images)
+    place = (CHANGES.index(name) + 0.5) / len(CHANGES)
+    return change_one_thing(images, torch.full((count,), place), torch.full((count,), strength))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_no_strength_is_no_change(name: str) -> None:
+    full = IMAGES.clone()
+    full[:, :, 0, 0], full[:, :, 0, 1] = 0.0, 1.0  # all levels: nothing to stretch
+    full = (full * 255).round() / 255
+    torch.testing.assert_close(trivial(full, name, 0.0), full, atol=2e-6, rtol=0)
+
+
+def test_each_trivial_change_by_hand() -> None:
+    image = torch.tensor([[0.2, 0.4], [0.6, 0.8]]).expand(1, 3, 2, 2).clone()
+    image[:, 0] += 0.1
+    grey = image.mean(1, keepdim=True)
+    half = {"brightness": torch.zeros_like(image), "contrast": grey.mean(), "saturation": grey}
+    for name, plain in half.items():  # strength -1/1.8: half way to the image without the property
+        torch.testing.assert_close(trivial(image, name, -1 / 1.8), (image + plain) / 2)
+    torch.testing.assert_close(trivial(image, "solarise", 0.5), torch.where(image > 0.5, 1 - image, image))
+    levels = trivial(torch.linspace(0, 1, 256).expand(1, 1, 2, -1), "posterise", 1.0).mul(255).round().unique()
+    assert levels.tolist() == list(range(0, 256, 16))
+    stretched = trivial(image, "stretch", 0.3)
+    torch.testing.assert_close(stretched, (image - image.amin((2, 3), True)) / 0.6)
+    flat = torch.full((1, 1, 4, 4), 0.5)
+    assert torch.equal(trivial(flat, "stretch", 1.0), flat)
+    spike = torch.zeros((1, 1, 5, 5))
+    spike[..., 2, 2] = 1.0
+    blurred = trivial(spike, "sharpness", -1.0)  # a tenth of the image and nine of its smooth version
+    assert blurred[0, 0, 2, 2].item() == pytest.approx(0.1 + 0.9 * 5 / 13)
+    assert blurred[0, 0, 1, 1].item() == pytest.approx(0.9 / 13)
+
+
+def test_trivial_moves_turns_and_shears() -> None:
+    x, y = centre(trivial(spot(), "move_x", -0.5))
+    assert x.mean().item() == pytest.approx(5, abs=0.1)  # half of 10 pixels
+    assert y.abs().max() < 0.05
+    assert centre(trivial(spot(), "move_y", 0.5))[1].mean().item() == pytest.approx(-5, abs=0.1)
+    right = spot().roll(8, 3)  # 8 pixels right of the middle
+    x, y = centre(trivial(right, "rotate", 1.0))
+    assert torch.hypot(x, y).mean().item() == pytest.approx(8, abs=0.1)
+    assert torch.atan2(y, x).abs().mean().rad2deg().item() == pytest.approx(30, abs=0.5)
+    x, y = centre(trivial(right, "shear_y", 1.0))
+    assert x.mean().item() == pytest.approx(8, abs=0.1)
+    assert y.mean().item() == pytest.approx(-2.4, abs=0.1)
+
+
+def test_trivial_draws_every_change_equally_often() -> None:
+    drawn = draw_views(6000, ("trivial",), rng(0, "a")).numbers
+    counts = (drawn["change"] * len(CHANGES)).long().bincount(minlength=len(CHANGES))
+    assert counts.min() > 380  # 461 on average
+    assert counts.max() < 550
+    assert drawn["strength"].min() < -0.99
+    assert drawn["strength"].max() > 0.99
 
 
 # --- named numbers
@@ -177,14 +293,14 @@ def test_keys_of_stored_results_are_those_of_earlier_versions(kinds: tuple[Augme
 def test_a_new_kind_changes_neither_numbers_nor_keys_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds: tuple[Augmentation, ...] = ("shift", "flip")
     before = draw_views(5, kinds, rng(0, "a"))
-    monkeypatch.setitem(DRAWS, "erase", {"erase_x": lambda uniform: uniform(0, 1)})
+    monkeypatch.setitem(DRAWS, "new", {"new_x": lambda uniform: uniform(0, 1)})
     after = draw_views(5, kinds, rng(0, "a"))
     assert _hash(after.key()) == _hash(before.key())
-    erased = draw_views(5, (*kinds, "erase"), rng(0, "a"))  # type: ignore[arg-type]
-    assert list(erased.numbers) == ["mirror", "shift_x", "shift_y", "erase_x"]
-    assert all(torch.equal(erased.numbers[name], values) for name, values in before.numbers.items())
-    assert _hash(erased.key()) != _hash(before.key())
-    assert torch.equal(apply_views(IMAGES[:5], erased), apply_views(IMAGES[:5], before))
+    changed = draw_views(5, (*kinds, "new"), rng(0, "a"))  # type: ignore[arg-type]
+    assert list(changed.numbers) == ["mirror", "shift_x", "shift_y", "new_x"]
+    assert all(torch.equal(changed.numbers[name], values) for name, values in before.numbers.items())
+    assert _hash(changed.key()) != _hash(before.key())
+    assert torch.equal(apply_views(IMAGES[:5], changed), apply_views(IMAGES[:5], before))
 
 
 def test_views_are_taken_joined_and_split() -> None:
@@ -206,5 +322,6 @@ def test_synonyms_mean_the_same_and_settings_store_one_name() -> None:
     assert SupervisedConfig(augment=other) == SupervisedConfig(augment=("shift", "colour"))
     assert override(SupervisedConfig(), ["augment=color,flip"]).augment == ("colour", "flip")
     assert known_as(("color", "cutout"), ("color", "cutout")) == ("color", "cutout")
+    assert override(SupervisedConfig(), ["augment=crop,erase,trivial"]).augment == ("crop", "erase", "trivial")
     with pytest.raises(ConfigError, match="augment"):
         override(SupervisedConfig(), ["augment=cutout"])

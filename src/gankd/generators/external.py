@@ -199,7 +199,7 @@ class ImagePool(_Sampled):
             )
         whole = concat(splits.train, splits.val, splits.test)
         self.task, self.what = task, f"gan.external {shown(path)}"
-        self._exact = task.has_classes  # an image of another class is no substitute, one of a close value is
+        self._exact = task.has_classes  # close values may replace each other, classes not
         self.images, self.labels = whole.images, whole.labels
         if whole.task.label_names:
             self.labels = _renumbered(self.labels, whole.task.label_names, task.label_names, self.what)

@@ -30,6 +30,7 @@ COMMANDS = (
             Option("--size", type=int, help="resize images to this side, in pixels"),
             Option("--task", choices=["auto", "classification", "regression"], help="task (default: auto)"),
             Option("--channels", choices=["auto", "grey", "rgb"], help="colours (default: auto)"),
+            Option("--layout", choices=["auto", "classes", "splits"], help="what sub-folders are (default: auto)"),
             Option("--low", type=float, help="lower end of the label range"),
             Option("--high", type=float, help="upper end of the label range"),
         ),

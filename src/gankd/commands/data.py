@@ -12,6 +12,7 @@ from gankd.config import from_dict, require, suggest
 from gankd.console import Console
 from gankd.data.images import Splits
 from gankd.data.inspection import Found, Scan, Shared, contact_images, detect, duplicates, histogram, scan
+from gankd.data.layout import Layout
 from gankd.data.own import ChannelChoice, TaskChoice, counted, shown
 from gankd.data.sets import DATA_SETS
 from gankd.data.sources import Fetched
@@ -225,6 +226,7 @@ def show(
     task: TaskChoice = "auto",
     size: int | None = None,
     channels: ChannelChoice = "auto",
+    layout: Layout = "auto",
     low: float | None = None,
     high: float | None = None,
     sheet: Path | None = None,
@@ -237,7 +239,7 @@ def show(
     Args:
         path: file or folder, or the name of an embedded set.
         name: format, as `data.name` calls it; default: found.
-        task, size, channels, low, high: as in `load_folder`.
+        task, size, channels, layout, low, high: as in `load_folder`.
         sheet: PNG file for the contact sheet; default: no sheet.
 
     Raises:
@@ -255,7 +257,9 @@ def show(
         size = size or files.side
         channels = "rgb" if channels == "auto" and files.mixed else channels
     bad = [] if files is None else [path for path, _ in files.unreadable]
-    settings = {"task": task, "size": size, "channels": channels, "low": low, "high": high}
+    settings: dict[str, Any] = {"task": task, "size": size, "channels": channels, "low": low, "high": high}
+    if layout != "auto":
+        settings["layout"] = layout
     splits, problem = None, ""
     if bad:
         problem = f"{counted(len(bad), 'image')} cannot be read; replace or remove {'it' if len(bad) == 1 else 'them'}"
@@ -273,7 +277,9 @@ def show(
         word
         for option, value in settings.items()
         if value not in (None, "auto")
-        for word in (("--set", f"data.{option}={value}") if option in ("low", "high") else (f"--{option}", str(value)))
+        for word in (
+            ("--set", f"data.{option}={value}") if option in ("low", "high", "layout") else (f"--{option}", str(value))
+        )
     )
     if splits is None:
         return DataReport(found, options, files, problem, None, None)

@@ -4,18 +4,13 @@ import os
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, get_args
 
+from gankd.config import require
 from gankd.data.files import IMAGE_SUFFIXES, Files, is_image, list_folder, splits_of_pictures, walk
 from gankd.data.images import Splits
-from gankd.data.own import (
-    SPLIT_NAMES,
-    Choices,
-    Item,
-    Settings,
-    counted,
-    shown,
-)
+from gankd.data.layout import Layout, given_splits, refuse_nested
+from gankd.data.own import Choices, Item, Settings, counted, shown
 from gankd.data.table import TABLE, read_table
 from gankd.errors import DataError
 
@@ -23,6 +18,7 @@ from gankd.errors import DataError
 def load_folder(
     root: str | Path,
     *,
+    layout: Layout = "auto",
     skip: Collection[Path] = (),
     **settings: Unpack[Settings],
 ) -> Splits:
@@ -34,6 +30,9 @@ def load_folder(
        test) is optional. Images without a row are not used. With a table, names of sub-folders mean nothing.
     2. `root/train/CLASS/*`, `root/val/CLASS/*`, `root/test/CLASS/*`.
     3. `root/CLASS/*`, deeper sub-folders included. Classes are sorted by name, by value if all are integers.
+
+    Sub-folders that may be splits (training_set, val2017, fold1; or all hold the same sub-folders) are refused unless
+    `layout` says what they are. As splits, names tell which: see `part_of_each`.
 
     Task: class folders and text labels are classes. Numbers are regressed, unless all are written as
     integers, at most 20 of them differ and each has 3 images on average: then they name classes. `task`
@@ -52,6 +51,7 @@ def load_folder(
 
     Args:
         root: the folder.
+        layout: what the sub-folders are: classes, or splits with class folders inside; auto: by their names.
         settings: task, size, channels, low, high and seed; see `Choices`.
         skip: files to leave out, such as those that cannot be read.
 
@@ -60,14 +60,18 @@ def load_folder(
         how the labels were read.
 
     Raises:
-        ConfigError: a setting is out of range.
+        ConfigError: a setting is out of range, or a layout for a table.
         DataError: the folder, the table, a label or an image cannot be used.
     """
     root = Path(root)
     choices = Choices(**settings)
     _check_root(root)
     tabular = os.path.lexists(root / TABLE)
-    items, passed_over = (read_table(root / TABLE), "") if tabular else _read_class_folders(root)
+    require(layout in get_args(Layout), f"layout must be auto, classes or splits, got {layout!r}")
+    require(
+        not tabular or layout == "auto", f"layout is for class folders, but {shown(root)} has {TABLE}; leave it out"
+    )
+    items, passed_over = (read_table(root / TABLE), "") if tabular else _read_class_folders(root, layout)
     items = sorted((item for item in items if item.path not in skip), key=lambda item: item.key)
     pictures = Files([item.path for item in items])
     splits = splits_of_pictures(root, items, pictures, choices, what="folder", tabular=tabular, hint=_table_hint(root))
@@ -93,28 +97,25 @@ def _check_root(root: Path) -> None:
 # Class folders
 
 
-def _read_class_folders(root: Path) -> tuple[list[Item], str]:
+def _read_class_folders(root: Path, layout: Layout) -> tuple[list[Item], str]:
     """Items of layouts 2 and 3, and a note on other files."""
     entries = list_folder(root)
     folders = [entry for entry in entries if os.path.isdir(entry.path)]
-    parts = [SPLIT_NAMES.get(entry.name.lower()) for entry in folders]
-    if "train" in parts and None in parts and len(set(parts)) > 2:
-        raise DataError(
-            f"{shown(root)}: some sub-folders are splits (train, val, test), but "
-            f"{shown(folders[parts.index(None)].name)} is not; rename it or move it away"
-        )
-    if "train" in parts and None not in parts:
-        _refuse_loose_images(root, entries)
-        found = [_read_classes(root, Path(e.path), part) for e, part in zip(folders, parts, strict=True)]
-    else:
+    parts = given_splits(root, folders, layout) if folders else None
+    if parts is None:
         found = [_read_classes(root, root, None)]
+    else:
+        _refuse_loose_images(root, entries)
+        found = [_read_classes(root, Path(e.path), part, layout) for e, part in zip(folders, parts, strict=True)]
     others = [name for _, names in found for name in names]
     kinds = sorted({Path(name).suffix.lower() or "no suffix" for name in others})
     note = f"; {counted(len(others), 'other file')} passed over ({', '.join(map(shown, kinds))})"
     return [item for items, _ in found for item in items], note if others else ""
 
 
-def _read_classes(root: Path, folder: Path, part: str | None) -> tuple[list[Item], list[str]]:
+def _read_classes(
+    root: Path, folder: Path, part: str | None, layout: Layout = "classes"
+) -> tuple[list[Item], list[str]]:
     """Items of one folder of class folders, and names of other files there."""
     entries = list_folder(folder)
     classes = [entry for entry in entries if os.path.isdir(entry.path)]
@@ -126,6 +127,8 @@ def _read_classes(root: Path, folder: Path, part: str | None) -> tuple[list[Item
             + (_table_hint(root) or "; sort the images into class folders or add the table")
         )
     _refuse_loose_images(folder, entries)
+    if layout == "auto":
+        refuse_nested(folder, classes, part=True)
     items: list[Item] = []
     others: list[str] = []
     for entry in classes:

@@ -92,7 +92,7 @@ DATA_SETS = {
         "folder:load_folder",
         "The user's own images: class folders, or labels.csv",
         "the folder of your images",
-        OWN,
+        (*OWN, "layout"),
         markers=(("labels.csv", "image files with labels.csv"),),
         pictures="in folder",
         skips=True,

@@ -35,6 +35,8 @@ class DataConfig:
     size: Count | None = None
     """Side in pixels: 32 or 64 for turntable; images from files are cropped and resized to it."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
+    layout: Literal["auto", "classes", "splits"] = "auto"
+    """folder: what the sub-folders are: classes, or splits with class folders inside. auto: by their names."""
     low: float | None = None
     high: float | None = None
     """Range of the values of own images. Default: smallest to largest label of all splits. steering: frames outside the

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -213,6 +214,24 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes) -> 
     with pytest.raises(ConfigError, match="run.toml") as error:
         override_from_file(Outer(), path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.timeout(20)
+def test_files_that_never_end_or_nest_too_deeply_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="c.toml: not a readable TOML file: not a regular file but a pipe"):
+        override_from_file(Outer(), path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="not a regular file but a device"):
+        override_from_file(Outer(), path)
+    path.unlink()
+    path.write_text("x=" + "[" * 100_000)
+    with pytest.raises(ConfigError, match="not a readable TOML file: maximum recursion depth"):
+        override_from_file(Outer(), path)
+    with pytest.raises(ConfigError, match="inner.steps"):
+        override(Outer(), ["inner.steps=" + "[" * 100_000])
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

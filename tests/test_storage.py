@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 from contextlib import suppress
 from pathlib import Path
@@ -259,3 +260,13 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     remove_leftovers(tmp_path)
     assert not leftover.exists()
     assert len(list(tmp_path.iterdir())) == 5
+
+
+@pytest.mark.timeout(20)
+def test_json_that_never_ends_or_nests_too_deeply_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(CheckpointError, match=r"pipe.json is not readable JSON \(.*not a regular file but a pipe"):
+        read_json(tmp_path / "pipe.json")
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match="deep.json is not readable JSON"):
+        read_json(tmp_path / "deep.json")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from gankd.errors import ConfigError
+from gankd.regular import require_regular
 
 T = TypeVar("T")
 
@@ -197,11 +198,13 @@ def override(config: T, assignments: Iterable[str]) -> T:
 def override_from_file(config: T, path: Path) -> T:
     """Change settings by a TOML file whose tables are the groups of settings."""
     try:
+        require_regular(path)
         changes = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"no settings file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError(f"{path}: not a readable TOML file: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: not a readable TOML file: {reason}") from None
     return from_dict(type(config), _merge(to_dict(config), changes), str(path))
 
 
@@ -212,7 +215,7 @@ def _value(text: str, kind: Any) -> Any:
         return None
     try:
         return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 

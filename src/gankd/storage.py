@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gankd.errors import CheckpointError
+from gankd.regular import require_regular
 
 N = TypeVar("N", bound=torch.nn.Module)
 
@@ -77,10 +78,11 @@ def read_json(path: Path) -> Any:
         CheckpointError: the file is missing or not JSON.
     """
     try:
+        require_regular(path)
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise CheckpointError(f"no file {path}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({error}); {_REMEDY}") from None
 
 

@@ -1,4 +1,6 @@
 import os
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from gankd.data import files
 from gankd.data.folder import load_folder
+from gankd.data.idx import load_idx
 from gankd.data.images import LabelledImages
+from gankd.data.table import load_table
 from gankd.errors import ConfigError, DataError, GankdError
 from gankd.tasks import Classification, Regression
 
@@ -424,6 +429,107 @@ def test_truncated_images(tmp_path: Path, suffix: str) -> None:
     line = refused(tmp_path)
     assert f"1 of 6 images cannot be read, first b/1{suffix}: " in line
     assert line.endswith("; replace or remove it")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_no_file_starts_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would hand an EPS to Ghostscript, whatever the file is called."""
+    programs, mark = tmp_path / "bin", tmp_path / "started"
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\ntouch {mark}\n")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # looked up again
+    pets = class_folders(tmp_path / "pets", a=3, b=3)
+    (pets / "a" / "000.png").write_bytes(EPS)
+    assert "a/000.png: not an image in a known format (PNG, JPEG, " in refused(pets)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".gif", ".tif", ".ppm"])
+def test_a_format_goes_by_its_content(tmp_path: Path, suffix: str) -> None:
+    for name in ("a/0", "a/1", "a/2", "b/0", "b/1", "b/2"):
+        paint(tmp_path / (name + suffix), (1, 2, 3), mode="RGB")
+        (tmp_path / (name + suffix)).rename(tmp_path / f"{name}.png")
+    assert load_folder(tmp_path).train.shape == (3, 8, 8)
+
+
+def test_pictures_with_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, a=3, b=3)
+    paint(tmp_path / "b" / "000.png", size=(10_001, 10_000))  # Pillow only warns
+    line = refused(tmp_path)
+    assert "1 of 6 images cannot be read, first b/000.png: 10,001 x 10,000 pixels, expected at most 100,000,000" in line
+    paint(tmp_path / "b" / "000.png", size=(9, 8))
+    monkeypatch.setattr(files, "MAX_PIXELS", 72)
+    load_folder(tmp_path, size=8)
+
+
+def test_threads_share_a_budget_of_decoded_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image of 8 x 8 takes 768 bytes: two at a time fit into 2,000, and one into 100."""
+    class_folders(tmp_path, a=12, b=12)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    lock, now, most = threading.Lock(), 0, 0
+    plain = files.square
+
+    def watched(*arguments: Any) -> Any:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.01)
+        with lock:
+            now -= 1
+        return plain(*arguments)
+
+    monkeypatch.setattr(files, "square", watched)
+    for budget, expected in ((2000, 2), (100, 1)):
+        most = 0
+        monkeypatch.setattr(files, "_decoded", files.Budget(budget))
+        load_folder(tmp_path)
+        assert most == expected
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_is_the_same_in_bands(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Image.fromarray(noise(21, 9, 4)).convert(mode)
+    if mode == "P":
+        picture.info["transparency"] = 3
+    whole = picture.convert("RGBA")
+    expected = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+    monkeypatch.setattr(files, "_BAND", 4)  # the last band is shorter
+    assert np.array_equal(np.asarray(files.flatten(picture)), np.asarray(expected))
+
+
+def test_a_budget_is_given_back_after_an_error() -> None:
+    budget = files.Budget(10)
+    with pytest.raises(ValueError, match="broken"), budget.hold(100):
+        raise ValueError("broken")
+    with budget.hold(10):
+        assert budget.held == 10
+    assert budget.held == 0
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["labels.csv", "train-images-idx3-ubyte.gz", "train.parquet"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_pipes_and_devices_are_not_read_as_tables(tmp_path: Path, name: str, kind: str) -> None:
+    if kind == "a pipe":
+        os.mkfifo(tmp_path / name)
+    else:
+        (tmp_path / name).symlink_to("/dev/zero")
+    if name.endswith(".csv"):
+        paint(tmp_path / "0.png")
+        assert f"not a regular file but {kind}" in refused(tmp_path)
+    elif name.endswith(".gz"):
+        os.link(tmp_path / name, tmp_path / "train-labels-idx1-ubyte.gz", follow_symlinks=False)
+        with pytest.raises(DataError, match=f"not a regular file but {kind}"):
+            load_idx(tmp_path)
+    else:
+        pytest.importorskip("pyarrow")
+        with pytest.raises(DataError, match=f"not a regular file but {kind}"):
+            load_table(tmp_path)
 
 
 @pytest.mark.timeout(20)

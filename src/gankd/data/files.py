@@ -3,9 +3,11 @@
 import io
 import math
 import os
-import stat
-from collections.abc import Callable, Iterable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -17,8 +19,24 @@ from gankd.data.images import Splits
 from gankd.data.own import SMALLEST_SIZE, ChannelChoice, Choices, Item, common_size, counted, settle, shown
 from gankd.data.store import arrange, source_key
 from gankd.errors import DataError
+from gankd.regular import require_regular
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+"""Formats of Pillow that are decoded, whatever a file is called; others, such as EPS, would start other programs."""
+
+MAX_PIXELS = 100_000_000
+"""Most pixels of an image; a file of less than a megabyte can hold more."""
+
+MAX_DECODED = 2**30
+"""Most bytes of decoded images in all threads together; an image that takes more is decoded while no other is."""
+
+_BYTES_PER_PIXEL = 12
+"""Memory that an image takes at its peak: as stored, without transparency, and in the colours asked for."""
+
+_BAND = 256
+"""Rows that lose their transparency at a time."""
 
 _JUNK = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "system volume information"}
 
@@ -185,9 +203,7 @@ def decode_into(
 
     def read(index: int, source: Source) -> None:
         if row[index] >= 0:
-            _check(source)
-            with _open(source) as image:
-                target[row[index]] = square(image, side, grey, resample)
+            target[row[index]] = _decode(source, side, grey, resample)
 
     _refuse_unreadable(root, items, pictures.visit(read))
 
@@ -199,16 +215,42 @@ def in_threads(function: Callable[[T], R], arguments: Iterable[T]) -> list[R | s
         try:
             return function(argument)
         except UnidentifiedImageError:
-            return "not an image in a known format"
+            return f"not an image in a known format ({', '.join(FORMATS)})"
         except Exception as error:  # decoders raise whatever a broken file makes of their arithmetic
             text = " ".join(str(getattr(error, "strerror", None) or error).split())
             return text or type(error).__name__
 
     pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
-    try:
-        return list(pool.map(attempt, arguments))
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C drops files that have not begun
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_open` has a limit of its own
+        try:
+            return list(pool.map(attempt, arguments))
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C drops files that have not begun
+
+
+class Budget:
+    """Bytes that threads may hold together."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+        self._change = threading.Condition()
+
+    @contextmanager
+    def hold(self, count: int) -> Iterator[None]:
+        """Wait until `count` bytes are free, or until nothing is held if it is more than there are."""
+        with self._change:
+            self._change.wait_for(lambda: self.held == 0 or self.held + count <= self.most)
+            self.held += count
+        try:
+            yield
+        finally:
+            with self._change:
+                self.held -= count
+                self._change.notify_all()
+
+
+_decoded = Budget(MAX_DECODED)
 
 
 def _refuse_unreadable(root: Path, items: list[Item], outcomes: list[object | str]) -> None:
@@ -222,28 +264,42 @@ def _refuse_unreadable(root: Path, items: list[Item], outcomes: list[object | st
 
 def header(source: Source) -> tuple[int, int, bool]:
     """Width and height of an image and True if it is grey, without decoding it."""
-    _check(source)
     with _open(source) as image:
         return image.width, image.height, is_grey(image)
-
-
-def _check(source: Source) -> None:
-    if isinstance(source, Path) and not stat.S_ISREG(os.stat(source).st_mode):
-        raise ValueError("not a regular file")  # opening a pipe would wait forever
-    if (os.stat(source).st_size if isinstance(source, Path) else len(source)) == 0:
-        raise ValueError("an empty file (0 bytes)")
 
 
 def probe(source: Source) -> tuple[int, int, bool]:
     """Header of an image, which is decoded as well because some damage shows only then."""
     found = header(source)
-    with _open(source) as image:
-        square(image, SMALLEST_SIZE, True)
+    _decode(source, SMALLEST_SIZE, True)
     return found
 
 
+def _decode(
+    source: Source, side: int, grey: bool, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> npt.NDArray[np.uint8]:
+    """Pixels of a file, see `square`; waits while other threads hold too much memory."""
+    with _open(source) as image:
+        # A JPEG much larger than needed is decoded at a half, quarter or eighth, never below twice the side.
+        image.draft(None, (2 * side, 2 * side))
+        with _decoded.hold(image.width * image.height * _BYTES_PER_PIXEL):
+            try:
+                return square(image, side, grey, resample)
+            finally:
+                image.close()  # its pixels too, before others get their turn
+
+
 def _open(source: Source) -> Image.Image:
-    return Image.open(source if isinstance(source, Path) else io.BytesIO(source))
+    """An image of an allowed format and size, not decoded yet."""
+    if isinstance(source, Path):
+        require_regular(source)
+    if (os.stat(source).st_size if isinstance(source, Path) else len(source)) == 0:
+        raise ValueError("an empty file (0 bytes)")
+    image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(f"{image.width:,} x {image.height:,} pixels, expected at most {MAX_PIXELS:,}")
+    return image
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -267,10 +323,9 @@ def common_channels(root: Path, items: list[Item], grey: list[bool], channels: C
 def square(
     opened: Image.Image, side: int, grey: bool, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> npt.NDArray[np.uint8]:
-    """uint8 (C, side, side): upright, opaque, the central square resampled."""
-    # A JPEG much larger than needed is decoded at a half, quarter or eighth, never below twice the side.
-    opened.draft(None, (2 * side, 2 * side))
-    image = flatten(ImageOps.exif_transpose(opened)).convert("L" if grey else "RGB")
+    """uint8 (C, side, side): upright, opaque, the central square resampled; `opened` is turned in place."""
+    ImageOps.exif_transpose(opened, in_place=True)
+    image = flatten(opened).convert("L" if grey else "RGB")
     if image.size != (side, side):
         short = min(image.size)
         left, top = (image.width - short) // 2, (image.height - short) // 2
@@ -284,11 +339,17 @@ def flatten(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no fixed range, save with 8 or 16 bits")
     if image.mode.startswith("I"):
-        levels = np.asarray(image).astype(np.int64)
+        levels = np.asarray(image).astype(np.int32)
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError("pixels beyond 16 bits, save with 8 or 16 bits")
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+        levels += 128
+        levels //= 257
+        return Image.fromarray(levels.astype(np.uint8))
     if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+        opaque = Image.new("RGB", image.size)
+        for top in range(0, image.height, _BAND):  # in bands, because each step makes a copy
+            box = (0, top, image.width, min(top + _BAND, image.height))
+            part = image.crop(box).convert("RGBA")
+            opaque.paste(Image.alpha_composite(Image.new("RGBA", part.size, "white"), part).convert("RGB"), box)
+        return opaque
     return image

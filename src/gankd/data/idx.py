@@ -16,6 +16,7 @@ from gankd.data.arrays import Array, Images, Stream, label_texts, read_blocks, s
 from gankd.data.images import Splits
 from gankd.data.own import SPLIT_NAMES, Choices, Item, Settings, counted, shown
 from gankd.errors import DataError
+from gankd.regular import require_regular
 
 NAME = re.compile(r"(?:.*[-.])?([a-z0-9]+)[-.](images|labels)[-.]idx([13])[-.]ubyte(?:\.gz)?", re.IGNORECASE)
 """Names such as train-images-idx3-ubyte or t10k-labels.idx1-ubyte.gz."""
@@ -103,6 +104,8 @@ def _read(path: Path, role: str) -> Stream:
     """Images (N, H, W) or labels (N,)."""
     where, packed = shown(path), path.suffix.lower() == ".gz"
     opened = gzip.open if packed else open
+    with _refusing(where):
+        require_regular(path)
     with _refusing(where), opened(path, "rb") as file:
         head = file.read(4)
         if head != MAGIC[role].to_bytes(4, "big"):

@@ -27,6 +27,7 @@ from gankd.data.files import Files, R, Source, in_threads, splits_of_pictures
 from gankd.data.images import Splits
 from gankd.data.own import SPLIT_NAMES, Choices, Item, TaskChoice, shown
 from gankd.errors import DataError
+from gankd.regular import require_regular
 
 BLOCK = 256
 """Rows in memory at once."""
@@ -88,6 +89,8 @@ class _Shard:
         from pyarrow import parquet
 
         self.path, self.part, self.where = path, part, shown(path)
+        with _refusing(path):
+            require_regular(path)
         with _refusing(path), parquet.ParquetFile(path) as file:
             self.schema: Any = file.schema_arrow
             self.count: int = file.metadata.num_rows

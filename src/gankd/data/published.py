@@ -15,6 +15,7 @@ from gankd.data.images import LabelledImages
 from gankd.data.own import VALIDATION_SHARES, Choices, Item, draw_split, shown
 from gankd.data.store import arrange, source_key
 from gankd.errors import DataError
+from gankd.regular import require_regular
 from gankd.tasks import Classification, Task
 
 Parts = tuple[LabelledImages, LabelledImages, LabelledImages]
@@ -140,6 +141,7 @@ def read_lines(path: Path) -> list[list[str]]:
         DataError: the file is missing or is not text.
     """
     try:
+        require_regular(path)
         lines = [line.split() for line in path.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError:
         raise DataError(f"{shown(path)}: expected text, got something else; fetch the set again") from None

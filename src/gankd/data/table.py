@@ -29,6 +29,7 @@ from gankd.data.images import Splits
 from gankd.data.own import Choices, Item, Settings, counted, shown
 from gankd.data.parquet import load_parquet
 from gankd.errors import DataError
+from gankd.regular import require_regular
 
 TABLE = "labels.csv"
 LEVEL = re.compile(r"\d{1,3}", re.ASCII)
@@ -116,6 +117,7 @@ def _table_lines(table: Path) -> list[tuple[int, list[str]]]:
     """Lines that are not empty: (number in the file, stripped cells)."""
     where = shown(table)
     try:
+        require_regular(table)
         raw = table.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {where}: {error.strerror}; expected a text file") from None
@@ -148,6 +150,7 @@ def _table_lines(table: Path) -> list[tuple[int, list[str]]]:
 def _first_line(table: Path) -> tuple[str, list[str]]:
     """Separator and cells of the first line."""
     try:
+        require_regular(table)
         with table.open(encoding="utf-8-sig", errors="replace") as file:
             line = file.readline(1 << 20)
     except OSError as error:

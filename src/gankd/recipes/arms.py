@@ -10,6 +10,7 @@ from gankd.config import from_dict, override, require, suggest, to_dict
 from gankd.data.augment import Augmentation
 from gankd.errors import ConfigError
 from gankd.recipes.config import Recipe, StudentConfig
+from gankd.regular import require_regular
 from gankd.synthetic import SelectConfig
 from gankd.training.objective import Objective
 
@@ -223,6 +224,7 @@ def arms_from_file(path: Path) -> list[Arm]:
         ConfigError: the file cannot be read, or an arm does not fit.
     """
     try:
+        require_regular(path)
         stored = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(f"no file of arms {path}") from None

@@ -29,6 +29,55 @@ def test_classification_scores_by_hand() -> None:
     assert found == {"top1": 50.0, "nll": pytest.approx((math.log(2) + math.log(10)) / 2)}
 
 
+def votes(*counts: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Logits and labels of (label, answer, number) each, for two classes."""
+    labels, answers = (
+        torch.tensor([pair[side] for pair in counts for _ in range(pair[2])], dtype=torch.long) for side in (0, 1)
+    )
+    return torch.nn.functional.one_hot(answers, 2).float(), labels
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes_that_occur() -> None:
+    two = Classification(num_classes=2)
+    assert two.detail(*votes((0, 0, 72), (0, 1, 18), (1, 1, 5), (1, 0, 5))) == {"balanced": pytest.approx(65.0)}
+    assert two.detail(*votes((1, 1, 3), (1, 0, 1))) == {"balanced": pytest.approx(75.0)}
+    assert AGES.detail(torch.tensor([30.0]), torch.tensor([30.0])) == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "better"),
+    [
+        (((0, 0, 90), (1, 1, 10)), True),  # perfect, and yet only 1.11 times the constant guess
+        (((0, 0, 90), (1, 0, 10)), False),  # the constant guess
+        (((0, 0, 970), (1, 1, 10), (1, 0, 20)), True),  # a third of the errors are gone
+        (((0, 0, 80), (0, 1, 10), (1, 1, 9), (1, 0, 1)), True),  # trained with class weights: top-1 below the constant
+        (((0, 0, 52), (0, 1, 48), (1, 1, 51), (1, 0, 49)), False),  # two balanced classes, almost at random
+        (((0, 0, 60), (0, 1, 40), (1, 1, 60), (1, 0, 40)), True),
+        (((0, 1, 90), (1, 0, 10)), False),  # all wrong
+    ],
+)
+def test_chance_is_judged_by_what_a_constant_guess_leaves_over(
+    counts: tuple[tuple[int, int, int], ...], better: bool
+) -> None:
+    assert Classification(num_classes=2).beats_chance(*votes(*counts)) is better
+
+
+@pytest.mark.parametrize("num_classes", [10, 100, 1000])
+def test_many_classes_need_a_quarter_more_right_answers(num_classes: int) -> None:
+    task, labels = Classification(num_classes=num_classes), torch.arange(num_classes).repeat(20)
+    for share, better in ((1.1, False), (1.5, True)):
+        answers = (labels + 1) % num_classes
+        right = torch.randperm(len(labels), generator=rng(0, "right"))[: int(share * 20)]
+        answers[right] = labels[right]
+        assert task.beats_chance(torch.nn.functional.one_hot(answers, num_classes), labels) is better
+
+
+def test_values_must_leave_less_than_nine_tenths_of_the_error_of_a_constant_guess() -> None:
+    labels = torch.linspace(20, 60, 41)
+    for error, better in ((0.95, False), (0.85, True)):
+        assert AGES.beats_chance(40 + (1 - error) * (labels - 40), labels) is better
+
+
 def test_soft_labels_weigh_the_classes() -> None:
     soft = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.0, 0.5]])
     expected = torch.tensor([math.log(2), 0.5 * math.log(10) + 0.5 * math.log(1.25)])

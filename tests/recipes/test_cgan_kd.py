@@ -364,12 +364,27 @@ def test_only_the_plain_baseline_has_fewer_updates(digits_run: tuple[Recipe, Pat
 
 
 def test_chance_level_in_both_directions(digits_run: tuple[Recipe, Path], angles_run: tuple[Recipe, Path]) -> None:
-    for (recipe, folder), good in ((digits_run, 1.3), (angles_run, 0.8)):
-        val = opened(recipe, folder).splits.val
-        chance = val.task.chance(val.labels)
-        refuse_chance_level(good * chance, val, "teacher")
+    digits, angles = (opened(*each).splits.val for each in (digits_run, angles_run))
+    constant = torch.zeros(len(digits), 10)
+    right = torch.nn.functional.one_hot(digits.labels, 10).float()
+    middle = angles.labels.median()
+    for val, bad, good in (
+        (digits, constant, torch.where(torch.arange(len(digits))[:, None] % 20 == 0, right, constant)),
+        (angles, middle.expand(len(angles)), middle + 0.2 * (angles.labels - middle)),
+    ):
+        refuse_chance_level(good, val, "teacher")
         with pytest.raises(ModelError, match="teacher is at chance level: (top1|mae) .* a constant guess has"):
-            refuse_chance_level(chance, val, "teacher")
+            refuse_chance_level(bad, val, "teacher")
+
+
+def test_labels_that_are_all_the_same_cannot_judge_a_teacher(
+    digits_run: tuple[Recipe, Path], angles_run: tuple[Recipe, Path]
+) -> None:
+    for run_, outputs in ((digits_run, torch.eye(10)[7].expand(5, 10)), (angles_run, torch.full((5,), 7.0))):
+        val = opened(*run_).splits.val
+        one = replace(val, images=val.images[:5], labels=torch.full((5,), 7, dtype=val.task.label_dtype))
+        with pytest.raises(ModelError, match="teacher cannot be judged: all 5 validation images have the label 7; add"):
+            refuse_chance_level(outputs, one, "teacher")
 
 
 def damaged(folder: Path, pattern: str, change: Callable[[Path], None]) -> None:

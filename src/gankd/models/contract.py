@@ -163,3 +163,9 @@ def evaluate(model: ImageModel, data: LabelledImages, engine: Engine) -> dict[st
     """The task's metrics of `model` on `data`."""
     task: Task = data.task
     return task.metrics(predict(model, data.images, engine).cpu(), data.labels.cpu())
+
+
+def evaluate_in_detail(model: ImageModel, data: LabelledImages, engine: Engine) -> dict[str, float]:
+    """The metrics of `evaluate`, and for classes balanced accuracy."""
+    outputs, labels, task = predict(model, data.images, engine).cpu(), data.labels.cpu(), data.task
+    return task.metrics(outputs, labels) | task.detail(outputs, labels)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gankd.data.images import LabelledImages
 from gankd.errors import ModelError
-from gankd.models.contract import Ensemble, ImageModel, check_model, evaluate
+from gankd.models.contract import Ensemble, ImageModel, check_model, predict
 from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.config import Recipe, TeacherConfig
 from gankd.recipes.experiment import Experiment
@@ -110,31 +110,40 @@ def train_teacher(
 def finish_teacher(experiment: Experiment, config: TeacherConfig, teacher: ImageModel, stage: Stage) -> None:
     """Measure the teacher on validation images, refuse one at chance level, and store its weights."""
     val = experiment.splits.val
-    metrics = evaluate(teacher, val, experiment.engine)
-    refuse_chance_level(metrics[val.task.metric], val, f"teacher {config.model}", given=config.weights is not None)
+    outputs = predict(teacher, val.images, experiment.engine).cpu()
+    refuse_chance_level(outputs, val, f"teacher {config.model}", given=config.weights is not None)
     save_state(stage.path("model.safetensors"), teacher.state_dict())
-    stage.finish(val=metrics)
+    labels = val.labels.cpu()
+    stage.finish(val=val.task.metrics(outputs, labels) | val.task.detail(outputs, labels))
     teacher.eval()
 
 
-def refuse_chance_level(value: float, data: LabelledImages, what: str, *, given: bool = False) -> None:
-    """Raise ModelError unless `value` of the task's metric is clearly better than a constant guess on `data`.
+def refuse_chance_level(outputs: Tensor, data: LabelledImages, what: str, *, given: bool = False) -> None:
+    """Raise ModelError unless `outputs` for `data` are clearly better than a constant guess.
 
     Args:
-        value: of the task's metric on `data`.
-        data: images with labels.
+        outputs: (N, K) or (N,), on the CPU.
+        data: N images with labels.
         what: the network, as the message names it.
         given: its weights come from the user, so that longer training is not a remedy.
     """
     remedy = "train it longer (teacher.updates), choose another teacher.model, or check the labels"
     if given:
         remedy = "check that its outputs are in the order or unit of these labels, and teacher.mean and teacher.std"
-    task, chance = data.task, data.task.chance(data.labels)
-    better = value > 1.2 * chance if task.higher_is_better else value < 0.9 * chance
-    if not better:
+    task, labels = data.task, data.labels.cpu()
+    if len(labels.unique()) == 1:
         raise ModelError(
-            f"{what} is at chance level: {task.metric} {value:.4g} {task.metric_unit} on {len(data)} validation "
-            f"images, a constant guess has {chance:.4g}; {remedy}"
+            f"{what} cannot be judged: all {len(labels)} validation images have the label "
+            f"{task.label_name(labels[0])}; add validation images with other labels"
+        )
+    if not task.beats_chance(outputs, labels):
+        found = [
+            f"{name} {value:.4g} {task.metric_unit}".rstrip() for name, value in task.detail(outputs, labels).items()
+        ]
+        value = f"{task.metrics(outputs, labels)[task.metric]:.4g} {task.metric_unit}".rstrip()
+        raise ModelError(
+            f"{what} is at chance level: {task.metric} {value}{''.join(f' ({each})' for each in found)} on {len(data)} "
+            f"validation images, a constant guess has {task.chance(labels):.4g}; {remedy}"
         )
 
 

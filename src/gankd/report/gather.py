@@ -16,7 +16,7 @@ from gankd.bench.model_card import model_card
 from gankd.bench.results import ArmResult, Comparison
 from gankd.config import to_dict
 from gankd.errors import ConfigError, GankdError
-from gankd.models.contract import ImageModel, evaluate
+from gankd.models.contract import ImageModel, evaluate_in_detail
 from gankd.recipes.arms import Arm, arm_named
 from gankd.recipes.cgan_kd import arm_images
 from gankd.recipes.experiment import Experiment
@@ -190,7 +190,7 @@ def _models(
 
     def facts(role: Any, name: str, model: ImageModel) -> ModelFacts:
         parts = {"validation": splits.val, "test": splits.test}
-        metrics = {part: evaluate(model, images, experiment.engine) for part, images in parts.items()}
+        metrics = {part: evaluate_in_detail(model, images, experiment.engine) for part, images in parts.items()}
         return ModelFacts(role=role, card=model_card(model, shape, name), metrics=metrics)
 
     if stages.teacher.done:

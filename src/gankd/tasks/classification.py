@@ -165,6 +165,25 @@ class Classification:
         """Top-1 of always guessing the most frequent class of `labels`."""
         return 100.0 * labels.bincount(minlength=self.num_classes).max().item() / len(labels)
 
+    def detail(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """Balanced accuracy in per cent: the mean over the classes of `labels` of the share of each that is right."""
+        right = (self.predict(outputs) == labels).double()
+        counts = labels.bincount(minlength=self.num_classes)
+        shares = right.new_zeros(self.num_classes).index_add(0, labels, right) / counts.clamp_min(1)
+        return {"balanced": 100.0 * shares[counts > 0].mean().item()}
+
+    def beats_chance(self, outputs: Tensor, labels: Tensor) -> bool:
+        """True if these logits are clearly better than a constant guess.
+
+        The odds, right answers per wrong one, must be 1.25 times those of a constant guess: for few classes, or one
+        that is frequent, this asks that a fifth of its errors are gone, for many classes that a quarter more answers
+        are right. Top-1 and balanced accuracy both count, because weighted classes may cost top-1.
+        """
+        classes = len(labels.unique())
+        return odds_rise(self.metrics(outputs, labels)["top1"], self.chance(labels), 1.25) or odds_rise(
+            self.detail(outputs, labels)["balanced"], 100.0 / classes, 1.25
+        )
+
     def disagreement(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Teacher's cross-entropy (N,) to the assigned class (filter score of Ding et al. 2023, section 1.2)."""
         return self.loss(outputs, labels)
@@ -240,3 +259,8 @@ class Classification:
         classes = real.unique() if how == "balanced" else torch.arange(self.num_classes)
         order = torch.randperm(count, generator=generator)
         return classes[order % len(classes)]
+
+
+def odds_rise(value: float, base: float, factor: float) -> bool:
+    """True if the odds of accuracy `value` are more than `factor` times those of `base`, both in per cent."""
+    return value * (100.0 - base) > factor * base * (100.0 - value)

@@ -177,6 +177,14 @@ class Regression:
         """Mean absolute error of always guessing the median of `labels`."""
         return (labels - labels.median()).abs().double().mean().item()
 
+    def detail(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """An empty dictionary: values have no classes to balance."""
+        return {}
+
+    def beats_chance(self, outputs: Tensor, labels: Tensor) -> bool:
+        """True if these values leave less than nine tenths of a constant guess's mean absolute error."""
+        return self.metrics(outputs, labels)["mae"] < 0.9 * self.chance(labels)
+
     def disagreement(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """|f_t(x) - y| (N,) in user units (filter score of Ding et al. 2023)."""
         return (outputs.float() - labels).abs()

@@ -9,13 +9,22 @@ from pathlib import Path
 import pytest
 
 import gankd
+import gankd.commands
 
 HEAVY = ("torch", "numpy", "pydantic", "sklearn", "scipy", "PIL", "matplotlib")
 
 
-@pytest.mark.parametrize("module", ["gankd", "gankd.cli"])
-def test_importing_the_package_or_the_command_line_loads_no_heavy_library(module: str) -> None:
-    code = f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])"
+RARE = ("sklearn", "scipy", "matplotlib", "pandas", "h5py", "pyarrow", "sympy", "torch._dynamo", "torch._inductor")
+COMMANDS = [f"gankd.commands.{module.name}" for module in pkgutil.iter_modules(gankd.commands.__path__)]
+
+
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [("gankd", HEAVY), ("gankd.cli", HEAVY), (", ".join(COMMANDS), RARE)],
+    ids=["package", "command line", "commands"],
+)
+def test_importing_loads_only_what_every_user_of_it_needs(modules: str, unwanted: tuple[str, ...]) -> None:
+    code = f"import sys, {modules}; print([name for name in {unwanted!r} if name in sys.modules])"
     source = str(Path(gankd.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": source}
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

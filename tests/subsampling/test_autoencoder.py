@@ -41,7 +41,7 @@ def test_code_picture_and_label(task: Task, size: int) -> None:
     assert (code == 0).any()
     task.check_outputs(outputs, 5, "auto-encoder")
     torch.testing.assert_close(code, network.encode(images))
-    torch.testing.assert_close(code, network.train().encode_in_batches(images, PLAIN, batch_size=2))
+    torch.testing.assert_close(code, network.train().encode_in_batches(images, PLAIN))
 
 
 def test_outputs_are_in_label_units() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from gankd.bench.compare import compare, student_of
 from gankd.bench.results import ArmResult
@@ -305,6 +304,8 @@ def _samples(experiment: Experiment, stages: Stages) -> Any:
 
 def _curves(experiment: Experiment, stages: Stages, path: Path) -> None:
     """Plot of the generator's health checks during its training."""
+    from matplotlib.figure import Figure  # half a second to import
+
     checks = [line for line in stages.gan.history if "frechet" in line]
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gankd.batches import in_batches
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import ModelError
@@ -134,28 +135,24 @@ def check_model(model: ImageModel, data: LabelledImages, what: str) -> None:
 
 
 @torch.no_grad()
-def predict(model: ImageModel, images: Tensor, engine: Engine, batch_size: int = 1024) -> Tensor:
+def predict(model: ImageModel, images: Tensor, engine: Engine) -> Tensor:
     """Outputs of `model` in eval mode for stored images, in batches."""
     model.eval()
-    outputs = []
     with engine.autocast():
-        for start in range(0, len(images), batch_size):
-            outputs.append(model(images[start : start + batch_size].to(engine.device)).float())
-    return torch.cat(outputs)
+        return torch.cat(
+            in_batches(lambda part: model(images[part].to(engine.device)).float(), len(images), engine.device)
+        )
 
 
 @torch.no_grad()
-def predict_with_features(
-    model: ImageModel, images: Tensor, engine: Engine, batch_size: int = 1024
-) -> tuple[Tensor, Tensor]:
+def predict_with_features(model: ImageModel, images: Tensor, engine: Engine) -> tuple[Tensor, Tensor]:
     """Outputs and penultimate features of `model` in eval mode for stored images, in batches."""
     model.eval()
-    outputs, features = [], []
     with engine.autocast():
-        for start in range(0, len(images), batch_size):
-            pair = model.outputs_and_features(images[start : start + batch_size].to(engine.device))
-            outputs.append(pair[0])
-            features.append(pair[1])
+        pairs = in_batches(
+            lambda part: model.outputs_and_features(images[part].to(engine.device)), len(images), engine.device
+        )
+    outputs, features = zip(*pairs, strict=True)
     return torch.cat(outputs), torch.cat(features)
 
 

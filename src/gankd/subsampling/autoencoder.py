@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gankd.batches import in_batches
 from gankd.engine import Engine
 from gankd.generators.networks import start_side, to_float
 from gankd.tasks import Task
@@ -53,15 +54,19 @@ class SparseAutoencoder(nn.Module):
         return torch.tanh(self.output(self.up(grid))), code, outputs
 
     @torch.no_grad()
-    def encode_in_batches(self, images: Tensor, engine: Engine, batch_size: int = 1024) -> Tensor:
+    def encode_in_batches(self, images: Tensor, engine: Engine) -> Tensor:
         """Codes of stored images in eval mode, float32."""
         self.eval()
         with engine.autocast():
-            return torch.cat([self.encode(part.to(engine.device)).float() for part in images.split(batch_size)])
+            return torch.cat(
+                in_batches(lambda part: self.encode(images[part].to(engine.device)).float(), len(images), engine.device)
+            )
 
     @torch.no_grad()
-    def predict_in_batches(self, images: Tensor, engine: Engine, batch_size: int = 1024) -> Tensor:
+    def predict_in_batches(self, images: Tensor, engine: Engine) -> Tensor:
         """Outputs for stored images in eval mode: logits (N, K), or values (N,) in label units."""
         self.eval()
         with engine.autocast():
-            return torch.cat([self(part.to(engine.device))[2].float() for part in images.split(batch_size)])
+            return torch.cat(
+                in_batches(lambda part: self(images[part].to(engine.device))[2].float(), len(images), engine.device)
+            )

@@ -47,7 +47,7 @@ WORKERS = Option("--workers", type=int, help="students trained in parallel (defa
 STUDENTS_PER_ARM = Option("--seeds", type=int, help="students per arm")
 STUDENTS = (
     STUDENTS_PER_ARM,
-    Option("--arms", type=names, help="arms to train, comma-separated: names, or TOML files of your own arms (default: all)"),
+    Option("--arms", type=names, help="arms: names, or TOML files of your own, comma-separated (default: all)"),
     Option("--loss", help='what students learn from the teacher, as in "KD(T=4) + 0.8*CRD"; see gankd list losses'),
     WORKERS,
 )

@@ -165,7 +165,7 @@ def test_arms_are_chosen_by_name_as_objects_as_plain_data_and_from_files(tmp_pat
     assert chosen_arms(recipe, [replace(own, augment=["shift"])]) == (own,)  # type: ignore[arg-type]
     other = replace(recipe, student=replace(recipe.student, loss="AT"))
     assert chosen_arms(other, ["kd_matched"])[0].loss == "AT"  # default arms have the recipe's loss
-    with pytest.raises(ConfigError, match=r"no arm 'rwa' \(arms of your own are in a TOML file\); did you mean raw"):
+    with pytest.raises(ConfigError, match=r"no arm 'rwa'; did you mean raw.* \(arms of your own: name a TOML file\)"):
         chosen_arms(recipe, ["rwa"])
     with pytest.raises(ConfigError, match="at least one arm, got none"):
         chosen_arms(recipe, [])

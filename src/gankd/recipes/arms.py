@@ -184,7 +184,7 @@ def arm_named(recipe: Recipe, name: str) -> Arm:
         ConfigError: there is none.
     """
     known = {arm.name: arm for arm in default_arms(recipe)}
-    require(name in known, f"no arm {name!r} (arms of your own are in a TOML file); {suggest(name, known)}")
+    require(name in known, f"no arm {name!r}; {suggest(name, known)} (arms of your own: name a TOML file)")
     return known[name]
 
 

@@ -57,6 +57,23 @@ def test_stages_are_called_as_before(name: str, settings: tuple[str, ...], tmp_p
     assert {key: stage.fingerprint[:8] for key, stage in found.items()} == expected
 
 
+def test_only_mixing_that_is_on_enters_an_identity(tmp_path: Path) -> None:
+    found = {}
+    plain = ("student.mix=none", "student.mix_alpha=0.5", "teacher.mix_alpha=2")  # nothing is mixed
+    mixed = ("student.mix=mixup", "student.mix_alpha=0.5")
+    for settings in ((), plain, ("student.mix=mixup",), mixed, ("student.mix=cutmix",), ("teacher.mix=cutmix",)):
+        recipe = override(RECIPES["digits"](), [*settings, "precision=fp32", "device=cpu"])
+        stages = declare(Experiment.open(recipe, Run(tmp_path)), default_arms(recipe), [0])
+        students = tuple(stage.fingerprint for stage in stages.students.values())
+        found[settings] = (stages.teacher.fingerprint, students)
+    teachers = {settings: teacher for settings, (teacher, _) in found.items()}
+    assert found[()] == found[plain]
+    assert teachers[()] == teachers[mixed] != teachers["teacher.mix=cutmix",]
+    for other in [settings for settings in found if settings not in ((), plain)][:3]:
+        assert not set(found[()][1]) & set(found[other][1])
+    assert len({students for _, students in found.values()}) == 5
+
+
 def test_settings_of_another_version_are_refused_with_its_number(
     digits_run: tuple[Recipe, Path], tmp_path: Path
 ) -> None:

@@ -227,13 +227,18 @@ def alongside(recipe: Recipe, *settings: str) -> bool:
 
 def test_beside_is_refused_where_it_cannot_be(digits_run: tuple[Recipe, Path], angles_run: tuple[Recipe, Path]) -> None:
     classes, values = digits_run[0], angles_run[0]
-    for recipe, setting in ((values, "teacher.members=1"), (classes, "teacher.members=2")):
+    for recipe, setting in (
+        (values, "teacher.members=1"),
+        (classes, "teacher.members=2"),
+        (classes, "teacher.mix=mixup"),
+    ):
         with pytest.raises(ConfigError, match=r"virtual.when=beside needs a teacher for classes that is one network"):
             alongside(recipe, setting, "virtual.when=beside")
     with pytest.raises(ConfigError, match=r"virtual.polish must be at least 1"):
         alongside(values, "virtual.polish=0")
     assert alongside(classes)
     assert not alongside(classes, "virtual.when=after")
+    assert not alongside(classes, "teacher.mix=mixup")  # outputs for two images at once teach it nothing
 
 
 def test_a_teacher_too_short_for_the_warm_up(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:

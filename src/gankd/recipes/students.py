@@ -21,7 +21,8 @@ from gankd.storage import restore, save_state
 from gankd.synthetic import Selection
 from gankd.training.distill import distill
 from gankd.training.lesson import Fakes, Lesson, NewStudent
-from gankd.training.wiring import Wiring, connect
+from gankd.training.objective import Objective
+from gankd.training.wiring import Wiring, check_mixing, connect
 from gankd.virtual import VirtualTeacher
 
 # --- identities ---------------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def _generated(arm: Arm, recipe: Recipe, inputs: Inputs) -> dict[str, str]:
 
 def _settings(experiment: Experiment, config: StudentConfig, arm: Arm) -> dict[str, Any]:
     """Settings that a student's weights depend on: without a loss, they do not depend on those of losses."""
-    settings = to_dict(config)
+    settings = config.identity
     del settings["virtual"]  # its content is an input
     for name in ("init", "finetune_lr", "start_updates"):  # what they lead to is in lr, updates and inputs
         del settings[name]
@@ -111,7 +112,7 @@ def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[S
             assert inputs.virtual is not None
             rests_on["virtual"] = inputs.virtual
         rests_on |= _generated(arm, recipe, inputs)
-        settings = to_dict(config) | {"teacher": None}
+        settings = config.identity | {"teacher": None}
         del settings["virtual"]
         name = f"assistant-{len(stages) + 1}-{arm.folder_name}"
         stages.append(experiment.stage(name, settings, **rests_on))
@@ -153,6 +154,7 @@ def _check_student(experiment: Experiment, arm: Arm) -> dict[str, Wiring]:
     config, train = recipe.student, experiment.splits.train.to(engine.device)
     student = experiment.model(config.model, 0)
     check_model(student, train, f"student {config.model}")
+    check_mixing(arm.objective or Objective(()), config, train.task)
     if arm.loss is None:
         return {}
     virtual = given_virtual(experiment, config) if arm.reads_virtual else None

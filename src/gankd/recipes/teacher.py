@@ -29,7 +29,7 @@ def teacher_stage(experiment: Experiment, config: TeacherConfig) -> Stage:
     inputs = {"net": experiment.describe(config.model, _input_size(config))}
     if config.weights is not None:
         inputs["weights"] = fingerprint(sorted(_hashes(load_weights(Path(config.weights))).items()))
-    return experiment.stage("teacher", config, **inputs)
+    return experiment.stage("teacher", config.identity, **inputs)
 
 
 def make_teacher(experiment: Experiment, config: TeacherConfig, stage: Stage) -> ImageModel:

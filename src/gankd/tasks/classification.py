@@ -43,6 +43,10 @@ class Classification:
     """Default temperature of a virtual teacher's distributions."""
     label_loss_name: ClassVar[str] = "CE"
     """Name of the distillation loss that equals the label loss."""
+    mixes: ClassVar[tuple[str, ...]] = ("mixup", "cutmix", "both")
+    """Ways to mix labelled images."""
+    not_when_mixed: ClassVar[tuple[str, ...]] = ("index", "labels")
+    """Inputs of losses that a mixed image does not have: it is not one image, and has no single class."""
     table_notes: ClassVar[tuple[str, ...]] = (
         "nll is that of the student's outputs as they are: soft targets raise it, as students become less sure",
     )
@@ -149,6 +153,14 @@ class Classification:
     def hard_labels(self, labels: Tensor) -> Tensor:
         """Classes (N,) of classes, or the likeliest of probabilities (N, K)."""
         return labels if labels.ndim == 1 else labels.argmax(1)
+
+    def mixable(self, labels: Tensor) -> Tensor:
+        """Labels whose weighted means are labels: probabilities (N, K)."""
+        return self.targets(labels)
+
+    def closeness(self, labels: Tensor) -> Tensor:
+        """(N, N) log-odds, up to a constant, with which rows of `labels` (N, K) are mixed: all are equally likely."""
+        return torch.zeros((len(labels), len(labels)), device=labels.device)
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Most likely class (N,)."""

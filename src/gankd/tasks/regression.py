@@ -42,6 +42,10 @@ class Regression:
     soft_temperature: ClassVar[float] = 1.0
     """Default temperature of a virtual teacher's distributions over bins of the label range."""
     label_loss_name: ClassVar[str] = "MSE"
+    mixes: ClassVar[tuple[str, ...]] = ("mixup",)
+    """Ways to mix labelled images. Values are not in proportion to the area of a part of the image."""
+    not_when_mixed: ClassVar[tuple[str, ...]] = ("index",)
+    """Inputs of losses that a mixed image does not have."""
     table_notes: ClassVar[tuple[str, ...]] = ()
     default_adjust: ClassVar[Adjust] = "prediction"
     """Adjustment of labels that `auto` selects: the teacher's prediction."""
@@ -163,6 +167,20 @@ class Regression:
     def hard_labels(self, labels: Tensor) -> Tensor:
         """Labels (N,) on the [0, 1] scale: values are values."""
         return self.targets(labels)
+
+    def mixable(self, labels: Tensor) -> Tensor:
+        """Labels whose weighted means are labels: values (N,)."""
+        return labels.float()
+
+    def closeness(self, labels: Tensor) -> Tensor:
+        """(N, N) log-odds, up to a constant, with which rows of `labels` (N,) are mixed.
+
+        A Gaussian kernel of labels (Yao et al. 2022, equation 6). Its bandwidth is 1.06 std N^(-1/5), Silverman's rule.
+        """
+        labels = labels.float()
+        bandwidth = 1.06 * labels.std(correction=0) * len(labels) ** -0.2
+        gaps = (labels[:, None] - labels) / bandwidth.clamp_min(1e-6 * self.span)  # all labels may be equal
+        return -gaps.square() / 2
 
     def predict(self, outputs: Tensor) -> Tensor:
         """The value itself."""

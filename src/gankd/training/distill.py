@@ -15,6 +15,7 @@ from torch import Tensor
 from gankd.config import require
 from gankd.data.augment import Views, apply_views, augment, draw_views
 from gankd.data.images import LabelledImages
+from gankd.data.mix import mix
 from gankd.engine import Engine
 from gankd.losses.distillation.spec import LossModule
 from gankd.models.contract import ImageModel, check_model, evaluate
@@ -157,9 +158,9 @@ class Batch:
     """The N images of one update, real ones first."""
 
     images: Tensor
-    """(N, C, H, W) uint8, or float32 in [0, 1] if augmented."""
+    """(N, C, H, W) uint8, or float32 in [0, 1] if augmented or mixed."""
     parts: list[tuple[slice, Tensor]]
-    """Rows and their labels, in user units: of real images, then of generated ones."""
+    """Rows and their labels, in user units: of real images, then of generated ones; or of all, mixed."""
     index: Tensor
     """(N,) positions in the training data, where generated images follow real ones."""
     num_real: int
@@ -216,7 +217,7 @@ class Feed:
     @property
     def fixed(self) -> bool:
         """True if there are finitely many views, so that the teacher's outputs can be stored."""
-        return not self.config.augment or self.config.views != "online"
+        return self.config.mix == "none" and (not self.config.augment or self.config.views != "online")
 
     def dataset_labels(self, task: Task) -> Tensor:
         """(n + M,) classes or values on the [0, 1] scale, of real and then generated images."""
@@ -252,6 +253,11 @@ class Feed:
             images = apply_views(images, Views.cat(draws))
         elif config.augment:
             images = augment(images, config.augment, rng(self.seed, "augment", step, device=device))
+        if config.mix != "none":  # real images with generated ones, too
+            task, numbers = self.real.task, rng(self.seed, "mix", step, device=device)
+            labels = torch.cat([task.mixable(some) for _, some in parts])  # (N, K) or (N,)
+            images, labels = mix(images, labels, task, config.mix, config.mix_alpha, numbers)
+            parts = [(slice(None), labels)]
         return Batch(images, parts, index, self.num_real, real_index, fake_index, view)
 
     def stored_outputs(self, batch: Batch) -> tuple[slice, Tensor] | None:

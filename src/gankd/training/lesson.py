@@ -54,6 +54,16 @@ class DistillConfig(SupervisedConfig):
             self.views == "online" or bool(self.augment),
             f"{self.where}views={self.views} needs an augmentation to draw; set {self.where}augment",
         )
+        require(
+            self.mix == "none" or self.views == "online",
+            f"{self.where}mix={self.mix} makes new images at every step, so {self.where}views must be online, "
+            f"got {self.views}",
+        )
+        require(
+            self.mix == "none" or self.kd_on == "both",
+            f"{self.where}mix={self.mix} joins real and generated images, so {self.where}kd_on must be both, "
+            f"got {self.kd_on}",
+        )
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from gankd.config import check_ranges, require
+from gankd.config import check_ranges, require, to_dict
 from gankd.data.augment import DRAWS, Augmentation, augment, known_as
 from gankd.data.images import LabelledImages
+from gankd.data.mix import Mix, check_mix, mix
 from gankd.engine import Engine
 from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.ranges import BelowOne, Count, CountFromTwo, UpToTen, Within
@@ -37,6 +38,12 @@ class SupervisedConfig:
     augment: tuple[Augmentation, ...] = ()
     """Random changes of images; colour and color, and shift and translation, are the same."""
 
+    mix: Mix = "none"
+    """Mixes every image, and its label, with another one of its batch; mixup for values prefers close labels
+    (C-Mixup)."""
+    mix_alpha: UpToTen = 1.0
+    """Shares of the two images are drawn from Beta(mix_alpha, mix_alpha)."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "augment", known_as(self.augment, DRAWS))  # as stored
         check_ranges(self)
@@ -44,6 +51,14 @@ class SupervisedConfig:
             list(self.decay_at) == sorted(set(self.decay_at)),
             f"{self.where}decay_at must be rising shares within (0, 1), got {list(self.decay_at)}",
         )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """These settings as plain data, without those of mixing where it is off: results do not depend on them then."""
+        settings = to_dict(self)
+        if self.mix == "none":
+            del settings["mix"], settings["mix_alpha"]
+        return settings
 
 
 def make_optimizer(
@@ -94,12 +109,18 @@ def train_supervised(
         beside: watches the outputs of every update; the model ends bit for bit as without.
 
     Raises:
+        ConfigError: labels of this task cannot be mixed as asked, or a watcher would see mixed images.
         ModelError: outputs do not fit the task. TrainingError: the loss is not finite.
     """
     stage = stage or Stage("supervised")
     engine.place(model)
     train = train.to(engine.device)
     check_model(model, train, stage.name)
+    check_mix(config.mix, train.task, config.where)
+    require(
+        config.mix == "none" or beside is None,
+        f"{config.where}mix={config.mix}: a virtual teacher learns alongside from un-mixed images only; set it to none",
+    )
     optimizer, schedule = make_optimizer(model, config)
     batches = Batches(len(train), config.batch_size, seed, "supervised")  # a function of (seed, step)
 
@@ -114,6 +135,9 @@ def train_supervised(
         images, labels = train.images[index], train.labels[index]  # (N, C, H, W), (N,)
         if config.augment:
             images = augment(images, config.augment, rng(seed, "augment", step, device=engine.device))
+        if config.mix != "none":
+            draws = rng(seed, "mix", step, device=engine.device)
+            images, labels = mix(images, train.task.mixable(labels), train.task, config.mix, config.mix_alpha, draws)
         with engine.autocast():
             outputs = model(images)  # (N, K) or (N,)
         loss = train.task.loss(outputs, labels).mean()

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gankd.data.images import LabelledImages
+from gankd.data.mix import check_mix
 from gankd.engine import Engine
 from gankd.errors import ConfigError, ModelError
-from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
+from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, LossModule, network_inputs
 from gankd.models.contract import ImageModel
 from gankd.models.head import teacher_head
 from gankd.models.tapped import Tap, Tapped
@@ -116,13 +117,14 @@ def connect(
         dataset_labels: (M,) classes, or values on the [0, 1] scale, of all training images; default: those of `data`.
 
     Raises:
-        ConfigError: a loss for the other task, or one of its inputs is missing; or a network cannot be compiled as the
-            losses read it.
+        ConfigError: a loss for the other task, or one that cannot work on mixed images; or one of its inputs is
+            missing; or a network cannot be compiled as the losses read it.
         ModelError: a loss does not fit the two networks.
     """
     task, teacher = data.task, lesson.teacher
     # --- feature maps: which exist, and which are paired
     objective = lesson.objective.for_task(task)
+    check_mixing(objective, config, task)
     if objective.needs_teacher and teacher is None:
         raise ConfigError(f"the loss {objective} reads a teacher, and none is given")
     if dataset_labels is None:
@@ -163,6 +165,30 @@ def connect(
             reader.close()
         raise
     return Connection(criterion, readers[0], readers[1] if readers[1:] else None, wiring, sources)
+
+
+def check_mixing(objective: Objective, config: DistillConfig, task: Task) -> None:
+    """Raise ConfigError if images are mixed, and their labels or one of the losses do not allow it."""
+    check_mix(config.mix, task, config.where)
+    if config.mix == "none":
+        return
+    setting = f"{config.where}mix={config.mix}"
+    for item in objective.terms:
+        make: Any = item.loss.make
+        reads = set(item.loss.inputs)
+        if item.loss.is_module and issubclass(make, LossModule):
+            reads |= set(inspect.signature(make.pretraining).parameters)
+        if refused := sorted(reads & set(task.not_when_mixed)):
+            meaning = OTHER_INPUTS[refused[0]]
+            raise ConfigError(
+                f"loss {item.spelling} reads {refused[0]} ({meaning}), which mixed images do not have; "
+                f"set {setting.partition('=')[0]}=none, or leave the loss out, got {setting}"
+            )
+        if item.source is not None:
+            raise ConfigError(
+                f"loss {item} reads targets of single labels, which mixed images do not have; "
+                f"set {setting.partition('=')[0]}=none, or leave @{item.source.name} out, got {setting}"
+            )
 
 
 def _wiring(

@@ -91,7 +91,8 @@ def learns_alongside(config: VirtualConfig, task: Task, updates: int | None) -> 
     possible = task.has_classes and updates is not None
     require(
         possible or config.when != "beside",
-        "virtual.when=beside needs a teacher for classes that is one network and trained here; set it to after",
+        "virtual.when=beside needs a teacher for classes that is one network and trained here, on un-mixed images; "
+        "set it to after",
     )
     alongside = possible and config.when != "after"
     require(

@@ -19,19 +19,40 @@ from gankd.recipes.generated import load_generator, save_generator
 from gankd.runs import Run
 from gankd.tasks import Classification, Regression
 
-PETS = Classification(num_classes=3, class_names=("cat", "dog", "7"))
+PETS = Classification(num_classes=3, class_names=("cat", "dog", "black, cat"))
 ANGLES = Regression(low=-60.0, high=60.0, unit="degrees")
 Outcome = tuple[int, str, str]
 
 
 def test_classes_by_number_and_name() -> None:
-    assert parse_labels("0, dog,2,7,", PETS).tolist() == [0, 1, 2, 2]
+    assert parse_labels("0, dog,2,black, cat,", PETS).tolist() == [0, 1, 2, 2]
     with pytest.raises(ConfigError, match="--labels: no class 'dgo'; did you mean dog?"):
         parse_labels("dgo", PETS)
-    with pytest.raises(ConfigError, match="--labels: no class 'horse'; known: 7, cat, dog"):
+    with pytest.raises(ConfigError, match="--labels: no class 'horse'; known: black, cat, cat, dog"):
         parse_labels("horse", PETS)
     with pytest.raises(ConfigError, match="--labels: no class '3'; numbers go up to 2"):
         parse_labels("3", PETS)
+
+
+@pytest.mark.parametrize("text", ["black, cat,dog", "black,cat, dog", '"black, cat",dog', '"black,cat" , "dog"', "2,1"])
+def test_names_with_commas(text: str) -> None:
+    assert parse_labels(text, PETS).tolist() == [2, 1]
+
+
+def test_a_name_with_commas_whose_parts_are_classes_is_quoted() -> None:
+    task = Classification(num_classes=4, class_names=("a", "b", "a, b", "a, b, c"))
+    assert parse_labels('"a, b", b, a', task).tolist() == [2, 1, 0]
+    assert parse_labels("a, b, c", task).tolist() == [3]
+    with pytest.raises(ConfigError, match="'a, b' is one class, but each part is one, too; quote the name, or reorder"):
+        parse_labels("a, b", task)
+
+
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("1", "2", "other"), ("-1", "x", "5"), ("07", "8", "9")])
+def test_numbers_are_names_where_classes_are_called_by_numbers(names: tuple[str, ...]) -> None:
+    task = Classification(num_classes=3, class_names=names)
+    assert parse_labels(f"{names[2]},{names[0]}", task).tolist() == [2, 0]
+    with pytest.raises(ConfigError, match=f"no class '0'; numbers are names here, (known: .*{names[1]}|did you mean)"):
+        parse_labels("0", task)
 
 
 def test_values_and_ranges() -> None:

@@ -138,7 +138,7 @@ def test_regression_from_a_table(tmp_path: Path) -> None:
         (["1", "2"] * 3, "classification"),
         (["0.5", "1.5"] * 6, "regression"),  # written with a point
         ([str(k % 20) for k in range(60)], "classification"),
-        ([str(k % 21) for k in range(63)], "regression"),  # too many values for classes
+        ([str(5 + k % 21) for k in range(63)], "regression"),  # too many values for classes
         ([str(k % 20) for k in range(59)], "regression"),  # fewer than 3 images each
         (["1e2", "-3", "+.5"] * 4, "regression"),
         (["7up", "cola", "3", "3", "cola", "7up"] * 3, "classification"),  # mostly text

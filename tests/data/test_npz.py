@@ -218,9 +218,12 @@ def test_class_names(tmp_path: Path, kind: str) -> None:
 
 
 def test_many_named_integers_are_classes(tmp_path: Path) -> None:
-    labels = np.arange(75) % 25  # without names, more than 20 integers are values
-    arrays = {"images": numbered(75), "label": labels}
-    assert load_npz(stored(tmp_path, **arrays)).task.kind == "regression"
+    arrays = {"images": numbered(75), "label": np.arange(75) % 25}
+    with pytest.raises(
+        DataError, match="the labels are the integers from 0 to 24, which may be class numbers or values"
+    ):
+        load_npz(stored(tmp_path, **arrays))
+    assert load_npz(stored(tmp_path, **arrays), task="regression").task.kind == "regression"
     data = load_npz(stored(tmp_path, **arrays, class_names=np.array([f"n{k}" for k in range(25)])))
     assert data.task.num_groups == 25
 

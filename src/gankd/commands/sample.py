@@ -1,5 +1,6 @@
 """Images from a trained generator, read from only its checkpoint."""
 
+import csv
 from pathlib import Path
 
 from torch import Tensor
@@ -22,7 +23,8 @@ def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0) -
     Args:
         source: generator.safetensors, the folder of a gan stage, a run folder (its newest generator), or a recipe
             (for runs/RECIPE).
-        labels: "0,1,2" or class names; values "10,20.5" or a range "0:90:10", both ends included.
+        labels: "cat,dog", with quotes around a name whose parts between commas are classes, too; "0,1,2", unless
+            numbers are names of classes; values "10,20.5" or a range "0:90:10", both ends included.
 
     Raises:
         CheckpointError: no generator there. ConfigError: labels that the generator does not know.
@@ -66,7 +68,8 @@ def parse_labels(text: str, task: Task) -> Tensor:
     Raises:
         ConfigError: not labels of this task.
     """
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    cells = next(csv.reader([text], skipinitialspace=True), [])  # quotes hold a name with a comma together
+    parts = [part.strip() for part in cells if part.strip()]
     require(bool(parts), "--labels needs at least one label, got none")
     try:
         return task.labels_from(parts, MOST_IMAGES)

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from gankd.data.images import LabelledImages, Splits
-from gankd.data.own import ChannelChoice, Choices, Item, TaskChoice, and_more, common_size, counted, settle, shown
+from gankd.data.labels import settle
+from gankd.data.own import ChannelChoice, Choices, Item, TaskChoice, and_more, common_size, counted, shown
 from gankd.data.store import arrange, source_key
 from gankd.errors import DataError
 from gankd.tasks import Task

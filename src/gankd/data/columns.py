@@ -79,10 +79,8 @@ def labelled(key: str, path: Path, label: str, split: str | None, at: str) -> It
     """Item of a row.
 
     Raises:
-        DataError: no label, or no such split.
+        DataError: no such split.
     """
-    if label.lower() in {"", "nan"}:
-        raise DataError(f"{at}: no label for {shown(key)}, got {label!r}; fill it in or remove the row")
     return Item(key, path, label, at, None if split is None else _part(split, at))
 
 

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gankd.data.images import Splits
-from gankd.data.own import SMALLEST_SIZE, ChannelChoice, Choices, Item, common_size, counted, settle, shown
+from gankd.data.labels import settle
+from gankd.data.own import SMALLEST_SIZE, ChannelChoice, Choices, Item, common_size, counted, shown
 from gankd.data.store import arrange, source_key
 from gankd.errors import DataError
 from gankd.regular import require_regular

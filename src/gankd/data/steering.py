@@ -10,7 +10,8 @@ import torch
 from gankd.data.arrays import arrange_arrays
 from gankd.data.h5 import is_h5, open_h5
 from gankd.data.images import Splits
-from gankd.data.own import NUMBER, SHARES, Choices, allot, and_more, shown
+from gankd.data.labels import NUMBER
+from gankd.data.own import SHARES, Choices, allot, and_more, shown
 from gankd.data.published import UNUSED, Parts, decode_splits, draw_splits, read_lines, require_folder
 from gankd.errors import DataError
 from gankd.seeds import rng

@@ -15,6 +15,15 @@ from gankd.errors import ConfigError, DataError, ModelError
 from gankd.tasks.choices import Adjust, LabelSampling
 
 
+def _squeezed(name: str) -> str:
+    """A name as it is compared: without spaces around commas."""
+    return ",".join(part.strip() for part in name.split(","))
+
+
+def _is_integer(text: str) -> bool:
+    return text.removeprefix("-").removeprefix("+").isdecimal()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Classification:
     """Labels are int64 class numbers 0 .. num_classes - 1; a model gives (N, num_classes) logits."""
@@ -221,17 +230,39 @@ class Classification:
     def labels_from(self, texts: Sequence[str], most: int) -> Tensor:
         """Class numbers (N,) from names or numbers as typed by a person, however many `most` are.
 
+        Numbers count from 0, unless classes have numbers as names. Neighbouring texts are one name where a class is
+        called so, with a comma between them.
+
         Raises:
-            ConfigError: no such class.
+            ConfigError: no such class, or texts that are classes both each and together.
         """
-        names = {self.group_name(number): number for number in range(self.num_classes)}
-        numbers = []
-        for text in texts:
-            if text not in names and not (text.isdecimal() and int(text) < self.num_classes):
-                known = f"numbers go up to {self.num_classes - 1}" if text.isdecimal() else suggest(text, names)
-                raise ConfigError(f"no class {text!r}; {known}")
-            numbers.append(names[text] if text in names else int(text))
+        names = {_squeezed(name): number for number, name in enumerate(self.label_names)}
+        by_number = {str(number): number for number in range(self.num_classes)}
+        only_names = names != by_number and any(map(_is_integer, names))
+        known = names if only_names else by_number | names
+        longest = 1 + max(name.count(",") for name in names)
+        numbers: list[int] = []
+        while len(texts):
+            joined = (
+                stop for stop in range(min(longest, len(texts)), 1, -1) if _squeezed(", ".join(texts[:stop])) in names
+            )
+            stop = next(joined, 1)
+            text = ", ".join(texts[:stop])
+            if stop > 1 and all(_squeezed(part) in known for part in texts[:stop]):
+                raise ConfigError(
+                    f"{text!r} is one class, but each part is one, too; quote the name, or reorder the parts"
+                )
+            if _squeezed(text) not in known:
+                raise ConfigError(f"no class {text!r}; {self._remedy(text, only_names)}")
+            numbers.append(known[_squeezed(text)])
+            texts = texts[stop:]
         return torch.tensor(numbers)
+
+    def _remedy(self, text: str, only_names: bool) -> str:
+        if _is_integer(text) and not only_names:
+            return f"numbers go up to {self.num_classes - 1}"
+        why = "numbers are names here, " if _is_integer(text) else ""
+        return why + suggest(text, self.label_names)
 
     def written(self, labels: Tensor) -> np.ndarray:
         """Labels (N,) as a file of a user's own images holds them: class names."""

@@ -154,6 +154,10 @@ def test_full_scale_has_the_published_schedules() -> None:
     assert [round(240 * at) for at in student.decay_at] == [150, 180, 210]
     assert (student.lr, student.weight_decay, student.optimizer, student.schedule) == (0.05, 5e-4, "sgd", "steps")
     assert (recipe.select.rho, recipe.select.count, recipe.teacher.model) == (0.9, 100_000, "densenet121")
+    for name in ("cifar100-table4", "cifar10-c20k"):
+        full, small = find_table(name).recipe("full", "data"), find_table(name).recipe("small", "data")
+        assert full.teacher.augment == full.student.augment == ("crop", "flip")
+        assert small.teacher.augment == small.student.augment == ("shift", "flip")  # as in committed results
     slow = find_table("cifar100-table3")
     assert cell(slow, recipe, "full", slow.pair("shufflenet_v1"), NOKD).student.lr == 0.01
     ages = find_table("utkface-table7").recipe("full", "data")

@@ -334,10 +334,10 @@ def sgd(
     weight_decay: float,
     drops: tuple[float, ...],
     flip: bool = True,
-    shift: bool = True,
+    crop: bool = True,
 ) -> dict[str, Any]:
     """Settings of `SupervisedConfig` for published SGD training; `drops` are the epochs after which lr falls."""
-    kinds = ("shift",) * shift + ("flip",) * flip
+    kinds = ("crop",) * crop + ("flip",) * flip
     return {
         "updates": round(epochs * images / batch),
         "batch_size": batch,

@@ -56,7 +56,7 @@ def full(
     ratio: RatioConfig = RATIO,
 ) -> Recipe:
     """Published: 350 epochs of SGD on squared error, CcGAN, cDR-RS on an auto-encoder, labels from the teacher."""
-    schedule: dict[str, Any] = {"epochs": 350, "lr": 0.01, "drops": (150, 250), "batch": 128, "shift": False}
+    schedule: dict[str, Any] = {"epochs": 350, "lr": 0.01, "drops": (150, 250), "batch": 128, "crop": False}
     schedule |= {"weight_decay": weight_decay, "flip": flip}
     return Recipe(
         data=data,

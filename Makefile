@@ -16,7 +16,7 @@ INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
 # too: sums in another order give another teacher and another generator.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo evidence results losses vkd lists costs bench test lint format clean
+.PHONY: help demo evidence results losses vkd lists costs bench test house lint format clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -54,6 +54,10 @@ bench: $(WITH_GANKD)  ## measure speed, see benchmarks/
 
 test: $(WITH_DEV)  ## all tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
+
+house: $(WITH_DEV)  ## print what keeps the code readable: import circles, words that are said otherwise ...
+	@$(BIN)/python tests/test_structure.py
+	@$(BIN)/python tests/test_language.py
 
 lint: $(WITH_DEV)  ## ruff and mypy
 	$(BIN)/ruff check

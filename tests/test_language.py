@@ -95,3 +95,10 @@ def test_the_readme_is_short() -> None:
     text = (ROOT / "README.md").read_text()
     assert len(text.split()) < 1400
     assert [line for line in text.splitlines() if len(line) > 120] == []
+
+
+if __name__ == "__main__":
+    counts = {"whom": len(found(r"\bwhom\b")), "alone": len(found(r"\balone\b")), "X is no Y": len(found(IS_NO))}
+    counts["words in the README"] = len((ROOT / "README.md").read_text().split())
+    for title, count in counts.items():
+        print(f"{title:<38}{count}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gankd.cli import main
+from gankd.cli import STOPS, main
 from gankd.commands import run
 from gankd.config import override
 from gankd.models.contract import ImageModel
@@ -128,7 +128,7 @@ def gankd(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """The command line, in this process."""
 
     def call(*words: object) -> Outcome:
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {number: signal.getsignal(number) for number in STOPS}
         capsys.readouterr()
         code = 0
         try:
@@ -136,7 +136,8 @@ def gankd(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         except SystemExit as leaving:
             code = int(leaving.code or 0)
         finally:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         return code, *capsys.readouterr()
 
     return call

@@ -8,6 +8,7 @@ import pickle
 import pty
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -617,3 +618,13 @@ def test_paths_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for external in ("my_nets:make", "diffusers:FOLDER"):
         named = override(recipe, [f"gan.external={external}"])
         assert opened.with_absolute_paths(named).gan.external == external
+
+
+def test_a_command_under_nohup_outlives_its_terminal(gankd: Callable[..., Outcome]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit):
+            main(["--version"])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -224,11 +224,11 @@ def test_a_killed_vkd_command_ends_as_the_undisturbed_one(
 # --- Ctrl-C, and the end of the parent ----------------------------------------------------------------------
 
 
-def interrupted(command: Command) -> str:
-    """Press Ctrl-C; what the command says."""
+def interrupted(command: Command, number: int = signal.SIGINT) -> str:
+    """Press Ctrl-C, or send another signal; what the command says."""
     assert command.process.pid is not None
-    os.killpg(command.process.pid, signal.SIGINT)
-    assert command.code() == 130
+    os.killpg(command.process.pid, number)
+    assert command.code() == 128 + number
     wait_for(lambda: command.others() == [], 60)
     assert "Traceback" not in command.text
     return command.text.splitlines()[-1]
@@ -239,6 +239,11 @@ def test_ctrl_c_in_training(digits_run: tuple[Recipe, Path], start: Callable[...
     command = start("resume", folder)
     command.until(lambda: list(folder.glob("teacher-*/checkpoint.safetensors")))
     assert interrupted(command) == f"gankd: interrupted; resume with: gankd resume '{folder}'"
+    for number, name in ((signal.SIGTERM, "SIGTERM"), (signal.SIGHUP, "SIGHUP")):  # a scheduler, a closed terminal
+        again = start("resume", folder)
+        again.until(lambda again=again: "teacher" in again.text)  # type: ignore[misc]
+        line = f"gankd: interrupted by {name}; resume with: gankd resume '{folder}'"
+        assert interrupted(again, number) == line
     command = start("teach", folder)  # a single stage goes on with the same command
     command.until(lambda: "teacher" in command.text)
     assert interrupted(command) == f"gankd: interrupted; resume with: gankd teach '{folder}'"

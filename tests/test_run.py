@@ -519,3 +519,35 @@ def test_progress_reaches_the_console(capsys: pytest.CaptureFixture[str]) -> Non
     assert events[0]["done"] == 1
     assert events[-1]["done"] == events[-1]["total"] == 10
     assert events[-1]["loss"] == pytest.approx(0.1)
+
+
+def test_leftovers_of_a_kill_are_cleared(tmp_path: Path) -> None:
+    stage = Stage("a", tmp_path / "a-1")
+    count(stage)
+    stage.finish()
+    (tmp_path / "a-1" / "checkpoint.safetensors").touch()  # killed after done.json, before it was removed
+    mine, left = tmp_path / ".notes.original", tmp_path / ".run.json.0a_b1c2d"
+    mine.touch()
+    left.touch()
+    assert Stage("a", tmp_path / "a-1").done
+    with Run(tmp_path):
+        pass
+    assert mine.exists()
+    assert not left.exists()
+    assert not (tmp_path / "a-1" / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.usefixtures("every_step")
+def test_a_kill_while_the_log_is_rewritten_loses_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Killed):
+        count(Stage("a", tmp_path, checkpoint_seconds=0.0), stop=6)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert before
+
+    def killed(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        count(Stage("a", tmp_path))
+    assert (tmp_path / "metrics.jsonl").read_text() == before

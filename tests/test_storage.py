@@ -4,12 +4,14 @@ import io
 import json
 import os
 import pickle
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -270,3 +272,47 @@ def test_json_that_never_ends_or_nests_too_deeply_is_refused(tmp_path: Path) -> 
     (tmp_path / "deep.json").write_text("[" * 200_000)
     with pytest.raises(CheckpointError, match="deep.json is not readable JSON"):
         read_json(tmp_path / "deep.json")
+
+
+def test_equal_states_are_equal_files(tmp_path: Path) -> None:
+    """The library orders texts by chance: with eight of them, equal files would be luck."""
+    names = [f"text {number}" for number in range(8)]
+    for file in ("a", "b"):
+        storage._write_tensors(tmp_path / file, {"x": torch.ones(3)}, dict.fromkeys(names, "ü \x7f \n"))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    content = (tmp_path / "a").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert list(header["__metadata__"]) == names
+    with safe_open(tmp_path / "a", "pt") as stored:
+        assert stored.metadata() == dict.fromkeys(names, "\u00fc \x7f \n")
+        assert torch.equal(stored.get_tensor("x"), torch.ones(3))
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_have_the_rights_that_the_user_gives_to_new_files(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_json(tmp_path / "a.json", 1)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o666 & ~mask
+
+
+def test_the_folder_is_on_disk_after_the_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+
+    def noted(handle: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(handle).st_mode), (tmp_path / "a.json").exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_json(tmp_path / "a.json", 1)
+    assert synced == [(False, False), (True, True)]
+
+
+def test_descriptions_that_nest_too_deeply_are_refused(tmp_path: Path) -> None:
+    deep = "[" * 200_000
+    save_file({"00000": torch.ones(1)}, tmp_path / "s", {"gankd": str(storage.FORMAT), "tree": deep})
+    with pytest.raises(CheckpointError, match="is damaged .RecursionError"):
+        load_state(tmp_path / "s")
+    save_file({"x": torch.ones(1)}, tmp_path / "s.safetensors", {"card": deep})
+    assert storage.read_card(tmp_path / "s.safetensors") == {}

@@ -1,12 +1,14 @@
 """The user's own modules: networks and losses named "module:name"."""
 
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from gankd.errors import GankdError, ModelError
 
@@ -17,14 +19,58 @@ def import_own(module_name: str, what: str, error: type[GankdError]) -> ModuleTy
     Raises:
         error: the module cannot be imported.
     """
-    if "" not in sys.path:
-        sys.path.insert(0, "")
     try:
-        return import_module(module_name)
+        with running_own_code():
+            return import_module(module_name)
     except Exception as reason:  # the user's code may raise anything
         missing = isinstance(reason, ModuleNotFoundError) and reason.name == module_name
         remedy = f"; run the command in the folder that contains {module_name}.py" if missing else ""
         raise error(f"cannot import {module_name!r} for {what}: {reason}{remedy}") from reason
+
+
+@contextmanager
+def running_own_code() -> Iterator[None]:
+    """Import or call what a user wrote: the current folder is on the import path only meanwhile, and an attempt to end
+    the process (`sys.exit()`, `raise KeyboardInterrupt`) is an error like any other, but a real Ctrl-C is not.
+
+    Raises:
+        RuntimeError: the code tried to end the process.
+    """
+    sys.path.insert(0, "")
+    try:
+        with _signals_noted() as seen:
+            yield
+    except (SystemExit, KeyboardInterrupt) as end:
+        if seen:
+            raise
+        raise RuntimeError(f"it raises {type(end).__name__} {end}".rstrip()) from end
+    finally:
+        sys.path.remove("")
+
+
+@contextmanager
+def _signals_noted() -> Iterator[list[int]]:
+    """Numbers of the signals that arrived and that a handler in Python answered."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen  # signals are answered in the main thread
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        handler = before[signal.Signals(number)]
+        assert callable(handler)
+        handler(number, frame)
+
+    noted = [number for number, handler in before.items() if callable(handler)]
+    for number in noted:
+        signal.signal(number, note)
+    try:
+        yield seen
+    finally:
+        for number in noted:
+            signal.signal(number, before[number])
 
 
 @contextmanager

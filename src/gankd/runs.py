@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gankd.console import Console
 from gankd.errors import CheckpointError, RunError, TrainingError
 from gankd.storage import (
     FORMAT,
+    atomic,
     load_state,
     read_json,
     remove_leftovers,
@@ -77,6 +79,8 @@ class Stage:
         if not isinstance(done, dict) or not {"result", "seconds"} <= done.keys():
             raise CheckpointError(f"{self.folder / 'done.json'} is damaged; delete {self.folder} and run again")
         self.result, self.seconds = done["result"], done["seconds"]
+        with suppress(OSError):  # left by a kill between the two; reading a run must not need the right to write
+            (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
         self.history = self.stored_history()
 
     @property
@@ -278,7 +282,7 @@ class Stage:
         for line in lines:
             try:
                 history.append(json.loads(line))
-            except ValueError:  # a line cut short by a kill
+            except (ValueError, RecursionError):  # a line cut short by a kill
                 break
         return history
 
@@ -286,7 +290,8 @@ class Stage:
         self.history = history
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+            with atomic(self.folder / "metrics.jsonl") as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in history))
 
 
 def _advance(schedule: LRScheduler, step: int) -> None:
@@ -316,6 +321,8 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             (self.folder / ".lock").write_text(str(os.getpid()))
+            for name in ("*.json", "*.html"):  # nothing else: users may keep files of their own here
+                remove_leftovers(self.folder, name)
         except Timeout:
             holder = (self.folder / ".lock").read_text().strip()
             raise RunError(

@@ -1,5 +1,6 @@
 """Files that survive a kill and run no code when read: nested state in safetensors, plain data in JSON."""
 
+import errno
 import json
 import os
 import re
@@ -36,8 +37,9 @@ def atomic(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+        _sync_folder(path.parent)
     except OSError as error:
         error.filename = str(path)  # instead of the temporary file, or of no name after a failed write
         raise
@@ -46,9 +48,37 @@ def atomic(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of `atomic` left by a process that was killed while writing."""
-    for path in folder.glob(".*.????????"):
+def _umask() -> int:
+    """Permissions that new files must not have; `mkstemp` makes files for their owner only."""
+    try:  # os.umask can only be read by changing it, which other threads would notice
+        found = re.search(r"^Umask:\s*([0-7]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found is not None:
+        return int(found[1], 8)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write a folder's entries to disk: a file that was only renamed can be gone after a power cut."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # a system that cannot open folders, or one without the right to list it
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot sync folders
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete temporary files of `atomic` left by a process that was killed while writing; `name` is a pattern."""
+    for path in folder.glob(f".{name}.????????"):
         if path.is_file():
             path.unlink()
 
@@ -107,7 +137,7 @@ def read_card(path: Path) -> dict[str, Any]:
         try:
             header = json.loads(file.read(min(length, path.stat().st_size)))
             card = json.loads(header["__metadata__"]["card"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return {}
     return card if isinstance(card, dict) else {}
 
@@ -121,12 +151,27 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
     with atomic(path) as temporary:
         try:
             save_file(copies, temporary, metadata=metadata)
+            _sort_metadata(temporary)
         except SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             if code is None:
                 raise
             # safetensors hides the operating system's error, mostly a full disk.
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+
+
+def _sort_metadata(path: Path) -> None:
+    """Give the texts in a safetensors header the order of their names, which the library leaves to chance, so that
+    equal content makes equal files.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def load_state(path: Path) -> Any:
@@ -152,7 +197,7 @@ def load_state(path: Path) -> Any:
     try:
         tensors = load(content)
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is truncated or damaged ({error}); {_REMEDY}") from None
     if "tree" not in metadata:
         raise CheckpointError(f"{path} was not written by gankd: its weights have no description")
@@ -163,7 +208,7 @@ def load_state(path: Path) -> Any:
         )
     try:
         return _unpack(json.loads(metadata["tree"]), tensors)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__} {error}); {_REMEDY}") from None
 
 

@@ -132,3 +132,8 @@ def test_fetched_files_tell_what_is_next(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.text == ("data/mnist: mnist, 10.0 MB, checksums correct; next: gankd run idx --data data/mnist")
     assert len(json.loads(json.dumps(found.to_dict()))["files"]) == 4
     assert fetch("cifar10", to=tmp_path / "a b").command == f"gankd run cifar10 --data '{tmp_path / 'a b'}'"
+
+
+def test_a_size_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(GankdError, match="size must be at least 1 or be none, got 0"):
+        show(pictures(tmp_path, a=3, b=3), size=0)

@@ -12,7 +12,7 @@ from gankd.config import override
 from gankd.errors import CheckpointError, ConfigError
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
-from gankd.models.files import load_model
+from gankd.models.files import load_model, save_model
 from gankd.recipes import Recipe
 from gankd.recipes.arms import Arm, default_arms
 from gankd.recipes.experiment import Experiment
@@ -100,3 +100,19 @@ def test_what_cannot_be_exported_or_loaded(
     with pytest.raises(CheckpointError, match="gankd export RUN"):
         other = opened(override(recipe, [f"teacher.weights={own}"]), tmp_path / "other")
         new_teacher(other, other.recipe.teacher)
+
+
+def test_code_that_a_card_names_runs_only_for_files_that_are_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = "from pathlib import Path\nfrom torch import nn\nPath('ran').touch()\ndef Net():\n    return nn.Flatten()\n"
+    (tmp_path / "nets_of_a_stranger.py").write_text(code)
+    model = ImageModel(torch.nn.Flatten(), size=8, mean=torch.zeros(1), std=torch.ones(1))
+    path = tmp_path / "student.safetensors"
+    save_model(path, model, "nets_of_a_stranger:Net", Classification(num_classes=64))
+    with pytest.raises(CheckpointError, match="'nets_of_a_stranger:Net', code that is not part of gankd .*trust=True"):
+        load_model(path)
+    assert not (tmp_path / "ran").exists()
+    assert load_model(path, trust=True)[0](torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 64)
+    assert (tmp_path / "ran").exists()

@@ -1,6 +1,7 @@
 """Images from a generator's file: labels as people write them, grids and folders."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from gankd.commands.sample import parse_labels, sample
 from gankd.errors import CheckpointError, ConfigError
+from gankd.generators.external import open_external
 from gankd.recipes import Recipe
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import load_generator, save_generator
@@ -168,3 +170,27 @@ def test_the_command_line(
         "sample", digits_run[1], "--labels", 1, "--out", tmp_path / "folder.png"
     )
     assert ".png: Not a directory; " in refused("sample", digits_run[1], "--labels", 1, "--out", out / "out")
+
+
+def test_code_that_a_generator_file_names_runs_only_if_it_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_run: tuple[Recipe, Path], gankd: Callable[..., Outcome]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "makers_of_a_stranger.py").write_text(
+        "from pathlib import Path\nimport torch\nPath('ran').touch()\n"
+        "def make(labels, generator):\n    return torch.zeros(len(labels), 1, 8, 8, dtype=torch.uint8)\n"
+    )
+    recipe, folder = digits_run
+    train = Experiment.open(recipe, Run(folder)).splits.train
+    source = "makers_of_a_stranger:make"
+    made = open_external(source, train.task, train.shape, torch.device("cpu"))
+    (tmp_path / "ran").unlink()
+    monkeypatch.delitem(sys.modules, "makers_of_a_stranger")
+    path = tmp_path / "generator.safetensors"
+    save_generator(path, made, train, replace(recipe.gan, external=source))
+    code, _, err = gankd("sample", path, "--labels", 1)
+    assert code == 2
+    assert f"{path} names the generator '{source}', code that is not part of gankd" in err
+    assert not (tmp_path / "ran").exists()
+    assert gankd("sample", path, "--labels", 1, "--trust")[0] == 0
+    assert (tmp_path / "ran").exists()

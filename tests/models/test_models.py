@@ -1,5 +1,6 @@
 """How networks are found and built: the smallest, the user's own, heads, weights from the seed, errors and remedies."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,17 @@ def talkative():
 
 def other():
     return "net"
+
+def leaving():
+    raise SystemExit(0)
+
+def interrupting():
+    raise KeyboardInterrupt
+
+def waiting():
+    import os, signal, time
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
 """
 
 
@@ -151,6 +163,7 @@ def my_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "nets_of_mine.py").write_text(MINE)
     (tmp_path / "nets_with_a_slip.py").write_text("def net(:\n    pass\n")
     (tmp_path / "nets_that_fail.py").write_text("1 / 0\n")
+    (tmp_path / "nets_that_leave.py").write_text("import sys; sys.exit(3)\n")
     yield "nets_of_mine"
     for name in ("nets_of_mine", "nets_with_a_slip", "nets_that_fail"):
         sys.modules.pop(name, None)
@@ -175,6 +188,13 @@ def test_a_users_own_network_gets_the_sizes_that_it_names(my_nets: str) -> None:
         ("nets_of_mine:needs_more", r"model nets_of_mine:needs_more cannot be built with .*'depth'"),
         ("nets_of_mine:broken", r"cannot be built with {'image_size': 8}: 'no weights for 8'"),
         ("nets_of_mine:talkative", "cannot be built with {}: no weights$"),
+        ("nets_of_mine:leaving", r"nets_of_mine:leaving cannot be built with {}: it raises SystemExit 0$"),
+        (
+            "nets_of_mine:interrupting",
+            "cannot be built with {}: it raises KeyboardInterrupt$",
+        ),
+        ("nets_that_leave:net", "cannot import 'nets_that_leave' .*: it raises SystemExit 3$"),
+        ("sys:exit", "model sys:exit cannot be built with .*: it raises SystemExit$"),
         ("nets_of_mine:other", "model nets_of_mine:other gave a str, expected a torch.nn.Module"),
         ("nets_of_yours:Plain", "cannot import 'nets_of_yours' for model nets_of_yours:Plain: No module named"),
         ("nets_with_a_slip:net", "cannot import 'nets_with_a_slip' .*: invalid syntax"),
@@ -187,3 +207,24 @@ def test_what_can_be_wrong_with_a_users_network(name: str, message: str) -> None
     with pytest.raises(ModelError, match=message) as error:
         build(name)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("my_nets")
+def test_ctrl_c_while_a_users_network_is_built_is_no_error_of_the_network() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            build("nets_of_mine:waiting")
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_current_folder_can_be_imported_from_only_while_own_code_is(my_nets: str) -> None:
+    build(f"{my_nets}:Plain")
+    with pytest.raises(ModelError):
+        build(f"{my_nets}:broken")
+    with pytest.raises(ModelError):
+        build("nets_that_fail:net")
+    assert "" not in sys.path

@@ -7,18 +7,26 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from gankd.cli.command import call
 from gankd.cli.parser import COMMANDS, parser
 from gankd.errors import ConfigError, GankdError
 
+STOPS = (signal.SIGTERM, signal.SIGHUP)
+"""Signals that end a command like Ctrl-C: from job schedulers, and from terminals that are closed."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit code 0 for done, 2 for an error that the user can fix, 130 for interrupted."""
+    """Entry point: exit code 0 for done, 2 for an error that the user can fix, and 130, 143 or 129 after Ctrl-C,
+    SIGTERM or SIGHUP.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
     args = argparse.Namespace()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in STOPS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
+            signal.signal(number, _interrupt)
     try:
         _, unknown = parser().parse_known_args(words, args)
         if args.command is None:
@@ -33,11 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except GankdError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not kill the message
-        _say(f"interrupted; resume with: {_again(args, words)}")
+    except KeyboardInterrupt as stop:
+        for number in (signal.SIGINT, *STOPS):
+            signal.signal(number, signal.SIG_IGN)  # a second one must not kill the message
+        what = stop.args[0] if isinstance(stop, _Stopped) else signal.SIGINT
+        by = "" if what == signal.SIGINT else f" by {what.name}"
+        with suppress(OSError):  # the terminal may be gone
+            _say(f"interrupted{by}; resume with: {_again(args, words)}")
         # Threads of torch and of the worker pool must not delay the exit.
-        os._exit(130)
+        os._exit(128 + what)
     except BrokenPipeError:
         os._exit(141)
     except OSError as error:
@@ -53,8 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"out of memory ({reason[:200]}); choose a smaller width, batch_size, data.size or fewer --workers")
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+class _Stopped(KeyboardInterrupt):
+    """Ctrl-C by a job scheduler or a terminal that closes; its argument is the signal."""
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise _Stopped(signal.Signals(number))
 
 
 def _again(args: argparse.Namespace, words: Sequence[str]) -> str:

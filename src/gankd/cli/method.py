@@ -163,6 +163,7 @@ COMMANDS = (
                 help="a .png grid, or a folder of images (default: samples.png)",
             ),
             Option("--seed", type=int, help="seed of the noise (default: 0)"),
+            Option("--trust", action="store_true", help="run the module that the file names as its generator"),
         ),
         view=path("written"),
     ),

@@ -254,7 +254,7 @@ def show(
     skips = DATA_SETS[found.name].skips
     files = None if found.path is None else scan(found)
     if files is not None and skips:
-        size = size or files.side
+        size = files.side if size is None else size
         channels = "rgb" if channels == "auto" and files.mixed else channels
     bad = [] if files is None else [path for path, _ in files.unreadable]
     settings: dict[str, Any] = {"task": task, "size": size, "channels": channels, "low": low, "high": high}

@@ -17,7 +17,7 @@ MOST_IMAGES = 10_000
 """Maximum images per call; larger grids are unreadable."""
 
 
-def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0) -> Path:
+def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0, trust: bool = False) -> Path:
     """Write `count` images per label: one grid (a row per label) where `out` ends in .png, else a folder of files.
 
     Args:
@@ -25,12 +25,14 @@ def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0) -
             (for runs/RECIPE).
         labels: "cat,dog", with quotes around a name whose parts between commas are classes, too; "0,1,2", unless
             numbers are names of classes; values "10,20.5" or a range "0:90:10", both ends included.
+        count, out, seed: images per label, where they go, and the seed of the noise.
+        trust: run the code that the file names if the generator is somebody's own.
 
     Raises:
-        CheckpointError: no generator there. ConfigError: labels that the generator does not know.
+        CheckpointError: no generator there, or one that is code. ConfigError: labels that the generator does not know.
     """
     require(count >= 1, f"--count must be at least 1, got {count}")
-    generator = load_generator(_find(source))
+    generator = load_generator(_find(source), trust=trust)
     task = generator.task
     wanted = parse_labels(labels, task)
     total = len(wanted) * count

@@ -57,6 +57,11 @@ class ExternalGenerator(Generator, Protocol):
     """Hash of its files, source code and weights."""
 
 
+def is_code(source: str) -> bool:
+    """True if `gan.external` names the user's own code, module:name, and not images or a pipeline."""
+    return not source.startswith("diffusers:") and not Path(source).exists()
+
+
 def open_external(source: str, task: Task, shape: Shape, device: torch.device) -> ExternalGenerator:
     """Open the generator that `gan.external` names, for images (C, H, W) of `task`.
 
@@ -353,7 +358,7 @@ def _settings(path: Path, accepted: set[str]) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ConfigError(f"{shown(path)}: not readable JSON ({error})") from None
     require(isinstance(settings, dict), f"{shown(path)}: expected names and values, got a {type(settings).__name__}")
     strange = sorted(set(settings) - accepted)

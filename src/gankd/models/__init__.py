@@ -25,7 +25,7 @@ from gankd.models import (
 from gankd.models.contract import ImageModel
 from gankd.models.libraries import MODULES, library_factory
 from gankd.models.parts import mlp_head
-from gankd.own_code import import_own
+from gankd.own_code import import_own, running_own_code
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     **cnn.NETWORKS,
@@ -69,7 +69,11 @@ def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            net = factory(**chosen)
+            if is_own(base):
+                with running_own_code():
+                    net = factory(**chosen)
+            else:
+                net = factory(**chosen)
         except Exception as error:  # the user's code may raise anything
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ModelError(f"model {base} cannot be built with {chosen}: {reason}") from error
@@ -78,6 +82,12 @@ def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int,
         if plus:
             _set_mlp_head(net, num_outputs, base)
     return net
+
+
+def is_own(name: str) -> bool:
+    """True if the network is the user's own, module:name, and not one of gankd, timm or torchvision."""
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library not in MODULES
 
 
 def new_model(name: str, data: LabelledImages, seed: int) -> ImageModel:

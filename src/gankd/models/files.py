@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from gankd.errors import CheckpointError
-from gankd.models import build_net
+from gankd.models import build_net, is_own
 from gankd.models.contract import Ensemble, ImageModel
 from gankd.storage import load_weights, read_card, save_weights
 from gankd.tasks import Task, task_from_dict, task_to_dict
@@ -40,8 +40,13 @@ def save_model(path: Path, model: ImageModel, name: str, task: Task, facts: dict
     save_weights(path, model.net.state_dict(), card)
 
 
-def load_model(path: Path | str) -> tuple[ImageModel, Task]:
+def load_model(path: Path | str, *, trust: bool = False) -> tuple[ImageModel, Task]:
     """Inverse of `save_model`: the network in eval mode, which takes uint8 images (N, C, H, W), and its task.
+
+    Args:
+        path: the file.
+        trust: import the module that the card names if the network is the author's own (module:name). Only for files
+            whose author you trust: the module runs with your rights.
 
     Raises:
         CheckpointError: the file is missing or damaged, or has no card.
@@ -51,6 +56,11 @@ def load_model(path: Path | str) -> tuple[ImageModel, Task]:
     card, weights = read_card(path), load_weights(path)
     try:
         task = task_from_dict(card["task"])
+        if not trust and is_own(card["model"]):
+            raise CheckpointError(
+                f"{path} names the network {card['model']!r}, code that is not part of gankd and is not run unasked; "
+                "if you trust the file and that module: load_model(path, trust=True)"
+            )
         net = build_net(
             card["model"], in_channels=card["channels"], image_size=card["size"], num_outputs=task.head_size, seed=0
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from gankd.config import from_dict, to_dict
 from gankd.data.images import LabelledImages
 from gankd.errors import CheckpointError
-from gankd.generators.external import ExternalGenerator, Generator, ImagePool, open_external
+from gankd.generators.external import ExternalGenerator, Generator, ImagePool, is_code, open_external
 from gankd.generators.networks import LatentGenerator
 from gankd.models.contract import ImageModel, predict, predict_with_features
 from gankd.recipes.config import SynthConfig, TeacherConfig
@@ -112,8 +112,12 @@ def save_generator(path: Path, generator: Generator, train: LabelledImages, conf
     )
 
 
-def load_generator(path: Path) -> LatentGenerator | ExternalGenerator:
+def load_generator(path: Path, *, trust: bool = False) -> LatentGenerator | ExternalGenerator:
     """Read a generator from its own file, in eval mode; an external one must be where it was.
+
+    Args:
+        path: the file.
+        trust: import the module that the file names if the generator is somebody's own code (module:name).
 
     Raises:
         CheckpointError: missing, damaged, or not a generator.
@@ -124,6 +128,11 @@ def load_generator(path: Path) -> LatentGenerator | ExternalGenerator:
     config = from_dict(GanConfig, stored["config"], str(path))
     task, shape = task_from_dict(stored["task"]), tuple(stored["shape"])
     if config.external is not None:
+        if not trust and is_code(config.external):
+            raise CheckpointError(
+                f"{path} names the generator {config.external!r}, code that is not part of gankd and is not run "
+                "unasked; if you trust the file and that module: add --trust"
+            )
         external = open_external(config.external, task, shape, torch.device("cpu"))
         if external.fingerprint != stored.get("fingerprint"):
             raise CheckpointError(f"{external.what} has changed since {path} was made; run the gan stage again")

@@ -125,15 +125,15 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _for_children() -> Iterator[None]:
-    """Start children with one thread each and without Ctrl-C; they inherit environment and blocked signals.
+    """Start children with one thread each and without Ctrl-C or SIGHUP; they inherit environment and blocked signals.
 
-    More threads than cores are many times slower. Ctrl-C reaches only this process, which ends its children: they
+    More threads than cores are many times slower. The signals reach only this process, which ends its children: they
     would print tracebacks, and so would the tracker of semaphores that cleans up after them.
     """
     mine = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
     before = {name: os.environ.get(name) for name in mine}
     os.environ.update(mine)
-    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signals = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

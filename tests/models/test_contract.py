@@ -176,12 +176,12 @@ def test_check_model_survives_whatever_a_users_network_raises(error: Exception) 
     assert type(error).__name__ in refusal(Raises(error))
 
 
-def test_check_model_reports_outputs_that_are_no_tensor() -> None:
-    class Pair(nn.Module):
+def test_check_model_reports_outputs_that_hold_no_tensor() -> None:
+    class Sizes(nn.Module):
         def forward(self, x: Tensor) -> Any:
-            return x, x
+            return list(x.shape)
 
-    assert "fails on images" in refusal(Pair())
+    assert "Sizes gives a list; expected a tensor of logits or values" in refusal(Sizes())
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -249,6 +249,7 @@ def test_every_network_trains_and_is_read(name: str, tmp_path: Path) -> None:
     model = Engine(torch.device("cpu"), bf16=True, channels_last=True).place(wrap(net, 32))
     with torch.autocast("cpu", torch.bfloat16):
         check_gradients(model, 32, 3)
+        assert model.raw(images(32)).dtype == torch.float32  # `parts.read_out`
 
     taps = find_taps(model, images(32))
     sides = [tap.shape[1] for tap in taps]

@@ -43,6 +43,15 @@ def test_editing_the_users_own_network_makes_another_student(tmp_path: Path, mon
     assert experiment.describe("own_net_of_mine:Own") != before
 
 
+def test_precision_is_part_of_a_network_only_where_its_head_depends_on_it(tmp_path: Path) -> None:
+    def described(name: str, precision: str) -> str:
+        recipe = override(digits(), [f"precision={precision}", "device=cpu"])
+        return Experiment.open(recipe, Run(tmp_path / "run")).describe(name)
+
+    assert described("cnn4", "fp32") == described("cnn4", "bf16")
+    assert described("cnn4+mlp", "fp32") != described("cnn4+mlp", "bf16")  # 0.1 ran its hidden layers under autocast
+
+
 @pytest.mark.parametrize(("height", "width", "message"), [(16, 24, "square, got 16x24"), (36, 36, "got 36")])
 def test_images_that_no_generator_can_make_are_refused_before_any_training(
     height: int, width: int, message: str, tmp_path: Path

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gankd.config import suggest
 from gankd.data.images import LabelledImages
@@ -47,7 +48,7 @@ def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int,
     "module:name" from the user's own code. Each name may end in "+mlp".
 
     The user's class or function is called with those of in_channels, image_size and num_outputs that are among its
-    arguments; the current folder is on the import path.
+    arguments; the current folder is on the import path. Its lazy layers get their weights here.
 
     "+mlp" replaces the last linear layer by the regression head of the cGAN-KD experiments (`parts.mlp_head`). It is
     part of the name because the head is part of the architecture and does not follow from the task: any network works
@@ -79,6 +80,8 @@ def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int,
             raise ModelError(f"model {base} cannot be built with {chosen}: {reason}") from error
         if not isinstance(net, nn.Module):
             raise ModelError(f"model {base} gave a {type(net).__name__}, expected a torch.nn.Module")
+        if any(is_lazy(parameter) for parameter in net.parameters()):
+            _set_lazy_layers(net, torch.zeros(2, in_channels, image_size, image_size), base)
         if plus:
             _set_mlp_head(net, num_outputs, base)
     return net
@@ -110,6 +113,23 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     if name not in ZOO:
         raise ModelError(f"no model {name!r}; {suggest(name, ZOO)}; for your own network write module:name")
     return ZOO[name]
+
+
+def _set_lazy_layers(net: nn.Module, images: Tensor, name: str) -> None:
+    """Give lazy layers their shapes and first weights, by a pass of images in eval mode."""
+    was_training = net.training
+    try:
+        with torch.no_grad():
+            net.eval()(images)
+    except Exception as error:  # the user's code may raise anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"model {name} fails on images of shape {tuple(images.shape[1:])}: {reason}") from error
+    net.train(was_training)
+    lazy = [key for key, parameter in net.named_parameters() if is_lazy(parameter)]
+    if lazy:
+        raise ModelError(
+            f"model {name} has lazy layers that do not run in eval mode: {', '.join(lazy)}; give their sizes"
+        )
 
 
 def _set_mlp_head(net: nn.Module, num_outputs: int, name: str) -> None:

@@ -4,6 +4,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from gankd.models.parts import read_out
+
 
 class Cnn(nn.Module):
     """Plain CNN: Conv3-BN-ReLU with 1, 2, then 4 times `width` channels, halving the side down to about 4 px."""
@@ -24,7 +26,7 @@ class Cnn(nn.Module):
         self.head = nn.Linear(channels, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.features(x).mean((2, 3)))
+        return read_out(self.head, self.features(x).mean((2, 3)))
 
 
 NETWORKS = {f"cnn{width}": partial(Cnn, width=width) for width in (4, 8, 16, 32)}

@@ -1,8 +1,13 @@
 """Networks with their own input and output contracts, so that none is fed another one's normalisation."""
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from gankd.batches import in_batches
 from gankd.data.images import LabelledImages
@@ -17,6 +22,10 @@ class ImageModel(nn.Module):
 
     Input: uint8 (N, C, H, W), or float in [0, 1] of the same shape. Output: logits (N, K) for classes; values (N,)
     in user units for regression, `offset + factor * net(x)`.
+
+    `net` computes here what it computes anywhere else: it reads images in the type of its first weights, and gives a
+    tensor or something that holds one (`main_output`). Lower precision is a matter of autocast around it, from which a
+    network whose weights are not float32 is left out: it has chosen its own.
     """
 
     mean: Tensor
@@ -42,9 +51,6 @@ class ImageModel(nn.Module):
         self.size, self.offset, self.factor = size, offset, factor
         self.register_buffer("mean", mean.view(1, -1, 1, 1).float())
         self.register_buffer("std", std.view(1, -1, 1, 1).float())
-        for head in self._heads():
-            if _in_float32 not in head._forward_hooks.values():
-                head.register_forward_hook(_in_float32)
 
     @classmethod
     def for_data(cls, net: nn.Module, data: LabelledImages) -> "ImageModel":
@@ -58,11 +64,23 @@ class ImageModel(nn.Module):
         x = images.float() / 255 if images.dtype == torch.uint8 else images
         if x.shape[-1] != self.size or x.shape[-2] != self.size:
             x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
-        x = (x - self.mean) / self.std
+        x = ((x - self.mean) / self.std).to(_type_of_weights(self.net))
         return x.contiguous(memory_format=torch.channels_last) if self.size >= 16 else x
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._finish(self.net(self.normalise(images)))
+        return self._finish(self.raw(images))
+
+    def raw(self, images: Tensor) -> Tensor:
+        """Outputs of `net` in its own type and units.
+
+        Raises:
+            ModelError: it gives something else than `main_output` knows.
+        """
+        x = self.normalise(images)
+        if x.dtype == torch.float32:
+            return main_output(self.net(x), self.net)
+        with torch.autocast(x.device.type, enabled=False):
+            return main_output(self.net(x), self.net)
 
     def _finish(self, raw: Tensor) -> Tensor:
         raw = raw.float()
@@ -90,20 +108,6 @@ class ImageModel(nn.Module):
         """The networks of an ensemble, or the one network."""
         return list(self.net.members) if isinstance(self.net, Ensemble) else [self.net]
 
-    def _heads(self) -> list[nn.Linear]:
-        heads = []
-        for member in self.members:
-            linear = [module for module in member.modules() if isinstance(module, nn.Linear)]
-            heads += linear[-1:]
-        return heads
-
-
-def _in_float32(head: nn.Module, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-    """Read a last linear layer out in float32: bfloat16 has 8 bits, half a degree where angles range over 120."""
-    assert isinstance(head, nn.Linear)
-    with torch.autocast(inputs[0].device.type, enabled=False):
-        return F.linear(inputs[0].float(), head.weight, head.bias)
-
 
 class Ensemble(nn.Module):
     """Mean of the raw outputs of several networks of one kind."""
@@ -113,7 +117,39 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(members)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([member(x).float() for member in self.members]).mean(0)
+        return torch.stack([main_output(member(x), member).float() for member in self.members]).mean(0)
+
+
+def main_output(given: Any, net: nn.Module) -> Tensor:
+    """The tensor of logits or values in what `net` gives: a tensor, an object or dict with `logits`, or a tuple that
+    begins with it. The rest (auxiliary outputs, features) is not used.
+
+    Raises:
+        ModelError: there is no such tensor.
+    """
+    if isinstance(given, Tensor):
+        return given
+    found = getattr(given, "logits", None)
+    if found is None and isinstance(given, Mapping):
+        found = given.get("logits")
+    elif found is None and isinstance(given, tuple | list) and given:
+        found = given[0]
+    if not isinstance(found, Tensor):
+        held = f" with {', '.join(map(str, given)) or 'nothing'}" if isinstance(given, Mapping) else ""
+        raise ModelError(
+            f"{type(net).__name__} gives a {type(given).__name__}{held}; expected a tensor of logits or values, a "
+            "tuple that begins with it, or a dict or object that has it as logits"
+        )
+    return found
+
+
+def _type_of_weights(net: nn.Module) -> torch.dtype:
+    """Type of the first weights, which read the images: float32 if there are none, or not yet."""
+    for parameter in net.parameters():
+        lazy = isinstance(parameter, UninitializedParameter)
+        if not lazy and parameter.is_floating_point() and parameter.ndim > 1:
+            return parameter.dtype
+    return torch.float32
 
 
 def check_model(model: ImageModel, data: LabelledImages, what: str) -> None:
@@ -126,6 +162,8 @@ def check_model(model: ImageModel, data: LabelledImages, what: str) -> None:
     try:
         with torch.no_grad():
             outputs = model.eval()(data.images[:2])
+    except ModelError as error:
+        raise ModelError(f"{what} cannot be read: {error}") from None
     except Exception as error:  # the user's network may raise anything
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise ModelError(f"{what} fails on images of shape {data.shape}: {reason}") from None
@@ -138,7 +176,7 @@ def check_model(model: ImageModel, data: LabelledImages, what: str) -> None:
 def predict(model: ImageModel, images: Tensor, engine: Engine) -> Tensor:
     """Outputs of `model` in eval mode for stored images, in batches."""
     model.eval()
-    with engine.autocast():
+    with _autocast(model, images, engine):
         return torch.cat(
             in_batches(lambda part: model(images[part].to(engine.device)).float(), len(images), engine.device)
         )
@@ -148,12 +186,24 @@ def predict(model: ImageModel, images: Tensor, engine: Engine) -> Tensor:
 def predict_with_features(model: ImageModel, images: Tensor, engine: Engine) -> tuple[Tensor, Tensor]:
     """Outputs and penultimate features of `model` in eval mode for stored images, in batches."""
     model.eval()
-    with engine.autocast():
+    with _autocast(model, images, engine):
         pairs = in_batches(
             lambda part: model.outputs_and_features(images[part].to(engine.device)), len(images), engine.device
         )
     outputs, features = zip(*pairs, strict=True)
     return torch.cat(outputs), torch.cat(features)
+
+
+def _autocast(model: ImageModel, images: Tensor, engine: Engine) -> AbstractContextManager[object]:
+    """Autocast where the outputs bear it. Values that come in bfloat16, of 8 bits, do not: half a degree where angles
+    range over 120. The zoo's networks give float32 under autocast too.
+    """
+    if not engine.bf16:
+        return nullcontext()
+    with engine.autocast():
+        raw = model.raw(images[:2].to(engine.device))
+    values = raw.ndim < 2 or raw.shape[1] == 1
+    return nullcontext() if values and raw.dtype == torch.bfloat16 else engine.autocast()
 
 
 def evaluate(model: ImageModel, data: LabelledImages, engine: Engine) -> dict[str, float]:

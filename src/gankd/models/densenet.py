@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.parts import he_normal, require_side, stem
+from gankd.models.parts import he_normal, read_out, require_side, stem
 
 
 class DenseLayer(nn.Module):
@@ -56,7 +56,7 @@ class DenseNet(nn.Module):
         he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.last(self.parts(self.stem(x))).mean((2, 3)))
+        return read_out(self.head, self.last(self.parts(self.stem(x))).mean((2, 3)))
 
 
 NETWORKS = {

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.parts import form_of, he_normal
+from gankd.models.parts import form_of, he_normal, read_out
 
 STAGES = (
     *((1, 3, 16, 1, 1), (6, 3, 24, 2, 2), (6, 5, 40, 2, 2), (6, 3, 80, 3, 2)),
@@ -76,7 +76,7 @@ class EfficientNet(nn.Module):
         he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.dropout(self.last(self.stages(self.stem(x))).mean((2, 3))))
+        return read_out(self.head, self.dropout(self.last(self.stages(self.stem(x))).mean((2, 3))))
 
 
 NETWORKS = {"efficientnet_b0": EfficientNet}

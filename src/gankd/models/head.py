@@ -36,7 +36,8 @@ def teacher_head(model: ImageModel, images: Tensor, task: Task) -> nn.Linear:
         head.bias.copy_((model.offset + model.factor * bias - offset) / factor)
         fits = embedding.shape[1] == weight.shape[1] and len(weight) == (outputs.shape[1] if outputs.ndim == 2 else 1)
         expected = (outputs.reshape(len(outputs), -1) - offset) / factor
-        if not fits or (head(embedding) - expected).abs().max() > 1e-3 * expected.abs().max().clamp_min(1e-3):
+        rounding = max(1e-3, *(4 * torch.finfo(layer.weight.dtype).eps for layer in layers))
+        if not fits or (head(embedding) - expected).abs().max() > rounding * expected.abs().max().clamp_min(1e-3):
             raise ModelError(
                 f"{type(model.net).__name__} changes what its last layer gives or joins several; losses that reuse the "
                 "teacher's head need a teacher that ends in one nn.Linear"

@@ -5,7 +5,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.parts import he_normal, stem
+from gankd.models.parts import he_normal, read_out, stem
 from gankd.models.resnet import BasicBlock
 
 
@@ -56,7 +56,7 @@ class ImageNetResNet(nn.Module):
         he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.stages(self.stem(x)).mean((2, 3)))
+        return read_out(self.head, self.stages(self.stem(x)).mean((2, 3)))
 
 
 NETWORKS = {

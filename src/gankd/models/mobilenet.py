@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from gankd.models.parts import form_of, he_normal
+from gankd.models.parts import form_of, he_normal, read_out
 
 STAGES = (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
 """Expansion, channels, blocks and stride of each stage (table 2)."""
@@ -67,7 +67,7 @@ class MobileNetV2(nn.Module):
         he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.dropout(self.last(self.stages(self.stem(x))).mean((2, 3))))
+        return read_out(self.head, self.dropout(self.last(self.stages(self.stem(x))).mean((2, 3))))
 
 
 NETWORKS = {

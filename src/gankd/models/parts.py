@@ -1,8 +1,9 @@
-"""Parts shared by the families of the zoo: choice of the published form, stems, initial weights, regression head."""
+"""Parts shared by the families of the zoo: choice of the published form, stems, initial weights, heads."""
 
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from gankd.errors import ModelError
 
@@ -48,6 +49,17 @@ def he_normal(net: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+
+def read_out(head: nn.Module, x: Tensor) -> Tensor:
+    """Outputs of a network's head for its input, in the type of its weights, which autocast would round.
+
+    bfloat16 has 8 bits: half a degree where angles range over 120.
+    """
+    if not torch.amp.is_autocast_available(x.device.type):  # a meta device, which only counts
+        return head(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return head(x.to(next(head.parameters()).dtype))
 
 
 def mlp_head(features: int, num_outputs: int) -> nn.Sequential:

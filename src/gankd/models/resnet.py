@@ -5,7 +5,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.parts import form_of, stem
+from gankd.models.parts import form_of, read_out, stem
 
 
 class BasicBlock(nn.Module):
@@ -65,7 +65,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(channels, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+        return read_out(self.head, self.blocks(self.stem(x)).mean((2, 3)))
 
 
 NETWORKS = {

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.parts import stem
+from gankd.models.parts import read_out, stem
 
 GROUPS = 3
 STAGES = (240, 4), (480, 8), (960, 4)
@@ -53,7 +53,7 @@ class ShuffleNetV1(nn.Module):
         self.head = nn.Linear(channels, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.stages(self.stem(x)).mean((2, 3)))
+        return read_out(self.head, self.stages(self.stem(x)).mean((2, 3)))
 
 
 NETWORKS = {"shufflenet_v1": ShuffleNetV1}

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gankd.models.parts import stem
+from gankd.models.parts import read_out, stem
 
 STAGES = (116, 4), (232, 8), (464, 4)
 """Channels and blocks of each stage (table 5, 1x)."""
@@ -63,7 +63,7 @@ class ShuffleNetV2(nn.Module):
         self.head = nn.Linear(1024, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.last(self.stages(self.stem(x))).mean((2, 3)))
+        return read_out(self.head, self.last(self.stages(self.stem(x))).mean((2, 3)))
 
 
 NETWORKS = {"shufflenet_v2": ShuffleNetV2}

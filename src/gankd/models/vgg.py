@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from gankd.models.parts import form_of, he_normal, require_side
+from gankd.models.parts import form_of, he_normal, read_out, require_side
 
 WIDTHS = 64, 128, 256, 512, 512
 LAYERS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -44,7 +44,7 @@ class VGG(nn.Module):
         he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.hidden(self.blocks(x).flatten(1)))
+        return read_out(self.head, self.hidden(self.blocks(x).flatten(1)))
 
 
 NETWORKS = {f"vgg{depth}": partial(VGG, depth=depth) for depth in LAYERS}

@@ -5,7 +5,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.parts import he_normal, stem
+from gankd.models.parts import he_normal, read_out, stem
 
 
 class PreActivationBlock(nn.Module):
@@ -47,7 +47,7 @@ class WideResNet(nn.Module):
         he_normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.last(self.stages(self.stem(x))).mean((2, 3)))
+        return read_out(self.head, self.last(self.stages(self.stem(x))).mean((2, 3)))
 
 
 NETWORKS = {f"wrn_{depth}_{k}": partial(WideResNet, depth=depth, k=k) for depth in (16, 40) for k in (1, 2)}

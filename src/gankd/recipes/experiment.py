@@ -100,7 +100,11 @@ class Experiment:
         return self.engine.place(ImageModel.for_data(self.net(name, seed), self.splits.train))
 
     def describe(self, name: str, size: int | None = None) -> str:
-        """Hash of a network's structure, and of its source file where it is the user's own."""
+        """Hash of a network's structure, and of its source file where it is the user's own.
+
+        Stages of gankd 0.1 are not reused where it computed the head in another way than now: last layers of networks
+        that are not the zoo's had their outputs replaced by a float32 product, and heads of `+mlp` ran under autocast.
+        """
         if ":" in name:  # the user's own: its file may change
             return self._described(name, size)
         key = f"structure of {name} at {size}"
@@ -109,12 +113,14 @@ class Experiment:
         return str(self.memory[key])
 
     def _described(self, name: str, size: int | None) -> str:
-        net, source = self.net(name, 0, size), ""
+        net, source, head = self.net(name, 0, size), "", []
         shapes = [[key, list(value.shape)] for key, value in net.state_dict().items()]
+        if ":" in name or ("+" in name and self.engine.bf16):
+            head = ["as it is"]
         if ":" in name:
             path = inspect.getsourcefile(type(net)) or ""
             source = Path(path).read_text() if Path(path).is_file() else ""
-        return fingerprint(repr(net), shapes, source)
+        return fingerprint(repr(net), shapes, source, *head)
 
     def say(self, subject: str, text: str) -> None:
         """Print one line for the user: a stage or a subject, and what happened."""

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from gankd.data.images import LabelledImages
 from gankd.errors import ModelError
+from gankd.models.checkpoints import fill_from_checkpoint, own_names
 from gankd.models.contract import Ensemble, ImageModel, check_model, predict
 from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.config import Recipe, TeacherConfig
 from gankd.recipes.experiment import Experiment
 from gankd.runs import Stage, fingerprint
 from gankd.seeds import derive_seed
-from gankd.storage import fill, load_weights, read_card, restore, save_state
+from gankd.storage import load_weights, nest_of, read_card, restore, save_state
 from gankd.training.supervised import train_supervised
 from gankd.virtual import Watcher
 
@@ -74,7 +75,8 @@ def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
     seeds = [derive_seed(experiment.recipe.seed, "teacher", number) for number in range(config.members)]
     nets = [experiment.net(config.model, seed, _input_size(config)) for seed in seeds]
     if config.weights is not None:
-        fill(nets[0], load_weights(Path(config.weights)), f"{config.weights} does not fit {config.model}")
+        weights = load_weights(Path(config.weights))
+        fill_from_checkpoint(nets[0], weights, f"{config.weights} does not fit {config.model}")
         teacher = _users_contract(nets[0], config, experiment.splits.train)
     else:
         teacher = ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), experiment.splits.train)
@@ -97,6 +99,9 @@ def train_teacher(
     experiment.say("teacher", config.model + (f" x {members}" if members > 1 else ""))
     check_model(teacher, splits.train.to(engine.device), f"teacher {config.model}")
     if config.weights is not None:
+        path = Path(config.weights)
+        for remark in filter(None, (nest_of(path), own_names(load_weights(path), teacher.net)[1])):
+            experiment.say("teacher", f"{config.weights} is {remark}")
         return
     stage.begin()
     for number, net in enumerate(teacher.members):
@@ -171,6 +176,8 @@ def _users_contract(net: nn.Module, config: TeacherConfig, train: LabelledImages
 
 def _hashes(state: dict[str, Tensor]) -> dict[str, str]:
     return {
-        name: hashlib.blake2b(value.contiguous().cpu().numpy().tobytes(), digest_size=16).hexdigest()
+        name: hashlib.blake2b(
+            value.contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes(), digest_size=16
+        ).hexdigest()
         for name, value in state.items()
     }

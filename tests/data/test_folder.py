@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from gankd.data import files
 from gankd.data.folder import load_folder
@@ -275,6 +275,21 @@ def test_webp_and_jpeg(tmp_path: Path) -> None:
         (tmp_path / suffix).mkdir()
         found = one(tmp_path / suffix, suffix, Image.new("RGB", (16, 16), (200, 100, 50)))
         assert (found.int() - torch.tensor([200, 100, 50])[:, None, None]).abs().max() <= 4
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JFIF", ".avif"])
+def test_other_endings(tmp_path: Path, suffix: str) -> None:
+    if suffix == ".avif" and "avif" not in features.get_supported():
+        pytest.skip("this Pillow has no AVIF")
+    image = Image.new("RGB", (16, 16), (200, 100, 50))
+    found = one(tmp_path, suffix, image, {"format": "avif" if suffix == ".avif" else "jpeg"})
+    assert (found.int() - torch.tensor([200, 100, 50])[:, None, None]).abs().max() <= 4
+
+
+def test_an_unknown_format_is_counted_and_not_passed_over(tmp_path: Path) -> None:
+    class_folders(tmp_path, a=4, b=4)
+    (tmp_path / "a" / "x.avif").write_bytes(b"no pixels")
+    assert "1 of 9 images cannot be read, first a/x.avif: not an image in a known format" in refused(tmp_path)
 
 
 def test_sixteen_bits(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from gankd.data.images import Splits
 from gankd.data.labels import settle
@@ -22,9 +22,13 @@ from gankd.data.store import arrange, source_key
 from gankd.errors import DataError
 from gankd.regular import require_regular
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
+"""Endings of image files. With a Pillow that cannot read AVIF, `.avif` files count as unreadable."""
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+FORMATS = (
+    *("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM"),
+    *(["AVIF"] if "avif" in features.get_supported() else []),
+)
 """Formats of Pillow that are decoded, whatever a file is called; others, such as EPS, would start other programs."""
 
 MAX_PIXELS = 100_000_000

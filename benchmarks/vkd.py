@@ -179,6 +179,12 @@ def main() -> None:
         teachers = medians({name: teacher_step(pair, beside=name == "beside") for name in ("alone", "beside")})
         overhead = ratio(teachers["beside"], teachers["alone"])
         lines.append(f"  teacher's step with a generator alongside: x{overhead:.3f}")
+        goals = {
+            "@virtual": ratio(times["@virtual"], times["plain student"]) <= 1.03,
+            "saved": saved >= r / (3 + r),
+            "generator alongside": overhead <= 1.05,
+        }
+        lines.append("  goals: " + ", ".join(f"{goal} {'met' if met else 'missed'}" for goal, met in goals.items()))
     lines.append("file, KB: " + ", ".join(f"{classes} classes {kilobytes(classes):.0f}" for classes in (10, 100, 1000)))
     if Path("/proc/self/status").is_file():
         found = {name: in_own_process(LOSSES[name], "resnet20x2") for name in ("plain student", "@virtual")}

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gankd.config import from_dict, to_dict
 from gankd.data.images import LabelledImages
+from gankd.engine import Engine
 from gankd.errors import CheckpointError
 from gankd.generators.external import ExternalGenerator, Generator, ImagePool, is_code, open_external
 from gankd.generators.networks import LatentGenerator
@@ -113,7 +114,9 @@ def save_generator(path: Path, generator: Generator, train: LabelledImages, conf
 
 
 def load_generator(path: Path, *, trust: bool = False) -> LatentGenerator | ExternalGenerator:
-    """Read a generator from its own file, in eval mode; an external one must be where it was.
+    """Read a generator from its own file, in eval mode and in the memory layout of its size, on the CPU.
+
+    An external one must be where it was.
 
     Args:
         path: the file.
@@ -139,7 +142,7 @@ def load_generator(path: Path, *, trust: bool = False) -> LatentGenerator | Exte
         return external
     generator = build_generator(task, shape, config, seed=0)
     fill(generator, stored["state"], f"{path} is not a complete generator")
-    return generator.eval()
+    return Engine.pick(shape[1], "cpu").place(generator.eval())
 
 
 def sample_images(generator: Generator, labels: Tensor, seed: int, purpose: str) -> Tensor:

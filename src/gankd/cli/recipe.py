@@ -76,11 +76,16 @@ def with_absolute_paths(recipe: "Recipe") -> "Recipe":
     def absolute(path: str | None) -> str | None:
         return None if path is None else os.path.abspath(path)
 
+    names = recipe.teacher.class_names
     external = recipe.gan.external  # may also be module:name or diffusers:FOLDER
     return replace(
         recipe,
         data=replace(recipe.data, root=absolute(recipe.data.root), class_list=absolute(recipe.data.class_list)),
-        teacher=replace(recipe.teacher, weights=absolute(recipe.teacher.weights)),
+        teacher=replace(
+            recipe.teacher,
+            weights=absolute(recipe.teacher.weights),
+            class_names=names if len(names) != 1 else (os.path.abspath(names[0]),),  # one item is a file of names
+        ),
         student=replace(recipe.student, virtual=absolute(recipe.student.virtual)),
         gan=replace(recipe.gan, external=absolute(external) if external and os.path.exists(external) else external),
     )

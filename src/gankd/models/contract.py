@@ -30,6 +30,7 @@ class ImageModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    order: Tensor | None
 
     def __init__(
         self,
@@ -40,17 +41,20 @@ class ImageModel(nn.Module):
         std: Tensor,
         offset: float = 0.0,
         factor: float = 1.0,
+        order: Tensor | None = None,
     ) -> None:
         """Args:
         size: side in pixels that `net` expects; other images are resized.
         mean, std: per channel (C,), on the [0, 1] scale.
         offset, factor: from raw outputs to the task's units.
+        order: number of the output (K,) of each class; default: as the network gives them.
         """
         super().__init__()
         self.net = net
         self.size, self.offset, self.factor = size, offset, factor
         self.register_buffer("mean", mean.view(1, -1, 1, 1).float())
         self.register_buffer("std", std.view(1, -1, 1, 1).float())
+        self.register_buffer("order", order)
 
     @classmethod
     def for_data(cls, net: nn.Module, data: LabelledImages) -> "ImageModel":
@@ -86,6 +90,8 @@ class ImageModel(nn.Module):
         raw = raw.float()
         if raw.ndim == 2 and raw.shape[1] == 1:
             raw = raw[:, 0]
+        if self.order is not None:
+            raw = raw[:, self.order]
         return raw if self.offset == 0.0 and self.factor == 1.0 else self.offset + self.factor * raw
 
     def outputs_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,9 +27,10 @@ def teacher_head(model: ImageModel, images: Tensor, task: Task) -> nn.Linear:
     layers = [layer for layer, _ in read]
     embedding = torch.cat([features for _, features in read], 1).float()
     offset, factor = task.output_scale
+    order = slice(None) if model.order is None else model.order
     with torch.no_grad():
-        weight = torch.cat([layer.weight.flatten(1) for layer in layers], 1).float() / len(layers)
-        bias = torch.stack([_bias(layer) for layer in layers]).mean(0)
+        weight = torch.cat([layer.weight.flatten(1) for layer in layers], 1).float()[order] / len(layers)
+        bias = torch.stack([_bias(layer) for layer in layers]).mean(0)[order]
         head = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], device=weight.device)
         head.requires_grad_(False)
         head.weight.copy_(weight * model.factor / factor)

@@ -82,12 +82,15 @@ class TeacherConfig(SupervisedConfig):
     """Normalisation per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
     input_size: Count | None = None
     """Side in pixels that `weights` were trained with. Default: that of the data."""
+    class_names: tuple[str, ...] = ()
+    """Classes in the order of the outputs of `weights`: names, or a file with one name per line. Default: the order of
+    the data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("mean", "std", "input_size"):
+        for name in ("mean", "std", "input_size", "class_names"):
             require(
-                self.weights is not None or getattr(self, name) is None,
+                self.weights is not None or getattr(self, name) in (None, ()),
                 f"teacher.{name} belongs to teacher.weights, which is not set; leave it out",
             )
         require(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gankd.data.images import LabelledImages
 from gankd.errors import ModelError
@@ -14,9 +14,10 @@ from gankd.models.contract import Ensemble, ImageModel, check_model, predict
 from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.config import Recipe, TeacherConfig
 from gankd.recipes.experiment import Experiment
+from gankd.recipes.given import check_given, check_shapes, class_names, input_size, users_contract
 from gankd.runs import Stage, fingerprint
 from gankd.seeds import derive_seed
-from gankd.storage import load_weights, nest_of, read_card, restore, save_state
+from gankd.storage import load_weights, nest_of, restore, save_state
 from gankd.training.supervised import train_supervised
 from gankd.virtual import Watcher
 
@@ -27,10 +28,14 @@ def teacher_stage(experiment: Experiment, config: TeacherConfig) -> Stage:
     Raises:
         CheckpointError: the user's weights cannot be read. ModelError: no network of that name.
     """
-    inputs = {"net": experiment.describe(config.model, _input_size(config))}
+    inputs = {"net": experiment.describe(config.model, input_size(config))}
     if config.weights is not None:
         inputs["weights"] = fingerprint(sorted(_hashes(load_weights(Path(config.weights))).items()))
-    return experiment.stage("teacher", config.identity, **inputs)
+    # A trained teacher has no order of its own, and its stage is called as before there was this setting.
+    settings = {name: value for name, value in config.identity.items() if name != "class_names"}
+    if config.weights is not None:
+        settings["class_names"] = class_names(config, experiment.splits.task)
+    return experiment.stage("teacher", settings, **inputs)
 
 
 def make_teacher(experiment: Experiment, config: TeacherConfig, stage: Stage) -> ImageModel:
@@ -59,25 +64,26 @@ def other_teacher(recipe: Recipe, model: str | None) -> TeacherConfig:
     """
     if model is None:
         return recipe.teacher
-    return replace(recipe.teacher, model=model, weights=None, mean=None, std=None, input_size=None)
+    return replace(recipe.teacher, model=model, weights=None, mean=None, std=None, input_size=None, class_names=())
 
 
 def untrained_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
     """Network of the teacher's architecture and input contract, for dry runs."""
-    nets = [experiment.net(config.model, number, _input_size(config)) for number in range(config.members)]
+    nets = [experiment.net(config.model, number, input_size(config)) for number in range(config.members)]
     if config.weights is not None:
-        return _users_contract(nets[0], config, experiment.splits.train)
+        return users_contract(nets[0], config, experiment.splits.train)
     return ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), experiment.splits.train)
 
 
 def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
     """The teacher before training, or with the user's weights."""
     seeds = [derive_seed(experiment.recipe.seed, "teacher", number) for number in range(config.members)]
-    nets = [experiment.net(config.model, seed, _input_size(config)) for seed in seeds]
+    nets = [experiment.net(config.model, seed, input_size(config)) for seed in seeds]
     if config.weights is not None:
         weights = load_weights(Path(config.weights))
+        check_shapes(nets[0], own_names(weights, nets[0])[0], config, experiment.splits.train)
         fill_from_checkpoint(nets[0], weights, f"{config.weights} does not fit {config.model}")
-        teacher = _users_contract(nets[0], config, experiment.splits.train)
+        teacher = users_contract(nets[0], config, experiment.splits.train)
     else:
         teacher = ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), experiment.splits.train)
     return experiment.engine.place(teacher).eval()
@@ -99,9 +105,10 @@ def train_teacher(
     experiment.say("teacher", config.model + (f" x {members}" if members > 1 else ""))
     check_model(teacher, splits.train.to(engine.device), f"teacher {config.model}")
     if config.weights is not None:
-        path = Path(config.weights)
+        path, what = Path(config.weights), f"teacher {config.model}"
         for remark in filter(None, (nest_of(path), own_names(load_weights(path), teacher.net)[1])):
             experiment.say("teacher", f"{config.weights} is {remark}")
+        check_given(teacher, splits.train, engine, experiment.recipe.seed, what, experiment.say)
         return
     stage.begin()
     for number, net in enumerate(teacher.members):
@@ -150,28 +157,6 @@ def refuse_chance_level(outputs: Tensor, data: LabelledImages, what: str, *, giv
             f"{what} is at chance level: {task.metric} {value}{''.join(f' ({each})' for each in found)} on {len(data)} "
             f"validation images, a constant guess has {task.chance(labels):.4g}; {remedy}"
         )
-
-
-def _input_size(config: TeacherConfig) -> int | None:
-    """Side in pixels of the teacher's images, where the user or the card of the weights says so."""
-    return config.input_size or read_card(Path(config.weights or "")).get("size")
-
-
-def _users_contract(net: nn.Module, config: TeacherConfig, train: LabelledImages) -> ImageModel:
-    """The user's trained network with its own normalisation, and outputs in label units."""
-    own, card = ImageModel.for_data(net, train), read_card(Path(config.weights or ""))  # the card of gankd export
-    mean, std = (
-        getattr(own, name) if given is None else torch.tensor(given)
-        for name, given in (("mean", config.mean or card.get("mean")), ("std", config.std or card.get("std")))
-    )
-    return ImageModel(
-        net,
-        size=_input_size(config) or train.shape[1],
-        mean=mean.flatten(),
-        std=std.flatten(),
-        offset=card.get("offset", 0.0),
-        factor=card.get("factor", 1.0),
-    )
 
 
 def _hashes(state: dict[str, Tensor]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The task of telling classes apart."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -204,6 +205,92 @@ class Classification:
         return odds_rise(self.metrics(outputs, labels)["top1"], self.chance(labels), 1.25) or odds_rise(
             self.detail(outputs, labels)["balanced"], 100.0 / classes, 1.25
         )
+
+    def output_order(self, names: Sequence[str], setting: str) -> Tensor:
+        """Number of the output (K,) of each class, for a network whose outputs are the classes `names`.
+
+        Raises:
+            ConfigError: `names`, from this setting, are not the classes, each once.
+        """
+        own = self.label_names
+        missing, unknown = [name for name in own if name not in names], [name for name in names if name not in own]
+        require(
+            sorted(names) == sorted(own),
+            f"{setting} must name each of the {len(own)} classes of the data once, got {len(names)} names"
+            + f"; missing: {', '.join(missing[:5])}" * bool(missing)
+            + f"; not a class: {', '.join(unknown[:5])}" * bool(unknown),
+        )
+        return torch.tensor([names.index(name) for name in own])
+
+    def output_problem(self, outputs: Tensor) -> tuple[str, str]:
+        """A reason to refuse these outputs (N, K) as logits, and advice about them; each may be empty."""
+        if (outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 0.02).all():
+            return (
+                "ends in a softmax: its outputs are probabilities, and logits are expected; remove the softmax "
+                "from its forward, or let it return their log",
+                "",
+            )
+        # Sure logits with 0 for the best class look the same, and there is nothing to say about them.
+        if (outputs.logsumexp(1).abs() < 0.02).all() and outputs.amax(1).min() < -0.05:
+            return "", (
+                "ends in a log_softmax; its outputs serve as logits, whose softmax is the same; losses that compare "
+                "logits themselves see them shifted: to avoid this, remove it from forward"
+            )
+        if outputs.min() >= 0 and outputs.max() <= 1 and outputs.min() < 0.1 and outputs.max() > 0.9:
+            return (
+                "ends in a sigmoid: all its outputs lie in [0, 1], and logits are expected; remove it from its forward",
+                "",
+            )
+        return "", ""
+
+    def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Error (N,) of each answer in per cent: 0 or 100."""
+        return 100.0 * (self.predict(outputs) != labels).double()
+
+    def nearly_right(self, errors: Tensor, labels: Tensor) -> bool:
+        """True if these errors (N,) leave nothing to look for."""
+        return errors.mean().item() <= 2.0
+
+    def clearly_less(self, errors: Tensor, before: Tensor, labels: Tensor) -> bool:
+        """True if `errors` (N,) are those of a better reading of the same network, and not only by luck.
+
+        The odds of a right answer are three times those `before` and above chance, and the answers that changed changed
+        for the better by three standard deviations (McNemar's test).
+        """
+        gain, value = (before - errors) / 100, 100 - errors.mean().item()
+        return (
+            odds_rise(value, 100 - before.mean().item(), 3.0)
+            and odds_rise(value, self.chance(labels), 1.25)
+            and gain.sum().item() >= 3 * gain.abs().sum().sqrt().item()
+        )
+
+    def reread(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, str]:
+        """Errors (N,) with the outputs in the order of classes that fits best, and that order in words.
+
+        Each half of the images is judged by the order that fits the other half.
+        """
+        answers, half = self.predict(outputs), torch.arange(len(labels)) % 2
+        errors = torch.zeros(len(labels), dtype=torch.float64)
+        for part in (0, 1):
+            order, here = self._best_order(answers[half != part], labels[half != part]), half == part
+            errors[here] = 100.0 * (order[answers[here]] != labels[here]).double()
+        names = [self.group_name(number) for number in self._best_order(answers, labels).tolist()]
+        listed = ",".join(names[:30]) + ",..." * (len(names) > 30)
+        if any("," in name for name in names):
+            listed = json.dumps(names[:30])
+        as_text = " (the names sorted as text)" if names == sorted(self.label_names) else ""
+        return errors, (
+            f"has its outputs in another order of classes, likely{as_text} teacher.class_names={listed}; set "
+            "teacher.class_names to the order that it was trained with, as a list or a file with one name per line"
+        )
+
+    def _best_order(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """Class (K,) that each output stands for, so that most answers are right; ties stay as they are."""
+        from scipy.optimize import linear_sum_assignment
+
+        table = (answers * self.num_classes + labels).bincount(minlength=self.num_classes**2)
+        counts = table.view(self.num_classes, self.num_classes).double() + 0.5 * torch.eye(self.num_classes)
+        return torch.from_numpy(linear_sum_assignment(counts.numpy(), maximize=True)[1])
 
     def disagreement(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Teacher's cross-entropy (N,) to the assigned class (filter score of Ding et al. 2023, section 1.2)."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from gankd.config import require
 from gankd.errors import ConfigError, DataError, ModelError
 from gankd.tasks.choices import Adjust, LabelSampling
+from gankd.tasks.units import likely_unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +203,41 @@ class Regression:
     def beats_chance(self, outputs: Tensor, labels: Tensor) -> bool:
         """True if these values leave less than nine tenths of a constant guess's mean absolute error."""
         return self.metrics(outputs, labels)["mae"] < 0.9 * self.chance(labels)
+
+    def output_order(self, names: Sequence[str], setting: str) -> Tensor:
+        """Raise ConfigError: values have no classes."""
+        raise ConfigError(f"{setting} is for classes, and the labels are values; leave it out")
+
+    def output_problem(self, outputs: Tensor) -> tuple[str, str]:
+        """A reason to refuse these outputs (N,), and advice about them: none, as any number may be a value."""
+        return "", ""
+
+    def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Absolute error (N,) in user units."""
+        return (outputs.double() - labels.double()).abs()
+
+    def nearly_right(self, errors: Tensor, labels: Tensor) -> bool:
+        """True if these errors (N,) leave nothing to look for."""
+        return errors.mean().item() <= 0.02 * self.chance(labels)
+
+    def clearly_less(self, errors: Tensor, before: Tensor, labels: Tensor) -> bool:
+        """True if `errors` (N,) are those of a better reading of the same network, and not only by luck.
+
+        They are at most half of those `before`, by three standard errors, less by a twentieth of a constant guess's
+        error, and at most 0.7 of that.
+        """
+        gain, chance = before - errors, self.chance(labels)
+        return errors.mean().item() <= min(0.5 * before.mean().item(), 0.7 * chance) and gain.mean().item() >= max(
+            3 * gain.std().item() / math.sqrt(len(gain)), 0.05 * chance
+        )
+
+    def reread(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, str]:
+        """Errors (N,) after the linear change of the outputs that fits best, and its likely cause in words."""
+        offset, factor, cause = likely_unit(outputs, labels, self.low, self.high)
+        return self.errors(offset + factor * outputs.double(), labels), (
+            f"gives values in another unit than the labels ({cause}); let its forward return "
+            f"{offset:.6g} + {factor:.6g} * output, in label units"
+        )
 
     def disagreement(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """|f_t(x) - y| (N,) in user units (filter score of Ding et al. 2023)."""

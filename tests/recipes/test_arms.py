@@ -51,9 +51,9 @@ Outcome = tuple[int, str, str]
             ({"images": images, "loss": "KD"}, f"arm own: a loss goes with real images only .* got images={images}")
             for images in ("raw", "subsampled", "filtered")
         ],
-        ({"updates": 0}, "arm own: updates must be at least 1, equal or passes, got 0"),
-        ({"seconds": 0.0}, "arm own: seconds must be positive and needs no updates, got 0.0 and equal"),
-        ({"seconds": 2.0, "updates": 5}, "arm own: seconds must be positive and needs no updates, got 2.0 and 5"),
+        ({"updates": 0}, "arm own: updates must be equal, passes or a whole number of at least 1, got 0"),
+        ({"seconds": 0.0}, "arm own: seconds must be positive, got 0.0"),
+        ({"seconds": 2.0, "updates": 5}, "arm own: give seconds or updates, not both; got 2.0 and 5"),
         ({"role": "control", "images": "raw"}, "arm own: a control sees no generated images and a method does"),
         ({"role": "method"}, "arm own: a control sees no generated images and a method does, got role=method"),
         ({"loss": "0.5*KB"}, "no loss 'KB'"),
@@ -208,22 +208,22 @@ def test_every_field_is_read_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[[arm]]\nname = 'a'\nimgaes = 'raw'", r"arms.toml: no setting imgaes; did you mean images\?"),
-        ("[[arm]]\nname = 'a'\nfakes = 'raw'", "arms.toml: no setting fakes; "),
-        ("[[arm]]\nname = 'a'\nimages = 'rwa'", "arms.toml: images: .* 'adjusted', got 'rwa'"),
-        ("[[arm]]\nname = 'a'\nupdates = 'many'", "arms.toml: updates.*, got 'many'"),
-        ("[[arm]]\nname = 'a'\nrole = 'boss'", "arms.toml: role: .*, got 'boss'"),
-        ("[[arm]]\nname = 'a'\naugment = ['shfit']", "arms.toml: augment.*, got 'shfit'"),
+        ("[[arm]]\nname = 'a'\nimgaes = 'raw'", r"arms.toml: arm a: no setting imgaes; did you mean images\?"),
+        ("[[arm]]\nname = 'a'\nfakes = 'raw'", "arms.toml: arm a: no setting fakes; "),
+        ("[[arm]]\nname = 'a'\nimages = 'rwa'", "arms.toml: arm a: images must be .* adjusted, got 'rwa'"),
+        ("[[arm]]\nname = 'a'\nupdates = 'many'", "arms.toml: arm a: updates must be equal, passes or .*, got 'many'"),
+        ("[[arm]]\nname = 'a'\nrole = 'boss'", "arms.toml: arm a: role must be one of .*, got 'boss'"),
+        ("[[arm]]\nname = 'a'\naugment = ['shfit']", "arms.toml: arm a: augment.*, got 'shfit'"),
         ("[[arm]]\nname = 'a'\nseconds = true", "seconds must be a number"),
         ("[[arm]]\nname = 'a'\nimages = 'raw'\nloss = 'KD'", "arm a: a loss goes with real images only"),
-        ("[[arm]]\ntitle = 'a'", "arms.toml: name: Field required"),
+        ("[[arm]]\ntitle = 'a'", "arms.toml: arm 1: name is missing"),
         ("", r"arms.toml: expected one \[\[arm\]\] table per arm and nothing else, got an empty file"),
         ("x = 1\n[[arm]]\nname = 'a'", r"expected one \[\[arm\]\] table per arm and nothing else, got x, arm"),
         ("[arm]\nname = 'a'", r"expected one \[\[arm\]\] table per arm"),
         ("arm = ['a']", r"expected one \[\[arm\]\] table per arm"),
         ("[[arm]\nname = 'a'", "arms.toml: not a readable TOML file: "),
         ("[[arm]]\nname = 'a'\n[[arm]]\nname = 'a'\nloss = 'KD'", "two arms are called 'a'; rename one"),
-        ("[[arm]]\nname = 'real'\nloss = 'KD'", "two arms are called 'real'; rename one"),
+        ("[[arm]]\nname = 'real'\nloss = 'KD'", "two arms are called 'real' .*; rename one"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(text: str, message: str, tmp_path: Path) -> None:

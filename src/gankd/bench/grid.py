@@ -90,7 +90,7 @@ def append_cell(path: Path, cell: CellResult) -> None:
 
 
 def read_cells(path: Path) -> list[CellResult]:
-    """The cells of a cells.jsonl, or of the .json beside a bench page; a later line stands for an earlier one.
+    """The cells of a cells.jsonl, or of a bench page's .json file; a later line replaces an earlier one.
 
     Raises:
         CheckpointError: no such file, or it holds something else.

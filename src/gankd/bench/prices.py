@@ -61,7 +61,7 @@ class Timer:
         return machine_speed()
 
     def __call__(self, what: str, work: Callable[[int], None], operations: Callable[[], float]) -> StepTime:
-        """Seconds of one step of `work`, which needs so many `operations`; 0: unknown."""
+        """Seconds of one step of `work`, which takes `operations` floating-point operations (0: unknown)."""
         guess = operations() / self.speed if self.count else 0.0
         if guess > LONGEST_STEP:
             self.console.say(f"{what:<40} about {duration(guess)} a step, from shapes: too long to time")

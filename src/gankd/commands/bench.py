@@ -216,7 +216,7 @@ class BenchResult:
     def _deviations(self) -> dict[str, list[str]]:
         """Deviations of this run from the published one, and the further ones at full scale."""
         scales = {
-            "tiny": "Scale tiny: embedded images, a few updates, stand-ins for all networks; for tests, no evidence.",
+            "tiny": "Scale tiny: embedded images, a few updates, stand-ins for all networks; only for tests.",
             "small": "Scale small: few images at 32 pixels, small stand-ins for networks, short training by AdamW.",
         }
         own = [f"Changed for all cells: {change}." for change in self.changes]
@@ -246,8 +246,8 @@ class BenchResult:
             "same command with their pairs, methods and seeds shows them"
         )
         tuned = (
-            "Rows with generated images, and the controls, go on from the student of NOKD, whose updates and seconds "
-            "come on top of theirs"
+            "Rows with generated images, and the controls, start from the NOKD student, whose updates and seconds are "
+            "added"
         )
         finetuned = any(change.replace(" ", "") == "student.init=finetune" for change in self.changes)
         optional = {

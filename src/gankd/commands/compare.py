@@ -57,14 +57,14 @@ class LossComparison:
         lines = [
             "# Distillation losses, side by side",
             "",
-            "Written by `make losses`, except for the notes at the end. Every row adds one loss to the label loss of "
-            "the same student, at its published weight; for values, losses that read something else than outputs have "
-            "a hundredth of it, because the squared error next to them is that much smaller than a cross-entropy. All "
-            "cells have the same number of updates at the same batch size, the same teacher and the same generated "
-            f"images; test images, last update, {self.seeds} seeds. Gains are paired by seed, with Student's 95 % "
-            "interval, against the plain student (first row, left); positive is better. The weights of CC and "
-            "Histogram, and that hundredth, are this package's own, chosen on validation images; nothing else was "
-            "tuned.",
+            "Written by `make losses`, except for the notes at the end. Every row adds one loss to the label loss "
+            "of the same student, at its published weight; for values, losses that read something else than "
+            "outputs have a hundredth of it, because the squared error next to them is that much smaller than a "
+            "cross-entropy. All cells have the same number of updates (steps of the optimiser) at the same batch "
+            f"size, the same teacher and the same generated images; test images, last update, {self.seeds} seeds. "
+            "Gains are paired by seed, with Student's 95 % interval, against the plain student (first row, left); "
+            "positive is better. The weights of CC and Histogram, and that hundredth, are this package's own, "
+            "chosen on validation images; nothing else was tuned.",
             "",
             f"Machine: {machine}. Computing time of all stages, one thread each: {duration(self.seconds)}.",
         ]
@@ -76,7 +76,7 @@ class LossComparison:
         return "\n".join(lines) + "\n"
 
     def write(self, page: Path) -> Path:
-        """Write the page and the rows as JSON beside it; what stands on the page by hand stays.
+        """Write the page, and the rows as JSON next to it; hand-written notes on the page are kept.
 
         Returns:
             `page`.
@@ -138,7 +138,7 @@ def _two_arms(objective: Objective | None) -> tuple[Arm, Arm]:
 
 
 def _title(objective: Objective | None) -> str:
-    """Losses besides the label loss."""
+    """The losses other than the label loss."""
     return LABELS if objective is None else str(objective.distilling) or str(objective)
 
 

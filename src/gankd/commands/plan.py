@@ -39,7 +39,7 @@ class PlanRow:
     """True if estimated from the shapes of networks, as a step would take too long to time."""
 
     def longer(self, steps: int, step: Callable[[], StepTime]) -> "PlanRow":
-        """The stage with so many further steps, if it is to run."""
+        """This row plus the cost of `steps` more steps, unless the stage is reused."""
         if self.status == "reuse":
             return self
         each = step()
@@ -174,7 +174,7 @@ def students_row(
 
 
 def _row(stage: Stage, steps: int, step: Callable[[], StepTime], space: float) -> PlanRow:
-    """A stage of so many equal steps; they are timed only if it is to run."""
+    """A stage of `steps` equal steps, which are timed only if it is to run."""
     if stage.done:
         return PlanRow(stage.name, "reuse", 0, 0.0, 0.0)
     status: Status = "run"

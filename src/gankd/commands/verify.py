@@ -19,7 +19,7 @@ from gankd.recipes.published import find_table
 
 Verdict = Literal["bit-equal", "within the interval", "differs"]
 TELLING = 4
-"""Fewest committed seeds of a telling interval: with fewer, Student's factor lets nearly every student lie within."""
+"""Fewest seeds for a useful interval; with fewer, nearly every student falls inside it."""
 
 
 @dataclass(frozen=True)

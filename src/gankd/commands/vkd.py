@@ -62,7 +62,7 @@ def student(
     workers: int = 1,
     console: Console | None = None,
 ) -> Comparison:
-    """Students from the virtual teacher beside the controls that it must beat; on test images.
+    """Train students of the virtual teacher and the controls that it has to beat; on test images.
 
     Args:
         recipe: settings.
@@ -124,7 +124,7 @@ def self(recipe: Recipe, folder: Path | str, *, workers: int = 1, console: Conso
 
 @dataclass(frozen=True)
 class Peers:
-    """A student that learnt with peers, and the peers."""
+    """A student trained with peers, and the peers."""
 
     comparison: Comparison
     peers: list[dict[str, Any]]
@@ -199,7 +199,7 @@ def peers(
 
 
 def _peers_apart(model: str, networks: Sequence[str]) -> list[Arm]:
-    """Arms beside peers: each network trained on the labels only, and peers that see each other's outputs."""
+    """Arms to compare peers with: each network trained on the labels only, and peers that see each other's outputs."""
     kinds = list(dict.fromkeys(networks or [model]))
     arms = [Arm(name=f"{kind}, labels only", settings=(f"student.model={kind}",)) for kind in kinds if kind != model]
     if len(kinds) == 1:

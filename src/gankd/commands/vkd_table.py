@@ -257,8 +257,8 @@ def put_on_page(page: Path, facts: dict[str, Any], found: Comparison) -> None:
         "Written by `make vkd`, except for the notes at the end. Every source of targets has its form (`soft1`: the "
         "student at temperature 1; `kd`: softened like its target, times T^2) and its weight from validation images, "
         f"with seeds {' and '.join(map(str, TUNING_SEEDS))}; variants of the virtual teacher take over its form and "
-        "weight. Test images, last update, equal updates, differences paired by seed with Student's 95 % interval; + "
-        "is better.",
+        "weight. Gates are distances to the outputs of the teacher, each with a limit. Test images, last update, equal "
+        "updates (steps of the optimiser), differences paired by seed with Student's 95 % interval; + is better.",
     ]
     for each in stored.values():
         lines += _section(each)

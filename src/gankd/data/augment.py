@@ -18,9 +18,9 @@ SYNONYMS = (("shift", "translation"), ("colour", "color"))
 
 
 def known_as(kinds: Sequence[str], known: Collection[str]) -> tuple[Any, ...]:
-    """`kinds`, each under the synonym that is in `known`; other names stay as they are."""
+    """`kinds`, each once and under the synonym that is in `known`; other names stay as they are."""
     other = {name: pair[1 - place] for pair in SYNONYMS for place, name in enumerate(pair)}
-    return tuple(kind if kind in known else other.get(kind, kind) for kind in kinds)
+    return tuple(dict.fromkeys(kind if kind in known else other.get(kind, kind) for kind in kinds))
 
 
 # --- drawing

@@ -31,7 +31,7 @@ def splits_from_dataset(
 ) -> Splits:
     """Read pairs of image and label into memory.
 
-        CganKd(recipe, run, splits_from_dataset(train, test=test))
+        run(recipe, folder, splits=splits_from_dataset(train, test=test))
 
     Images: PIL images, or tensors and arrays (H, W), (H, W, C) or (C, H, W) with one or three channels, uint8 or
     floats in [0, 1], which are rounded to 255ths; decoded, all have to fit in memory. Where both ends may be channels,

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gankd.config import from_dict, override, require, suggest, to_dict
 from gankd.data.augment import Augmentation
@@ -49,21 +49,32 @@ class Arm:
     """Other changes of the recipe as NAME=VALUE, under student. or select. only."""
 
     def __post_init__(self) -> None:
-        require(self.name.strip() != "" and self.name.isprintable(), f"an arm needs a name, got {self.name!r}")
+        require(
+            isinstance(self.name, str) and self.name.strip() != "" and self.name.isprintable(),
+            f"an arm needs a name, got {self.name!r}",
+        )
         if not self.title:
             object.__setattr__(self, "title", self.name)
         where = f"arm {self.name}"
+        for field, value, choices in (
+            ("images", self.images, (None, *get_args(Processing))),
+            ("role", self.role, get_args(Role)),
+        ):
+            words = ", ".join(str(choice) for choice in choices if choice is not None)
+            require(value in choices, f"{where}: {field} must be one of {words}, got {value!r}")
+        whole = isinstance(self.updates, int) and not isinstance(self.updates, bool) and self.updates >= 1
+        require(
+            whole or self.updates in ("equal", "passes"),
+            f"{where}: updates must be equal, passes or a whole number of at least 1, got {self.updates!r}",
+        )
+        require(self.seconds is None or self.seconds > 0, f"{where}: seconds must be positive, got {self.seconds}")
+        require(
+            self.seconds is None or self.updates == "equal",
+            f"{where}: give seconds or updates, not both; got {self.seconds} and {self.updates}",
+        )
         require(
             self.loss is None or self.images in (None, "adjusted"),
             f"{where}: a loss goes with real images only or with adjusted ones, got images={self.images}",
-        )
-        require(
-            isinstance(self.updates, str) or self.updates >= 1,
-            f"{where}: updates must be at least 1, equal or passes, got {self.updates}",
-        )
-        require(
-            self.seconds is None or (self.seconds > 0 and self.updates == "equal"),
-            f"{where}: seconds must be positive and needs no updates, got {self.seconds} and {self.updates}",
         )
         require(
             self.role == "step" or (self.images is None) == (self.role == "control"),
@@ -71,12 +82,19 @@ class Arm:
         )
         for change in self.settings:
             require(
+                "=" in change,
+                f"{where}: settings must be NAME=VALUE, for example student.lr=0.01; got {change!r}",
+            )
+            require(
                 change.startswith(SETTABLE) and not change.startswith(NOT_SETTABLE),
                 f"{where}: {change} cannot differ between arms; settings may change student.* and select.*, but not "
                 f"{', '.join(NOT_SETTABLE)}",
             )
         if self.loss is not None:
-            Objective.parse(self.loss)
+            try:
+                Objective.parse(self.loss)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
 
     @property
     def folder_name(self) -> str:
@@ -205,14 +223,16 @@ def chosen_arms(recipe: Recipe, wanted: Iterable["str | Arm | Mapping[str, Any]"
         if isinstance(item, Arm):
             found.append(from_dict(Arm, to_dict(item), f"arm {item.name}"))  # refuses what a type checker would
         elif isinstance(item, Mapping):
-            found.append(from_dict(Arm, item, "arm"))
+            found.append(_read(item, "", len(found) + 1))
         elif item.endswith(".toml"):
             found += arms_from_file(Path(item))
         else:
             found.append(arm_named(recipe, item))
     arms: dict[str, Arm] = {}
     for arm in found:
-        require(arms.setdefault(arm.name, arm) == arm, f"two arms are called {arm.name!r}; rename one")
+        taken = " (the name of a default arm)" if arm.name in DEFAULT_ARMS else ""
+        require(arms.setdefault(arm.name, arm) == arm, f"two arms are called {arm.name!r}{taken}; rename one")
+
     require(bool(arms), "a comparison needs at least one arm, got none")
     return tuple(arms.values())
 
@@ -235,7 +255,26 @@ def arms_from_file(path: Path) -> list[Arm]:
         list(stored) == ["arm"] and isinstance(tables, list) and all(isinstance(item, dict) for item in tables),
         f"{path}: expected one [[arm]] table per arm and nothing else, got {', '.join(stored) or 'an empty file'}",
     )
-    return [from_dict(Arm, item, str(path)) for item in stored["arm"]]
+    return [_read(item, f"{path}: ", number) for number, item in enumerate(stored["arm"], 1)]
+
+
+def _read(stored: Mapping[str, Any], where: str, number: int) -> Arm:
+    """An arm from plain data.
+
+    Raises:
+        ConfigError: with `where` and the arm's name, or its number if it has none, in front.
+    """
+    arm = f"{where}arm {stored.get('name', number)}"
+    known = Arm.__dataclass_fields__
+    for name in stored:
+        require(name in known, f"{arm}: no setting {name}; {suggest(name, known)}")
+    require("name" in stored, f"{arm}: name is missing; every [[arm]] needs one")
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    try:
+        found = Arm(**plain)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") from None
+    return from_dict(Arm, to_dict(found), arm)
 
 
 def controls_of(arms: Iterable[Arm]) -> list[str]:

@@ -29,6 +29,7 @@ from gankd.recipes.virtual import given_virtual, make_virtual
 from gankd.recipes.workers import run_jobs
 from gankd.runs import Run
 from gankd.synthetic import Selection
+from gankd.text import duration
 
 Job = tuple[Arm, int]
 """A student to train: its arm and seed."""
@@ -65,7 +66,7 @@ def cgan_kd(
     if sees_generated:
         check_disk(experiment, recipe.synth, stages.synth)
 
-    # --- virtual teacher (VKD): from a file, or learned alongside the teacher, which is trained with it
+    # --- virtual teacher (VKD), before the teacher because it may be trained alongside it; or from a file
     virtual = None
     if any(arm.reads_virtual for arm in arms):
         virtual = given_virtual(experiment, recipe.student)
@@ -124,7 +125,7 @@ def _train_students(
 ) -> None:
     """Train the students that are not finished, `workers` at a time with one thread each; equal ones once."""
     jobs: dict[Job, list[Cell]] = {}
-    first: dict[str, Job] = {}  # by fingerprint: arms may come down to the same student
+    first: dict[str, Job] = {}  # by fingerprint: different arms may describe the same student
     for job in [(arm, seed) for seed in seeds for arm in arms]:
         cell = (job[0].name, job[1])
         stage = stages.students[cell]
@@ -154,7 +155,7 @@ def _train_students(
             elapsed = time.monotonic() - begun
             rate = done * config.updates * config.batch_size / elapsed
             console.progress("students", done, total, rate, elapsed / done * (total - done), {})
-    experiment.say("students", f"{total} trained in {time.monotonic() - begun:.0f}s")
+    experiment.say("students", f"{total} trained in {duration(time.monotonic() - begun)}")
 
 
 _held: dict[str, Experiment] = {}

@@ -31,7 +31,7 @@ class Experiment:
     in_memory: bool = False
     """True if the images were passed in Python: a later process cannot read them again."""
     memory: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
-    """Results of finished stages that this process has in memory, by fingerprint."""
+    """Networks, pools and generators that this process has in memory, by fingerprint or by source."""
 
     @classmethod
     def open(cls, recipe: Recipe, run: Run, splits: Splits | None = None) -> "Experiment":

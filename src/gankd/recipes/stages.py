@@ -26,7 +26,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Stages:
-    """Identity and state of every stage that some students rest on; nothing is computed."""
+    """Identity and state of every stage that some students depend on; nothing is computed."""
 
     teacher: Stage
     """The run's own teacher; `shared` tells whether an arm needs it."""
@@ -62,7 +62,7 @@ class Stages:
 
     @property
     def shared(self) -> list[Stage]:
-        """Every stage that students rest on, once, in the order of the method."""
+        """Every stage that students depend on, once, in the order of the method."""
         stages = [] if self.virtual is None and self.generated is None else [self.teacher]
         stages += [] if self.virtual is None else [self.virtual]
         stages += [] if self.generated is None else [self.gan, self.ratio, self.synth]
@@ -108,7 +108,7 @@ class Stages:
 
 
 def declare(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int] = ()) -> Stages:
-    """Name every stage that the students of some arms rest on.
+    """Name every stage that the students of some arms depend on.
 
     Args:
         experiment: settings, images and run folder.

@@ -30,7 +30,7 @@ from gankd.virtual import VirtualTeacher
 
 @dataclass(frozen=True)
 class Inputs:
-    """Stages that the students of an experiment may rest on; None for those that no arm needs."""
+    """Stages that the students of an experiment may depend on; None for those that no arm needs."""
 
     virtual: str | None
     """Fingerprint of the virtual teacher, of this run or from a file."""
@@ -49,7 +49,7 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
         experiment: images and run folder.
         arm: how it is trained.
         seed: of its weights and batches.
-        inputs: what it may rest on.
+        inputs: what it may depend on.
     """
     recipe = arm.recipe(experiment.recipe)
     config = recipe.student
@@ -84,7 +84,7 @@ def _settings(experiment: Experiment, config: StudentConfig, arm: Arm) -> dict[s
     for name in ("init", "finetune_lr", "start_updates"):  # what they lead to is in lr, updates and inputs
         del settings[name]
     if arm.images is None:
-        del settings["fake_share"]  # no more than a number of updates then
+        del settings["fake_share"]  # here it only affects the number of updates, which is stored
     settings["teacher"] = None  # its stage is an input
     objective = arm.objective
     if objective is not None:

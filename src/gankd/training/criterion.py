@@ -149,7 +149,7 @@ class Criterion(nn.Module):
             terms[item.label] = value.detach()  # without its weight, so that logs of two weights compare
             total = item.weight * value if total is None else total + item.weight * value
         if total is None:
-            raise ConfigError("the objective has no loss to minimise; name one besides those that come first")
+            raise ConfigError("the objective has only losses with a first phase of their own; add another")
         return total, terms
 
     def value(self, item: WeightedLoss, inputs: Mapping[str, Any], step: int) -> Tensor:

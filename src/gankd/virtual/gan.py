@@ -359,7 +359,7 @@ class KnowledgeGan(nn.Module):
     # --- checkpoint -----------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> dict[str, Any]:
-        """State besides tensors of the module: optimisers, counters, outputs collected for the next step."""
+        """State other than the module's tensors: optimisers, counters, outputs collected for the next step."""
         return {
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self._optimizers.items()},
             "observed": self.observed,

@@ -1,0 +1,5 @@
+"""`python -m gankd` is the command line."""
+
+from gankd.cli import main
+
+main()

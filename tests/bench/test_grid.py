@@ -202,7 +202,7 @@ def test_fine_tuned_rows_share_their_start(tmp_path: Path) -> None:
     assert len({cell.stage for cell in found.cells.values()}) == 10
     assert all(cell.seconds > 0 for cell in found.cells.values())  # also of those that other processes trained
     assert "- Changed for all cells: student.init=finetune." in found.markdown
-    assert "go on from the student of NOKD, whose updates and seconds come on top of theirs" in found.markdown
+    assert "start from the NOKD student, whose updates and seconds are added" in found.markdown
 
 
 def test_a_teacher_is_in_memory_once(classes: BenchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import override
-from gankd.data.augment import DRAWS, Augmentation, Views, apply_views, augment, draw_views, known_as, padding
+from gankd.data.augment import DRAWS, Augmentation, Views, apply_views, augment, draw_views, known_as
 from gankd.data.trivial_augment import CHANGES, change_one_thing
+from gankd.data.windows import padding
 from gankd.errors import ConfigError
 from gankd.seeds import rng
 from gankd.training.supervised import SupervisedConfig

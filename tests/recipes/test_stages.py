@@ -88,7 +88,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("nothing is to be computed")
 
     for module, loops in (
-        (teacher, ("train_supervised", "evaluate", "restore")),
+        (teacher, ("train_supervised", "predict", "restore")),
         (
             generated,
             ("train_supervised", "train_gan", "train_autoencoder", "train_ratio", "generate", "load_generator"),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gankd.config import require
-from gankd.data.augment import box
+from gankd.data.windows import box
 from gankd.tasks import Task
 
 Mix = Literal["none", "mixup", "cutmix", "both"]

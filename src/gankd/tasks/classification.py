@@ -1,6 +1,5 @@
 """The task of telling classes apart."""
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankd.config import require, suggest
-from gankd.errors import ConfigError, DataError, ModelError
+from gankd.config import require
+from gankd.errors import DataError, ModelError
 from gankd.tasks.choices import Adjust, LabelSampling
-
-
-def _squeezed(name: str) -> str:
-    """A name as it is compared: without spaces around commas."""
-    return ",".join(part.strip() for part in name.split(","))
-
-
-def _is_integer(text: str) -> bool:
-    return text.removeprefix("-").removeprefix("+").isdecimal()
+from gankd.tasks.given import in_best_order, logits_problem, odds_rise, order_of_outputs
+from gankd.tasks.typed import classes_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,41 +199,12 @@ class Classification:
         )
 
     def output_order(self, names: Sequence[str], setting: str) -> Tensor:
-        """Number of the output (K,) of each class, for a network whose outputs are the classes `names`.
-
-        Raises:
-            ConfigError: `names`, from this setting, are not the classes, each once.
-        """
-        own = self.label_names
-        missing, unknown = [name for name in own if name not in names], [name for name in names if name not in own]
-        require(
-            sorted(names) == sorted(own),
-            f"{setting} must name each of the {len(own)} classes of the data once, got {len(names)} names"
-            + f"; missing: {', '.join(missing[:5])}" * bool(missing)
-            + f"; not a class: {', '.join(unknown[:5])}" * bool(unknown),
-        )
-        return torch.tensor([names.index(name) for name in own])
+        """Number of the output (K,) of each class, for a network whose outputs are the classes `names`."""
+        return order_of_outputs(names, self.label_names, setting)
 
     def output_problem(self, outputs: Tensor) -> tuple[str, str]:
         """A reason to refuse these outputs (N, K) as logits, and advice about them; each may be empty."""
-        if (outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 0.02).all():
-            return (
-                "ends in a softmax: its outputs are probabilities, and logits are expected; remove the softmax "
-                "from its forward, or let it return their log",
-                "",
-            )
-        # Sure logits with 0 for the best class look the same, and there is nothing to say about them.
-        if (outputs.logsumexp(1).abs() < 0.02).all() and outputs.amax(1).min() < -0.05:
-            return "", (
-                "ends in a log_softmax; its outputs serve as logits, whose softmax is the same; losses that compare "
-                "logits themselves see them shifted: to avoid this, remove it from forward"
-            )
-        if outputs.min() >= 0 and outputs.max() <= 1 and outputs.min() < 0.1 and outputs.max() > 0.9:
-            return (
-                "ends in a sigmoid: all its outputs lie in [0, 1], and logits are expected; remove it from its forward",
-                "",
-            )
-        return "", ""
+        return logits_problem(outputs)
 
     def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Error (N,) of each answer in per cent: 0 or 100."""
@@ -265,32 +228,8 @@ class Classification:
         )
 
     def reread(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, str]:
-        """Errors (N,) with the outputs in the order of classes that fits best, and that order in words.
-
-        Each half of the images is judged by the order that fits the other half.
-        """
-        answers, half = self.predict(outputs), torch.arange(len(labels)) % 2
-        errors = torch.zeros(len(labels), dtype=torch.float64)
-        for part in (0, 1):
-            order, here = self._best_order(answers[half != part], labels[half != part]), half == part
-            errors[here] = 100.0 * (order[answers[here]] != labels[here]).double()
-        names = [self.group_name(number) for number in self._best_order(answers, labels).tolist()]
-        listed = ",".join(names[:30]) + ",..." * (len(names) > 30)
-        if any("," in name for name in names):
-            listed = json.dumps(names[:30])
-        as_text = " (the names sorted as text)" if names == sorted(self.label_names) else ""
-        return errors, (
-            f"has its outputs in another order of classes, likely{as_text} teacher.class_names={listed}; set "
-            "teacher.class_names to the order that it was trained with, as a list or a file with one name per line"
-        )
-
-    def _best_order(self, answers: Tensor, labels: Tensor) -> Tensor:
-        """Class (K,) that each output stands for, so that most answers are right; ties stay as they are."""
-        from scipy.optimize import linear_sum_assignment
-
-        table = (answers * self.num_classes + labels).bincount(minlength=self.num_classes**2)
-        counts = table.view(self.num_classes, self.num_classes).double() + 0.5 * torch.eye(self.num_classes)
-        return torch.from_numpy(linear_sum_assignment(counts.numpy(), maximize=True)[1])
+        """Errors (N,) with the outputs in the order of classes that fits best, and that order in words."""
+        return in_best_order(self.predict(outputs), labels, self.label_names)
 
     def disagreement(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Teacher's cross-entropy (N,) to the assigned class (filter score of Ding et al. 2023, section 1.2)."""
@@ -315,41 +254,8 @@ class Classification:
         return self.group_name(int(label))
 
     def labels_from(self, texts: Sequence[str], most: int) -> Tensor:
-        """Class numbers (N,) from names or numbers as typed by a person, however many `most` are.
-
-        Numbers count from 0, unless classes have numbers as names. Neighbouring texts are one name where a class is
-        called so, with a comma between them.
-
-        Raises:
-            ConfigError: no such class, or texts that are classes both each and together.
-        """
-        names = {_squeezed(name): number for number, name in enumerate(self.label_names)}
-        by_number = {str(number): number for number in range(self.num_classes)}
-        only_names = names != by_number and any(map(_is_integer, names))
-        known = names if only_names else by_number | names
-        longest = 1 + max(name.count(",") for name in names)
-        numbers: list[int] = []
-        while len(texts):
-            joined = (
-                stop for stop in range(min(longest, len(texts)), 1, -1) if _squeezed(", ".join(texts[:stop])) in names
-            )
-            stop = next(joined, 1)
-            text = ", ".join(texts[:stop])
-            if stop > 1 and all(_squeezed(part) in known for part in texts[:stop]):
-                raise ConfigError(
-                    f"{text!r} is one class, but each part is one, too; quote the name, or reorder the parts"
-                )
-            if _squeezed(text) not in known:
-                raise ConfigError(f"no class {text!r}; {self._remedy(text, only_names)}")
-            numbers.append(known[_squeezed(text)])
-            texts = texts[stop:]
-        return torch.tensor(numbers)
-
-    def _remedy(self, text: str, only_names: bool) -> str:
-        if _is_integer(text) and not only_names:
-            return f"numbers go up to {self.num_classes - 1}"
-        why = "numbers are names here, " if _is_integer(text) else ""
-        return why + suggest(text, self.label_names)
+        """Class numbers (N,) from names or numbers as typed by a person; see `typed.classes_from`."""
+        return classes_from(texts, self.label_names)
 
     def written(self, labels: Tensor) -> np.ndarray:
         """Labels (N,) as a file of a user's own images holds them: class names."""
@@ -389,8 +295,3 @@ class Classification:
         classes = real.unique() if how == "balanced" else torch.arange(self.num_classes)
         order = torch.randperm(count, generator=generator)
         return classes[order % len(classes)]
-
-
-def odds_rise(value: float, base: float, factor: float) -> bool:
-    """True if the odds of accuracy `value` are more than `factor` times those of `base`, both in per cent."""
-    return value * (100.0 - base) > factor * base * (100.0 - value)

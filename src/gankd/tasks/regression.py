@@ -13,6 +13,7 @@ from torch import Tensor
 from gankd.config import require
 from gankd.errors import ConfigError, DataError, ModelError
 from gankd.tasks.choices import Adjust, LabelSampling
+from gankd.tasks.typed import values_from
 from gankd.tasks.units import likely_unit
 
 
@@ -261,31 +262,8 @@ class Regression:
         return f"{label.item():.4g}"
 
     def labels_from(self, texts: Sequence[str], most: int) -> Tensor:
-        """Values (N,) from numbers or ranges start:stop:step as typed by a person, at most `most` for each range.
-
-        Raises:
-            ConfigError: not a number or a range, or outside [low, high].
-        """
-        values: list[float] = []
-        for text in texts:
-            try:
-                ends = [float(piece) for piece in text.split(":")]
-            except ValueError:
-                ends = [math.nan]
-            require(all(map(math.isfinite, ends)), f"{text!r} is not a number or a range start:stop:step of numbers")
-            if len(ends) == 3 and ends[2] > 0:
-                steps = int((ends[1] - ends[0]) / ends[2] + 1e-9)
-                require(steps < most, f"{text!r} is more than {most:,} labels")
-                values += [ends[0] + ends[2] * step for step in range(steps + 1)]
-            else:
-                require(len(ends) == 1, f"a range is start:stop:step with a positive step, got {text!r}")
-                values += ends
-        for value in values:
-            require(
-                self.low <= value <= self.high,
-                f"{value:g} is outside [{self.low:g}, {self.high:g}] {self.unit}, the labels trained on",
-            )
-        return torch.tensor(values)
+        """Values (N,) from numbers or ranges start:stop:step as typed by a person; see `typed.values_from`."""
+        return values_from(texts, most, self.low, self.high, self.unit)
 
     def written(self, labels: Tensor) -> np.ndarray:
         """Labels (N,) as a file of a user's own images holds them: the values."""

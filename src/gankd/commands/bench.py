@@ -28,7 +28,7 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True)
-class Comparison:
+class GainOverControl:
     """A row against one control, paired by seed."""
 
     pair: str
@@ -68,7 +68,7 @@ class BenchResult:
     needed: dict[tuple[str, str], float]
     """Factors as measured, neither rounded up nor cut."""
     teachers: dict[str, dict[str, Any]]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[GainOverControl, ...]
     seconds: float
     """Computing time of all stages."""
     page: Path
@@ -351,7 +351,7 @@ def bench(
 
 def _comparisons(
     grid: Grid, pairs: Sequence[Pair], controls: dict[str, list[str]], task: Task
-) -> tuple[Comparison, ...]:
+) -> tuple[GainOverControl, ...]:
     """Every matched row against every control, with p-values corrected over all of them."""
     found = []
     for pair in pairs:
@@ -367,7 +367,7 @@ def _comparisons(
                     gain = paired_interval(own, other, higher_is_better=task.higher_is_better)
                     found.append((pair.name, title, control, gain, paired_p(own, other)))
     adjusted = holm([p for *_, p in found])
-    return tuple(Comparison(*each, corrected) for each, corrected in zip(found, adjusted, strict=True))
+    return tuple(GainOverControl(*each, corrected) for each, corrected in zip(found, adjusted, strict=True))
 
 
 def _seeds(grid: Grid) -> list[int]:

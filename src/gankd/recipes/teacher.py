@@ -30,7 +30,7 @@ def teacher_stage(experiment: Experiment, config: TeacherConfig) -> Stage:
     """
     inputs = {"net": experiment.describe(config.model, input_size(config))}
     if config.weights is not None:
-        inputs["weights"] = fingerprint(sorted(_hashes(load_weights(Path(config.weights))).items()))
+        inputs["weights"] = _weights_fingerprint(experiment, Path(config.weights))
     # A trained teacher has no order of its own, and its stage is called as before there was this setting.
     settings = {name: value for name, value in config.identity.items() if name != "class_names"}
     if config.weights is not None:
@@ -157,6 +157,15 @@ def refuse_chance_level(outputs: Tensor, data: LabelledImages, what: str, *, giv
             f"{what} is at chance level: {task.metric} {value}{''.join(f' ({each})' for each in found)} on {len(data)} "
             f"validation images, a constant guess has {task.chance(labels):.4g}; {remedy}"
         )
+
+
+def _weights_fingerprint(experiment: Experiment, path: Path) -> str:
+    """Of the tensors in the user's file, read again only when it has changed: each arm and seed asks for it."""
+    stat = path.stat() if path.is_file() else None  # what cannot be read, `load_weights` refuses
+    key = f"weights {path.resolve()} {stat and (stat.st_mtime_ns, stat.st_size)}"
+    if key not in experiment.memory:
+        experiment.memory[key] = fingerprint(sorted(_hashes(load_weights(path)).items()))
+    return str(experiment.memory[key])
 
 
 def _hashes(state: dict[str, Tensor]) -> dict[str, str]:

@@ -390,7 +390,7 @@ class GanTrainer:
         return min(target, (1 + step) / (10 + step))
 
     def averaged(self) -> LatentGenerator:
-        """The averaged generator in eval mode, its batch normalisation measured anew on 4,096 samples."""
+        """The averaged generator in eval mode, its batch normalisation measured again on 4,096 samples."""
         generator: LatentGenerator = self.ema.module  # type: ignore[assignment]
         norms = [module for module in generator.modules() if isinstance(module, nn.BatchNorm2d)]
         if norms:

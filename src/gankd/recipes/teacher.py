@@ -160,7 +160,7 @@ def refuse_chance_level(outputs: Tensor, data: LabelledImages, what: str, *, giv
 
 
 def _weights_fingerprint(experiment: Experiment, path: Path) -> str:
-    """Of the tensors in the user's file, read again only when it has changed: each arm and seed asks for it."""
+    """The fingerprint of the tensors in the user's file; the file is read again only when it has changed."""
     stat = path.stat() if path.is_file() else None  # what cannot be read, `load_weights` refuses
     key = f"weights {path.resolve()} {stat and (stat.st_mtime_ns, stat.st_size)}"
     if key not in experiment.memory:

@@ -10,6 +10,7 @@ import gankd.recipes.cgan_kd
 import gankd.recipes.teacher
 from gankd.bench import compare as module
 from gankd.bench.compare import chosen_by_validation, compare, student_of
+from gankd.bench.results import Choice
 from gankd.commands import run
 from gankd.config import override
 from gankd.console import Console
@@ -129,8 +130,13 @@ def test_validation_chooses_the_headline(
     monkeypatch.setattr(module, "evaluate", scored)
     monkeypatch.setattr(module, "restore_student", named)
     bonus.update(better)
-    assert chosen_by_validation(experiment, arms, range(2)) == next(iter(better))
+    method = next(iter(better))
+    assert chosen_by_validation(experiment, arms, range(2)) == Choice(method, method, "real_matched")
     assert set(asked) == {len(experiment.splits.val)}
-    bonus["raw"] = 100.0 * next(iter(better.values()))  # no arm of the whole method: never in the headline
-    assert chosen_by_validation(experiment, arms, range(2)) == next(iter(better))
-    assert chosen_by_validation(experiment, chosen_arms(recipe, ["real", "raw"]), range(2)) is None
+    bonus["kd_matched"] = 0.1 * better[method]
+    bonus["raw"] = 100.0 * better[method]  # not an arm of the whole method: never in the headline
+    assert chosen_by_validation(experiment, arms, range(2)) == Choice("raw", method, "kd_matched")
+    bonus["kd_matched"] = 200.0 * better[method]
+    assert chosen_by_validation(experiment, arms, range(2)) == Choice("kd_matched", method, "kd_matched")
+    some = chosen_arms(recipe, ["real", "raw"])
+    assert chosen_by_validation(experiment, some, range(2)) == Choice("raw", None, None)

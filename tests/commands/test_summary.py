@@ -1,4 +1,4 @@
-from gankd.bench.results import ArmResult, Comparison, with_intervals
+from gankd.bench.results import ArmResult, Choice, Comparison, with_intervals
 from gankd.commands.showcase import CLOSING, OPENING, with_summary
 from gankd.commands.stages import RunResult
 from gankd.recipes.arms import DEFAULT_ARMS
@@ -20,7 +20,7 @@ def result() -> RunResult:
         )
         for name, numbers in values.items()
     ]
-    return RunResult("angles", Comparison(with_intervals(arms, TASK), TASK), "adjusted")
+    return RunResult("angles", Comparison(with_intervals(arms, TASK), TASK), Choice(method="adjusted"))
 
 
 def test_the_summary_names_the_control_that_is_beaten_least() -> None:

@@ -323,7 +323,7 @@ def test_an_arm_from_python_is_run_reported_and_resumed(copied: tuple[Recipe, Pa
     assert len([path for path in set(folder.iterdir()) - before if path.is_dir()]) == 2
     assert [arm.arm for arm in found.arms] == [arm_named(recipe, "real_matched"), OWN]
     assert found.arms[1].loss == "Label + 1000*AT"
-    assert found.headline_arm == "own"
+    assert found.choice.method == "own"
     assert "a method of my own" in found.headline
     results, page = contents(folder)
     assert [(arm["arm"], arm["seeds"]) for arm in results["arms"]] == [("real_matched", [0, 1]), ("own", [0, 1])]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gankd.bench.results import ArmResult, with_intervals
+from gankd.bench.results import ArmResult, Choice, with_intervals
 from gankd.errors import RunError
 from gankd.recipes.arms import DEFAULT_ARMS
 from gankd.report.facts import (
@@ -133,7 +133,7 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
         notes=["Class 8 lost images."],
         stages=[StageFacts(name="gan", folder="gan-12345678", seconds=61.0)],
         arms=arms(task),
-        headline_arm="adjusted_kd",
+        choice=Choice(method="adjusted_kd"),
         data=DataFacts(
             name="digits",
             counts={"train": 99},
@@ -269,7 +269,8 @@ def test_arms_have_their_colours_by_role_and_order_whatever_their_names(tmp_path
         ]
         curves = [replace(curve, arm=prefix + curve.arm) for curve in data.curves]
         write_report(
-            replace(data, arms=named, curves=curves, headline_arm=f"{prefix}adjusted_kd"), tmp_path / "report.html"
+            replace(data, arms=named, curves=curves, choice=Choice(method=f"{prefix}adjusted_kd")),
+            tmp_path / "report.html",
         )
         pages.append((tmp_path / "report.html").read_text())
     assert pages[0] == pages[1]

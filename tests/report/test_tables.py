@@ -3,11 +3,12 @@ from dataclasses import replace
 
 import pytest
 
-from gankd.bench.results import ArmResult, with_intervals
+from gankd.bench.results import ArmResult, Choice, with_intervals
 from gankd.bench.stats import Interval, paired_interval
 from gankd.errors import ConfigError
 from gankd.recipes.arms import DEFAULT_ARMS
 from gankd.report.tables import (
+    best_arm,
     decimals,
     evidence_rows,
     headline,
@@ -73,7 +74,7 @@ def test_the_order_of_seeds_does_not_matter_and_lonely_seeds_are_left_out() -> N
 
 
 def test_headline_names_the_control_that_it_beats_least() -> None:
-    result = headline(compared((95.0, 96.1, 97.0)), CLASSES, "adjusted")
+    result = headline(compared((95.0, 96.1, 97.0)), CLASSES, Choice(method="adjusted"))
     assert result.verdict == "better"
     assert '"student adjusted" reaches 96.03 % top-1 accuracy, better by 3.00 [2.75, 3.25] points than' in result.text
     assert 'the control "KD, equal updates" (3 seeds, equal updates)' in result.text
@@ -82,14 +83,14 @@ def test_headline_names_the_control_that_it_beats_least() -> None:
 def test_headline_is_only_as_good_as_the_worst_comparison() -> None:
     arms = compared((92.1, 93.4, 93.9))  # better than real_matched, level with KD
     assert next(a for a in arms if a.name == "adjusted").vs["real_matched"].verdict == "better"
-    result = headline(arms, CLASSES, "adjusted")
+    result = headline(arms, CLASSES, Choice(method="adjusted"))
     assert result.verdict == "no difference found"
     assert result.text.startswith("No difference found")
     assert "KD" in result.text
 
 
 def test_headline_says_worse() -> None:
-    result = headline(compared((95.0, 96.1, 97.0), DEGREES), DEGREES, "adjusted")  # a larger error
+    result = headline(compared((95.0, 96.1, 97.0), DEGREES), DEGREES, Choice(method="adjusted"))  # a larger error
     assert result.verdict == "worse"
     assert 'worse by 4.03 [3.89, 4.18] degrees than the control "student real_matched"' in result.text
     assert "degrees mean absolute error" in result.text
@@ -97,23 +98,33 @@ def test_headline_says_worse() -> None:
 
 def test_headline_makes_no_claim_without_evidence() -> None:
     one_seed = with_intervals([arm("real_matched", (90.0,), (0,)), arm("raw", (95.0,), (0,))], CLASSES)
-    assert headline(one_seed, CLASSES, "raw").verdict == "no interval"
-    assert "1 seed, equal updates, without an interval" in headline(one_seed, CLASSES, "raw").text
-    assert headline(one_seed, CLASSES, None).verdict == "no interval"
-    assert headline([arm("raw", (95.0, 96.0, 97.0))], CLASSES, "raw").verdict == "no interval"
-    assert "did not help" in headline(compared((95.0, 96.1, 97.0)), CLASSES, "kd_matched").text
+    assert headline(one_seed, CLASSES, Choice(method="raw")).verdict == "no interval"
+    assert "1 seed, equal updates, without an interval" in headline(one_seed, CLASSES, Choice(method="raw")).text
+    assert headline(one_seed, CLASSES, Choice()).verdict == "no interval"
+    assert headline([arm("raw", (95.0, 96.0, 97.0))], CLASSES, Choice(method="raw")).verdict == "no interval"
+
+
+def test_headline_compares_with_the_control_that_validation_chose() -> None:
+    arms = compared((95.0, 96.1, 97.0))  # better than both controls
+    chosen = Choice(best="adjusted", method="adjusted", control="real_matched")
+    assert 'the control "student real_matched"' in headline(arms, CLASSES, chosen).text
+    level = compared((92.1, 93.4, 93.9))  # with KD: better than the chosen control is no claim then
+    assert headline(level, CLASSES, chosen).verdict == "no difference found"
+    assert best_arm(arms, chosen) == ""
+    found = best_arm(arms, replace(chosen, best="kd_matched"))
+    assert found == 'On validation images a control is best, which gankd export takes: "KD, equal updates".'
 
 
 def test_headline_owns_up_to_unequal_updates() -> None:
     arms = with_intervals([arm("real_matched", (1.0, 2.0, 3.1)), arm("raw", (4.0, 5.1, 6.0), updates=9)], CLASSES)
-    text = headline(arms, CLASSES, "raw").text
+    text = headline(arms, CLASSES, Choice(method="raw")).text
     assert "equal updates" not in text
     assert "(3 seeds, 9 updates, not 2400)" in text
 
 
 def test_headline_of_an_unknown_arm_is_refused() -> None:
     with pytest.raises(ConfigError, match="adjusted"):
-        headline(compared((95.0, 96.1, 97.0)), CLASSES, "adjustd")
+        headline(compared((95.0, 96.1, 97.0)), CLASSES, Choice(method="adjustd"))
 
 
 def test_terminal_table_fits_and_says_no_difference() -> None:

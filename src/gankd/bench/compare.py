@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from gankd.bench.results import ArmResult, Comparison, Split, with_intervals
+from gankd.bench.results import ArmResult, Choice, Comparison, Split, with_intervals
 from gankd.models.contract import ImageModel, evaluate
-from gankd.recipes.arms import Arm, methods_of
+from gankd.recipes.arms import Arm
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.stages import Stages, declare
 from gankd.recipes.students import restore_student
@@ -44,10 +44,17 @@ def student_of(experiment: Experiment, arm: Arm, seed: int, stages: Stages) -> I
     return restore_student(experiment, arm, stages.students[arm.name, seed])
 
 
-def chosen_by_validation(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int]) -> str | None:
-    """Name of the method arm whose students do best on validation images; None if none is finished."""
-    methods = [arm for arm in arms if arm.name in methods_of(arms)]
+def chosen_by_validation(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int]) -> Choice:
+    """The arms whose students do best on validation images: of all, of the method, of the controls.
+
+    Of equal arms the first is chosen, so default controls come before arms with generated images.
+    """
     sign = 1 if experiment.splits.task.higher_is_better else -1
-    found = compare(experiment, methods, seeds, "val").arms
+    found = compare(experiment, arms, seeds, "val").arms
     means = {arm.name: sign * sum(arm.values) / len(arm.values) for arm in found}
-    return max(means, key=lambda name: means[name]) if means else None
+
+    def best(*roles: str) -> str | None:
+        names = [arm.name for arm in found if arm.role in roles]
+        return max(names, key=lambda name: means[name], default=None)
+
+    return Choice(best("control", "step", "method"), best("method"), best("control"))

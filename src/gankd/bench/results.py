@@ -141,6 +141,18 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Names of the arms that validation images choose; None where no arm of the kind is finished."""
+
+    best: str | None = None
+    """The best of all arms, controls included: what `gankd export` writes."""
+    method: str | None = None
+    """The best arm of the method: the headline speaks of it."""
+    control: str | None = None
+    """The strongest control: what the headline compares with."""
+
+
 def plain(interval: Interval) -> dict[str, float | None]:
     """Plain data of an interval; None for bounds that one seed leaves open, which JSON has no number for."""
     return {name: None if math.isnan(value) else value for name, value in vars(interval).items()}

@@ -15,7 +15,7 @@ def students(result: "RunResult", seconds: float) -> Shown:
     """Table of the students, and where the report is."""
     lines = [result.table]
     if result.headline:
-        lines += ["", result.headline]
+        lines += ["", result.headline, *filter(None, [result.best])]
     if result.report is not None:
         lines += ["", f"report: {result.report}"]
     return Shown("\n".join(lines), result.to_dict())
@@ -30,7 +30,7 @@ def whole_run(result: "RunResult", seconds: float) -> Shown:
 def several_runs(found: "tuple[Sequence[RunResult], Path]", seconds: float) -> Shown:
     """Tables of several runs, and the page about all of them."""
     results, page = found
-    parts = [f"\n{result.recipe}\n{result.table}\n\n{result.headline}" for result in results]
+    parts = [f"\n{result.recipe}\n{result.table}\n\n{result.headline}\n{result.best}".rstrip() for result in results]
     text = "\n".join([*parts, f"\nreport: {page}\ntime:   {duration(seconds)}"])
     return Shown(text, {"runs": [result.to_dict() for result in results], "report": str(page)})
 

@@ -9,6 +9,7 @@ from gankd.bench.compare import chosen_by_validation, student_of
 from gankd.commands.stages import opened, run_arms
 from gankd.config import require, suggest
 from gankd.models.files import save_model
+from gankd.recipes.arms import Role
 from gankd.recipes.config import Recipe
 from gankd.recipes.stages import declare
 
@@ -22,12 +23,14 @@ class Exported:
     arm: str
     seed: int
     val: dict[str, float]
+    role: Role
 
     @property
     def text(self) -> str:
         """One line."""
         measured = ", ".join(f"{name} {value:.4g}" for name, value in self.val.items())
-        return f"{self.path}: {self.model}, arm {self.arm}, seed {self.seed}; on validation images {measured}"
+        arm = f"arm {self.arm}{' (a control: no generated images)' if self.role == 'control' else ''}"
+        return f"{self.path}: {self.model}, {arm}, seed {self.seed}; on validation images {measured}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -37,14 +40,14 @@ class Exported:
 def export(
     recipe: Recipe, folder: Path | str, out: Path | None = None, *, arm: str | None = None, seed: int | None = None
 ) -> Exported:
-    """Write one finished student, chosen on validation images where it is not named; `load_model` reads it.
+    """Write one finished student, chosen on validation images if it is not named; `load_model` reads it.
 
     Args:
         recipe: settings of the run.
         folder: its folder.
         out: the file, student.safetensors in the folder if not given.
-        arm: which one; the whole method that does best on validation images if not given.
-        seed: which one; the best of the arm on validation images if not given.
+        arm: which one; default: the best of all arms on validation images, controls included.
+        seed: which one; default: the best of the arm on validation images.
 
     Raises:
         ConfigError: no such student is finished, or a name that is none.
@@ -57,8 +60,7 @@ def export(
         seeds = range(recipe.seeds)
         stages = declare(experiment, list(arms.values()), seeds)
         done = [cell for cell, stage in stages.students.items() if stage.done]
-        best_arm = chosen_by_validation(experiment, list(arms.values()), seeds)
-        wanted = arm or best_arm or next((name for name, _ in done), None)
+        wanted = arm or chosen_by_validation(experiment, list(arms.values()), seeds).best
         mine = [cell for cell in done if cell[0] == wanted and seed in (None, cell[1])]
         which = f"student{f' of arm {wanted}' if wanted else ''}{f' with seed {seed}' if seed is not None else ''}"
         require(bool(mine), f"no finished {which} in {folder}; train it with: gankd student {folder}")
@@ -66,7 +68,7 @@ def export(
         measured = {cell: dict((stages.students[cell].result or {})["val"]) for cell in mine}
         best = max(mine, key=lambda cell: (1 if task.higher_is_better else -1) * measured[cell][task.metric])
         model = arms[best[0]].recipe(recipe).student.model
-        found = Exported(path, model, best[0], best[1], measured[best])
+        found = Exported(path, model, best[0], best[1], measured[best], arms[best[0]].role)
         facts = {"arm": found.arm, "seed": found.seed, "val": found.val}
         save_model(path, student_of(experiment, arms[best[0]], best[1], stages), model, task, facts)
     return found

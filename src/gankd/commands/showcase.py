@@ -65,7 +65,7 @@ def with_summary(readme: str, results: Sequence[RunResult]) -> str:
     rows = []
     for result in results:
         controls = [arm for arm in result.arms if arm.role == "control"]
-        method = next(arm for arm in reversed(result.arms) if arm.name == (result.headline_arm or METHODS[-1]))
+        method = next(arm for arm in reversed(result.arms) if arm.name == (result.choice.method or METHODS[-1]))
         closest = min((method.vs[control.name] for control in controls), key=lambda gain: gain.diff)
         name = f"{result.recipe}, {result.task.metric_unit}"
         means = [plus_minus(*mean_stderr(arm.values)) for arm in (*controls, method)]
@@ -130,7 +130,7 @@ def _index(results: Sequence[RunResult], out: Path) -> tuple[Path, float]:
     for result in results:
         recipe = replace(RECIPES[result.recipe](), seeds=len(result.arms[0].seeds))
         with opened(recipe, out / result.recipe) as experiment:
-            data = gather(experiment, default_arms(recipe), result.comparison, result.headline_arm)
+            data = gather(experiment, default_arms(recipe), result.comparison, result.choice)
             pages.append((data, f"{result.recipe}/report.html"))
     write_index(pages, out / "report.html")
     return out / "report.html", sum(data.seconds for data, _ in pages)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from gankd.bench.budget import with_updates
 from gankd.bench.compare import chosen_by_validation, compare
-from gankd.bench.results import ArmResult, Comparison
+from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.config import from_dict, require, suggest, to_dict
 from gankd.console import Console
 from gankd.data.images import Splits
@@ -24,7 +24,7 @@ from gankd.recipes.stages import declare
 from gankd.recipes.students import check_students
 from gankd.recipes.teacher import make_teacher, teacher_stage
 from gankd.recipes.virtual import virtual_temperature
-from gankd.report.tables import evidence_rows, headline, results_table
+from gankd.report.tables import best_arm, evidence_rows, headline, results_table
 from gankd.runs import Run
 from gankd.storage import read_json, write_json
 from gankd.tasks import Task
@@ -43,8 +43,8 @@ class RunResult:
 
     recipe: str
     comparison: Comparison
-    headline_arm: str | None
-    """Chosen on validation images."""
+    choice: Choice
+    """Made on validation images."""
     report: Path | None = None
 
     @property
@@ -68,7 +68,12 @@ class RunResult:
         """The result in one sentence; empty on validation images, on which settings are chosen."""
         if self.comparison.split == "val":
             return ""
-        return headline(self.arms, self.task, self.headline_arm).text
+        return headline(self.arms, self.task, self.choice).text
+
+    @property
+    def best(self) -> str:
+        """Sentence on the arm that `export` takes, if it is not the one in the headline."""
+        return best_arm(self.arms, self.choice)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -82,6 +87,7 @@ class RunResult:
         return {
             "recipe": self.recipe,
             "headline": self.headline,
+            "best": self.choice.best,
             "arms": arms,
             "rows": self.rows,
             "report": report,
@@ -273,7 +279,7 @@ def run(
         page = experiment.run.folder / "report.html"
         result = replace(_result(experiment, wanted, "test"), report=page)
         write_json(experiment.run.folder / "results.json", result.to_dict())
-        write_report(gather(experiment, wanted, result.comparison, result.headline_arm), page)
+        write_report(gather(experiment, wanted, result.comparison, result.choice), page)
     return result
 
 
@@ -384,8 +390,8 @@ def write_page(experiment: Experiment, inspected: Inspection | None = None) -> P
     seeds = range(experiment.recipe.seeds)
     arms = with_updates(experiment, run_arms(experiment.recipe, experiment.run.folder), keep=False)
     path = experiment.run.folder / "report.html"
-    found, best = compare(experiment, arms, seeds), chosen_by_validation(experiment, arms, seeds)
-    write_report(gather(experiment, arms, found, best, inspected), path)
+    found, choice = compare(experiment, arms, seeds), chosen_by_validation(experiment, arms, seeds)
+    write_report(gather(experiment, arms, found, choice, inspected), path)
     return path
 
 

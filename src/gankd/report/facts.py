@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from gankd.bench.results import ArmResult
+from gankd.bench.results import ArmResult, Choice
 from gankd.tasks import Task
 from gankd.virtual import Inspection
 
@@ -151,8 +151,8 @@ class ReportData:
     stages: Sequence[StageFacts] = ()
 
     arms: Sequence[ArmResult] = ()
-    headline_arm: str | None = None
-    """Name of the arm that was chosen on validation images."""
+    choice: Choice = field(default_factory=Choice)
+    """Arms that were chosen on validation images."""
     data: DataFacts | None = None
     models: Sequence[ModelFacts] = ()
 

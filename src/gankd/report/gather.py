@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gankd.bench.compare import student_of
 from gankd.bench.model_card import model_card
-from gankd.bench.results import ArmResult, Comparison
+from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.config import to_dict
 from gankd.errors import ConfigError, GankdError
 from gankd.models.contract import ImageModel, evaluate_in_detail
@@ -49,6 +49,7 @@ from gankd.report.facts import (
     ScoredImages,
     StageFacts,
 )
+from gankd.report.tables import best_arm
 from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.synthetic import SyntheticSet
@@ -82,7 +83,7 @@ def gather(
     experiment: Experiment,
     arms: Sequence[Arm],
     comparison: Comparison,
-    headline_arm: str | None,
+    choice: Choice,
     inspected: Inspection | None = None,
 ) -> ReportData:
     """Everything a report can show of this run; nothing is trained for it.
@@ -91,13 +92,14 @@ def gather(
         experiment: the open run folder.
         arms: its ways to train students, finished or not.
         comparison: what the finished ones reached.
-        headline_arm: name of the arm that validation images chose.
+        choice: the arms that validation images chose.
         inspected: its virtual teacher, if that was measured already.
     """
     recipe, splits, task = experiment.recipe, experiment.splits, experiment.splits.task
     generated = arm_named(recipe, "adjusted")
     stages = declare(experiment, [*arms, replace(generated, name="generated images")], range(recipe.seeds))
-    virtual, notes = _virtual_stage(experiment, stages.teacher), _notes(experiment, arms, stages)
+    virtual = _virtual_stage(experiment, stages.teacher)
+    notes = [*filter(None, [best_arm(comparison.arms, choice)]), *_notes(experiment, arms, stages)]
     if virtual is not None and inspected is None:
         try:
             inspected = inspect_experiment(experiment)
@@ -124,7 +126,7 @@ def gather(
             if stage.folder is not None
         ],
         arms=comparison.arms,
-        headline_arm=headline_arm,
+        choice=choice,
         data=DataFacts(
             name=splits.name,
             counts={"train": len(splits.train), "validation": len(splits.val), "test": len(splits.test)},
@@ -133,7 +135,7 @@ def gather(
             groups=groups,
             train_counts=counts.tolist(),
         ),
-        models=_models(experiment, stages, comparison.arms, headline_arm),
+        models=_models(experiment, stages, comparison.arms, choice.method),
         generator_history=stages.gan.history if stages.gan.done else (),
         generator_seconds=stages.gan.seconds if stages.gan.done else None,
         virtual=inspected,
@@ -162,7 +164,7 @@ def _commands(experiment: Experiment, action: str) -> list[str]:
 def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[str]:
     notes = []
     teacher, student = experiment.recipe.teacher, experiment.recipe.student
-    if teacher.augment and not student.augment:
+    if teacher.augment and not student.augment and teacher.weights is None:
         notes.append(
             f"The teacher learned from augmented images ({', '.join(teacher.augment)}), all students from plain ones: "
             "augmenting the students (student.augment) may give them a part of the same gain."

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gankd.bench.results import ArmResult, paired_values
+from gankd.bench.results import ArmResult, Choice, paired_values
 from gankd.bench.stats import Interval, Verdict, mean_stderr
 from gankd.config import require, suggest
 from gankd.tasks import Task
@@ -33,36 +33,35 @@ class Headline:
     verdict: Verdict
 
 
-def headline(arms: Sequence[ArmResult], task: Task, headline_arm: str | None) -> Headline:
-    """One sentence on the arm that validation chose, against the control that it beats least.
+def headline(arms: Sequence[ArmResult], task: Task, choice: Choice) -> Headline:
+    """One sentence on the method's arm that validation images chose, against the strongest control.
 
+    That is the control which validation images chose, unless the comparison with another one allows less:
     `better` needs an interval above zero against *every* control; one interval below zero makes it `worse`.
 
     Raises:
         ConfigError: no such arm.
     """
-    if headline_arm is None:
+    if choice.method is None:
         text = "No arm was chosen on validation images, so this run makes no claim; the table has every arm."
         return Headline(text, "no interval")
     by_name = {arm.name: arm for arm in arms}
-    require(headline_arm in by_name, f"headline: no arm {headline_arm}; {suggest(headline_arm, by_name)}")
-    arm = by_name[headline_arm]
+    require(choice.method in by_name, f"headline: no arm {choice.method}; {suggest(choice.method, by_name)}")
+    arm = by_name[choice.method]
     places = decimals(arms, task)
     reaches = f"{fixed(mean_stderr(arm.values)[0], places)} {task.metric_unit}".rstrip()
     reaches = f'"{arm.title}" reaches {reaches} {METRIC_WORDS.get(task.metric, task.metric)}'
     seeds = _seeds(len(arm.seeds))
-    if arm.role == "control":
-        text = f"Generated images did not help on validation images, which chose a control: {reaches} on test images"
-        return Headline(f"{text} ({seeds}).", "no interval")
     if not arm.vs:
         return Headline(f"The arm {reaches}; there is no control to compare it with ({seeds}).", "no interval")
 
     verdicts = {found.verdict for found in arm.vs.values()}
     order: tuple[Verdict, ...] = ("no interval", "worse", "no difference found", "better")
     verdict = next(candidate for candidate in order if candidate in verdicts)
-    # The comparison that decides: among those with this verdict, the one that flatters least.
+    # The comparison that decides: of those with this verdict the strongest control, or the one that flatters least.
     control, gain = min(
-        ((name, found) for name, found in arm.vs.items() if found.verdict == verdict), key=lambda item: item[1].diff
+        ((name, found) for name, found in arm.vs.items() if found.verdict == verdict),
+        key=lambda item: (item[0] != choice.control, item[1].diff),
     )
     against = f"the control {control}"
     if control in by_name:
@@ -83,6 +82,15 @@ def _sentence(reaches: str, against: str, gain: Interval, seeds: str, places: in
     if gain.verdict == "no difference found":
         return f"No difference found: the {reaches} ({difference}, + is better; {seeds})."
     return f"The {reaches} ({difference}, + is better; {seeds}, without an interval)."
+
+
+def best_arm(arms: Sequence[ArmResult], choice: Choice) -> str:
+    """Sentence on the arm that `gankd export` takes; empty if it is the one in the headline."""
+    if choice.best in (None, choice.method):
+        return ""
+    best = next(arm for arm in arms if arm.name == choice.best)
+    what = {"control": "a control", "step": "an arm of one step only", "method": "an arm"}[best.role]
+    return f'On validation images {what} is best, which gankd export takes: "{best.title}".'
 
 
 # --- tables -------------------------------------------------------------------------------------------------

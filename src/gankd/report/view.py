@@ -86,7 +86,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "dark": plots.DARK,
         "metric_words": tables.METRIC_WORDS.get(data.task.metric, data.task.metric),
         "difference_unit": tables.difference_unit(data.task),
-        "headline": headline(data.arms, data.task, data.headline_arm) if data.arms else None,
+        "headline": headline(data.arms, data.task, data.choice) if data.arms else None,
         "tiles": _tiles(data, places),
         "controls": tables.control_titles(data.arms),
         "explained": tables.EXPLAINED,
@@ -123,8 +123,8 @@ def _tiles(data: ReportData, places: int) -> list[dict[str, str]]:
     """The few numbers that readers look for first."""
     tiles = []
     unit = data.task.metric_unit
-    shown = [arm for arm in data.arms if arm.name == data.headline_arm]
-    shown += [arm for arm in data.arms if arm.role == "control" and arm.name != data.headline_arm]
+    shown = [arm for arm in data.arms if arm.name == data.choice.method]
+    shown += [arm for arm in data.arms if arm.role == "control" and arm.name != data.choice.method]
     for arm in shown:
         mean, _ = mean_stderr(arm.values)
         tiles.append({"name": f"Student: {arm.title}", "value": fixed(mean, places), "unit": unit})
@@ -165,7 +165,7 @@ def _arm_rows(data: ReportData, places: int) -> list[dict[str, Any]]:
 
 
 def _role(arm: ArmResult, data: ReportData) -> str:
-    if arm.name == data.headline_arm:
+    if arm.name == data.choice.method:
         return "chosen"
     return "control" if arm.role == "control" else ""
 
@@ -392,7 +392,7 @@ def _curve_style(curve: Curve, data: ReportData) -> tuple[str, tuple[float, ...]
     if curve.role == "teacher":
         index = [other for other in data.curves if other.role == "teacher"].index(curve)
         return plots.SERIES[index % len(plots.SERIES)], plots.DASHES[index % len(plots.DASHES)], 1.8
-    if curve.arm == data.headline_arm:
+    if curve.arm == data.choice.method:
         return plots.LIGHT["green"], (), 2.4
     controls = [arm.name for arm in data.arms if arm.role == "control"]
     if curve.arm not in controls:

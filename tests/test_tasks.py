@@ -88,6 +88,9 @@ def test_regression_scores_by_hand() -> None:
     outputs, labels = torch.tensor([30.0, 50.0]), torch.tensor([34.0, 30.0])
     torch.testing.assert_close(AGES.loss(outputs, labels), torch.tensor([0.01, 0.25]))  # (4/40)^2, (20/40)^2
     assert AGES.disagreement(outputs, labels).tolist() == [4.0, 20.0]
+    beyond = torch.tensor([AGES.low - 7.0, AGES.high + 7.0])  # clipped to the range, then compared
+    assert AGES.disagreement(beyond, torch.tensor([AGES.low, AGES.low])).tolist() == [0.0, AGES.span]
+    assert AGES.adjust(beyond, labels, "prediction").tolist() == [AGES.low, AGES.high]
     assert torch.equal(AGES.predict(outputs), outputs)
     found = AGES.metrics(outputs, labels)
     assert found == {"mae": 12.0, "rmse": pytest.approx(math.sqrt((16 + 400) / 2))}

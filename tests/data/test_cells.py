@@ -130,13 +130,17 @@ def test_thousands_separators_that_cannot_be_decimal_points(extra: str, expected
         ),
         ([f"{k}'000" for k in range(1, 30)], 'without thousands separators, got "1\'000"'),
         ([f"{k}.000.000" for k in range(1, 30)], "without thousands separators, got '1.000.000'"),
+        ([f"{k}.250,5" for k in range(1, 30)], "without thousands separators, got '1.250,5'"),
     ],
 )
 def test_separators_that_can_be_read_in_two_ways(labels: list[str], said: str, tmp_path: Path) -> None:
     assert said in refused(tmp_path, labels)
 
 
-@pytest.mark.parametrize("cell", [*sorted(MISSING), "", "nan", "NaN"])
+BLANKS = ["-", "--", "\N{EM DASH}", "?", ".", "\\N", "#DIV/0!", "#REF!", "#NAME?"]
+
+
+@pytest.mark.parametrize("cell", [*sorted(MISSING), *BLANKS, "", "nan", "NaN"])
 @pytest.mark.parametrize("others", [["cat", "dog"] * 6, [str(half) for half in HALVES]], ids=["text", "numbers"])
 def test_missing_labels_are_named_with_rows(cell: str, others: list[str], tmp_path: Path) -> None:
     line = refused(tmp_path, [*others[:2], cell, *others[2:], cell])
@@ -152,6 +156,19 @@ def test_many_missing_labels(tmp_path: Path) -> None:
 def test_a_class_may_be_called_none(tmp_path: Path) -> None:
     assert load(tmp_path, ["none", "dent"] * 6).task.label_names == ("dent", "none")
     assert load(tmp_path, ["NA", "EU"] * 6, task="classification").task.label_names == ("EU", "NA")
+    assert load(tmp_path, ["-", "+", "?"] * 6, task="classification").task.label_names == ("+", "-", "?")
+
+
+@pytest.mark.parametrize(("one", "other"), [("cat", "Cat"), ("sky blue", "sky  blue"), ("caf\u00e9", "cafe\u0301")])
+def test_one_class_in_two_spellings(one: str, other: str, tmp_path: Path) -> None:
+    line = refused(tmp_path, [one, "dog", other] * 6)
+    assert "line 4: " in line
+    assert f"differs only in spelling from {one!r} in" in line
+    assert len(load(tmp_path, [one, "dog", other] * 6, task="classification").task.label_names) == 3
+
+
+def test_capital_letters_are_classes_of_their_own(tmp_path: Path) -> None:
+    assert load(tmp_path, ["a", "A", "b"] * 6).task.label_names == ("A", "a", "b")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +183,8 @@ def test_a_class_may_be_called_none(tmp_path: Path) -> None:
         ["cat & dog", "cat", "dog"],
         ["scab rust", "rust", "scab"],
         ["['cat', 'dog']", "['cat']"],
+        ["(cat, dog)", "cat"],
+        ["{cat, dog}", "owl"],
     ],
     ids="_".join,
 )

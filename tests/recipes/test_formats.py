@@ -23,7 +23,8 @@ OTHERS = (
     "ratio.features=classifier",
     "student.loss=Label + KD + SoftTargets@virtual",
 )
-# First letters of the fingerprints that version 0.1 gave these stages, which are the ends of their folders' names.
+# First letters of the fingerprints that version 0.1 gave these stages, which are the ends of their folders' names; but
+# values of the teacher in filter and labels were not clipped to the label range then.
 FOLDERS = {
     ("digits", ()): (
         "teacher b3bb56f9 virtual 338ff0e4 gan 1db4a4f9 ratio 1355ab28 synth c913c383 real 06001512 "
@@ -32,8 +33,8 @@ FOLDERS = {
     ),
     ("rotated-digits", ("student.loss=Label + Distribution@virtual",)): (
         "teacher 5480f6f3 virtual 113f970a gan a9bcbbf2 ratio 7ce8c7c3 synth 3c1b0779 real f620858d "
-        "real_matched 48c4e19b kd_matched c1f0ce74 raw e8698324 subsampled 5a81ea67 filtered fdb0a5a2 "
-        "adjusted dbcca910 adjusted_kd 7268c343"
+        "real_matched 48c4e19b kd_matched c1f0ce74 raw e8698324 subsampled 5a81ea67 filtered a037f0f2 "
+        "adjusted 2307728c adjusted_kd 0d77a975"
     ),
     ("digits", OTHERS): (
         "teacher b3bb56f9 virtual 338ff0e4 gan 1db4a4f9 ratio 985be9f1 synth 7ab1bb37 real 06001512 "

@@ -1,6 +1,7 @@
 """Labels as people write them into cells of a table: missing, several in one, units, thousands separators."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -8,8 +9,10 @@ from dataclasses import replace
 from gankd.data.own import Item, TaskChoice, and_more, shown
 from gankd.errors import DataError
 
-MISSING = frozenset(("NA", "N/A", "n/a", "#N/A", "#NA", "<NA>", "NaT", "None", "NULL", "Null", "null"))
+MISSING = frozenset(("NA", "N/A", "n/a", "N.A.", "n.a.", "#N/A", "#NA", "<NA>", "NaT", "None", "NULL", "Null", "null"))
 """Cells that programs write for a missing value, in this spelling; "none" may well be a class."""
+_BLANK = re.compile(r"[-\u2010-\u2015\u2212._?]+|\\N|#[A-Z]+(?:/0)?[!?]")
+"""Cells that people and spreadsheets write for a missing value: dashes, question marks, errors of formulas."""
 SEPARATORS = ("|", ";", ",", "/", "+", "&", " ")
 """Characters between several labels in a cell. The first two hardly occur in names."""
 MOST_UNITS = 4
@@ -19,7 +22,10 @@ _PLACES = 3
 
 _DECIMAL = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?"
 _COMMAS = r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?"
-_OTHERS = r"[+-]?[0-9]{1,3}(?:(?:[ '’\u00a0\u202f][0-9]{3})+(?:[.,][0-9]+)?|(?:\.[0-9]{3}){2,}(?:,[0-9]+)?)"
+_OTHERS = (
+    r"[+-]?[0-9]{1,3}(?:(?:[ '’\u00a0\u202f][0-9]{3})+(?:[.,][0-9]+)?"
+    r"|(?:\.[0-9]{3}){2,}(?:,[0-9]+)?|(?:\.[0-9]{3})+,[0-9]+)"
+)
 _UNIT = r"(?:[^\W\d_]|[°%‰′″])(?:\w|[/^·*°%.-]){0,9}"
 _MEASURED = re.compile(
     rf"(?P<money>[$€£¥₹])?\s*(?P<number>{_COMMAS}|{_OTHERS}|[+-]?[0-9]+,[0-9]+|{_DECIMAL})\s*(?P<unit>{_UNIT}|[$€£¥₹])?",
@@ -48,7 +54,8 @@ def plain_cells(
     missing = [
         item
         for item in items
-        if item.label.lower() in ("", "nan") or (task != "classification" and item.label in MISSING)
+        if item.label.lower() in ("", "nan")
+        or (task != "classification" and (item.label in MISSING or _BLANK.fullmatch(item.label)))
     ]
     if missing:
         a_class = "" if missing[0].label.lower() in ("", "nan") else ", or add --task classification if it is a class"
@@ -63,6 +70,7 @@ def plain_cells(
     if task == "auto" and 2 * numbers <= len(items):
         _refuse_several_values(items, few_integers)
         _refuse_several_labels(items)
+        _refuse_spellings(items)
         return items, ""
     return _plain_numbers(items, cells, task, few_integers)
 
@@ -139,8 +147,24 @@ def _refuse_several_labels(items: list[Item]) -> None:
             if alone or (separator in "|;" and any(shared[part] > 1 for part in found)):
                 _refuse(items, label)
     for label in labels:
-        if label.startswith("[") and label.endswith("]"):
+        if re.fullmatch(r"\[.*\]|[({].*,.*[)}]", label):
             _refuse(items, label)
+
+
+def _refuse_spellings(items: list[Item]) -> None:
+    """Raise DataError where labels differ only in capitals, spaces or the way in which an accent is encoded.
+
+    Single letters may be classes of their own, as in handwriting.
+    """
+    first: dict[str, Item] = {}
+    for item in items:
+        plain = " ".join(unicodedata.normalize("NFKC", item.label).casefold().split())
+        other = first.setdefault(plain, item)
+        if len(plain) > 1 and other.label != item.label:
+            raise DataError(
+                f"{item.where}: {item.label!r} differs only in spelling from {other.label!r} in {other.where}; write "
+                "the class in one way, or add --task classification if these are two classes"
+            )
 
 
 def _refuse(items: list[Item], label: str) -> None:

@@ -53,7 +53,7 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
     """
     recipe = arm.recipe(experiment.recipe)
     config = recipe.student
-    rests_on = {"net": experiment.describe(config.model), **_generated(arm, recipe, inputs)}
+    rests_on = {"net": experiment.describe(config.model), **_generated(experiment, arm, recipe, inputs)}
     if arm.reads_teacher:
         chain = assistant_stages(experiment, arm, inputs)
         rests_on["teacher"] = (chain[-1] if chain else lesson_stage(experiment, recipe)).fingerprint
@@ -69,12 +69,16 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
     return experiment.run.stage(f"student-{arm.folder_name}-{seed}", settings, rests_on)
 
 
-def _generated(arm: Arm, recipe: Recipe, inputs: Inputs) -> dict[str, str]:
+def _generated(experiment: Experiment, arm: Arm, recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     chosen = arm.selection(recipe.select)
     if chosen is None:
         return {}
     assert inputs.synth is not None
-    return {"synth": inputs.synth.fingerprint, "select": fingerprint(to_dict(chosen))}
+    reading = experiment.splits.task.reading_of_teacher if chosen.reads_teacher else ""
+    return {
+        "synth": inputs.synth.fingerprint,
+        "select": fingerprint(to_dict(chosen), *([reading] if reading else [])),
+    }
 
 
 def _settings(experiment: Experiment, config: StudentConfig, arm: Arm) -> dict[str, Any]:
@@ -111,7 +115,7 @@ def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[S
         if arm.reads_virtual:
             assert inputs.virtual is not None
             rests_on["virtual"] = inputs.virtual
-        rests_on |= _generated(arm, recipe, inputs)
+        rests_on |= _generated(experiment, arm, recipe, inputs)
         settings = config.identity | {"teacher": None}
         del settings["virtual"]
         name = f"assistant-{len(stages) + 1}-{arm.folder_name}"

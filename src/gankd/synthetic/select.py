@@ -45,6 +45,11 @@ class SelectConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
 
+    @property
+    def reads_teacher(self) -> bool:
+        """True if the teacher's outputs choose images or labels."""
+        return self.filter != "none" or self.adjust != "none"
+
 
 @dataclass(frozen=True)
 class Selection:

@@ -51,6 +51,8 @@ class Regression:
     table_notes: ClassVar[tuple[str, ...]] = ()
     default_adjust: ClassVar[Adjust] = "prediction"
     """Adjustment of labels that `auto` selects: the teacher's prediction."""
+    reading_of_teacher: ClassVar[str] = "clipped"
+    """How filter and adjusted labels read the teacher: part of the identity of students; version 0.1 did not clip."""
     num_groups: ClassVar[int] = 12
     """Equal bins of [low, high], for budgets and per-label statistics."""
 
@@ -241,12 +243,16 @@ class Regression:
         )
 
     def disagreement(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """|f_t(x) - y| (N,) in user units (filter score of Ding et al. 2023)."""
-        return (outputs.float() - labels).abs()
+        """|f_t(x) - y| (N,) in user units, f_t(x) clipped to the label range (filter score of Ding et al. 2023)."""
+        return (self._clipped(outputs) - labels).abs()
 
     def adjust(self, outputs: Tensor, labels: Tensor, how: Adjust) -> Tensor:
-        """Labels (N,) after adjustment: the assigned ones, or the teacher's predictions in float."""
-        return labels if how == "none" else outputs.float()
+        """Labels (N,) after adjustment: the assigned ones, or the teacher's predictions clipped to the label range."""
+        return labels if how == "none" else self._clipped(outputs)
+
+    def _clipped(self, outputs: Tensor) -> Tensor:
+        """A teacher's outputs in float, within the label range, as the authors' code clips them."""
+        return outputs.float().clamp(self.low, self.high)
 
     def groups(self, labels: Tensor) -> Tensor:
         """Bin number (N,) of each label."""

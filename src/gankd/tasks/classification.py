@@ -56,7 +56,7 @@ class Classification:
     default_adjust: ClassVar[Adjust] = "none"
     """Adjustment of labels that `auto` selects: the assigned class stays, with the teacher's soft output alongside."""
     reading_of_teacher: ClassVar[str] = ""
-    """How filter and adjusted labels read the teacher: as it is."""
+    """Reading of the teacher by filter and adjusted labels: as it is."""
 
     def __post_init__(self) -> None:
         require(self.num_classes >= 2, f"a classification needs at least 2 classes, got {self.num_classes}")

@@ -52,7 +52,7 @@ class Regression:
     default_adjust: ClassVar[Adjust] = "prediction"
     """Adjustment of labels that `auto` selects: the teacher's prediction."""
     reading_of_teacher: ClassVar[str] = "clipped"
-    """How filter and adjusted labels read the teacher: part of the identity of students; version 0.1 did not clip."""
+    """Reading of the teacher by filter and labels: part of the identity of students, as 0.1 did not clip."""
     num_groups: ClassVar[int] = 12
     """Equal bins of [low, high], for budgets and per-label statistics."""
 

@@ -13,6 +13,7 @@ CountFromTwo = Annotated[int, Field(ge=2, le=MOST)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 AboveZero = Annotated[float, Field(gt=0)]
+AtLeastOne = Annotated[float, Field(ge=1, lt=float("inf"))]
 AtLeastZero = Annotated[float, Field(ge=0)]
 ZeroToOne = Annotated[float, Field(ge=0, le=1)]
 UpToOne = Annotated[float, Field(gt=0, le=1)]

@@ -177,3 +177,36 @@ def test_seed() -> None:
 def test_more_than_there_is(options: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         scarce(classes(20, 10), **options)  # type: ignore[arg-type]
+
+
+def test_tail_falls_exponentially_from_first_to_last_class() -> None:
+    few = scarce(classes(100, 100, 100, 100, 100), tail=16.0)
+    assert few.labels.bincount().tolist() == [100, 50, 25, 12, 6]  # 100 * 16^(-k/4), 12.5 and 6.25 rounded
+
+
+def test_tail_keeps_one_image_of_every_class_and_is_nested() -> None:
+    train = classes(9, 4, 2)
+    kept = [set(numbers(scarce(train, tail=tail, seed=1))) for tail in (1e6, 50.0, 3.0, 1.0)]
+    assert all(set(train.labels[list(part)].tolist()) == {0, 1, 2} for part in kept)
+    assert kept[0] <= kept[1] <= kept[2] <= kept[3]
+    assert len(kept[3]) == 15
+
+
+def test_gap_leaves_out_the_labels_between() -> None:
+    years = torch.arange(1, 61).repeat_interleave(3)
+    assert scarce(values(years), gap=4).labels.unique().tolist() == list(range(1, 61, 4))
+    assert len(scarce(values(years), gap=4)) == 3 * 15
+
+
+def test_gap_of_values_that_hardly_repeat_cuts_the_range() -> None:
+    angles = torch.linspace(0, 60, 481)
+    kept = scarce(values(angles), gap=2).labels
+    part = (kept / 60 * 48).long().clamp_max(47)  # 48 parts, each of 10 labels
+    assert set(part.tolist()) == set(range(0, 48, 2))
+    assert scarce(values(angles), gap=8, num_train=12).labels.shape == (12,)
+
+
+@pytest.mark.parametrize(("settings", "said"), [({"tail": 0.5}, "tail"), ({"gap": 0}, "gap"), ({"gap": 2}, "values")])
+def test_tail_and_gap_out_of_range(settings: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        scarce(classes(5, 5), **settings)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Scarce and gappy settings: fewer training images, and labels that are partly wrong."""
+"""Scarce settings: fewer training images, rare and missing labels, and labels that are partly wrong."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,17 @@ from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.seeds import rng
 
+CELLS = 48
+"""Equal parts of the label range that `gap` counts where values hardly repeat."""
+
 
 def scarce(
     train: LabelledImages,
     *,
     num_train: int | None = None,
     per_label: int | None = None,
+    tail: float = 1.0,
+    gap: int = 1,
     label_noise: float = 0.0,
     seed: int = 0,
 ) -> LabelledImages:
@@ -27,6 +32,11 @@ def scarce(
             group in proportion to its size.
         per_label: images kept, at most, of each class or value; of each of `task.groups` where values hardly
             repeat (fewer than two images per value on average). Applied before `num_train`.
+        tail: images of the first of `task.groups` in units of those of the last, where these had equally many; the
+            number falls exponentially in between [1]. 1 leaves all. Applied before `per_label`.
+        gap: only the first of so many consecutive labels keeps its images, so that a student meets labels that it was
+            never trained on; labels are distinct values, or 48 equal parts of the range where values hardly repeat. 1
+            leaves all. Applied first, to values only.
         label_noise: for classes the share of kept labels, to the nearest image, that become another class,
             all others equally likely; for a regression the standard deviation of Gaussian noise as a share of
             high - low, clipped to [low, high].
@@ -37,13 +47,27 @@ def scarce(
 
     Raises:
         ConfigError: more images are asked for than there are, or a setting is out of range.
+
+    [1] Cao, Wei, Gaidon, Arechiga, Ma. Learning imbalanced datasets with label-distribution-aware margin loss. NeurIPS
+        2019, section 4.
     """
     require(num_train is None or num_train >= 1, f"num_train must be at least 1, got {num_train}")
     require(per_label is None or per_label >= 1, f"per_label must be at least 1, got {per_label}")
+    require(tail >= 1, f"tail must be at least 1, got {tail}")
+    require(gap >= 1, f"gap must be at least 1, got {gap}")
+    require(gap == 1 or not train.task.has_classes, f"gap leaves out values; for classes leave it at 1, got {gap}")
     require(0 <= label_noise <= 1, f"label_noise must lie in [0, 1], got {label_noise}")
 
     labels = train.labels.cpu()
     shuffled = torch.randperm(len(labels), generator=rng(seed, "scarce", "order"))
+    if gap > 1:
+        shuffled = shuffled[_consecutive(train, labels)[shuffled] % gap == 0]
+    if tail > 1:
+        groups = train.task.groups(labels)[shuffled]
+        count = groups.bincount(minlength=train.task.num_groups)
+        place = torch.arange(len(count)) / max(1, len(count) - 1)  # 0 for the first group, 1 for the last
+        left = (count * tail**-place).round().clamp_min(1).long()
+        shuffled = shuffled[_rank(groups) < left[groups]]
     if per_label is not None:
         units = _units(train, labels)
         most = int(units.bincount().max())
@@ -72,6 +96,14 @@ def _units(train: LabelledImages, labels: Tensor) -> Tensor:
     """Unit (N,) that `per_label` counts: the label, or its group if labels hardly repeat."""
     values, units = labels.unique(return_inverse=True)
     return units if len(labels) >= 2 * len(values) else train.task.groups(labels)
+
+
+def _consecutive(train: LabelledImages, labels: Tensor) -> Tensor:
+    """Number (N,) of each label in ascending order, or of its part of the range if labels hardly repeat."""
+    values, number = labels.unique(return_inverse=True)
+    if len(labels) >= 2 * len(values):
+        return number
+    return (train.task.on_unit_scale(labels) * CELLS).long().clamp_max(CELLS - 1)
 
 
 def _rank(groups: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from pydantic import Field
 from gankd.config import check_ranges, require, suggest
 from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
-from gankd.ranges import AboveZero, Count, CountFromTwo, Seed, UpToTen, ZeroToOne
+from gankd.ranges import AboveZero, AtLeastOne, Count, CountFromTwo, Seed, UpToTen, ZeroToOne
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
 from gankd.training.gan import GanConfig
@@ -52,6 +52,12 @@ class DataConfig:
     per_label: Count | None = None
     """Keep at most so many training images per label. turntable, rc49: images per angle (protocol of RC-49: 25, 15 or
     5). Default: all."""
+    tail: AtLeastOne = 1.0
+    """Training images of the first class in units of those of the last, with an exponential fall between: 50 gives a
+    tail of rare classes. 1 leaves all."""
+    gap: Count = 1
+    """Only every so many labels keep their training images, so that the labels between them are never trained on;
+    values only. 1 leaves all."""
     label_noise: ZeroToOne = 0.0
     """Share of training labels that are replaced (classes), or noise in units of the label range (values)."""
     seed: Seed = 0

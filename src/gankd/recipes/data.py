@@ -34,6 +34,8 @@ def load_splits(config: DataConfig) -> Splits:
         splits.train,
         num_train=config.num_train,
         per_label=None if "per_label" in found.takes else config.per_label,
+        tail=config.tail,
+        gap=config.gap,
         label_noise=config.label_noise,
         seed=config.seed,
     )

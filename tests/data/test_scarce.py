@@ -206,7 +206,7 @@ def test_gap_of_values_that_hardly_repeat_cuts_the_range() -> None:
     assert scarce(values(angles), gap=8, num_train=12).labels.shape == (12,)
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"tail": 0.5}, "tail"), ({"gap": 0}, "gap"), ({"gap": 2}, "values")])
+@pytest.mark.parametrize(("settings", "said"), [({"tail": 0.5}, "tail"), ({"gap": 0}, "gap"), ({"gap": 2}, "classes")])
 def test_tail_and_gap_out_of_range(settings: dict[str, float], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         scarce(classes(5, 5), **settings)  # type: ignore[arg-type]

@@ -7,9 +7,6 @@ from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.seeds import rng
 
-CELLS = 48
-"""Equal parts of the label range that `gap` counts where values hardly repeat."""
-
 
 def scarce(
     train: LabelledImages,
@@ -55,13 +52,12 @@ def scarce(
     require(per_label is None or per_label >= 1, f"per_label must be at least 1, got {per_label}")
     require(tail >= 1, f"tail must be at least 1, got {tail}")
     require(gap >= 1, f"gap must be at least 1, got {gap}")
-    require(gap == 1 or not train.task.has_classes, f"gap leaves out values; for classes leave it at 1, got {gap}")
     require(0 <= label_noise <= 1, f"label_noise must lie in [0, 1], got {label_noise}")
 
     labels = train.labels.cpu()
     shuffled = torch.randperm(len(labels), generator=rng(seed, "scarce", "order"))
     if gap > 1:
-        shuffled = shuffled[_consecutive(train, labels)[shuffled] % gap == 0]
+        shuffled = shuffled[train.task.consecutive(labels)[shuffled] % gap == 0]
     if tail > 1:
         groups = train.task.groups(labels)[shuffled]
         count = groups.bincount(minlength=train.task.num_groups)
@@ -96,14 +92,6 @@ def _units(train: LabelledImages, labels: Tensor) -> Tensor:
     """Unit (N,) that `per_label` counts: the label, or its group if labels hardly repeat."""
     values, units = labels.unique(return_inverse=True)
     return units if len(labels) >= 2 * len(values) else train.task.groups(labels)
-
-
-def _consecutive(train: LabelledImages, labels: Tensor) -> Tensor:
-    """Number (N,) of each label in ascending order, or of its part of the range if labels hardly repeat."""
-    values, number = labels.unique(return_inverse=True)
-    if len(labels) >= 2 * len(values):
-        return number
-    return (train.task.on_unit_scale(labels) * CELLS).long().clamp_max(CELLS - 1)
 
 
 def _rank(groups: Tensor) -> Tensor:

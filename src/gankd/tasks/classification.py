@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import require
-from gankd.errors import DataError, ModelError
+from gankd.errors import ConfigError, DataError, ModelError
 from gankd.tasks.choices import Adjust, LabelSampling
 from gankd.tasks.given import in_best_order, logits_problem, odds_rise, order_of_outputs
 from gankd.tasks.typed import classes_from
@@ -242,6 +242,10 @@ class Classification:
         if how == "argmax" or how == "prediction":
             return self.predict(outputs)
         return outputs.float().softmax(1) if how == "soft" else labels
+
+    def consecutive(self, labels: Tensor) -> Tensor:
+        """Raise ConfigError: nothing lies between two classes."""
+        raise ConfigError("data.gap leaves out values between others, but the labels are classes; leave it at 1")
 
     def groups(self, labels: Tensor) -> Tensor:
         """Group number (N,) of each label: its class."""

@@ -254,6 +254,14 @@ class Regression:
         """A teacher's outputs in float, within the label range, as the authors' code clips them."""
         return outputs.float().clamp(self.low, self.high)
 
+    def consecutive(self, labels: Tensor) -> Tensor:
+        """Number (N,) of each label among its distinct values in ascending order; of its part of the range, in 48 equal
+        parts, where values hardly repeat (fewer than two labels per value on average)."""
+        values, number = labels.unique(return_inverse=True)
+        if len(labels) >= 2 * len(values):
+            return number
+        return (self.normalise(labels) * 48).long().clamp(0, 47)
+
     def groups(self, labels: Tensor) -> Tensor:
         """Bin number (N,) of each label."""
         return (self.normalise(labels) * self.num_groups).long().clamp(0, self.num_groups - 1)

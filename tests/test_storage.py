@@ -19,11 +19,8 @@ from gankd import storage
 from gankd.errors import CheckpointError
 from gankd.seeds import rng
 from gankd.storage import (
-    NESTS,
     atomic,
     load_state,
-    load_weights,
-    nest_of,
     read_json,
     remove_leftovers,
     restore_optimizer,
@@ -172,60 +169,6 @@ def test_json(tmp_path: Path) -> None:
     (tmp_path / "cut.json").write_text('{"a": [1, ')
     with pytest.raises(CheckpointError, match="cut.json is not readable JSON"):
         read_json(tmp_path / "cut.json")
-
-
-@pytest.mark.parametrize("name", NESTS)
-def test_weights_are_read_from_a_checkpoint(name: str, tmp_path: Path) -> None:
-    weights, path = {"weight": torch.rand(2, 3, generator=rng(0, "w"))}, tmp_path / "last.ckpt"
-    torch.save({"epoch": 3, "optimizer": {"state": {}, "lr": [0.1]}, name: weights}, path)
-    assert same(load_weights(path), weights)
-    assert nest_of(path) == f"read from {name}"
-    torch.save({name: weights, "epoch": torch.tensor(3)}, path)
-    assert same(load_weights(path), weights)
-    torch.save(weights, path)
-    assert nest_of(path) == ""
-
-
-def test_which_of_several_weights_is_read_is_said(tmp_path: Path) -> None:
-    first, second = ({"weight": torch.full((2,), value)} for value in (1.0, 2.0))
-    torch.save({"ema": second, "state_dict": first}, tmp_path / "two.pt")
-    assert same(load_weights(tmp_path / "two.pt"), first)
-    said = nest_of(tmp_path / "two.pt")
-    assert said == "read from state_dict, not from ema: save that as a file of its own to use it"
-
-
-class Forever:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (print, ("code ran",))
-
-
-def test_a_users_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = {"bias": torch.rand(2, generator=rng(0, "b")), "weight": torch.rand(2, 3, generator=rng(0, "w"))}
-    save_file(weights, tmp_path / "net.safetensors")
-    torch.save(weights, tmp_path / "net.pt")
-    for name in ("net.safetensors", "net.pt"):
-        assert same(dict(sorted(load_weights(tmp_path / name).items())), dict(sorted(weights.items())))
-
-    def refused(name: str) -> str:
-        with pytest.raises(CheckpointError) as error:
-            load_weights(tmp_path / name)
-        assert "\n" not in str(error.value)
-        return str(error.value)
-
-    torch.save({"net": Forever()}, tmp_path / "code.pt")
-    assert "holds pickled code, which is never run" in refused("code.pt")
-    assert "code ran" not in capsys.readouterr().out
-    torch.save({"epoch": 3, "best": weights, "net": {}, "model": {"names": ["a"]}}, tmp_path / "more.pt")
-    assert "is not a state_dict (names to tensors), nor has it one under state_dict, model_state" in refused("more.pt")
-    torch.save([weights], tmp_path / "list.pt")
-    assert "is not a state_dict" in refused("list.pt")
-    for name in ("net.safetensors", "net.pt"):
-        content = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(content[: len(content) // 2])
-        assert "is truncated or not a weights file" in refused(name)
-    (tmp_path / "empty.pt").write_bytes(b"")
-    assert "is truncated or not a weights file" in refused("empty.pt")
-    assert refused("absent.pt") == f"no weights file {tmp_path / 'absent.pt'}"
 
 
 def small_net() -> nn.Module:

@@ -212,69 +212,6 @@ def load_state(path: Path) -> Any:
         raise CheckpointError(f"{path} is damaged ({type(error).__name__} {error}); {_REMEDY}") from None
 
 
-NESTS = ("state_dict", "model_state_dict", "model", "net", "params", "ema")
-"""Names under which training scripts put a state dict in a checkpoint; the first that is there is read."""
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Trained weights of a user: a safetensors file, or a .pt/.pth state dict read without running pickled code.
-
-    The state dict may be an item of a checkpoint (`nest_of`).
-
-    Raises:
-        CheckpointError: the file is missing or damaged, or would run code when read.
-    """
-    return _read_weights(path)[0]
-
-
-def nest_of(path: Path) -> str:
-    """Name of the item of a checkpoint that `load_weights` reads, one of `NESTS`, and of others that it could have
-    read, in words for the user; empty if the file is a state dict.
-    """
-    return _read_weights(path)[1]
-
-
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    import pickle
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    if not path.is_file():
-        raise CheckpointError(f"no weights file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            state = load(path.read_bytes())  # as in load_state
-            if state and all(re.fullmatch(r"\d{5}", name) for name in state):
-                raise CheckpointError(
-                    f"{path} is an internal file of a run; to use its student elsewhere: gankd export RUN"
-                )
-            return state, ""
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path} holds pickled code, which is never run; save only the state_dict, "
-            "best as safetensors (safetensors.torch.save_file)"
-        ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise CheckpointError(f"{path} is truncated or not a weights file ({reason})") from None
-    if _is_state_dict(state):
-        return state, ""
-    nests = [name for name in NESTS if isinstance(state, dict) and state.get(name) and _is_state_dict(state[name])]
-    if not nests:
-        raise CheckpointError(
-            f"{path} is not a state_dict (names to tensors), nor has it one under {', '.join(NESTS)}; "
-            "save only model.state_dict()"
-        )
-    others = f", not from {', '.join(nests[1:])}: save that as a file of its own to use it" if nests[1:] else ""
-    return state[nests[0]], f"read from {nests[0]}{others}"
-
-
-def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(item, Tensor) for item in value.values())
-
-
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         key = f"{len(tensors):05d}"

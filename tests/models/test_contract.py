@@ -160,7 +160,8 @@ def refusal(network: nn.Module, task: Task = CLASSES) -> str:
 
 def test_check_model_says_what_does_not_fit() -> None:
     assert refusal(net(5)) == (
-        "teacher gives outputs of shape (2, 5) for 2 images; classification into 3 classes needs (2, 3) logits"
+        "teacher gives outputs of shape (2, 5) for 2 images; classification into 3 classes needs (2, 3) logits; a "
+        "network of your own takes their number as its argument num_outputs or num_classes"
     )
     assert "regression needs (2,) or (2, 1) values" in refusal(net(3), AGES)
     assert "shape (2,) for 2 images" in refusal(net(1))

@@ -13,7 +13,8 @@ from torch import nn
 
 from gankd.errors import CheckpointError, ModelError
 from gankd.models import build_net
-from gankd.storage import fill, load_weights
+from gankd.models.weights import load_weights
+from gankd.storage import fill
 
 
 def build(name: str, channels: int = 3, outputs: int = 5, seed: int = 0) -> nn.Module:

@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,6 +128,11 @@ def everything(**sizes):
     net.sizes = sizes
     return net
 
+class Renamed(nn.Module):
+    def __init__(self, img_size=224, in_chans=3, n_classes=1000, **rest):
+        super().__init__()
+        self.sizes, self.rest = (img_size, in_chans, n_classes), rest
+
 def fixed():
     return nn.Flatten()
 
@@ -174,6 +180,8 @@ def test_a_users_own_network_gets_the_sizes_that_it_names(my_nets: str) -> None:
     assert plain(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
     sizes = {"in_channels": 3, "image_size": 8, "num_outputs": 5}
     assert build(f"{my_nets}:everything").sizes == sizes
+    renamed: Any = build(f"{my_nets}:Renamed", channels=1, size=16, outputs=5)
+    assert (renamed.sizes, renamed.rest) == ((16, 1, 5), {})
     assert isinstance(build(f"{my_nets}:fixed"), nn.Flatten)
     again = build(f"{my_nets}:Plain", seed=0)
     assert torch.equal(plain.head.weight, again.head.weight)  # type: ignore[union-attr, arg-type]

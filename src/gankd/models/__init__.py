@@ -42,13 +42,21 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
 }
 """Published networks by name; each is built in the form that fits the images (`parts.form_of`)."""
 
+SYNONYMS = {
+    "in_channels": ("in_channels", "in_chans"),
+    "image_size": ("image_size", "img_size", "input_size"),
+    "num_outputs": ("num_outputs", "num_classes", "n_classes"),
+}
+"""Names under which constructors take what a network is built for; the first that is there is used."""
+
 
 def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int, seed: int) -> nn.Module:
     """Build a network with random weights: a zoo name, "timm:NAME" or "torchvision:NAME" if these are installed, or
     "module:name" from the user's own code. Each name may end in "+mlp".
 
     The user's class or function is called with those of in_channels, image_size and num_outputs that are among its
-    arguments; the current folder is on the import path. Its lazy layers get their weights here.
+    arguments, under these names or `SYNONYMS`; the current folder is on the import path. Its lazy layers get their
+    weights here.
 
     "+mlp" replaces the last linear layer by the regression head of the cGAN-KD experiments (`parts.mlp_head`). It is
     part of the name because the head is part of the architecture and does not follow from the task: any network works
@@ -62,11 +70,7 @@ def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int,
         raise ModelError(f"no head {head!r} for model {base}; write {base}+mlp, or {base} for its own head")
     sizes = {"in_channels": in_channels, "image_size": image_size, "num_outputs": num_outputs}
     factory = _factory(base)
-    accepted = inspect.signature(factory).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
-    if isinstance(factory, type) and factory.__init__ is nn.Module.__init__:  # type: ignore[misc]
-        takes_all = False  # a module without a constructor of its own
-    chosen = {key: value for key, value in sizes.items() if takes_all or key in accepted}
+    chosen = _arguments(factory, sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -113,6 +117,20 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     if name not in ZOO:
         raise ModelError(f"no model {name!r}; {suggest(name, ZOO)}; for your own network write module:name")
     return ZOO[name]
+
+
+def _arguments(factory: Callable[..., nn.Module], sizes: dict[str, int]) -> dict[str, int]:
+    """The sizes that a class or function takes, under its own names for them; all of them if it takes any name."""
+    accepted = inspect.signature(factory).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    if isinstance(factory, type) and factory.__init__ is nn.Module.__init__:  # type: ignore[misc]
+        takes_all = False  # a module without a constructor of its own
+    chosen = {}
+    for size, value in sizes.items():
+        own = next((name for name in SYNONYMS[size] if name in accepted), size)
+        if own in accepted or takes_all:
+            chosen[own] = value
+    return chosen
 
 
 def _set_lazy_layers(net: nn.Module, images: Tensor, name: str) -> None:

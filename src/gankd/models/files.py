@@ -8,7 +8,8 @@ import torch
 from gankd.errors import CheckpointError
 from gankd.models import build_net, is_own
 from gankd.models.contract import Ensemble, ImageModel
-from gankd.storage import load_weights, read_card, save_weights
+from gankd.models.weights import load_weights
+from gankd.storage import read_card, save_weights
 from gankd.tasks import Task, task_from_dict, task_to_dict
 
 

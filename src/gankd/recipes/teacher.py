@@ -11,13 +11,14 @@ from gankd.data.images import LabelledImages
 from gankd.errors import ModelError
 from gankd.models.checkpoints import fill_from_checkpoint, own_names
 from gankd.models.contract import Ensemble, ImageModel, check_model, predict
+from gankd.models.weights import load_weights, nest_of
 from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.config import Recipe, TeacherConfig
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.given import check_given, check_shapes, class_names, input_size, users_contract
 from gankd.runs import Stage, fingerprint
 from gankd.seeds import derive_seed
-from gankd.storage import load_weights, nest_of, restore, save_state
+from gankd.storage import restore, save_state
 from gankd.training.supervised import train_supervised
 from gankd.virtual import Watcher
 

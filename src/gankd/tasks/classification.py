@@ -139,7 +139,8 @@ class Classification:
         if tuple(outputs.shape) != (count, self.num_classes):
             raise ModelError(
                 f"{what} gives outputs of shape {tuple(outputs.shape)} for {count} images; "
-                f"classification into {self.num_classes} classes needs ({count}, {self.num_classes}) logits"
+                f"classification into {self.num_classes} classes needs ({count}, {self.num_classes}) logits; a network "
+                "of your own takes their number as its argument num_outputs or num_classes"
             )
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:

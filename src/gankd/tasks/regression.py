@@ -145,7 +145,8 @@ class Regression:
         if tuple(outputs.shape) != (count,):
             raise ModelError(
                 f"{what} gives outputs of shape {tuple(outputs.shape)} for {count} images; "
-                f"regression needs ({count},) or ({count}, 1) values"
+                f"regression needs ({count},) or ({count}, 1) values; a network of your own takes this number "
+                "as its argument num_outputs or num_classes"
             )
 
     def normalise(self, labels: Tensor) -> Tensor:

@@ -3,10 +3,10 @@
     python benchmarks/strong_students.py digits
     python benchmarks/strong_students.py cifar-scarce --data cifar.npz --runs runs/strong
 
-Trains each arm of `GRID` for its recipe and appends the metric of every student on the VALIDATION images, as soon as it is
-trained, to benchmarks/results/strong_students.jsonl; students in that file are not trained again. Settings may be chosen
-by these figures; test images are not touched. The recipe's teacher, generator and pool are made once, in the folder
-RUNS/RECIPE. `--page` writes benchmarks/results/strong_students.md from the file.
+Trains each arm of `GRID` for its recipe and appends the metric of every student on the VALIDATION images, as soon as it
+is trained, to benchmarks/results/strong_students.jsonl; students in that file are not trained again. Settings may be
+chosen by these figures; test images are not touched. The recipe's teacher, generator and pool are made once, in the
+folder RUNS/RECIPE. `--page` writes benchmarks/results/strong_students.md from the file.
 """
 
 import argparse
@@ -139,7 +139,7 @@ def page() -> str:
     lines = [
         "# Strong students, on validation images",
         "",
-        "Written by `python benchmarks/strong_students.py --page` from strong_students.jsonl. Mean ± standard error over",
+        "Written by `python benchmarks/strong_students.py --page` from strong_students.jsonl. Mean ± standard error of",
         "students (their number in brackets) of one teacher, generator and pool; equal updates in a row, last update.",
         "",
     ]

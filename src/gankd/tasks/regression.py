@@ -257,7 +257,8 @@ class Regression:
 
     def consecutive(self, labels: Tensor) -> Tensor:
         """Number (N,) of each label among its distinct values in ascending order; of its part of the range, in 48 equal
-        parts, where values hardly repeat (fewer than two labels per value on average)."""
+        parts, where values hardly repeat (fewer than two labels per value on average).
+        """
         values, number = labels.unique(return_inverse=True)
         if len(labels) >= 2 * len(values):
             return number

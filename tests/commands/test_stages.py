@@ -76,7 +76,9 @@ def test_commands_in_turn_read_the_folder_of_the_earlier_one(
     assert calls == ["train_gan"]
     assert done("ratio", "runs/digits")["epoch"] >= 1
     assert calls == ["train_ratio"]
-    assert done("synth", "runs/digits")["generated"] == 768
+    made = done("synth", "runs/digits")
+    assert made["generated"] == 768
+    assert 0 < made["T.stddev consistent"] != made["T.stddev generated"]
     assert calls == ["generate"]
     found = done("student", "runs/digits", "--arms", "real,adjusted", "--workers", "1")
     assert calls == ["distill"] * 4

@@ -10,6 +10,7 @@ from gankd.bench.results import ArmResult, Choice, with_intervals
 from gankd.errors import RunError
 from gankd.recipes.arms import DEFAULT_ARMS
 from gankd.report.facts import (
+    CopyFacts,
     Curve,
     DataFacts,
     DisagreementFacts,
@@ -149,6 +150,7 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
         generator_history=[*gan, {"step": 500, "real_teacher": 99.0}],
         generator_seconds=61.0,
         groups=[GroupImages(name=g, real=images(9, size, channels), fake=images(9, size, channels)) for g in groups],
+        copies=CopyFacts(count=1000, of_train=2.34, of_test=0.1),
         sweep=LabelSweep(labels=[str(n) for n in range(12)], images=images(96, size, channels).unflatten(0, (8, 12))),
         kept=scored,
         dropped=scored,
@@ -158,6 +160,7 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
             groups=groups,
             counts={"pool": counts, "subsampled": counts, "filtered": counts, "adjusted": counts},
             acceptance=[0.5] * num_groups,
+            teacher_stddev={"generated": 0.0123, "accepted": None, "consistent": 0.0234},
         ),
         virtual=inspected(task, num_groups),
         curves=[
@@ -216,6 +219,8 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "Gates are tests",
         "100 times",
         "Held-out AUC 0.760",
+        "2.3 % of 1,000 generated images are at least three times nearer to one training image",
+        "T.stddev, lower is softer and more varied: 0.0123 of the pool, 0.0234 after the filter.",
         "Class 8 lost images.",
         "gan-12345678",
         "gankd run digits",

@@ -334,7 +334,9 @@ def synth(recipe: Recipe, folder: Path | str, *, console: Console | None = None)
     with started(recipe, Path(folder), console) as experiment:
         stages = cgan_kd(experiment, [arm])
         selection = arm_images(experiment, arm, stages)
-        return {"folder": str(stages.synth.folder), **selection.report["counts"]}
+        spread = selection.report["teacher_stddev"]
+        shown = {f"T.stddev {step}": value for step, value in spread.items() if value is not None}
+        return {"folder": str(stages.synth.folder), **selection.report["counts"], **shown}
 
 
 def student(

@@ -15,6 +15,8 @@ MAX_GROUPS = 12
 IMAGES_PER_GROUP = 8
 """Real images of one label group, and as many generated ones."""
 SWEEP_ROWS, SWEEP_COLUMNS = 6, 9
+COMPARED_IMAGES = 1000
+"""Generated images that are compared with every real one."""
 SCORED_IMAGES = 8
 """Kept images with their scores, and as many dropped ones."""
 
@@ -77,6 +79,17 @@ class ScoredImages:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopyFacts:
+    """Generated images that copy a real one (`generators.copies`), in per cent."""
+
+    count: int
+    """Generated images that were compared, as they come from the generator."""
+    of_train: float
+    of_test: float
+    """Test images were never shown to the generator: this is the share that chance gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RatioFacts:
     """Quality of the estimated density ratio."""
 
@@ -110,6 +123,8 @@ class LabelFacts:
     """Stage ("pool", "subsampled", "filtered", "adjusted") -> images per group."""
     acceptance: Sequence[float] = ()
     """Share of samples that subsampling accepted, per group."""
+    teacher_stddev: Mapping[str, float | None] = field(default_factory=dict)
+    """T.stddev of the images left after each step (`synthetic.variety`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +176,7 @@ class ReportData:
     images), `real_teacher` (on real ones), `variance_ratio`, `frechet`."""
     generator_seconds: float | None = None
     groups: Sequence[GroupImages] = ()
+    copies: CopyFacts | None = None
     sweep: LabelSweep | None = None
     kept: ScoredImages | None = None
     dropped: ScoredImages | None = None

@@ -16,6 +16,7 @@ from gankd.bench.model_card import model_card
 from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.config import to_dict
 from gankd.errors import ConfigError, GankdError
+from gankd.generators.copies import nearest
 from gankd.models.contract import ImageModel, evaluate_in_detail
 from gankd.recipes.arms import Arm, arm_named
 from gankd.recipes.cgan_kd import arm_images
@@ -33,10 +34,12 @@ from gankd.recipes.teacher import make_teacher
 from gankd.recipes.virtual import inspected as inspect_experiment
 from gankd.recipes.virtual import virtual_stage
 from gankd.report.facts import (
+    COMPARED_IMAGES,
     IMAGES_PER_GROUP,
     SCORED_IMAGES,
     SWEEP_COLUMNS,
     SWEEP_ROWS,
+    CopyFacts,
     Curve,
     DataFacts,
     DisagreementFacts,
@@ -286,8 +289,18 @@ def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequenc
                 "adjusted": [round(count) for count in selection.report["labels_adjusted"]],
             },
             acceptance=[share or 0.0 for share in selection.report["acceptance"]],
+            teacher_stddev=selection.report["teacher_stddev"],
         ),
+        "copies": _copies(experiment, pool),
     }
+
+
+def _copies(experiment: Experiment, pool: SyntheticSet) -> CopyFacts:
+    order = torch.randperm(len(pool), generator=rng(0, "report copies"))
+    device, splits = experiment.engine.device, experiment.splits
+    images = pool.images(order[:COMPARED_IMAGES]).to(device)
+    of_train, of_test = (nearest(images, part.images.to(device)).percent for part in (splits.train, splits.test))
+    return CopyFacts(count=len(images), of_train=of_train, of_test=of_test)
 
 
 def _scored(pool: SyntheticSet, index: Tensor) -> ScoredImages:

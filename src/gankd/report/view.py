@@ -299,7 +299,8 @@ def _selection_charts(data: ReportData) -> list[dict[str, str]]:
         text = "The filter drops images to the right of its cut-off."
         if len(cutoffs) > plots.MAX_CUTOFF_LINES:
             text += " Band: from the smallest to the largest cut-off of a label group; line: their median."
-        charts.append(_chart("Teacher's disagreement", svg, text if len(cutoffs) else ""))
+        texts = [text if len(cutoffs) else "", _spread_text(data.labels)]
+        charts.append(_chart("Teacher's disagreement", svg, " ".join(filter(None, texts))))
     if data.labels and data.labels.counts:
         svg = plots.group_chart("labels", data.labels.groups, data.labels.counts, "generated images")
         charts.append(_chart("Labels after each step", svg, _acceptance_text(data.labels)))
@@ -317,6 +318,13 @@ def _ratio_text(facts: RatioFacts) -> str:
     if facts.advice:
         sentences.append(f"{facts.advice[0].upper()}{facts.advice[1:].rstrip('.')}.")
     return " ".join(sentences)
+
+
+def _spread_text(labels: LabelFacts | None) -> str:
+    steps = {"generated": "of the pool", "accepted": "after subsampling", "consistent": "after the filter"}
+    values = labels.teacher_stddev if labels else {}
+    shown = [f"{values[name]:.4f} {words}" for name, words in steps.items() if values.get(name) is not None]
+    return f"T.stddev, lower is softer and more varied: {', '.join(shown)}." if shown else ""
 
 
 def _acceptance_text(labels: LabelFacts) -> str:

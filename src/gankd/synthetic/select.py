@@ -13,6 +13,7 @@ from gankd.ranges import Count, UpToOne
 from gankd.subsampling.rejection import accept, budgeted_acceptance, running_max_acceptance
 from gankd.synthetic.pool import SyntheticSet
 from gankd.synthetic.relabel import FilterRule, keep_most_consistent, label_histogram
+from gankd.synthetic.variety import teacher_stddevs
 from gankd.tasks import Adjust
 
 
@@ -65,7 +66,8 @@ class Selection:
     consistent: Tensor
     """(M,) bool: kept by the density ratio and the teacher's filter."""
     report: dict[str, Any]
-    """Plain data: counts after each step; per label group the acceptance, threshold and labels before and after."""
+    """Plain data: counts and T.stddev after each step; per label group the acceptance, threshold, and labels before and
+    after."""
 
     def __len__(self) -> int:
         return len(self.index)
@@ -144,6 +146,9 @@ def select(
             "consistent": int(consistent.sum()),
             "kept": len(index),
         },
+        "teacher_stddev": teacher_stddevs(
+            pool, {"generated": torch.ones_like(accepted), "accepted": accepted, "consistent": consistent}, seed
+        ),
         "missing": max(0, (config.count or 0) - len(index)),
         "adjust": how,
         "acceptance": _plain(kept / generated),

@@ -248,6 +248,10 @@ class Classification:
         """Raise ConfigError: nothing lies between two classes."""
         raise ConfigError("data.gap leaves out values between others, but the labels are classes; leave it at 1")
 
+    def shares(self, outputs: Tensor) -> Tensor:
+        """Probabilities (N, K) of the classes; their mean says how often each occurs."""
+        return outputs.float().softmax(1)
+
     def groups(self, labels: Tensor) -> Tensor:
         """Group number (N,) of each label: its class."""
         return labels

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import require
@@ -263,6 +264,11 @@ class Regression:
         if len(labels) >= 2 * len(values):
             return number
         return (self.normalise(labels) * 48).long().clamp(0, 47)
+
+    def shares(self, outputs: Tensor) -> Tensor:
+        """One-hot (N, 20): the twentieth of [low, high] that each value is in; their mean is a histogram."""
+        bins = (self.normalise(outputs.float()) * 20).long().clamp(0, 19)
+        return F.one_hot(bins, 20).float()
 
     def groups(self, labels: Tensor) -> Tensor:
         """Bin number (N,) of each label."""

@@ -1,5 +1,6 @@
 """What decides whether a student is trained again, and what its control learns from."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import torch
 
 from gankd.config import from_dict, override, to_dict
 from gankd.data.images import LabelledImages, Splits
-from gankd.errors import GankdError
+from gankd.errors import ConfigError, GankdError
 from gankd.recipes import Recipe, digits
 from gankd.recipes.arms import default_arms
 from gankd.recipes.experiment import Experiment
@@ -40,6 +41,9 @@ def test_editing_the_users_own_network_makes_another_student(tmp_path: Path, mon
     before = experiment.describe("own_net_of_mine:Own")
     assert experiment.describe("own_net_of_mine:Own") == before
     (tmp_path / "own_net_of_mine.py").write_text(NET.format("tanh()"))
+    with pytest.raises(ConfigError, match=r"own_net_of_mine.py has changed since this process imported it.*reload"):
+        experiment.describe("own_net_of_mine:Own")  # the old class would be trained under the new name
+    monkeypatch.delitem(sys.modules, "own_net_of_mine")  # as in another process
     assert experiment.describe("own_net_of_mine:Own") != before
 
 

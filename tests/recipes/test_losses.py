@@ -1,5 +1,6 @@
 """Losses and assistants within the recipe: what is trained again, from whom, and what is stored."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,7 @@ def test_editing_a_loss_of_your_own_makes_another_student(
     before = fingerprints(recipe, tmp_path / "run")
     assert fingerprints(recipe, tmp_path / "run") == before
     path.write_text(source.format(2))
+    monkeypatch.delitem(sys.modules, "loss_of_mine")  # as in another process
     after = fingerprints(recipe, tmp_path / "run")
     assert {name for name in before if after[name] != before[name]} == {"kd_matched", "adjusted_kd"}
 

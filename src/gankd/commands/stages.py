@@ -193,6 +193,7 @@ def started(
         before, kept = recipe, None
         with suppress(CheckpointError, ConfigError):  # missing or damaged: written again
             before, kept = stored_run(folder)
+        _tell_changed_code(experiment, arms)
         changed = _changed(to_dict(before), to_dict(recipe))
         if changed:
             experiment.say(
@@ -202,6 +203,18 @@ def started(
             )
         _store_run(experiment, kept, by)
         yield experiment
+
+
+def _tell_changed_code(experiment: Experiment, arms: Sequence[Arm]) -> None:
+    """Say which of the user's files, that networks and losses depend on, have changed since the run's last use."""
+    declare(experiment, arms, [0])  # now all code of the user's is known
+    before: Any = {}
+    with suppress(CheckpointError):
+        before = read_json(experiment.run.folder / RUN_FILE)
+    stored = before.get("code", {}) if isinstance(before, dict) else {}
+    changed = [name for name, digest in experiment.code.items() if stored.get(name, digest) != digest]
+    if changed:
+        experiment.say("code", f"changed: {', '.join(changed)}; what depends on it is trained again")
 
 
 def check_arms(experiment: Experiment, arms: Sequence[Arm]) -> None:
@@ -226,7 +239,7 @@ def check_arms(experiment: Experiment, arms: Sequence[Arm]) -> None:
 def _store_run(experiment: Experiment, arms: Sequence[Any] | None, by: str | None = None) -> None:
     stored = None if arms is None else [to_dict(arm) if isinstance(arm, Arm) else arm for arm in arms]
     facts: dict[str, Any] = {"recipe": to_dict(experiment.recipe), "arms": stored, "version": __version__}
-    facts |= {"in_memory": experiment.in_memory} | ({"by": by} if by else {})
+    facts |= {"in_memory": experiment.in_memory, "code": experiment.code} | ({"by": by} if by else {})
     write_json(experiment.run.folder / RUN_FILE, facts)
 
 

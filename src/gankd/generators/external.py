@@ -23,6 +23,7 @@ from gankd.data.npz import load_npz
 from gankd.data.own import counted, shown
 from gankd.errors import ConfigError, DataError, GankdError, ModelError
 from gankd.generators.networks import LatentGenerator, to_float, to_uint8
+from gankd.identity import Identity, identity_of_new
 from gankd.models import build_net
 from gankd.own_code import import_own
 from gankd.seeds import BLOCK, rng
@@ -69,9 +70,9 @@ def open_external(source: str, task: Task, shape: Shape, device: torch.device) -
         source: "module:name", an `nn.Module` called as (z, labels) with an attribute z_dim (or a class or function
             without other arguments that gives one), or a function (labels, generator) to images; a folder or .npz
             file of labelled images; or "diffusers:FOLDER". Images are uint8, or floats in [-1, 1]. Results are reused
-            as long as a network's weights and the file that defines it or the function are the same; other files
-            that it depends on, such as weights that a function loads or modules it imports, count if an attribute
-            `files` lists their paths: `function.files = ["weights.pt"]`.
+            as long as the code, its own imports included, the weights and the files that the code names are the same;
+            files whose names it computes count if an attribute `files` lists their paths:
+            `function.files = ["weights.pt"]`.
         task: owns the labels.
         shape: (C, H, W) of the data's images. Images of folders, files and pipelines are resized to it; own code has
             to return it.
@@ -94,10 +95,14 @@ def open_external(source: str, task: Task, shape: Shape, device: torch.device) -
     own = callable(found) and not isinstance(found, nn.Module | type)
     if callable(found) and own and "generator" in inspect.signature(found).parameters:
         return OwnFunction(found, source, task, shape)
-    if not isinstance(found, nn.Module):
+    if isinstance(found, nn.Module):
+        return OwnNetwork(found, source, task, shape, Identity(found, module)).to(device).eval()
+
+    def build() -> nn.Module:
         channels, size, _ = shape
-        found = build_net(source, in_channels=channels, image_size=size, num_outputs=task.head_size, seed=0)
-    return OwnNetwork(found, source, task, shape).to(device).eval()
+        return build_net(source, in_channels=channels, image_size=size, num_outputs=task.head_size, seed=0)
+
+    return OwnNetwork(build(), source, task, shape, identity_of_new(build, module)).to(device).eval()
 
 
 def check_images(images: object, count: int, shape: Shape, what: str) -> Tensor:
@@ -128,15 +133,14 @@ def check_images(images: object, count: int, shape: Shape, what: str) -> Tensor:
 class OwnNetwork(LatentGenerator):
     """The user's network, called as (z, labels) with z (N, z_dim) standard normal and labels in user units."""
 
-    def __init__(self, net: nn.Module, source: str, task: Task, shape: Shape) -> None:
+    def __init__(self, net: nn.Module, source: str, task: Task, shape: Shape, identity: Identity) -> None:
         super().__init__()
         z_dim = getattr(net, "z_dim", None)
         if not (isinstance(z_dim, int) and z_dim >= 1):
             raise ModelError(f"generator {source} needs an attribute z_dim, the size of its latent, got {z_dim!r}")
         self.net, self.task, self.shape, self.z_dim = net, task, shape, z_dim
         self.what = f"generator {source}"
-        weights = [part for name, value in net.state_dict().items() for part in (name.encode(), _bytes(value))]
-        self.fingerprint = _digest(source.encode(), _source_code(type(net)), *weights, *_files(net, self.what))
+        self.fingerprint = _digest(source.encode(), identity.fingerprint.encode(), *_files(net, self.what))
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         with _guarded(self.what):
@@ -165,15 +169,13 @@ class _Sampled(ABC):
 
 
 class OwnFunction(_Sampled):
-    """The user's function from (labels, generator) to images; its labels and generator are on the CPU.
-
-    Its fingerprint covers only the file that defines it and those that its attribute `files` names.
-    """
+    """The user's function from (labels, generator) to images; its labels and generator are on the CPU."""
 
     def __init__(self, function: Callable[..., object], source: str, task: Task, shape: Shape) -> None:
         self.function, self.task, self.shape = function, task, shape
         self.what = f"generator {source}"
-        self.fingerprint = _digest(source.encode(), _source_code(function), *_files(function, self.what))
+        identity = Identity(function).fingerprint
+        self.fingerprint = _digest(source.encode(), identity.encode(), *_files(function, self.what))
 
     @torch.no_grad()
     def sample(self, labels: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -366,15 +368,6 @@ def _settings(path: Path, accepted: set[str]) -> dict[str, Any]:
         not strange, f"{shown(path)}: the pipeline takes no {', '.join(strange)}; known: {', '.join(sorted(accepted))}"
     )
     return dict(settings)
-
-
-def _source_code(thing: object) -> bytes:
-    """File that defines a class or function; its type's name if there is no file."""
-    try:
-        path = Path(inspect.getsourcefile(thing) or "")  # type: ignore[arg-type]
-    except TypeError:
-        path = Path()
-    return path.read_bytes() if path.is_file() else repr(type(thing)).encode()
 
 
 def _files(thing: object, what: str) -> list[Path]:

@@ -1,6 +1,7 @@
 """Starting point of every stage of a run: settings, images, device and run folder."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,8 @@ from gankd.data.images import Splits
 from gankd.engine import Engine
 from gankd.errors import DataError
 from gankd.generators.networks import start_side
-from gankd.models import build_net
+from gankd.identity import Identity, identity_of_new
+from gankd.models import build_net, is_own
 from gankd.models.contract import ImageModel
 from gankd.recipes.config import Recipe
 from gankd.recipes.data import load_splits
@@ -32,6 +34,8 @@ class Experiment:
     """True if the images were passed in Python: a later process cannot read them again."""
     memory: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Networks, pools and generators that this process has in memory, by fingerprint or by source."""
+    code: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """Digests of the user's own files that something of this experiment depends on, by name."""
 
     @classmethod
     def open(cls, recipe: Recipe, run: Run, splits: Splits | None = None) -> "Experiment":
@@ -100,13 +104,14 @@ class Experiment:
         return self.engine.place(ImageModel.for_data(self.net(name, seed), self.splits.train))
 
     def describe(self, name: str, size: int | None = None) -> str:
-        """Hash of a network's structure, and of its source file where it is the user's own.
+        """Hash of a network's structure; of the user's own, of its code and of its state when it is new.
 
         Stages of gankd 0.1 are not reused where it computed the head in another way than now: last layers of networks
         that are not the zoo's had their outputs replaced by a float32 product, and heads of `+mlp` ran under autocast.
         """
-        if ":" in name:  # the user's own: its file may change
-            return self._described(name, size)
+        if is_own(name):
+            module = name.rpartition(":")[0]
+            return self.identity(f"{name} at {size}", lambda: identity_of_new(lambda: self.net(name, 0, size), module))
         key = f"structure of {name} at {size}"
         if key not in self.memory:
             self.memory[key] = self._described(name, size)
@@ -121,6 +126,21 @@ class Experiment:
             path = inspect.getsourcefile(type(net)) or ""
             source = Path(path).read_text() if Path(path).is_file() else ""
         return fingerprint(repr(net), shapes, source, *head)
+
+    def identity(self, what: str, find: Callable[[], Identity]) -> str:
+        """Fingerprint of something of the user's; it is found again only where a file of its code has changed.
+
+        Args:
+            what: its name, unique in this experiment.
+            find: finds its identity.
+        """
+        key = f"identity of {what}"
+        state, found = self.memory.get(key, (None, None))
+        if found is None or state != found.files.state:
+            found = find()
+            self.memory[key] = found.files.state, found
+            self.code.update(found.files.digests)
+        return str(found.fingerprint)
 
     def say(self, subject: str, text: str) -> None:
         """Print one line for the user: a stage or a subject, and what happened."""

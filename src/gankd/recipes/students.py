@@ -1,13 +1,13 @@
 """Students and the assistants between them and the teacher: identities, checks, training."""
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gankd
 from gankd.config import to_dict
+from gankd.identity import Identity, is_users
+from gankd.models import is_own
 from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.arms import Arm
@@ -61,7 +61,7 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
         assert inputs.virtual is not None
         rests_on["virtual"] = inputs.virtual
     if arm.loss is not None:
-        rests_on |= _own_losses(config)
+        rests_on |= _own_losses(experiment, config)
     if arm.starts_from_another(config):
         rests_on["init"] = student_stage(experiment, arm.start, seed, inputs).fingerprint
     rests_on["data"] = experiment.data_fingerprint
@@ -98,11 +98,18 @@ def _settings(experiment: Experiment, config: StudentConfig, arm: Arm) -> dict[s
     return settings
 
 
-def _own_losses(config: StudentConfig) -> dict[str, str]:
-    """Hash of every file that holds a loss of the user's own."""
-    files = {inspect.getsourcefile(term.loss.make) or "" for term in config.objective.terms}
-    own = sorted(name for name in files if not name.startswith(str(Path(gankd.__file__).parent)))
-    return {f"loss {Path(name).stem}": fingerprint(Path(name).read_text()) for name in own if Path(name).is_file()}
+def _own_losses(experiment: Experiment, config: StudentConfig) -> dict[str, str]:
+    """Identity of every loss of the user's own, and of every network of the user's that a loss trains as a peer."""
+    found = {}
+    for term in config.objective.terms:
+        name, make = f"loss {term.spelling}", term.loss.make
+        if is_users(make):
+            found[name] = experiment.identity(name, lambda make=make: Identity(make))  # type: ignore[misc]
+        texts = [value for _, value in term.settings if isinstance(value, str)]
+        for network in (part.strip() for text in texts for part in text.split(",")):
+            if is_own(network) and "/" not in network:
+                found[f"{name} {network}"] = experiment.describe(network)
+    return found
 
 
 def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[Stage]:
@@ -111,7 +118,8 @@ def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[S
     stages: list[Stage] = []
     for config in assistant_configs(experiment.recipe, arm):
         before = stages[-1] if stages else lesson_stage(experiment, recipe)
-        rests_on = {"net": experiment.describe(config.model), "teacher": before.fingerprint, **_own_losses(config)}
+        rests_on = {"net": experiment.describe(config.model), "teacher": before.fingerprint}
+        rests_on |= _own_losses(experiment, config)
         if arm.reads_virtual:
             assert inputs.virtual is not None
             rests_on["virtual"] = inputs.virtual

@@ -36,6 +36,7 @@ def teacher_stage(experiment: Experiment, config: TeacherConfig) -> Stage:
     settings = {name: value for name, value in config.identity.items() if name != "class_names"}
     if config.weights is not None:
         settings["class_names"] = class_names(config, experiment.splits.task)
+        settings["weights"] = "given"  # wherever they lie: their content is an input
     return experiment.stage("teacher", settings, **inputs)
 
 

@@ -55,7 +55,7 @@ def test_several_sizes_and_broken_files(tmp_path: Path) -> None:
     for number in range(7):
         (tmp_path / "cat" / f"bad{number}.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     report = show(tmp_path)
-    assert report.problem == "7 images cannot be read; replace or remove them"
+    assert report.problem == "7 images cannot be read; replace or remove them, or add --skip-broken"
     assert report.counts == {"train": 29, "val": 4, "test": 8}
     assert report.command.endswith("--size 16 --channels rgb")
     lines = report.text.splitlines()

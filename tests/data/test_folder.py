@@ -1,4 +1,5 @@
 import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -286,6 +287,26 @@ def test_other_endings(tmp_path: Path, suffix: str) -> None:
     assert (found.int() - torch.tensor([200, 100, 50])[:, None, None]).abs().max() <= 4
 
 
+@pytest.mark.parametrize("suffix", [".heic", ".HEIF", ".jpg"])
+def test_heic_as_phones_write_it(tmp_path: Path, suffix: str) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    image = Image.new("RGB", (64, 64), (200, 100, 50))
+    for name in ("a/0", "a/1", "a/2", "b/0", "b/1", "b/2"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pillow_heif.from_pillow(image).save(f"{tmp_path / name}.heic", quality=90)
+        Path(f"{tmp_path / name}.heic").rename(f"{tmp_path / name}{suffix}")
+    found = load_folder(tmp_path, size=8).train.images[0]
+    assert (found.int() - torch.tensor([200, 100, 50])[:, None, None]).abs().max() <= 6
+
+
+def test_heic_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, a=4, b=4)
+    (tmp_path / "a" / "x.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    assert "first a/x.heic: " in refused(tmp_path)
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    assert 'first a/x.heic: a HEIC image, which needs pillow-heif; pip install "gankd[heic]"' in refused(tmp_path)
+
+
 def test_an_unknown_format_is_counted_and_not_passed_over(tmp_path: Path) -> None:
     class_folders(tmp_path, a=4, b=4)
     (tmp_path / "a" / "x.avif").write_bytes(b"no pixels")
@@ -405,8 +426,8 @@ def test_no_images_in_a_class_folder(tmp_path: Path) -> None:
     class_folders(tmp_path, a=3, b=3)
     (tmp_path / "c").mkdir()
     assert f"no images in class folder {tmp_path}/c" in refused(tmp_path)
-    (tmp_path / "c" / "x.heic").touch()
-    assert "1 other file, as x.heic" in refused(tmp_path)
+    (tmp_path / "c" / "x.psd").touch()
+    assert "1 other file, as x.psd" in refused(tmp_path)
 
 
 def test_no_images_in_a_given_split(tmp_path: Path) -> None:
@@ -443,7 +464,7 @@ def test_truncated_images(tmp_path: Path, suffix: str) -> None:
     bad.write_bytes(bad.read_bytes()[:-30])
     line = refused(tmp_path)
     assert f"1 of 6 images cannot be read, first b/1{suffix}: " in line
-    assert line.endswith("; replace or remove it")
+    assert line.endswith("; replace or remove it, or add --skip-broken")
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"

@@ -144,19 +144,28 @@ def test_a_level_too_many_within_a_split(tmp_path: Path) -> None:
 )
 def test_one_level_too_high(folders: list[str], below: str, tmp_path: Path) -> None:
     root = make(tmp_path, folders)
-    assert refused(root).endswith(f"gankd run folder --data {root / below}")
-    assert load_folder(root / below).task.label_names == ("cats", "dogs")
+    (root / "readme.txt").touch()
+    found, expected = load_folder(root), load_folder(root / below)
+    assert found.task.label_names == ("cats", "dogs")
+    assert found.fingerprint() == expected.fingerprint()
+    assert f", in {below}" in found.card["origin"]
 
 
 def test_one_level_above_a_table(tmp_path: Path) -> None:
     make(tmp_path, ["photos"])
     (tmp_path / "photos/labels.csv").write_text("image,label\n")
-    assert refused(tmp_path).endswith(f"labels.csv in {tmp_path}/photos: gankd run folder --data {tmp_path}/photos")
+    with pytest.raises(DataError, match=r"photos/labels.csv has a header but no rows"):
+        load_folder(tmp_path)
+
+
+def test_a_folder_of_images_is_not_looked_into(tmp_path: Path) -> None:
+    assert "expected at least 2 classes" in refused(make(tmp_path, ["cats"]))
+    assert "without a class" in refused(make(tmp_path / "x", [""]))
 
 
 def test_one_folder_too_many_below_a_split(tmp_path: Path) -> None:
     root = make(tmp_path, in_each(["train/photos", "test/photos"], PETS))
-    assert refused(root).endswith(f"move what it holds to {root}/test")
+    assert refused(root).endswith(f"move what {root}/test/photos holds to {root}/test")
 
 
 def test_a_layout_is_for_class_folders(tmp_path: Path) -> None:

@@ -76,8 +76,12 @@ def test_a_table_of_paths_is_a_folder_with_its_table_named_otherwise(tmp_path: P
     assert data.fingerprint() == folder.fingerprint()
     assert data.card["split"] == folder.card["split"]
     assert (data.name, data.task.kind) == ("faces", "classification")
-    bad = load_table(other, skip=[tmp_path / "a" / "00.png"])
-    assert sum(map(len, (bad.train, bad.val, bad.test))) == COUNT - 1
+    (tmp_path / "a" / "00.png").write_bytes(b"")
+    with pytest.raises(DataError, match="1 of 40 images cannot be read, first 00.png: an empty file .* --skip-broken"):
+        load_table(other)
+    fewer = load_table(other, skip_broken=True)
+    assert sum(map(len, (fewer.train, fewer.val, fewer.test))) == COUNT - 1
+    assert fewer.card["warnings"] == ["1 image left out that cannot be read: 00.png: an empty file (0 bytes)"]
 
 
 def pixel_table(path: Path, names: list[str] | None, order: Any = range(SIDE * SIDE), labels: Any = LABELS) -> Path:

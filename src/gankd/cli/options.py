@@ -35,6 +35,7 @@ RECIPE = (
     Option("--size", type=int, help="resize images to this side, in pixels"),
     Option("--task", choices=["auto", "classification", "regression"], help="task of your own images"),
     Option("--channels", choices=["auto", "grey", "rgb"], help="colours of your own images"),
+    Option("--skip-broken", action="store_true", help="leave out image files that cannot be read, and list them"),
     Option("--config", type=Path, help="TOML file of settings"),
     Option("--set", action="append", metavar="NAME=VALUE", help="change a setting, for example gan.steps=4000"),
 )

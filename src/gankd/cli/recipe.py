@@ -11,7 +11,7 @@ from gankd.errors import RunError
 if TYPE_CHECKING:
     from gankd.recipes.config import Recipe
 
-NAMES = ("target", "out", "data", "size", "task", "channels", "config", "set", "seeds", "loss")
+NAMES = ("target", "out", "data", "size", "task", "channels", "skip_broken", "config", "set", "seeds", "loss")
 """Keyword arguments of `prepared`. A command whose function takes one of them itself keeps it."""
 
 
@@ -35,7 +35,7 @@ def prepared(
         config: TOML file of settings.
         set: changes as NAME=VALUE, applied after the file.
         seeds, loss: students per arm, and what they learn from the teacher.
-        **images: size, task and channels of the user's own images.
+        **images: size, task, channels and skip_broken of the user's own images.
 
     Raises:
         ConfigError: there is no such recipe, or a setting is refused. RunError: the run folder is a file.

@@ -19,7 +19,7 @@ from gankd.data.sources import Fetched
 from gankd.data.sources import fetch as fetch_files
 from gankd.errors import DataError
 from gankd.recipes.config import DataConfig
-from gankd.recipes.data import load_splits, reader_of
+from gankd.recipes.data import load_splits
 from gankd.report.grids import image_grid
 from gankd.storage import atomic
 from gankd.text import Table, columns
@@ -183,6 +183,7 @@ class DataReport:
             f"{colour} {width}x{height}",
             f"origin      {card.get('origin', 'unknown')}; licence: {card.get('licence', 'unknown')}",
             f"split       {card.get('split', 'given')}",
+            *(f"warning     {warning}" for warning in card.get("warnings", ())),
             f"labels      {splits.task.describe(labels)}{why}",
         ]
 
@@ -251,7 +252,7 @@ def show(
     else:
         require(name is None or name in DATA_SETS, f"--name: no data set {name!r}; {suggest(str(name), DATA_SETS)}")
         found = detect(path) if name is None else Found(name, path, "as --name says")
-    skips = DATA_SETS[found.name].skips
+    skips = "skip_broken" in DATA_SETS[found.name].takes
     files = None if found.path is None else scan(found)
     if files is not None and skips:
         size = files.side if size is None else size
@@ -263,12 +264,11 @@ def show(
     splits, problem = None, ""
     if bad:
         problem = f"{counted(len(bad), 'image')} cannot be read; replace or remove {'it' if len(bad) == 1 else 'them'}"
+        problem += ", or add --skip-broken" if skips else ""
     try:
-        if bad and skips:
-            splits = reader_of(found.name)(found.path, skip=frozenset(bad), **settings)
-        else:
-            root = None if found.path is None else str(found.path)
-            splits = load_splits(from_dict(DataConfig, {"name": found.name, "root": root, **settings}, "--name"))
+        source = {"name": found.name, "root": None if found.path is None else str(found.path)}
+        left_out = {"skip_broken": True} if bad and skips else {}
+        splits = load_splits(from_dict(DataConfig, {**source, **settings, **left_out}, "--name"))
     except DataError as error:
         if files is None:
             raise  # there is nothing else to show

@@ -189,6 +189,8 @@ def started(
         by: the command, if it is not one that `resume` can continue.
     """
     with opened(recipe, folder, console, splits) as experiment:
+        for warning in experiment.splits.card.get("warnings", ()):
+            experiment.say("data", warning)
         check_arms(experiment, arms)
         before, kept = recipe, None
         with suppress(CheckpointError, ConfigError):  # missing or damaged: written again

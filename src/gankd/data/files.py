@@ -9,21 +9,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from gankd.data.heic import heic_formats, is_heic
 from gankd.data.images import Splits
 from gankd.data.labels import settle
-from gankd.data.own import SMALLEST_SIZE, ChannelChoice, Choices, Item, common_size, counted, shown
+from gankd.data.own import SMALLEST_SIZE, ChannelChoice, Choices, Item, and_more, common_size, counted, shown
 from gankd.data.store import arrange, source_key
 from gankd.errors import DataError
 from gankd.regular import require_regular
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
-"""Endings of image files. With a Pillow that cannot read AVIF, `.avif` files count as unreadable."""
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
+    *(".avif", ".heic", ".heif"),
+)
+"""Endings of image files. With a Pillow that cannot read AVIF, or without pillow-heif, the last count as unreadable."""
 
 FORMATS = (
     *("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM"),
@@ -36,6 +40,12 @@ MAX_PIXELS = 100_000_000
 
 MAX_DECODED = 2**30
 """Most bytes of decoded images in all threads together; an image that takes more is decoded while no other is."""
+
+_OR_SKIP = ", or add --skip-broken"
+"""Remedy for files that cannot be read, where the reader can leave them out."""
+
+MOST_LISTED = 5
+"""Number of images left out that a message names."""
 
 _BYTES_PER_PIXEL = 12
 """Memory that an image takes at its peak: as stored, without transparency, and in the colours asked for."""
@@ -130,6 +140,46 @@ class Files:
         return in_threads(lambda pair: function(*pair), enumerate(self._paths))
 
 
+class _Some:
+    """Some of other pictures, at ascending positions among them."""
+
+    def __init__(self, pictures: Pictures, positions: Sequence[int]) -> None:
+        self._pictures, self._positions = pictures, positions
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """See `Pictures`."""
+        return self._pictures.paths
+
+    def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
+        """See `Pictures`."""
+        place = {position: number for number, position in enumerate(self._positions)}
+
+        def attempt(position: int, source: Source) -> R | None:
+            return function(place[position], source) if position in place else None
+
+        outcomes = self._pictures.visit(attempt)
+        return [cast("R | str", outcomes[position]) for position in self._positions]
+
+
+def without_broken(root: Path, items: list[Item], pictures: Pictures) -> tuple[list[Item], Pictures, list[str]]:
+    """Items and pictures that can be decoded, and a line on each of the others.
+
+    Raises:
+        DataError: none is left.
+    """
+    outcomes = pictures.visit(lambda _, source: probe(source))
+    kept = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, str)]
+    if not kept:
+        _refuse_unreadable(root, items, outcomes)
+    left_out = [
+        f"{shown(item.key)}: {shown(outcome)}"
+        for item, outcome in zip(items, outcomes, strict=True)
+        if isinstance(outcome, str)
+    ]
+    return [items[number] for number in kept], _Some(pictures, kept) if left_out else pictures, left_out
+
+
 def splits_of_pictures(
     root: Path,
     items: list[Item],
@@ -154,26 +204,36 @@ def splits_of_pictures(
     Raises:
         ConfigError: a range of classes. DataError: a label or an image cannot be used.
     """
+    left_out: list[str] = []
+    if choices.skip_broken:
+        items, pictures, left_out = without_broken(root, items, pictures)
     labels, task, index, how = settle(root, items, choices, tabular=tabular, class_names=class_names, hint=hint)
-    side, grey, pixels = survey(root, items, pictures, choices.size, choices.channels)
+    side, grey, pixels = survey(root, items, pictures, choices.size, choices.channels, _OR_SKIP)
     train, val, test = arrange(
         labels,
         task,
         index,
         (1 if grey else 3, side, side),
         lambda: source_key(pictures.paths, side, grey),
-        lambda target, row: decode_into(target, row, root, items, pictures),
+        lambda target, row: decode_into(target, row, root, items, pictures, remedy=_OR_SKIP),
     )
     path = root.resolve()
     name = (path.stem if path.is_file() else path.name) or "root"
     origin = f"{what} {shown(path.name or name)}: {counted(len(items), 'image file')}, {pixels}"
-    return Splits(train, val, test, name, {"origin": origin, "licence": "the user's own", **how})
+    card: dict[str, Any] = {"origin": origin, "licence": "the user's own", **how}
+    if left_out:
+        card["left_out"] = left_out
+        listed = "; ".join(left_out[:MOST_LISTED]) + and_more(len(left_out) - MOST_LISTED, "of them")
+        card["warnings"] = [f"{counted(len(left_out), 'image')} left out that cannot be read: {listed}"]
+    return Splits(train, val, test, name, card)
 
 
 def survey(
-    root: Path, items: list[Item], pictures: Pictures, size: int | None, channels: ChannelChoice
+    root: Path, items: list[Item], pictures: Pictures, size: int | None, channels: ChannelChoice, remedy: str = ""
 ) -> tuple[int, bool, str]:
     """Height and width for all images, True if they become grey, and a description of the files.
+
+    `remedy` ends the error about files that cannot be read.
 
     Raises:
         DataError: files that are not images, or that differ in a size or colour that was not set.
@@ -182,7 +242,7 @@ def survey(
     headers = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     if len(headers) < len(items):
         # Count all bad files at once: some show only when decoded.
-        _refuse_unreadable(root, items, pictures.visit(lambda _, source: probe(source)))
+        _refuse_unreadable(root, items, pictures.visit(lambda _, source: probe(source)), remedy)
     sizes = [(width, height) for width, height, _ in headers]
     side = size or common_size(root, items, sizes)
     grey = common_channels(root, items, [is_grey for *_, is_grey in headers], channels)
@@ -198,8 +258,11 @@ def decode_into(
     items: list[Item],
     pictures: Pictures,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
+    remedy: str = "",
 ) -> None:
     """Write image i to target[row[i]], (C, side, side) each; those with row -1 are not opened.
+
+    `remedy` ends the error about files that cannot be read.
 
     Raises:
         DataError: files that cannot be read.
@@ -210,7 +273,7 @@ def decode_into(
         if row[index] >= 0:
             target[row[index]] = _decode(source, side, grey, resample)
 
-    _refuse_unreadable(root, items, pictures.visit(read))
+    _refuse_unreadable(root, items, pictures.visit(read), remedy)
 
 
 def in_threads(function: Callable[[T], R], arguments: Iterable[T]) -> list[R | str]:
@@ -258,12 +321,12 @@ class Budget:
 _decoded = Budget(MAX_DECODED)
 
 
-def _refuse_unreadable(root: Path, items: list[Item], outcomes: list[object | str]) -> None:
+def _refuse_unreadable(root: Path, items: list[Item], outcomes: Sequence[object | str], remedy: str = "") -> None:
     bad = [(shown(item.key), shown(what)) for item, what in zip(items, outcomes, strict=True) if isinstance(what, str)]
     if bad:
         raise DataError(
             f"{shown(root)}: {len(bad):,} of {counted(len(items), 'image')} cannot be read, first "
-            f"{bad[0][0]}: {bad[0][1]}; replace or remove {'it' if len(bad) == 1 else 'them'}"
+            f"{bad[0][0]}: {bad[0][1]}; replace or remove {'it' if len(bad) == 1 else 'them'}{remedy}"
         )
 
 
@@ -300,7 +363,8 @@ def _open(source: Source) -> Image.Image:
         require_regular(source)
     if (os.stat(source).st_size if isinstance(source, Path) else len(source)) == 0:
         raise ValueError("an empty file (0 bytes)")
-    image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
+    formats = heic_formats() if is_heic(source) else FORMATS
+    image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
     if image.width * image.height > MAX_PIXELS:
         image.close()
         raise ValueError(f"{image.width:,} x {image.height:,} pixels, expected at most {MAX_PIXELS:,}")

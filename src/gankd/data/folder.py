@@ -1,7 +1,7 @@
 """Read the user's own folder of images: find, label, check, split, and decode to square uint8 tensors."""
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Unpack, get_args
@@ -9,8 +9,8 @@ from typing import Unpack, get_args
 from gankd.config import require
 from gankd.data.files import IMAGE_SUFFIXES, Files, is_image, list_folder, splits_of_pictures, walk
 from gankd.data.images import Splits
-from gankd.data.layout import Layout, given_splits, refuse_nested
-from gankd.data.own import Choices, Item, Settings, counted, shown
+from gankd.data.layout import Layout, folder_of_classes, given_splits, refuse_nested
+from gankd.data.own import Choices, FileSettings, Item, counted, shown
 from gankd.data.table import TABLE, read_table
 from gankd.errors import DataError
 
@@ -19,8 +19,7 @@ def load_folder(
     root: str | Path,
     *,
     layout: Layout = "auto",
-    skip: Collection[Path] = (),
-    **settings: Unpack[Settings],
+    **settings: Unpack[FileSettings],
 ) -> Splits:
     """Read a folder of images with labels, in one of three layouts.
 
@@ -31,8 +30,9 @@ def load_folder(
     2. `root/train/CLASS/*`, `root/val/CLASS/*`, `root/test/CLASS/*`.
     3. `root/CLASS/*`, deeper sub-folders included. Classes are sorted by name, by value if all are integers.
 
-    Sub-folders that may be splits (training_set, val2017, fold1; or all hold the same sub-folders) are refused unless
-    `layout` says what they are. As splits, names tell which: see `part_of_each`.
+    All this may lie in the only sub-folder of `root`, or deeper. Sub-folders that may be splits (training_set, val2017,
+    fold1; or all hold the same sub-folders) are refused unless `layout` says what they are. As splits, names tell
+    which: see `part_of_each`.
 
     Task: class folders and text labels are classes. Numbers are regressed, unless all are written as
     integers, at most 20 of them differ and each has 3 images on average: then they name classes. `task`
@@ -52,8 +52,7 @@ def load_folder(
     Args:
         root: the folder.
         layout: what the sub-folders are: classes, or splits with class folders inside; auto: by their names.
-        settings: task, size, channels, low, high and seed; see `Choices`.
-        skip: files to leave out, such as those that cannot be read.
+        settings: task, size, channels, low, high, seed and skip_broken; see `Choices`.
 
     Returns:
         uint8 images (N, C, size, size), each split sorted by path. The card holds origin, licence, split and
@@ -66,16 +65,20 @@ def load_folder(
     root = Path(root)
     choices = Choices(**settings)
     _check_root(root)
+    given = root
+    if layout == "auto":
+        root = folder_of_classes(given)
     tabular = os.path.lexists(root / TABLE)
     require(layout in get_args(Layout), f"layout must be auto, classes or splits, got {layout!r}")
     require(
         not tabular or layout == "auto", f"layout is for class folders, but {shown(root)} has {TABLE}; leave it out"
     )
     items, passed_over = (read_table(root / TABLE), "") if tabular else _read_class_folders(root, layout)
-    items = sorted((item for item in items if item.path not in skip), key=lambda item: item.key)
+    items = sorted(items, key=lambda item: item.key)
     pictures = Files([item.path for item in items])
     splits = splits_of_pictures(root, items, pictures, choices, what="folder", tabular=tabular, hint=_table_hint(root))
-    return replace(splits, card=splits.card | {"origin": splits.card["origin"] + passed_over})
+    inside = f", in {shown(root.relative_to(given).as_posix())}" if root != given else ""
+    return replace(splits, card=splits.card | {"origin": splits.card["origin"] + inside + passed_over})
 
 
 # Settings, names, folders

@@ -67,8 +67,8 @@ def detect(path: Path) -> Found:
         elif path.is_file() and path.stat().st_size == 0:
             there = "but the file is empty"
         raise DataError(
-            f"{shown(path)}: expected class folders, {TABLE}, .csv, .parquet, .npz, .h5, IDX files, or a published "
-            f"set, {there}"
+            f"{shown(path)}: expected class folders, {TABLE}, .csv, .parquet, .tar, .npz, .h5, IDX files, or a "
+            f"published set, {there}"
         )
     return found
 
@@ -101,6 +101,8 @@ def _folder(path: Path, deep: bool = True) -> Found | None:
         return Found("idx", path, "IDX files")
     if any(file.suffix.lower() == ".parquet" for file in files) or any((path / "data").glob("*.parquet")):
         return Found("table", path, "Parquet tables")
+    if any(file.suffix.lower() == ".tar" for file in files):
+        return Found("webdataset", path, "WebDataset shards")
     known = [found for found in map(_file, files) if found]
     if len(known) == 1:
         return known[0]

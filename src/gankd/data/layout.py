@@ -1,4 +1,4 @@
-"""Levels of folders: sub-folders that are splits or lie one level too deep, and not the classes that they seem."""
+"""Levels of folders: sub-folders that are splits, or hold the classes, and not the classes that they seem."""
 
 import os
 import re
@@ -51,11 +51,23 @@ def part_of_each(root: Path, names: Sequence[str]) -> list[str]:
             f"{shown(root)}: expected every sub-folder to be a split, but the name of "
             f"{shown(names[roles.index(None)])} does not say which; call it train, val or test, or move it away"
         )
+    return [part or "train" for part in _parts(roles)]
+
+
+def _parts(roles: Sequence[Role | None]) -> list[str | None]:
+    """Split of each role; None for folds and where there is no role."""
     as_part = {
         "dev": "val" if "train" in roles or "fold" in roles else "train",
         "eval": "val" if "test" in roles else "test",
     }
-    return [role if role in ("train", "val", "test") else as_part.get(str(role), "train") for role in roles]
+    return [role if role in ("train", "val", "test") else as_part.get(str(role)) for role in roles]
+
+
+def parts_of_files(root: Path, paths: Sequence[Path]) -> list[str | None]:
+    """Split of each file below `root` that its name or folder speaks of ("train-00000-of-00002", "test/0"), or None."""
+    return _parts(
+        [role_of(path.stem) or (role_of(path.parent.name) if path.parent != root else None) for path in paths]
+    )
 
 
 def given_splits(root: Path, folders: Sequence[os.DirEntry[str]], layout: Layout) -> list[str] | None:
@@ -108,7 +120,12 @@ def refuse_nested(root: Path, folders: Sequence[os.DirEntry[str]], *, part: bool
         part: `root` is a split.
     """
     if len(folders) == 1:
-        _refuse_one_folder(Path(folders[0].path), part)
+        below = folder_of_classes(root)
+        if part and below != root:
+            raise DataError(
+                f"{shown(root)}: expected at least 2 classes, got one sub-folder; move what {shown(below)} holds to "
+                f"{shown(root)}"
+            )
         return
     inside: list[set[str]] = []
     for folder in folders:
@@ -137,25 +154,19 @@ def refuse_nested(root: Path, folders: Sequence[os.DirEntry[str]], *, part: bool
     raise DataError(f"{start}; {remedy}; if {_listed(names)} are the classes: {classes}")
 
 
-def _refuse_one_folder(folder: Path, part: bool) -> None:
-    """Raise DataError where the only sub-folder holds the class folders, or the table."""
-    root = folder.parent
+def folder_of_classes(root: Path) -> Path:
+    """Folder that holds the class folders, the splits or the table: `root`, or the only folder in it, and so on."""
+    folder = root
     while True:
         entries = list_folder(folder)
         inner = [entry for entry in entries if os.path.isdir(entry.path)]
         if any(entry.name == "labels.csv" for entry in entries):
-            what = "labels.csv"
-            break
+            return folder
         if not inner or any(is_image(entry.name) for entry in entries if entry not in inner):
-            return
-        if len(inner) > 1 or role_of(inner[0].name) == "train":
-            what = _listed([entry.name for entry in inner])
-            break
+            return root
+        if len(inner) > 1 or SPLIT_NAMES.get(inner[0].name.lower()) == "train":
+            return folder
         folder = Path(inner[0].path)
-    remedy = f"move what it holds to {shown(root)}" if part else f"gankd run folder --data {_quoted(folder)}"
-    raise DataError(
-        f"{shown(root)}: expected at least 2 classes, got one sub-folder; {what} in {shown(folder)}: {remedy}"
-    )
 
 
 def _command(root: Path, layout: Layout) -> str:

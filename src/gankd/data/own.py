@@ -54,6 +54,12 @@ class Settings(TypedDict, total=False):
     seed: int
 
 
+class FileSettings(Settings, total=False):
+    """Keyword arguments of readers of image files."""
+
+    skip_broken: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choices:
     """The user's settings for their own images.
@@ -75,6 +81,8 @@ class Choices:
     """Upper end; default: the greatest label of all splits."""
     seed: int = 0
     """Draws the splits that are not given."""
+    skip_broken: bool = False
+    """Leave out image files that cannot be read; otherwise the first one is named and nothing is read."""
 
     def __post_init__(self) -> None:
         check_settings(self.task, self.size, self.channels, self.low, self.high)
@@ -120,7 +128,7 @@ def counted(number: int, thing: str) -> str:
 
 def and_more(number: int, what: str) -> str:
     """Appended to a message: " (and 3 more images)"; empty for 0."""
-    return f" (and {number:,} more {what})" if number else ""
+    return f" (and {number:,} more {what})" if number > 0 else ""
 
 
 def draw_split(

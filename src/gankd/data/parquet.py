@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,8 @@ from gankd.data.columns import (
 )
 from gankd.data.files import Files, R, Source, in_threads, splits_of_pictures
 from gankd.data.images import Splits
-from gankd.data.own import SPLIT_NAMES, Choices, Item, TaskChoice, shown
+from gankd.data.layout import parts_of_files
+from gankd.data.own import Choices, Item, TaskChoice, shown
 from gankd.errors import DataError
 from gankd.regular import require_regular
 
@@ -33,7 +34,7 @@ BLOCK = 256
 """Rows in memory at once."""
 
 
-def load_parquet(path: Path, choices: Choices, skip: Collection[Path] = ()) -> Splits:
+def load_parquet(path: Path, choices: Choices) -> Splits:
     """Read a Parquet file, or a folder of such files that are named by their split; see `load_table`.
 
     Raises:
@@ -57,8 +58,7 @@ def load_parquet(path: Path, choices: Choices, skip: Collection[Path] = ()) -> S
     label = find_column(first.names, (*LABEL_COLUMNS, "fine_label"), first.where)
     split = first.names.index(SPLIT_COLUMN) if SPLIT_COLUMN in first.names else None
     if first.holds_paths(image):
-        named = [item for shard in shards for item in shard.named_items(image, label, split, choices.task)]
-        items = [item for item in named if item.path not in skip]
+        items = [item for shard in shards for item in shard.named_items(image, label, split, choices.task)]
         pictures: Files | _Embedded = Files([item.path for item in items])
     else:
         items = [item for shard in shards for item in shard.items(label, split, choices.task)]
@@ -76,10 +76,10 @@ def _find(path: Path) -> list["_Shard"]:
         raise DataError(f'{shown(path)} is Parquet, which needs pyarrow; pip install "gankd[parquet]"') from None
     if path.is_file():
         return [_Shard(path, None)]
-    paths = sorted(path.glob("*.parquet")) or sorted(path.glob("*/*.parquet"))
+    paths = sorted(path.glob("*.parquet")) or sorted(path.rglob("*.parquet"))
     if not paths:
         raise DataError(f"no .parquet files in {shown(path)}; expected files such as train-00000-of-00001.parquet")
-    return [_Shard(each, SPLIT_NAMES.get(each.stem.lower().partition("-")[0])) for each in paths]
+    return [_Shard(each, part) for each, part in zip(paths, parts_of_files(path, paths), strict=True)]
 
 
 class _Shard:

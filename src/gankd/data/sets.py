@@ -63,8 +63,6 @@ class DataSet:
     """Recognised folders: (name of an entry, format in words)."""
     pictures: Literal["no", "in folder", "in table"] = "no"
     """Image files that `gankd data show` decodes one by one: all below the folder, or those that a table lists."""
-    skips: bool = False
-    """The reader can leave out files (argument `skip`)."""
     origin: Download | ByHand | None = None
 
     @property
@@ -92,10 +90,9 @@ DATA_SETS = {
         "folder:load_folder",
         "The user's own images: class folders, or labels.csv",
         "the folder of your images",
-        (*OWN, "layout"),
+        (*OWN, "skip_broken", "layout"),
         markers=(("labels.csv", "image files with labels.csv"),),
         pictures="in folder",
-        skips=True,
     ),
     "npz": DataSet(
         "npz:load_npz",
@@ -108,10 +105,16 @@ DATA_SETS = {
         "table:load_table",
         "The user's own images: a CSV or parquet file that lists or holds them",
         "the CSV or parquet file that lists your images",
-        OWN,
+        (*OWN, "skip_broken"),
         files=((r".*\.parquet", "a Parquet table"), (r".*\.[ct]sv", "a CSV table")),
         pictures="in table",
-        skips=True,
+    ),
+    "webdataset": DataSet(
+        "shards:load_shards",
+        "The user's own images: WebDataset shards (.tar)",
+        "the .tar file or folder of your shards",
+        (*OWN, "skip_broken"),
+        files=((r".*\.tar", "a WebDataset shard"),),
     ),
     "idx": DataSet(
         "idx:load_idx",

@@ -5,7 +5,6 @@ import io
 import itertools
 import re
 import warnings
-from collections.abc import Collection
 from pathlib import Path
 from typing import Unpack
 
@@ -26,7 +25,7 @@ from gankd.data.columns import (
 )
 from gankd.data.files import Files, splits_of_pictures
 from gankd.data.images import Splits
-from gankd.data.own import Choices, Item, Settings, counted, shown
+from gankd.data.own import Choices, FileSettings, Item, counted, shown
 from gankd.data.parquet import load_parquet
 from gankd.errors import DataError
 from gankd.regular import require_regular
@@ -39,9 +38,7 @@ BLOCK = 4096
 
 def load_table(
     path: str | Path,
-    *,
-    skip: Collection[Path] = (),
-    **settings: Unpack[Settings],
+    **settings: Unpack[FileSettings],
 ) -> Splits:
     """Read a table with one row per image, and a column `label` (or `class`, `target`, `value`, `angle`, `age`).
 
@@ -59,8 +56,7 @@ def load_table(
 
     Args:
         path: the file, or a folder of Parquet files.
-        settings: task, size, channels, low, high and seed; see `Choices`.
-        skip: image files to leave out, such as those that cannot be read.
+        settings: task, size, channels, low, high, seed and skip_broken; see `Choices`.
 
     Raises:
         ConfigError: a setting is out of range. DataError: the table, a label or an image cannot be used, or Parquet
@@ -71,11 +67,11 @@ def load_table(
     if not path.exists():
         raise DataError(f"no file {shown(path)}; expected a .csv or .parquet file; check the path")
     if path.is_dir() or path.suffix.lower() == ".parquet":
-        return load_parquet(path, choices, skip)
+        return load_parquet(path, choices)
     if columns := _pixel_columns(path):
         items, pixels = _read_pixels(path, columns)
         return splits_of_arrays(path, items, [pixels], choices)
-    items = sorted((item for item in read_table(path) if item.path not in skip), key=lambda item: item.key)
+    items = sorted(read_table(path), key=lambda item: item.key)
     return splits_of_pictures(path, items, Files([item.path for item in items]), choices, what="table")
 
 

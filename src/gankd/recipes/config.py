@@ -37,6 +37,8 @@ class DataConfig:
     channels: Literal["auto", "grey", "rgb"] = "auto"
     layout: Literal["auto", "classes", "splits"] = "auto"
     """folder: what the sub-folders are: classes, or splits with class folders inside. auto: by their names."""
+    skip_broken: bool = False
+    """folder, table, webdataset: leave out image files that cannot be read, and list them."""
     low: float | None = None
     high: float | None = None
     """Range of the values of own images. Default: smallest to largest label of all splits. steering: frames outside the

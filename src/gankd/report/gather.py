@@ -165,7 +165,7 @@ def _commands(experiment: Experiment, action: str) -> list[str]:
 
 
 def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[str]:
-    notes = []
+    notes = [f"Data: {warning}." for warning in experiment.splits.card.get("warnings", ())]
     teacher, student = experiment.recipe.teacher, experiment.recipe.student
     if teacher.augment and not student.augment and teacher.weights is None:
         notes.append(

@@ -1,0 +1,200 @@
+"""WebDataset shards: plain .tar files in which the files of a sample follow one another under one name."""
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+from gankd.data.columns import LABEL_COLUMNS, labelled, refuse_half_split
+from gankd.data.files import IMAGE_SUFFIXES, R, Source, in_threads, splits_of_pictures
+from gankd.data.images import Splits
+from gankd.data.layout import parts_of_files
+from gankd.data.own import Choices, FileSettings, counted, shown
+from gankd.errors import DataError
+from gankd.regular import require_regular
+
+LABEL_MEMBERS = (".cls", ".json", ".txt")
+"""Endings of members with the label, in order of preference; a .json member has it under a name of `LABEL_COLUMNS`."""
+MOST_BYTES = 1 << 20
+"""Largest member that is read as a label."""
+
+
+def load_shards(path: str | Path, **settings: Unpack[FileSettings]) -> Splits:
+    """Read WebDataset shards: a .tar file, or a folder of them.
+
+    The members `0001.jpg` and `0001.cls` (or `0001.txt`, or `0001.json` with a key `label`) are one sample. Labels in
+    `.cls` are classes. Shards whose names speak of a split ("train-000.tar") are that split. Nothing is written to
+    disk; links, and members of other kinds, are passed over.
+
+    Args:
+        path: the file, or the folder.
+        settings: task, size, channels, low, high, seed and skip_broken; see `Choices`.
+
+    Raises:
+        ConfigError: a setting is out of range. DataError: a shard, a label or an image cannot be used.
+    """
+    path = Path(path)
+    choices = Choices(**settings)
+    paths = _find(path)
+    parts = parts_of_files(path, paths) if path.is_dir() else [None]
+    samples = [sample for shard in paths for sample in _samples(shard)]
+    if not samples:
+        raise DataError(
+            f"{shown(path)}: expected images in the shards, such as 0001.jpg with 0001.cls, got none; "
+            "give WebDataset shards"
+        )
+    part_of = dict(zip(paths, parts, strict=True))
+    texts = _labels(samples)
+    items = [
+        labelled(f"{sample.shard.name}/{sample.image.name}", sample.shard, text, part_of[sample.shard], sample.where)
+        for sample, (text, _) in zip(samples, texts, strict=True)
+    ]
+    refuse_half_split(items)
+    if choices.task == "auto" and all(suffix == ".cls" for _, suffix in texts):
+        choices = replace(choices, task="classification")
+    what = "folder" if path.is_dir() else "file"
+    return splits_of_pictures(path, items, _Members(samples), choices, what=what)
+
+
+def _find(path: Path) -> list[Path]:
+    expected = "expected a .tar file, or a folder of them"
+    if not path.exists():
+        raise DataError(f"no file {shown(path)}; {expected}; check the path")
+    if path.is_file():
+        return [path]
+    paths = sorted(path.glob("*.tar")) or sorted(path.rglob("*.tar"))
+    if not paths:
+        packed = next(path.rglob("*.tar.*"), None)
+        remedy = f"decompress {shown(packed.name)} and the others" if packed else "check the path"
+        raise DataError(f"no .tar files in {shown(path)}; {expected}; {remedy}")
+    return paths
+
+
+@dataclass
+class _Member:
+    """A regular file in a shard."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass
+class _Sample:
+    """An image with the members that may hold its label."""
+
+    shard: Path
+    image: _Member
+    others: dict[str, _Member] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """Place of the sample, for messages."""
+        return f"{shown(self.shard)} {shown(self.image.name)}"
+
+
+def _samples(shard: Path) -> Iterator[_Sample]:
+    """Samples of one shard that hold an image, in the order of the images."""
+    images: dict[str, _Member] = {}
+    others: dict[str, dict[str, _Member]] = {}
+    for member in _members(shard):
+        folder, slash, name = member.name.rpartition("/")
+        stem, dot, suffix = name.partition(".")  # as WebDataset does: a name ends at its first dot
+        key, suffix = f"{folder}{slash}{stem}", f"{dot}{suffix}".lower()
+        if suffix in LABEL_MEMBERS:
+            others.setdefault(key, {})[suffix] = member
+        elif suffix in IMAGE_SUFFIXES:
+            if key in images:
+                raise DataError(
+                    f"{shown(shard)}: two images of one sample, {shown(images[key].name)} and {shown(member.name)}; "
+                    "keep one, or give them names of their own"
+                )
+            images[key] = member
+    for key, image in images.items():
+        yield _Sample(shard, image, others.get(key, {}))
+
+
+def _members(shard: Path) -> Iterator[_Member]:
+    try:
+        require_regular(shard)
+        with tarfile.open(shard, "r:") as archive:
+            for member in archive:
+                if member.isreg() and not member.issparse():
+                    yield _Member(member.name, member.offset_data, member.size)
+                archive.members = []  # type: ignore[attr-defined]  # otherwise every header stays in memory
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        reason = shown(" ".join(str(getattr(error, "strerror", None) or error).split()))
+        raise DataError(
+            f"{shown(shard)} is not a plain .tar file, or a damaged one ({reason}); decompress it or write it again"
+        ) from None
+
+
+def _read(shard: Path, member: _Member) -> bytes:
+    with shard.open("rb") as file:
+        file.seek(member.offset)
+        content = file.read(member.size)
+    if len(content) < member.size:
+        raise ValueError("the shard ends within this file")
+    return content
+
+
+def _labels(samples: list[_Sample]) -> list[tuple[str, str]]:
+    """Label of each sample as text, and the ending of the member that holds it."""
+    without = [sample for sample in samples if not sample.others]
+    if without:
+        raise DataError(
+            f"{without[0].where}: no label; expected a member {', '.join(LABEL_MEMBERS)} of the same name "
+            f"({len(without):,} of {counted(len(samples), 'image')} have none)"
+        )
+    return [_label(sample) for sample in samples]
+
+
+def _label(sample: _Sample) -> tuple[str, str]:
+    suffix = next(suffix for suffix in LABEL_MEMBERS if suffix in sample.others)
+    member = sample.others[suffix]
+    where = f"{shown(sample.shard)} {shown(member.name)}"
+    if member.size > MOST_BYTES:
+        raise DataError(f"{where}: expected a label, got {member.size:,} bytes; leave the member out")
+    try:
+        text = _read(sample.shard, member).decode("utf-8-sig").strip()
+        if suffix == ".json":
+            text = _from_json(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: no label can be read ({shown(' '.join(str(error).split()))}); correct it") from None
+    return text, suffix
+
+
+def _from_json(stored: Any) -> str:
+    """Label from the content of a .json member: a number or text, or an object with one."""
+    if isinstance(stored, dict):
+        name = next((name for name in LABEL_COLUMNS if name in stored), None)
+        if name is None:
+            raise ValueError(f"expected a key {', '.join(LABEL_COLUMNS)}, got {', '.join(map(str, stored)) or 'none'}")
+        stored = stored[name]
+    if stored is None:
+        return ""
+    if not isinstance(stored, str | int | float):
+        raise ValueError(f"expected a number or text, got {type(stored).__name__}")
+    return str(stored)
+
+
+@dataclass
+class _Members:
+    """Pictures inside shards, each read when its turn comes."""
+
+    samples: list[_Sample]
+
+    @property
+    def paths(self) -> list[Path]:
+        """See `Pictures`."""
+        return list(dict.fromkeys(sample.shard for sample in self.samples))
+
+    def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
+        """See `Pictures`."""
+
+        def attempt(pair: tuple[int, _Sample]) -> R:
+            return function(pair[0], _read(pair[1].shard, pair[1].image))
+
+        return in_threads(attempt, enumerate(self.samples))

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def levels(splits: Splits) -> dict[int, float]:
     return {int(i): float(n) for part in parts for i, n in zip(part.images[:, 0, 0, 0], part.labels, strict=True)}
 
 
-def refused(path: Path, **settings: bool) -> str:
+def refused(path: Path, **settings: Any) -> str:
     with pytest.raises(DataError) as caught:
         load_shards(path, **settings)
     line = str(caught.value)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,15 @@ TINY = (
 @pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
     return TINY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The user's configuration folder, which is not that of the person who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("configuration")
+        patch.setenv("XDG_CONFIG_HOME", str(folder))
+        yield folder
 
 
 def finished(recipe: Recipe, name: str, factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:

@@ -94,7 +94,7 @@ def test_the_options_of_a_command_are_what_its_function_takes(command: Command) 
     if command.opens:
         by_itself |= {"folder"} | ({"recipe"} & set(takes))
     to_prepare = set(opened.NAMES) - set(takes) if command.opens == "recipe" else set()
-    to_prepare |= {"target"} if command.opens == "run" else set()
+    to_prepare |= {"target", "trust"} - set(takes) if command.opens == "run" else set()
     assert len({option.name for option in command.options}) == len(command.options)
     must = [option for option in command.options if option.settings.get("required") or "default" in option.settings]
     must += [option for option in command.options if not option.flags[0].startswith("-")]

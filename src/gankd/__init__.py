@@ -9,6 +9,7 @@ from gankd.version import __version__
 
 if TYPE_CHECKING:
     from gankd.commands import compare_losses, evaluate, find_recipe, inspect_networks, resume, run, student
+    from gankd.seals import trust
 
 __all__ = [
     "__version__",
@@ -19,12 +20,17 @@ __all__ = [
     "resume",
     "run",
     "student",
+    "trust",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'gankd' has no attribute {name!r}")
+    if name == "trust":
+        from gankd.seals import trust
+
+        return trust
     from gankd import commands
 
     return getattr(commands, name)

@@ -209,10 +209,12 @@ def override_from_file(config: T, path: Path) -> T:
 
 
 def _value(text: str, kind: Any) -> Any:
-    """A value as TOML reads it (numbers, booleans, lists); anything else is the text itself."""
     # Where None is not allowed, none may be the name of a choice, as in gan.penalty.
-    if text.lower() in {"none", "null"} and type(None) in get_args(kind):
-        return None
+    return None if text.lower() in {"none", "null"} and type(None) in get_args(kind) else read_value(text)
+
+
+def read_value(text: str) -> Any:
+    """A value as TOML reads it (numbers, booleans, lists); anything else is the text itself."""
     try:
         return tomllib.loads(f"x = {text}")["x"]
     except (tomllib.TOMLDecodeError, RecursionError):

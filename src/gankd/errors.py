@@ -27,3 +27,7 @@ class TrainingError(GankdError):
 
 class RunError(GankdError):
     """A run folder cannot be used: another process uses it, or it cannot be written to."""
+
+
+class TrustError(GankdError):
+    """A file names code that the user did not name and does not trust."""

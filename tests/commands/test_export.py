@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from gankd.commands.export import export
 from gankd.config import override
-from gankd.errors import CheckpointError, ConfigError
+from gankd.errors import CheckpointError, ConfigError, TrustError
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
 from gankd.models.files import load_model, save_model
@@ -115,7 +115,7 @@ def test_code_that_a_card_names_runs_only_for_files_that_are_trusted(
     model = ImageModel(torch.nn.Flatten(), size=8, mean=torch.zeros(1), std=torch.ones(1))
     path = tmp_path / "student.safetensors"
     save_model(path, model, "nets_of_a_stranger:Net", Classification(num_classes=64))
-    with pytest.raises(CheckpointError, match="'nets_of_a_stranger:Net', code that is not part of gankd .*trust=True"):
+    with pytest.raises(TrustError, match="'nets_of_a_stranger:Net', code that is not part of gankd .*trust=True"):
         load_model(path)
     assert not (tmp_path / "ran").exists()
     assert load_model(path, trust=True)[0](torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).shape == (2, 64)

@@ -118,7 +118,7 @@ def call(command: Command, args: argparse.Namespace) -> None:
         changes = {name: values.pop(name) for name in recipe.NAMES if name in values and name not in takes}
         values["recipe"], values["folder"] = recipe.prepared(**changes)
     elif command.opens == "run":
-        stored, values["folder"] = recipe.stored(values.pop("target"))
+        stored, values["folder"] = recipe.stored(values.pop("target"), trust=values.pop("trust", False))
         values |= {"recipe": stored} if "recipe" in takes else {}
     args.folder = values.get("folder")
     as_json = hasattr(args, "json")

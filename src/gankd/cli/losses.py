@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gankd.cli.command import Command, Option, Shown
-from gankd.cli.options import WORKERS, changes, names
+from gankd.cli.options import TRUST, WORKERS, changes, names
+from gankd.seals import trust as trust_files
 
 if TYPE_CHECKING:
     from gankd.console import Console
@@ -38,9 +39,13 @@ def compare(
     page: Path | None = None,
     workers: int = 1,
     console: "Console | None" = None,
+    trust: bool = False,
 ) -> Shown:
     """Compare losses, and write the page if one is asked for."""
     from gankd.commands.compare import compare_losses
+
+    for name in recipes if trust else ():
+        trust_files(name)
 
     found = compare_losses(recipes, out, losses=losses, changes=changes, seeds=seeds, workers=workers, console=console)
     written = None if page is None else str(found.write(page))
@@ -97,6 +102,7 @@ COMMANDS = (
                 help="loss to compare; repeat for more (default: all that fit)",
             ),
             Option("--out", type=Path, help="folder of the run folders (default: runs/compare)"),
+            TRUST,
             Option("--page", type=Path, help="write the table to this Markdown file, with a .json alongside"),
             changes("recipes"),
             Option("--seeds", type=int, help="students per loss and recipe (default: 3)"),

@@ -24,6 +24,7 @@ def numbers(option: str, kind: Callable[[float], float] = float) -> Callable[[st
     return read
 
 
+TRUST = Option("--trust", action="store_true", help="run the code (module:name) that the files of this folder name")
 RECIPE = (
     Option(
         "target",
@@ -38,10 +39,14 @@ RECIPE = (
     Option("--skip-broken", action="store_true", help="leave out image files that cannot be read, and list them"),
     Option("--config", type=Path, help="TOML file of settings"),
     Option("--set", action="append", metavar="NAME=VALUE", help="change a setting, for example gan.steps=4000"),
+    TRUST,
 )
 """Options of a command that opens a recipe."""
 
-RUN = (Option("target", metavar="FOLDER", help="run folder, or the recipe whose folder is runs/RECIPE"),)
+RUN = (
+    Option("target", metavar="FOLDER", help="run folder, or the recipe whose folder is runs/RECIPE"),
+    TRUST,
+)
 """Argument of a command that opens a finished run."""
 
 WORKERS = Option("--workers", type=int, help="students trained in parallel (default: one per core; one on a GPU)")

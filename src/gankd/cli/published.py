@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gankd.cli.command import Command, Option
-from gankd.cli.options import RUN, WORKERS, changes, names, numbers
+from gankd.cli.options import RUN, TRUST, WORKERS, changes, names, numbers
 
 TABLE = Option("name", metavar="TABLE", help="published table; see gankd list recipes")
 DATA = Option("--data", help="file or folder of the images; scale tiny needs none")
@@ -45,6 +45,7 @@ COMMANDS = (
             Option("--results", type=Path, required=True, metavar="FILE", help="cells.jsonl or bench.json"),
             DATA,
             Option("--out", type=Path, help="folder to train in (default: a temporary one)"),
+            TRUST,
         ),
     ),
     Command(

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gankd.errors import RunError
+from gankd.seals import trust as trust_files
 
 if TYPE_CHECKING:
     from gankd.recipes.config import Recipe
 
-NAMES = ("target", "out", "data", "size", "task", "channels", "skip_broken", "config", "set", "seeds", "loss")
+NAMES = ("target", "out", "data", "size", "task", "channels", "skip_broken", "config", "set", "seeds", "loss", "trust")
 """Keyword arguments of `prepared`. A command whose function takes one of them itself keeps it."""
 
 
@@ -24,6 +25,7 @@ def prepared(
     set: Sequence[str] = (),
     seeds: int | None = None,
     loss: str | None = None,
+    trust: bool = False,
     **images: Any,
 ) -> tuple["Recipe", Path]:
     """The recipe with all changes applied, and its run folder.
@@ -35,6 +37,7 @@ def prepared(
         config: TOML file of settings.
         set: changes as NAME=VALUE, applied after the file.
         seeds, loss: students per arm, and what they learn from the teacher.
+        trust: run the code that an earlier run names.
         **images: size, task, channels and skip_broken of the user's own images.
 
     Raises:
@@ -43,6 +46,8 @@ def prepared(
     from gankd.commands.stages import find_recipe
     from gankd.config import override, override_from_file
 
+    if trust:
+        trust_files(target)
     recipe, folder = find_recipe(target, out)
     if config is not None:
         recipe = override_from_file(recipe, config)
@@ -58,15 +63,18 @@ def prepared(
     return with_absolute_paths(recipe), folder
 
 
-def stored(target: str) -> tuple["Recipe", Path]:
+def stored(target: str, *, trust: bool = False) -> tuple["Recipe", Path]:
     """The settings of a run and its folder.
 
     Args:
         target: the folder, or the recipe whose folder is runs/RECIPE.
+        trust: run the code that the run names.
     """
     from gankd.commands.stages import find_run, stored_run
 
     folder = find_run(target)
+    if trust:
+        trust_files(folder)
     return stored_run(folder)[0], folder
 
 

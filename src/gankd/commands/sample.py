@@ -1,13 +1,15 @@
 """Images from a trained generator, read from only its checkpoint."""
 
 import csv
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 
-from gankd.commands.stages import RUNS
-from gankd.config import require
-from gankd.errors import CheckpointError, ConfigError
+from gankd.commands.stages import RUNS, stored_run
+from gankd.config import require, to_dict
+from gankd.errors import CheckpointError, ConfigError, GankdError
+from gankd.recipes.code import named_code
 from gankd.recipes.generated import load_generator, sample_images
 from gankd.report.grids import image_grid
 from gankd.storage import atomic
@@ -29,10 +31,12 @@ def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0, t
         trust: run the code that the file names if the generator is somebody's own.
 
     Raises:
-        CheckpointError: no generator there, or one that is code. ConfigError: labels that the generator does not know.
+        CheckpointError: no generator there. TrustError: it is code that is not trusted. ConfigError: labels that the
+            generator does not know.
     """
     require(count >= 1, f"--count must be at least 1, got {count}")
-    generator = load_generator(_find(source), trust=trust)
+    path = _find(source)
+    generator = load_generator(path, trust=trust, trusted=_trusted(path.parent.parent))
     task = generator.task
     wanted = parse_labels(labels, task)
     total = len(wanted) * count
@@ -62,6 +66,14 @@ def _find(source: Path) -> Path:
     if not found:
         raise CheckpointError(f"no generator.safetensors in {source}; train one with: gankd gan RECIPE")
     return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _trusted(folder: Path) -> set[str]:
+    """Code that the user's own run around a generator names."""
+    with suppress(GankdError):
+        recipe, arms = stored_run(folder)
+        return named_code([to_dict(recipe), arms])
+    return set()
 
 
 def parse_labels(text: str, task: Task) -> Tensor:

@@ -12,9 +12,10 @@ from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.config import from_dict, require, suggest, to_dict
 from gankd.console import Console
 from gankd.data.images import Splits
-from gankd.errors import CheckpointError, ConfigError
+from gankd.errors import CheckpointError, ConfigError, TrustError
 from gankd.recipes.arms import Arm, arm_named, chosen_arms, default_arms
 from gankd.recipes.cgan_kd import arm_images, cgan_kd
+from gankd.recipes.code import named_code
 from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import make_generator, make_ratio, make_ratio_features
@@ -26,6 +27,8 @@ from gankd.recipes.teacher import make_teacher, teacher_stage
 from gankd.recipes.virtual import virtual_temperature
 from gankd.report.tables import best_arm, evidence_rows, headline, results_table
 from gankd.runs import Run
+from gankd.seals import require_trust, seals
+from gankd.seals import trust as trust_files
 from gankd.storage import read_json, write_json
 from gankd.tasks import Task
 from gankd.version import __version__
@@ -98,7 +101,7 @@ def find_recipe(target: str, out: Path | None = None) -> tuple[Recipe, Path]:
     """The recipe of this name with its default folder, or the recipe and folder of an earlier run.
 
     Raises:
-        ConfigError: neither a recipe nor a run folder.
+        ConfigError: neither a recipe nor a run folder. TrustError: the run names code that is not trusted.
     """
     if target in RECIPES:
         return RECIPES[target](), out or RUNS / target
@@ -134,13 +137,13 @@ def stored_run(folder: Path) -> tuple[Recipe, list[str | dict[str, Any]] | None]
 
     Raises:
         CheckpointError: its file is damaged. ConfigError: it has settings that this version does not know, or its
-            images were given in memory.
+            images were given in memory. TrustError: it names code that is not trusted (`gankd.trust`); none is run.
     """
     path = folder / RUN_FILE
     try:
         stored = read_json(path)
         recipe, arms = dict(stored["recipe"]), stored["arms"] and [_arm(item) for item in stored["arms"]]
-        in_memory = stored.get("in_memory")
+        in_memory, sealed = stored.get("in_memory"), stored.get("seals")
     except (CheckpointError, KeyError, TypeError, ValueError):
         raise CheckpointError(
             f"{path} is damaged: it does not hold the settings of a run; give them again with: "
@@ -148,12 +151,22 @@ def stored_run(folder: Path) -> tuple[Recipe, list[str | dict[str, Any]] | None]
         ) from None
     if in_memory:
         raise ConfigError(f"{folder} was given its images in memory; resume in Python: run(recipe, folder, splits=...)")
+    require_trust(path, named_code([recipe, arms]), sealed)
     made_by = stored.get("version")
     return from_dict(Recipe, recipe, f"{path}, made by gankd {made_by}" if made_by else str(path)), arms
 
 
 def _arm(stored: Any) -> str | dict[str, Any]:
-    return dict(stored) if isinstance(stored, dict) else str(stored)
+    """An arm as a run has it: the name of a default arm, never that of a file, or plain data.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(stored, dict):
+        return dict(stored)
+    if str(stored).endswith(".toml"):
+        raise ValueError(stored)
+    return str(stored)
 
 
 @contextmanager
@@ -193,7 +206,7 @@ def started(
             experiment.say("data", warning)
         check_arms(experiment, arms)
         before, kept = recipe, None
-        with suppress(CheckpointError, ConfigError):  # missing or damaged: written again
+        with suppress(CheckpointError, ConfigError, TrustError):  # missing, damaged or a stranger's: written again
             before, kept = stored_run(folder)
         _tell_changed_code(experiment, arms)
         changed = _changed(to_dict(before), to_dict(recipe))
@@ -242,7 +255,14 @@ def _store_run(experiment: Experiment, arms: Sequence[Any] | None, by: str | Non
     stored = None if arms is None else [to_dict(arm) if isinstance(arm, Arm) else arm for arm in arms]
     facts: dict[str, Any] = {"recipe": to_dict(experiment.recipe), "arms": stored, "version": __version__}
     facts |= {"in_memory": experiment.in_memory, "code": experiment.code} | ({"by": by} if by else {})
-    write_json(experiment.run.folder / RUN_FILE, facts)
+    path = experiment.run.folder / RUN_FILE
+    try:
+        sealed = seals(path, named_code([facts["recipe"], stored]))
+    except ConfigError as error:
+        experiment.say("trust", f"the next command in this folder needs --trust for your own code: {error}")
+    else:
+        facts |= {"seals": sealed} if sealed else {}
+    write_json(path, facts)
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -303,12 +323,20 @@ def _stored_arm(recipe: Recipe, arm: Arm) -> str | Arm:
     return arm.name if arm in default_arms(recipe) else arm
 
 
-def resume(folder: Path | str, *, workers: int = 1, console: Console | None = None) -> RunResult:
+def resume(folder: Path | str, *, workers: int = 1, console: Console | None = None, trust: bool = False) -> RunResult:
     """Continue the run of this folder with the settings and arms it was last given.
+
+    Args:
+        folder: the run folder.
+        workers: students trained side by side.
+        console: where progress is shown; default: nowhere.
+        trust: run the code that the folder names, also if somebody else made it (`gankd.trust`).
 
     Raises:
         ConfigError: another command was interrupted; run that command again instead.
     """
+    if trust:
+        trust_files(folder)
     recipe, arms = stored_run(Path(folder))
     by = read_json(Path(folder) / RUN_FILE).get("by")
     require(by is None, f"{folder} was last used by gankd {by}; run that command again, and it resumes")

@@ -15,7 +15,9 @@ from gankd.commands.stages import opened
 from gankd.config import require, suggest
 from gankd.console import Console
 from gankd.errors import RunError
+from gankd.recipes.code import named_code
 from gankd.recipes.published import find_table
+from gankd.seals import require_trust
 
 Verdict = Literal["bit-equal", "within the interval", "differs"]
 TELLING = 4
@@ -92,6 +94,7 @@ def verify(
     data: str | None = None,
     out: Path | None = None,
     console: Console | None = None,
+    trust: bool = False,
 ) -> Verification:
     """Train one committed cell again, with its teacher, generator and pool.
 
@@ -103,14 +106,18 @@ def verify(
         data: the set's images.
         out: new folder; default: a temporary one.
         console: shows progress.
+        trust: run the code that the cell's settings name.
 
     Raises:
-        ConfigError: no such cell, or several. CheckpointError: no results. RunError: the cell cannot be trained.
+        TrustError: its settings name code. ConfigError: no such cell, or several. CheckpointError: no results.
+        RunError: the cell cannot be trained.
     """
     table = find_table(name)
     known = [found for found in read_cells(results) if found.table == name]
     require(bool(known), f"{results} has no cells of {name}")
     committed = _find(known, cell, results)
+    if not trust:
+        require_trust(results, named_code({"changes": committed.changes}))
     require(out is None or not out.exists(), f"{out} exists already; verify needs a new --out")
     recipe = base_recipe(table, committed.scale, data, committed.changes)
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from gankd.errors import CheckpointError
+from gankd.errors import CheckpointError, TrustError
 from gankd.models import build_net, is_own
 from gankd.models.contract import Ensemble, ImageModel
 from gankd.models.weights import load_weights
@@ -50,7 +50,7 @@ def load_model(path: Path | str, *, trust: bool = False) -> tuple[ImageModel, Ta
             whose author you trust: the module runs with your rights.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or has no card.
+        CheckpointError: the file is missing or damaged, or has no card. TrustError: its card names code.
         ModelError: its network cannot be built here.
     """
     path = Path(path)
@@ -58,7 +58,7 @@ def load_model(path: Path | str, *, trust: bool = False) -> tuple[ImageModel, Ta
     try:
         task = task_from_dict(card["task"])
         if not trust and is_own(card["model"]):
-            raise CheckpointError(
+            raise TrustError(
                 f"{path} names the network {card['model']!r}, code that is not part of gankd and is not run unasked; "
                 "if you trust the file and that module: load_model(path, trust=True)"
             )

@@ -1,5 +1,6 @@
 """Generator, density ratio, pool and selection: how a run gets its generated images, stage by stage."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from gankd.config import from_dict, to_dict
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
-from gankd.errors import CheckpointError
+from gankd.errors import CheckpointError, TrustError
 from gankd.generators.external import ExternalGenerator, Generator, ImagePool, is_code, open_external
 from gankd.generators.networks import LatentGenerator
 from gankd.models.contract import ImageModel, predict, predict_with_features
@@ -113,7 +114,9 @@ def save_generator(path: Path, generator: Generator, train: LabelledImages, conf
     )
 
 
-def load_generator(path: Path, *, trust: bool = False) -> LatentGenerator | ExternalGenerator:
+def load_generator(
+    path: Path, *, trust: bool = False, trusted: Collection[str] = ()
+) -> LatentGenerator | ExternalGenerator:
     """Read a generator from its own file, in eval mode and in the memory layout of its size, on the CPU.
 
     An external one must be where it was.
@@ -121,9 +124,10 @@ def load_generator(path: Path, *, trust: bool = False) -> LatentGenerator | Exte
     Args:
         path: the file.
         trust: import the module that the file names if the generator is somebody's own code (module:name).
+        trusted: code that may be run without it.
 
     Raises:
-        CheckpointError: missing, damaged, or not a generator.
+        CheckpointError: missing, damaged, or not a generator. TrustError: it is code that is not trusted.
     """
     stored = load_state(path)
     if not isinstance(stored, dict) or "task" not in stored or "state" not in stored:
@@ -131,8 +135,8 @@ def load_generator(path: Path, *, trust: bool = False) -> LatentGenerator | Exte
     config = from_dict(GanConfig, stored["config"], str(path))
     task, shape = task_from_dict(stored["task"]), tuple(stored["shape"])
     if config.external is not None:
-        if not trust and is_code(config.external):
-            raise CheckpointError(
+        if not trust and is_code(config.external) and config.external not in trusted:
+            raise TrustError(
                 f"{path} names the generator {config.external!r}, code that is not part of gankd and is not run "
                 "unasked; if you trust the file and that module: add --trust"
             )

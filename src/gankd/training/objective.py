@@ -78,14 +78,7 @@ class Objective:
         Raises:
             ConfigError: not such an expression, an unknown loss or setting (with suggestions).
         """
-        # Python's grammar has no a:b, its attributes a.b stand in for it; text in quotes stays as it is.
-        pattern = r"\"[^\"]*\"|'[^']*'|([A-Za-z_][\w.]*):([A-Za-z_]\w*)"
-        dotted = re.sub(pattern, lambda m: f"{m[1]}.{m[2]}" if m[1] else m[0], text)
-        try:  # only parsed: the tree is read node by node, and nothing in it is called
-            tree = ast.parse(dotted.strip(), mode="eval")
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            raise ConfigError(f"loss {text!r} cannot be read; {EXAMPLE}") from None
-        found = _read(tree.body, text)
+        found = _read(_tree(text), text)
         if not isinstance(found, Objective):
             raise ConfigError(f"loss {text!r} is a number, expected a sum of losses; {EXAMPLE}")
         return found
@@ -253,6 +246,26 @@ def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
 def term_of(found: Loss) -> Objective:
     """One loss with its published weight, from @virtual if it reads only target sources."""
     return term(found.name) @ Source("virtual") if found.needs_source else term(found.name)
+
+
+def own_losses(text: str) -> set[str]:
+    """Losses of an expression that are the user's own, as module:name; nothing is imported.
+
+    Raises:
+        ConfigError: not an expression.
+    """
+    return {_name(node, text) for node in ast.walk(_tree(text)) if isinstance(node, ast.Attribute)}
+
+
+def _tree(text: str) -> ast.expr:
+    """The expression, only parsed: the tree is read node by node, and nothing in it is called."""
+    # Python's grammar has no a:b, its attributes a.b stand in for it; text in quotes stays as it is.
+    pattern = r"\"[^\"]*\"|'[^']*'|([A-Za-z_][\w.]*):([A-Za-z_]\w*)"
+    dotted = re.sub(pattern, lambda m: f"{m[1]}.{m[2]}" if m[1] else m[0], text)
+    try:
+        return ast.parse(dotted.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise ConfigError(f"loss {text!r} cannot be read; {EXAMPLE}") from None
 
 
 def _no_setting(found: Loss, name: str) -> str:

@@ -409,7 +409,9 @@ def test_files_that_run_code_are_never_loaded(refused: Refused, capsys: pytest.C
     )
     torch.save(Harmful(), "net.pt")
     said = refused("teach", "digits", "--set", "teacher.weights=net.pt")
-    assert said.startswith(f"{Path.cwd()}/net.pt holds pickled code, which is never run; save only the state_dict")
+    assert said.startswith(
+        f"{Path.cwd()}/net.pt holds pickled code (print), which is never run; save only its state_dict"
+    )
     assert "code ran" not in capsys.readouterr().out
 
 

@@ -14,7 +14,8 @@ import torch
 import gankd.recipes.cgan_kd
 import gankd.recipes.generated
 import gankd.recipes.teacher
-from gankd.bench.grid import CELLS, FACTORS, Grid, append_cell, base_recipe, read_cells, rounded_factor
+from gankd.bench.budget import FACTORS, rounded_factor
+from gankd.bench.grid import CELLS, LARGEST_FACTOR, Grid, append_cell, base_recipe, read_cells
 from gankd.bench.stats import paired_interval
 from gankd.commands.bench import BenchResult, bench
 from gankd.errors import CheckpointError, ConfigError, DataError, GankdError, TrainingError
@@ -79,7 +80,7 @@ def test_the_time_matched_control_fits_in_the_row_s_seconds(classes: BenchResult
     assert row.updates == control.updates
     title = f"NOKD at equal time x{factor:g}" if factor > 1 else control.method
     assert classes.cells[PAIR, title, 1].updates == round(factor * row.updates)
-    assert [rounded_factor(value) for value in (0.3, 1.0, 1.01, 2.5, 2.6, 9.0)] == [1.0, 1.0, 1.5, 2.5, 3.0, 4.0]
+    assert [rounded_factor(value, 4.0) for value in (0.3, 1.0, 1.01, 2.5, 2.6, 9.0)] == [1.0, 1.0, 1.5, 2.5, 3.0, 4.0]
 
 
 def test_what_a_kill_leaves_is_gone_on_with(classes: BenchResult, tmp_path: Path) -> None:
@@ -127,7 +128,7 @@ def test_the_share_of_generated_images_in_a_row_s_time_follows_the_plan(
         grid.results = dict(classes.cells)
         grid.run_equal_time(table.pair(PAIR), [table.arm("cGAN-KD")], [0, 1])
         found.append(grid.needed[PAIR, "cGAN-KD"])
-        assert grid.factors[PAIR, "cGAN-KD"] == rounded_factor(found[-1])
+        assert grid.factors[PAIR, "cGAN-KD"] == rounded_factor(found[-1], LARGEST_FACTOR)
     stages = declare(made, [table.arm("cGAN-KD")])
     shared = sum(stage.seconds for stage in (stages.gan, stages.ratio, stages.synth))
     assert shared > 0

@@ -51,7 +51,10 @@ Outcome = tuple[int, str, str]
             ({"images": images, "loss": "KD"}, f"arm own: a loss goes with real images only .* got images={images}")
             for images in ("raw", "subsampled", "filtered")
         ],
-        ({"updates": 0}, "arm own: updates must be equal, passes or a whole number of at least 1, got 0"),
+        (
+            {"updates": 0},
+            "arm own: updates must be equal, passes, time, shared time or a whole number of at least 1, got 0",
+        ),
         ({"seconds": 0.0}, "arm own: seconds must be positive, got 0.0"),
         ({"seconds": 2.0, "updates": 5}, "arm own: give seconds or updates, not both; got 2.0 and 5"),
         ({"role": "control", "images": "raw"}, "arm own: a control sees no generated images and a method does"),
@@ -140,7 +143,7 @@ def test_an_arm_carries_the_settings_of_its_students() -> None:
 
 
 def test_default_arms_have_two_controls_and_end_with_the_method() -> None:
-    arms = default_arms(Recipe())
+    arms = default_arms(Recipe(time_cap=1))
     assert controls_of(arms) == ["real_matched", "kd_matched"]
     assert methods_of(arms) == ["adjusted", "adjusted_kd"] == [arm.name for arm in arms[-2:]]
     assert [arm.folder_name for arm in arms] == list(DEFAULT_ARMS)  # folders of runs made before arms had names
@@ -211,7 +214,10 @@ def test_every_field_is_read_from_a_file(tmp_path: Path) -> None:
         ("[[arm]]\nname = 'a'\nimgaes = 'raw'", r"arms.toml: arm a: no setting imgaes; did you mean images\?"),
         ("[[arm]]\nname = 'a'\nfakes = 'raw'", "arms.toml: arm a: no setting fakes; "),
         ("[[arm]]\nname = 'a'\nimages = 'rwa'", "arms.toml: arm a: images must be .* adjusted, got 'rwa'"),
-        ("[[arm]]\nname = 'a'\nupdates = 'many'", "arms.toml: arm a: updates must be equal, passes or .*, got 'many'"),
+        (
+            "[[arm]]\nname = 'a'\nupdates = 'many'",
+            "arms.toml: arm a: updates must be equal, passes, time, .*, got 'many'",
+        ),
         ("[[arm]]\nname = 'a'\nrole = 'boss'", "arms.toml: arm a: role must be one of .*, got 'boss'"),
         ("[[arm]]\nname = 'a'\naugment = ['shfit']", "arms.toml: arm a: augment.*, got 'shfit'"),
         ("[[arm]]\nname = 'a'\nseconds = true", "seconds must be a number"),

@@ -128,7 +128,7 @@ def test_headline_of_an_unknown_arm_is_refused() -> None:
 
 
 def test_terminal_table_fits_and_says_no_difference() -> None:
-    table = results_table(compared((92.1, 93.4, 93.9)), CLASSES)
+    table = results_table(compared((92.1, 93.4, 93.9)), CLASSES, Choice())
     assert max(map(len, table.splitlines())) <= 120
     row = next(line for line in table.splitlines() if line.startswith("student adjusted"))
     assert "93.13 ± 0.54" in row
@@ -140,16 +140,16 @@ def test_terminal_table_fits_and_says_no_difference() -> None:
 def test_terminal_table_wraps_long_titles() -> None:
     long = arm("raw", (1.0,), (0,), 1_000_000, title="word " * 30, seconds=1e5)
     arms = with_intervals([arm("real_matched", (0.123,), (0,)), long], DEGREES)
-    table = results_table(arms, DEGREES, width=100)
+    table = results_table(arms, DEGREES, Choice(), width=100)
     assert max(map(len, table.splitlines())) <= 100
     assert table.count("word") == 30
-    narrow = results_table(arms, DEGREES, width=60)
+    narrow = results_table(arms, DEGREES, Choice(), width=60)
     assert max(map(len, narrow.splitlines())) <= 60
     assert "left out to fit 60 columns: updates, seconds" in narrow
 
 
 def test_markdown_table_uses_words() -> None:
-    lines = markdown_table(compared((92.1, 93.4, 93.9)), CLASSES).splitlines()
+    lines = markdown_table(compared((92.1, 93.4, 93.9)), CLASSES, Choice()).splitlines()
     assert len(lines) == 2 + 4
     assert len({line.count("|") for line in lines}) == 1
     assert "(no difference found)" in lines[-1]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from gankd.bench.budget import FACTORS, Known, rounded_factor, side_by_side, student_seconds
 from gankd.config import from_dict, override, require, to_dict
 from gankd.errors import CheckpointError, ConfigError, DataError, GankdError
 from gankd.models.contract import check_model, evaluate
@@ -25,11 +26,10 @@ from gankd.recipes.stages import Cell, Stages, declare
 from gankd.recipes.students import check_students, restore_student
 from gankd.recipes.teacher import make_teacher, other_teacher, teacher_stage, untrained_teacher
 from gankd.runs import Stage
-from gankd.storage import read_json, write_json
+from gankd.storage import read_json
 from gankd.version import __version__
 
 CELLS = "cells.jsonl"
-FACTORS = "equal_time.json"
 LARGEST_FACTOR = 4.0
 """Updates of the time-matched control, in units of those of the row, at most."""
 Key = tuple[str, str, int]
@@ -213,8 +213,7 @@ class Grid:
 
     def run_equal_time(self, pair: Pair, rows: Sequence[Arm], seeds: Sequence[int]) -> None:
         """Train the labels-only control for as long as each row took, with its share of the generated images."""
-        stored = self.experiment.run.folder / FACTORS
-        known: dict[str, float] = read_json(stored) if stored.is_file() else {}
+        known = Known(self.experiment.run.folder / FACTORS)
         for row in rows:
             key = f"{pair.name}/{row.title}"
             own = [self.results[at] for at in ((pair.name, row.title, seed) for seed in seeds) if at in self.results]
@@ -223,15 +222,14 @@ class Grid:
             if not own or not controls:
                 continue
             # Among how many the cost of the images is shared, and how many students take the room of one generator.
-            key += f"/{own[0].stage[:8]}/{self.students}/{self.side_by_side}"
+            key += f"/{own[0].stage[:8]}/{self.students}/{side_by_side(self.experiment, self.workers)}"
             if key not in known:
                 seconds = sum(cell.seconds for cell in own) / len(own) + self._share(row)
                 seconds += self._assistants(pair, row) / len(own)
                 each = sum(cell.seconds for cell in controls) / sum(cell.updates for cell in controls)
-                known[key] = seconds / max(each * own[0].updates, 1e-9)
-                write_json(stored, known)
+                known.add(key, seconds / max(each * own[0].updates, 1e-9))
             self.needed[pair.name, row.title] = known[key]
-            self.factors[pair.name, row.title] = rounded_factor(known[key])
+            self.factors[pair.name, row.title] = rounded_factor(known[key], LARGEST_FACTOR)
         factors = {self.factors[at] for at in ((pair.name, row.title) for row in rows) if at in self.factors}
         longer = [equal_time(factor) for factor in sorted(factors) if factor > 1]
         self.planned += len(longer) * len(seeds)
@@ -242,28 +240,20 @@ class Grid:
         """Computing time of all stages that the cells rest on, and of the cells."""
         return sum((self._seconds | {cell.stage: cell.seconds for cell in self.results.values()}).values())
 
-    @property
-    def side_by_side(self) -> int:
-        """Students that are trained in the time of one stage that has the machine to itself, by as many threads."""
-        return min(self.experiment.engine.at_a_time(self.workers), torch.get_num_threads())
-
     def _share(self, row: Arm) -> float:
         """Seconds of generator, ratio and pool that fall to one student, in seconds of a student's training."""
         if row.images is None:
             return 0.0
         stages = declare(self.experiment, [row])
-        return (
-            self.side_by_side
-            * sum(stage.seconds for stage in (stages.gan, stages.ratio, stages.synth))
-            / max(self.students, 1)
-        )
+        made = [stages.gan, stages.ratio, stages.synth]
+        return student_seconds(self.experiment, made, self.workers) / max(self.students, 1)
 
     def _assistants(self, pair: Pair, row: Arm) -> float:
         """Seconds of the networks between teacher and student, which the students of a row share, in the same unit."""
         base = self.experiment.recipe
         made = self.experiment.with_recipe(self.table.pair_recipe(base, self.scale, pair))
         arm = self.table.pair_arm(base, self.scale, pair, row)
-        return self.side_by_side * sum(stage.seconds for stage in declare(made, [arm]).assistants[arm.name])
+        return student_seconds(self.experiment, declare(made, [arm]).assistants[arm.name], self.workers)
 
     def _prepare(self, made: Experiment, arm: Arm, stages: Stages) -> None:
         """Make what the students of a row need. What could not be made is not tried again for the next row."""
@@ -370,11 +360,6 @@ class Grid:
                 self._seconds[stage.fingerprint] = stage.seconds
                 test = evaluate(make_teacher(made, config, stage), made.splits.test, made.engine)
                 self.teachers[pair.name] = {"network": config.model, "test": test}
-
-
-def rounded_factor(factor: float) -> float:
-    """Rounded up to halves, in favour of the control; from 1 to `LARGEST_FACTOR`."""
-    return min(LARGEST_FACTOR, max(1.0, math.ceil(2 * factor) / 2))
 
 
 def base_recipe(table: PublishedTable, scale: Scale, data: str | None, changes: Sequence[str]) -> Recipe:

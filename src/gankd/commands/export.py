@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gankd.bench.budget import with_updates
 from gankd.bench.compare import chosen_by_validation, student_of
-from gankd.commands.stages import opened, run_arms
+from gankd.commands.stages import finished_arms, opened
 from gankd.config import require, suggest
 from gankd.models.files import save_model
 from gankd.recipes.arms import Role
@@ -55,7 +54,7 @@ def export(
     path = Path(folder) / "student.safetensors" if out is None else out
     require(path.suffix == ".safetensors", f"--to must end in .safetensors, got {path}")
     with opened(recipe, Path(folder)) as experiment:
-        arms = {each.name: each for each in with_updates(experiment, run_arms(recipe, Path(folder)), keep=False)}
+        arms = {each.name: each for each in finished_arms(experiment)}
         require(arm is None or arm in arms, f"no arm {arm!r}; {suggest(arm or '', arms)}")
         seeds = range(recipe.seeds)
         stages = declare(experiment, list(arms.values()), seeds)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from gankd.bench.budget import with_updates
+from gankd.bench.budget import at_equal_time, lengthened, with_updates
 from gankd.bench.prices import LONGEST_STEP, Prices, StepTime, Timer, megabytes
 from gankd.data.images import Splits
 from gankd.recipes.arms import Arm, chosen_arms
@@ -70,6 +70,8 @@ def plan(
     """
     experiment = Experiment.open(recipe, Run(folder), splits)
     chosen = with_updates(experiment, chosen_arms(recipe, arms), keep=False)
+    known = {arm.name: arm for arm in at_equal_time(experiment, chosen, measure=False)}
+    chosen = [known.get(arm.name) or _longest(arm, recipe) for arm in chosen]
     stages, prices = declare(experiment, chosen, range(recipe.seeds)), Prices(timer or Timer())
     rows = shared_rows(experiment, chosen, stages, prices)
     return [*rows.values(), students_row(experiment, chosen, stages, prices, workers)]
@@ -171,6 +173,11 @@ def students_row(
     seconds /= max(1, min(experiment.engine.at_a_time(workers), len(left)))
     name = title or f"students ({len(stages.students)})"
     return PlanRow(name, "run" if left else "reuse", len(left), seconds, space, counted)
+
+
+def _longest(arm: Arm, recipe: Recipe) -> Arm:
+    """A control at equal time as long as it can become: how long it will be, the generator's training decides."""
+    return lengthened(arm, arm.recipe(recipe).student.updates, recipe.time_cap, recipe.time_cap)
 
 
 def _row(stage: Stage, steps: int, step: Callable[[], StepTime], space: float) -> PlanRow:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gankd.bench.compare import compare, student_of
-from gankd.bench.results import ArmResult
+from gankd.bench.results import ArmResult, Choice
 from gankd.bench.stats import Interval, holm, interval_p
 from gankd.commands.stages import RunResult, opened, run
 from gankd.config import require, suggest
@@ -28,7 +28,7 @@ from gankd.recipes.stages import Stages, declare
 from gankd.recipes.teacher import make_teacher
 from gankd.report.gather import machine_facts
 from gankd.report.grids import image_grid
-from gankd.report.tables import EXPLAINED, decimals, evidence_rows, markdown_table, value_decimals
+from gankd.report.tables import EXPLAINED, decimals, evidence_rows, markdown_table, time_note, value_decimals
 from gankd.seeds import rng
 from gankd.storage import atomic, read_json, write_json, write_results_page
 from gankd.tasks import Classification
@@ -212,7 +212,7 @@ def oracle_arms(recipe: Recipe) -> list[Arm]:
     """The controls, and arms in which held-out real images take the place of generated ones."""
     arms = {arm.name: arm for arm in default_arms(recipe)}
     own = [replace(arms[name], title=title) for name, title in ORACLE.items()]
-    return [*(arm for arm in arms.values() if arm.role == "control"), *own]
+    return [*(arm for arm in arms.values() if arm.role == "control" and not arm.timed), *own]
 
 
 def left_over(everything: LabelledImages, *used: LabelledImages) -> LabelledImages | None:
@@ -253,7 +253,7 @@ def _on_training_images(experiment: Experiment, stages: Stages) -> dict[str, flo
     train, seeds = experiment.splits.train, range(experiment.recipe.seeds)
     means = {}
     for arm in default_arms(experiment.recipe):
-        if arm.role == "control":
+        if arm.role == "control" and not arm.timed:
             students = [student_of(experiment, arm, seed, stages) for seed in seeds]
             found = [evaluate(student, train, experiment.engine)[train.task.metric] for student in students]
             means[arm.name] = sum(found) / len(found)
@@ -422,10 +422,14 @@ def _section(one: SetResults) -> str:
             for name, value in facts["controls on training images"][student].items()
         )
         lines += ["", f"### Student {student}", "", result.headline, f"On training images: {known}."]
-        lines += ["", markdown_table(result.arms, task)]
+        lines += [
+            "",
+            markdown_table(result.arms, task, result.choice),
+            *(f"\n{note}." for note in time_note(result.arms)),
+        ]
     if one.oracle:
         text = f"### Oracle, student {one.students[0]}: unused real images instead of generated ones"
-        lines += ["", text, "", markdown_table(one.oracle, task)]
+        lines += ["", text, "", markdown_table(one.oracle, task, Choice())]
     lines += ["", _agreement_table(facts["agreement"], unit)]
     return "\n".join(lines)
 

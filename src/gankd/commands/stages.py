@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from gankd.bench.budget import with_updates
+from gankd.bench.budget import at_equal_time, with_updates
 from gankd.bench.compare import chosen_by_validation, compare
 from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.config import from_dict, require, suggest, to_dict
@@ -64,7 +64,7 @@ class RunResult:
     def table(self) -> str:
         """Plain text that fits the terminal."""
         split = self.comparison.split
-        return results_table(self.arms, self.task, "validation" if split == "val" else split)
+        return results_table(self.arms, self.task, self.choice, "validation" if split == "val" else split)
 
     @property
     def headline(self) -> str:
@@ -295,7 +295,7 @@ def run(
     Args:
         recipe: settings; see `gankd.recipes.config`, ready-made ones in `gankd.recipes.ready`.
         folder: run folder; finished stages with the same settings and inputs are reused.
-        arms: ways to train the students; default: the eight of `gankd.recipes.arms.default_arms`.
+        arms: ways to train the students; default: those of `gankd.recipes.arms.default_arms`.
         workers: students trained side by side.
         console: where progress is shown; default: nowhere.
         splits: images in memory instead of the recipe's data.
@@ -306,16 +306,34 @@ def run(
     from gankd.report.gather import gather
     from gankd.report.page import write_report
 
-    wanted, seeds = chosen_arms(recipe, arms), range(recipe.seeds)
+    wanted = chosen_arms(recipe, arms)
     with started(recipe, Path(folder), console, splits, wanted) as experiment:
         _store_run(experiment, None if arms is None else [_stored_arm(recipe, arm) for arm in wanted])
-        wanted = tuple(with_updates(experiment, wanted))
-        cgan_kd(experiment, wanted, seeds, workers=workers)
+        wanted = _train(experiment, wanted, workers)
         page = experiment.run.folder / "report.html"
         result = replace(_result(experiment, wanted, "test"), report=page)
         write_json(experiment.run.folder / "results.json", result.to_dict())
         write_report(gather(experiment, wanted, result.comparison, result.choice), page)
     return result
+
+
+def _train(experiment: Experiment, arms: Sequence[Arm], workers: int) -> tuple[Arm, ...]:
+    """Train the students of all arms; those whose length follows from the time of generated images come last.
+
+    Returns:
+        The arms with their lengths.
+    """
+    recipe, seeds = experiment.recipe, range(experiment.recipe.seeds)
+    arms = with_updates(experiment, arms)
+    cgan_kd(experiment, [arm for arm in arms if not arm.timed], seeds, workers=workers)
+    if any(arm.timed for arm in arms):
+        generated = [arm_named(recipe, "adjusted")]
+        if not declare(experiment, generated).synth.done:  # no other arm needed it
+            cgan_kd(experiment, generated)
+        students = recipe.seeds * sum(arm.images is not None for arm in arms)
+        arms = at_equal_time(experiment, arms, students=students, workers=workers)
+        cgan_kd(experiment, arms, seeds, workers=workers)
+    return tuple(arms)
 
 
 def _stored_arm(recipe: Recipe, arm: Arm) -> str | Arm:
@@ -393,9 +411,7 @@ def student(
     """Train students; returns their validation metrics. Arguments as for `run`."""
     wanted = chosen_arms(recipe, arms)
     with started(recipe, Path(folder), console, arms=wanted) as experiment:
-        wanted = tuple(with_updates(experiment, wanted))
-        cgan_kd(experiment, wanted, range(recipe.seeds), workers=workers)
-        return _result(experiment, wanted, "val")
+        return _result(experiment, _train(experiment, wanted, workers), "val")
 
 
 def evaluate(
@@ -407,7 +423,7 @@ def evaluate(
         ConfigError: no student is finished.
     """
     with opened(recipe, Path(folder)) as experiment:
-        return _result(experiment, with_updates(experiment, run_arms(recipe, Path(folder), arms), keep=False), split)
+        return _result(experiment, finished_arms(experiment, arms), split)
 
 
 def report(recipe: Recipe, folder: Path | str) -> Path:
@@ -416,15 +432,19 @@ def report(recipe: Recipe, folder: Path | str) -> Path:
         return write_page(experiment)
 
 
-def run_arms(recipe: Recipe, folder: Path, arms: Arms | None = None) -> tuple[Arm, ...]:
-    """Arms of a finished run: those named, or all default arms and the user's own that the run was last given."""
+def finished_arms(experiment: Experiment, arms: Arms | None = None) -> list[Arm]:
+    """Arms of a finished run with their lengths: those named, or all default arms and the user's own that the run was
+    last given.
+    """
+    recipe = experiment.recipe
     if arms is not None:
-        return chosen_arms(recipe, arms)
-    found = {arm.name: arm for arm in default_arms(recipe)}
-    with suppress(CheckpointError, ConfigError):
-        stored = [item for item in stored_run(folder)[1] or () if isinstance(item, dict)]
-        found |= {arm.name: arm for arm in (chosen_arms(recipe, stored) if stored else ())}
-    return tuple(found.values())
+        found = {arm.name: arm for arm in chosen_arms(recipe, arms)}
+    else:
+        found = {arm.name: arm for arm in default_arms(recipe)}
+        with suppress(CheckpointError, ConfigError):
+            stored = [item for item in stored_run(experiment.run.folder)[1] or () if isinstance(item, dict)]
+            found |= {arm.name: arm for arm in (chosen_arms(recipe, stored) if stored else ())}
+    return at_equal_time(experiment, with_updates(experiment, list(found.values()), keep=False), measure=False)
 
 
 def write_page(experiment: Experiment, inspected: Inspection | None = None) -> Path:
@@ -433,7 +453,7 @@ def write_page(experiment: Experiment, inspected: Inspection | None = None) -> P
     from gankd.report.page import write_report
 
     seeds = range(experiment.recipe.seeds)
-    arms = with_updates(experiment, run_arms(experiment.recipe, experiment.run.folder), keep=False)
+    arms = finished_arms(experiment)
     path = experiment.run.folder / "report.html"
     found, choice = compare(experiment, arms, seeds), chosen_by_validation(experiment, arms, seeds)
     write_report(gather(experiment, arms, found, choice, inspected), path)

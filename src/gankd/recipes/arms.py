@@ -16,6 +16,10 @@ from gankd.training.objective import Objective
 
 Processing = Literal["raw", "subsampled", "filtered", "adjusted"]
 """Processing of generated images before a student sees them; each step includes those before it."""
+Length = Literal["equal", "passes", "time", "shared time"]
+"""equal: the recipe's student.updates, as all arms with generated images have; passes: as many passes over real images
+as these make, which are fewer updates; time: equal, and as many more as fit in the time of generator, density ratio and
+pool; shared time: more by this student's share of it, among all students that learn from the pool."""
 Role = Literal["control", "step", "method"]
 """control: trained without generated images, what a gain is measured against. method: what the headline may speak of.
 step: everything else."""
@@ -39,9 +43,8 @@ class Arm:
     """Sum of losses, as in student.loss; default: the labels only."""
     augment: tuple[Augmentation, ...] | None = None
     """Augmentation of the student's images; default: the recipe's."""
-    updates: int | Literal["equal", "passes"] = "equal"
-    """Length of the training. equal: the recipe's student.updates, as all arms with generated images have; passes: as
-    many passes over real images as these make, which are fewer updates; a number: exactly that many."""
+    updates: int | Length = "equal"
+    """Length of the training: a number of updates, or a rule (`Length`)."""
     seconds: float | None = None
     """Time budget, an alternative to `updates`: as many updates as fit in it on this machine (`bench.budget`)."""
     role: Role = "step"
@@ -64,8 +67,13 @@ class Arm:
             require(value in choices, f"{where}: {field} must be one of {words}, got {value!r}")
         whole = isinstance(self.updates, int) and not isinstance(self.updates, bool) and self.updates >= 1
         require(
-            whole or self.updates in ("equal", "passes"),
-            f"{where}: updates must be equal, passes or a whole number of at least 1, got {self.updates!r}",
+            whole or self.updates in get_args(Length),
+            f"{where}: updates must be {', '.join(get_args(Length))} or a whole number of at least 1, "
+            f"got {self.updates!r}",
+        )
+        require(
+            not self.timed or self.images is None,
+            f"{where}: updates={self.updates} is for arms without generated images, got images={self.images}",
         )
         require(self.seconds is None or self.seconds > 0, f"{where}: seconds must be positive, got {self.seconds}")
         require(
@@ -95,6 +103,11 @@ class Arm:
                 Objective.parse(self.loss)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
+
+    @property
+    def timed(self) -> bool:
+        """True if the length follows from the time that generated images take (`bench.budget`)."""
+        return self.updates in ("time", "shared time")
 
     @property
     def folder_name(self) -> str:
@@ -143,7 +156,7 @@ class Arm:
             config = replace(config, kd_on="both")  # without generated images, real ones are all there is to learn on
         if isinstance(self.updates, int):
             return replace(config, updates=self.updates)
-        if self.updates == "equal":
+        if self.updates == "equal" or self.timed:
             return config
         if config.start_updates is not None:
             return replace(config, updates=config.start_updates)
@@ -173,16 +186,23 @@ class Arm:
 
 
 def default_arms(recipe: Recipe) -> tuple[Arm, ...]:
-    """The comparison that every report shows: three students without generated images, then the method step by step.
+    """The comparison that every report shows: students without generated images, then the method step by step.
 
-    Titles name the losses of student.loss.
+    Titles name the losses of student.loss. Controls at equal time are left out with time_cap=1.
     """
     loss = recipe.student.loss
     words = "+".join(Objective.parse(loss).complete.distilling.labels) or "labels"
+    timed: tuple[Arm, ...] = (
+        Arm(name="real_time", title="real, equal time", updates="time", role="control"),
+        Arm(name="kd_time", title=f"{words}, equal time", loss=loss, updates="time", role="control"),
+        Arm(name="real_shared", title="real, equal time (shared)", updates="shared time", role="control"),
+        Arm(name="kd_shared", title=f"{words}, equal time (shared)", loss=loss, updates="shared time", role="control"),
+    )
     return (
         Arm(name="real", title="real, equal passes", updates="passes"),
         Arm(name="real_matched", title="real, equal updates", role="control"),
         Arm(name="kd_matched", title=f"{words}, equal updates", loss=loss, role="control"),
+        *(timed if recipe.time_cap > 1 else ()),
         Arm(name="raw", title="+ raw generated images", images="raw"),
         Arm(name="subsampled", title="+ subsampled", images="subsampled"),
         Arm(name="filtered", title="+ filtered", images="filtered"),
@@ -191,8 +211,8 @@ def default_arms(recipe: Recipe) -> tuple[Arm, ...]:
     )
 
 
-DEFAULT_ARMS = {arm.name: arm for arm in default_arms(Recipe())}
-"""Default arms by name, with the titles that they have under the default loss."""
+DEFAULT_ARMS = {arm.name: arm for arm in default_arms(Recipe(time_cap=1))}
+"""Default arms by name, without controls at equal time, with the titles that they have under the default loss."""
 
 
 def arm_named(recipe: Recipe, name: str) -> Arm:

@@ -183,6 +183,8 @@ class Recipe:
     student: StudentConfig = field(default_factory=StudentConfig)
     seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Students per arm, each with its own initial weights and order of batches."""
+    time_cap: Annotated[float, Field(ge=1, le=100)] = 8.0
+    """Most updates of the controls at equal time, in units of student.updates; 1 leaves these controls out."""
     seed: Seed = 0
     """Seed of teacher, generator, density ratio and pool."""
     device: str = "auto"

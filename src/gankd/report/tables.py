@@ -96,7 +96,9 @@ def best_arm(arms: Sequence[ArmResult], choice: Choice) -> str:
 # --- tables -------------------------------------------------------------------------------------------------
 
 
-def results_table(arms: Sequence[ArmResult], task: Task, split: str = "test", width: int | None = None) -> str:
+def results_table(
+    arms: Sequence[ArmResult], task: Task, choice: Choice, split: str = "test", width: int | None = None
+) -> str:
     """The table of all arms as plain text, `width` columns wide (default: as the terminal)."""
     words = METRIC_WORDS.get(task.metric, task.metric)
     direction = "higher" if task.higher_is_better else "lower"
@@ -106,19 +108,25 @@ def results_table(arms: Sequence[ArmResult], task: Task, split: str = "test", wi
     if any(arm.vs for arm in arms):
         notes.append("difference [95 % paired interval over seeds], + is better:")
         notes.append("> better   < worse   = no difference found   ? one seed, no interval")
-    return _table(arms, task, MARKS, caption, notes).plain(width)
+    notes += time_note(arms)
+    return _table(arms, task, choice, MARKS, caption, notes).plain(width)
 
 
-def markdown_table(arms: Sequence[ArmResult], task: Task) -> str:
+def markdown_table(arms: Sequence[ArmResult], task: Task, choice: Choice) -> str:
     """The table of all arms for a page, verdicts in words."""
-    return _table(arms, task, WORDS).markdown()
+    return _table(arms, task, choice, WORDS).markdown()
 
 
 def _table(
-    arms: Sequence[ArmResult], task: Task, marks: Mapping[Verdict, str], caption: str = "", notes: Sequence[str] = ()
+    arms: Sequence[ArmResult],
+    task: Task,
+    choice: Choice,
+    marks: Mapping[Verdict, str],
+    caption: str = "",
+    notes: Sequence[str] = (),
 ) -> Table:
     places = decimals(arms, task)
-    controls = control_titles(arms)
+    controls = control_titles(arms, choice)
     head = ["student trained on", f"{task.metric} {task.metric_unit}".strip()]
     head += [*(f"vs {title}" for title in controls.values()), "updates", "seconds"]
     rows = []
@@ -136,11 +144,26 @@ def _table(
     return Table(head, rows, caption=caption, notes=notes)
 
 
-def control_titles(arms: Sequence[ArmResult]) -> dict[str, str]:
-    """Titles by name of the controls that some arm is compared with, in the order of the arms."""
+def control_titles(arms: Sequence[ArmResult], choice: Choice) -> dict[str, str]:
+    """Titles by name of the controls that have a column, in the order of the arms.
+
+    Of controls with more updates than the arms with generated images, only the strongest has one.
+    """
     used = {name for arm in arms for name in arm.vs}
-    titles = {arm.name: arm.title for arm in arms if arm.name in used}
-    return titles | {name: name for name in sorted(used - titles.keys())}
+    most = max((arm.updates for arm in arms if arm.generated), default=math.inf)
+    longer = {arm.name for arm in arms if arm.updates > most and arm.name != choice.control}
+    titles = {arm.name: arm.title for arm in arms if arm.name in used - longer}
+    return titles | {name: name for name in sorted(used - {arm.name for arm in arms})}
+
+
+def time_note(arms: Sequence[ArmResult]) -> list[str]:
+    """Explanation of equal time, if an arm has it."""
+    if not any("equal time" in arm.title for arm in arms):
+        return []
+    return [
+        "equal time: more updates, in the time of generator, density ratio and pool (shared: divided among the "
+        "students that learn from the pool); x8 of x43: 8 times the updates (time_cap), where 43 would fit"
+    ]
 
 
 def evidence_rows(arms: Sequence[ArmResult], task: Task, recipe: str) -> list[dict[str, Any]]:

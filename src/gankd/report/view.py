@@ -88,12 +88,13 @@ def _context(data: ReportData) -> dict[str, Any]:
         "difference_unit": tables.difference_unit(data.task),
         "headline": headline(data.arms, data.task, data.choice) if data.arms else None,
         "tiles": _tiles(data, places),
-        "controls": tables.control_titles(data.arms),
+        "controls": tables.control_titles(data.arms, data.choice),
         "explained": tables.EXPLAINED,
         "colours": len(CONTROL_COLOURS),
         "rows": _arm_rows(data, places),
         "forest": _forest(data, places),
-        "matched": _matched(data.arms),
+        "matched": _matched(data),
+        "time_note": " ".join(tables.time_note(data.arms)),
         "seeds": max((len(arm.seeds) for arm in data.arms), default=0),
         "groups": _spread(data.groups, MAX_GROUPS),
         "images_per_group": IMAGES_PER_GROUP,
@@ -170,9 +171,11 @@ def _role(arm: ArmResult, data: ReportData) -> str:
     return "control" if arm.role == "control" else ""
 
 
-def _matched(arms: Sequence[ArmResult]) -> bool:
-    """True if all arms with generated images get as many updates as each control."""
-    return len({arm.updates for arm in arms if arm.role == "control" or arm.generated}) == 1
+def _matched(data: ReportData) -> bool:
+    """True if all arms with generated images get as many updates as each control, or fewer than one at equal time."""
+    generated = {arm.updates for arm in data.arms if arm.generated}
+    controls = {arm.updates for arm in data.arms if arm.role == "control"}
+    return not generated or (len(generated) == 1 and min(controls, default=0) >= max(generated))
 
 
 def _forest(data: ReportData, places: int) -> dict[str, Any] | None:
@@ -184,7 +187,7 @@ def _forest(data: ReportData, places: int) -> dict[str, Any] | None:
         if arm.role == "control" or not arm.vs:
             continue
         bars = []
-        for name in tables.control_titles(data.arms):
+        for name in tables.control_titles(data.arms, data.choice):
             if name in arm.vs:
                 pairs = paired_values(arm, by_name[name]) if name in by_name else []
                 bars.append((name, arm.vs[name], [sign * (value - other) for value, other in pairs]))

@@ -372,7 +372,7 @@ IMAGES: dict[str, tuple[Any, str]] = {
     "nan": (np.full((COUNT, 8, 8), np.nan), "got nan to nan"),
     "fewer": (numbered(39), "expected a label for each image, got 39 images in images and 40 labels in label"),
     "oblong": (numbered(COUNT, 8, 12), "expected square images, got 12x8 pixels; add --size 8 to crop and resize"),
-    "small": (numbered(COUNT, 4, 4), "expected a multiple of 4 from 8 to 128 pixels, got images of 4x4; add --size 8"),
+    "small": (numbered(COUNT, 4, 4), "expected a multiple of 4 from 8 to 256 pixels, got images of 4x4; add --size 8"),
     "odd": (numbered(COUNT, 30, 30), "got images of 30x30; add --size 32"),
 }
 

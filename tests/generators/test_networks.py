@@ -69,16 +69,30 @@ def noise(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize(
     ("size", "side"),
-    [(8, 4), (16, 4), (28, 7), (32, 4), (64, 4), (128, 4), (10, 5), (12, 6), (48, 6), (56, 7), (4, 4), (7, 7)],
+    [
+        (8, 4),
+        (16, 4),
+        (28, 7),
+        (32, 4),
+        (64, 4),
+        (224, 7),
+        (256, 4),
+        (10, 5),
+        (12, 6),
+        (48, 6),
+        (56, 7),
+        (4, 4),
+        (7, 7),
+    ],
 )
 def test_start_side(size: int, side: int) -> None:
     assert start_side(size) == side
     assert size // side & (size // side - 1) == 0  # a power of two
 
 
-@pytest.mark.parametrize("size", [2, 3, 9, 30, 100, 256])
+@pytest.mark.parametrize("size", [2, 3, 9, 30, 100, 512])
 def test_sizes_that_cannot_be_halved_are_refused(size: int) -> None:
-    with pytest.raises(ConfigError, match=f"powers of two times 4 to 7 .*, got {size}"):
+    with pytest.raises(ConfigError, match=f"a power of two times 4 to 7 .*, not of {size}: set data.size"):
         start_side(size)
 
 

@@ -480,7 +480,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_trained(
             run(recipe, tmp_path / "run")
 
 
-@pytest.mark.parametrize("setting", ["teacher.mean=[0.5]", "teacher.std=[0.5]", "teacher.input_size=16"])
+@pytest.mark.parametrize("setting", ["teacher.mean=[0.5]", "teacher.std=[0.5]", "teacher.class_names=a,b"])
 def test_what_belongs_to_given_weights_is_refused_without_them(setting: str) -> None:
     with pytest.raises(ConfigError, match="belongs to teacher.weights, which is not set"):
         override(RECIPES["digits"](), [setting])

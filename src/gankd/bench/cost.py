@@ -116,17 +116,25 @@ def machine_speed(rounds: int = 5, batch: int = 32) -> float:
 
 
 def training_step(
-    name: str, shape: tuple[int, int, int], outputs: int, batch: int, teacher: str | None = None
+    name: str,
+    shape: tuple[int, int, int],
+    outputs: int,
+    batch: int,
+    teacher: str | None = None,
+    *,
+    size: int | None = None,
+    teacher_size: int | None = None,
 ) -> float:
-    """Operations of one update on `batch` images (C, H, W), which the teacher sees too if there is one.
+    """Operations of one update on `batch` images (C, H, W), which the teacher sees too if there is one; each network
+    in its own size.
 
     0 for the user's own networks, which cannot be counted without building them.
     """
     if any(":" in each for each in (name, teacher or "")):
         return 0.0
-    channels, size, _ = shape
-    seen = 0.0 if teacher is None else network_work(teacher, channels, size, outputs).operations
-    return _training(network_work(name, channels, size, outputs), 1, batch) + batch * seen
+    channels, side, _ = shape
+    seen = 0.0 if teacher is None else network_work(teacher, channels, teacher_size or side, outputs).operations
+    return _training(network_work(name, channels, size or side, outputs), 1, batch) + batch * seen
 
 
 def gan_step(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> float:
@@ -137,12 +145,15 @@ def gan_step(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> floa
     return config.batch_size * config.accumulate * both
 
 
-def sampling_step(config: GanConfig, task: Task, shape: tuple[int, int, int], teacher: str, count: int) -> float:
+def sampling_step(
+    config: GanConfig, task: Task, shape: tuple[int, int, int], teacher: str, count: int, teacher_size: int | None
+) -> float:
     """Operations of generating `count` images (C, H, W) and showing them to the teacher; 0 for a user's own teacher."""
     if ":" in teacher:
         return 0.0
     generator, _ = _gan_work(config, task, shape)
-    return count * (generator.operations + network_work(teacher, *shape[:2], task.head_size).operations)
+    seen = network_work(teacher, shape[0], teacher_size or shape[1], task.head_size)
+    return count * (generator.operations + seen.operations)
 
 
 @cache

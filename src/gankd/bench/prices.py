@@ -15,6 +15,7 @@ from gankd.recipes.arms import Arm
 from gankd.recipes.config import TeacherConfig
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import CLASSIFIER, external_generator, sample_images
+from gankd.recipes.given import input_size
 from gankd.recipes.students import assistant_configs, new_student
 from gankd.recipes.teacher import other_teacher, untrained_teacher
 from gankd.recipes.virtual import untrained_virtual
@@ -111,21 +112,23 @@ class Prices:
 
     def teacher(self, experiment: Experiment, config: TeacherConfig) -> StepTime:
         """One update of one member of a teacher."""
-        return self.classifier(experiment, config.model, config, f"teacher {config.model}")
+        return self.classifier(experiment, config.model, config, f"teacher {config.model}", config.input_size)
 
-    def classifier(self, experiment: Experiment, name: str, config: TeacherConfig, what: str) -> StepTime:
-        """One update of a network that is trained as teachers are."""
+    def classifier(
+        self, experiment: Experiment, name: str, config: TeacherConfig, what: str, size: int | None = None
+    ) -> StepTime:
+        """One update of a network that is trained as teachers are, on images of side `size` (default: the data's)."""
         train, few = experiment.splits.train, experiment.splits.train.subset(torch.arange(2))
-        net = experiment.model(name, 0)
+        net = experiment.model(name, 0, size)
 
         def work(updates: int) -> None:
             train_supervised(net, train, few, replace(config, updates=updates), experiment.engine, 0)
 
         return self._once(
-            ("supervised", name, config.batch_size),
+            ("supervised", name, size, config.batch_size),
             what,
             work,
-            lambda: training_step(name, train.shape, train.task.head_size, config.batch_size, None),
+            lambda: training_step(name, train.shape, train.task.head_size, config.batch_size, size=size),
         )
 
     def autoencoder(self, experiment: Experiment) -> StepTime:
@@ -190,7 +193,7 @@ class Prices:
     def sampling(self, experiment: Experiment) -> StepTime:
         """Sampling and scoring of one block of generated images."""
         recipe, train = experiment.recipe, experiment.splits.train
-        teacher = experiment.model(recipe.teacher.model, 0)
+        teacher = experiment.engine.place(untrained_teacher(experiment, recipe.teacher))
         given = recipe.gan.external
         generator = self._gan(experiment).generator if given is None else external_generator(experiment, given)
 
@@ -202,7 +205,7 @@ class Prices:
             ("sampling",),
             f"sampling, {BLOCK} images",
             work,
-            lambda: sampling_step(recipe.gan, train.task, train.shape, recipe.teacher.model, BLOCK),
+            lambda: sampling_step(recipe.gan, train.task, train.shape, recipe.teacher.model, BLOCK, teacher.size),
         )
 
     def student(self, experiment: Experiment, arm: Arm, what: str = "") -> StepTime:
@@ -219,7 +222,7 @@ class Prices:
         recipe, train, engine = arm.recipe(experiment.recipe), experiment.splits.train, experiment.engine
         config, taught = recipe.student, arm.loss is not None
         teacher = other_teacher(recipe, config.teacher)
-        net = experiment.model(name, 0)
+        net = experiment.model(name, 0, config.input_size)
 
         def work(updates: int) -> None:
             network = engine.place(untrained_teacher(experiment, teacher))
@@ -229,11 +232,17 @@ class Prices:
             distill(net, train, few, own, engine, 0, lesson=lesson)
 
         return self._once(
-            ("distill", name, arm.loss, teacher.model if taught else None, config.batch_size),
+            ("distill", name, config.input_size, arm.loss, teacher.model if taught else None, config.batch_size),
             what + ", taught" * taught,
             work,
             lambda: training_step(
-                name, train.shape, train.task.head_size, config.batch_size, teacher.model if taught else None
+                name,
+                train.shape,
+                train.task.head_size,
+                config.batch_size,
+                teacher.model if taught else None,
+                size=config.input_size,
+                teacher_size=input_size(teacher),
             ),
         )
 

@@ -137,7 +137,7 @@ def model_row(name: str) -> Row:
 
     def count(layer: nn.Module, _: Any, output: torch.Tensor) -> None:
         assert isinstance(layer.weight, torch.Tensor)
-        counts.append(layer.weight.numel() * output[0, 0].numel())  # each weight is used once per pixel
+        counts.append(layer.weight.numel() * output[0].numel() // len(layer.weight))  # once per pixel or token
 
     with torch.device("meta"):  # shapes only, no weights
         net = build_net(name, in_channels=3, image_size=32, num_outputs=10, seed=0).eval()

@@ -126,7 +126,7 @@ def load_cifar10(path: str | Path, *, size: int | None = None, seed: int = 0) ->
 
     Args:
         path: the file or folder.
-        size: resample to this height and width, a multiple of 4 from 8 to 128.
+        size: resample to this height and width, a multiple of 4 from 8 to 256.
         seed: draws the validation split.
 
     Raises:

@@ -47,7 +47,7 @@ def load_imagenet100(
 
     Args:
         path: the folder or file.
-        size: height and width instead of 128, a multiple of 4 from 8 to 128.
+        size: height and width instead of 128, a multiple of 4 from 8 to 256.
         class_list: file with the ids; default: imagenet100.txt or classes.txt in the folder, or the class folders of
             train if there are 100.
         seed: draws the splits that are not given.

@@ -26,7 +26,7 @@ SHARES = {"train": 7, "val": 1, "test": 2}
 """Weights of the splits that are drawn."""
 VALIDATION_SHARES = {"train": 9, "val": 1}
 """Weights for published sets, whose test split is given."""
-SMALLEST_SIZE, LARGEST_SIZE = 8, 128
+SMALLEST_SIZE, LARGEST_SIZE = 8, 256
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Choices:
     task: TaskChoice = "auto"
     """Kind of labels; auto: see `load_folder`."""
     size: int | None = None
-    """Height and width in pixels, a multiple of 4 from 8 to 128, to which the central square is resampled, bicubic and
+    """Height and width in pixels, a multiple of 4 from 8 to 256, to which the central square is resampled, bicubic and
     antialiased; default: square images of one size stay as they are."""
     channels: ChannelChoice = "auto"
     """grey: one channel; rgb: three, which repeat grey levels; auto: those that all images have."""

@@ -28,7 +28,7 @@ def side_of(size: int | None, published: int) -> int:
     """Chosen side, or else the published one.
 
     Raises:
-        ConfigError: it is not a multiple of 4 from 8 to 128.
+        ConfigError: it is not a multiple of 4 from 8 to 256.
     """
     return Choices(size=size).size or published
 

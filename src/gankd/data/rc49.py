@@ -39,7 +39,7 @@ def load_rc49(path: str | Path, *, size: int | None = None, per_label: int | Non
 
     Args:
         path: the file.
-        size: resample to this height and width, a multiple of 4 from 8 to 128.
+        size: resample to this height and width, a multiple of 4 from 8 to 256.
         per_label: training images of each odd angle, those that validate included; default: 25, or the file's own
             split.
         seed: draws images and chairs.

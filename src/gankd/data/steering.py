@@ -47,7 +47,7 @@ def load_steering(
 
     Args:
         path: the folder or file.
-        size: height and width instead of 64, a multiple of 4 from 8 to 128.
+        size: height and width instead of 64, a multiple of 4 from 8 to 256.
         low: least angle; default: -88.13 degrees as in the authors' file; -80 in CcGAN.
         high: greatest angle; default: 97.92 degrees; 80 in CcGAN.
         seed: draws the blocks.

@@ -37,7 +37,7 @@ def load_tiny_imagenet(path: str | Path, *, size: int | None = None, seed: int =
 
     Args:
         path: the folder or file.
-        size: resample to this height and width, a multiple of 4 from 8 to 128.
+        size: resample to this height and width, a multiple of 4 from 8 to 256.
         seed: draws the validation split.
 
     Raises:

@@ -35,7 +35,7 @@ def load_utkface(path: str | Path, *, size: int | None = None, seed: int = 0) ->
 
     Args:
         path: the folder or file.
-        size: height and width instead of 64, a multiple of 4 from 8 to 128.
+        size: height and width instead of 64, a multiple of 4 from 8 to 256.
         seed: draws the splits that are not given.
 
     Returns:

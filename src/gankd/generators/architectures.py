@@ -43,7 +43,7 @@ class Architecture:
 _BIGGAN, _CCGAN = "Brock et al., ICLR 2019", "Ding et al., CcGAN, ICLR 2021"
 
 ARCHITECTURES = {
-    "residual": Architecture("networks:RESIDUAL", "8-128", "small, for short trainings; default", batch_norm=True),
+    "residual": Architecture("networks:RESIDUAL", "8-256", "small, for short trainings; default", batch_norm=True),
     "biggan": Architecture(
         "published:BIGGAN", "32, 64, 128", "residual, attention from 64 px on", paper=_BIGGAN, preset="biggan_cifar"
     ),

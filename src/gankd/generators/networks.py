@@ -1,4 +1,4 @@
-"""Base class of trained generators, and the small pair of networks for 8 to 128 pixels: residual convolutions, with
+"""Base class of trained generators, and the small pair of networks for 8 to 256 pixels: residual convolutions, with
 conditional batch normalisation in the generator and label projection (Miyato and Koyama, ICLR 2018) in the
 discriminator.
 """
@@ -29,8 +29,10 @@ def start_side(size: int) -> int:
     while side > 7 and side % 2 == 0:
         side //= 2
     require(
-        4 <= side <= 7 and size <= 128,
-        f"images must be 8 to 128 pixels wide, in powers of two times 4 to 7 (8, 16, 28, 32, 64 ...), got {size}",
+        4 <= side <= 7 and size <= 256,
+        f"generators make images of 8 to 256 pixels, a power of two times 4 to 7 (8, 28, 32, 64, 128, 224 ...), not "
+        f"of {size}: set data.size to one of these, and teacher.input_size={size} or student.input_size={size} for "
+        "networks that read that size",
     )
     return side
 

@@ -21,6 +21,7 @@ from gankd.models import (
     shufflenet_v1,
     shufflenet_v2,
     vgg,
+    vit,
     wide_resnet,
 )
 from gankd.models.contract import ImageModel
@@ -39,6 +40,7 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
     **shufflenet_v2.NETWORKS,
     **densenet.NETWORKS,
     **efficientnet.NETWORKS,
+    **vit.NETWORKS,
 }
 """Published networks by name; each is built in the form that fits the images (`parts.form_of`)."""
 

@@ -57,11 +57,13 @@ class ImageModel(nn.Module):
         self.register_buffer("order", order)
 
     @classmethod
-    def for_data(cls, net: nn.Module, data: LabelledImages) -> "ImageModel":
-        """Contract of a network that is about to be trained on `data`: its size, mean, spread and label range."""
+    def for_data(cls, net: nn.Module, data: LabelledImages, size: int | None = None) -> "ImageModel":
+        """Contract of a network that is about to be trained on `data`: its mean, spread and label range, and its size
+        unless another is given.
+        """
         mean, std = data.pixel_statistics
         offset, factor = data.task.output_scale
-        return cls(net, size=data.shape[1], mean=mean, std=std.clamp_min(0.02), offset=offset, factor=factor)
+        return cls(net, size=size or data.shape[1], mean=mean, std=std.clamp_min(0.02), offset=offset, factor=factor)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Stored images to what `net` reads."""

@@ -1,7 +1,7 @@
 """All settings of a run in one frozen dataclass."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -89,14 +89,15 @@ class TeacherConfig(SupervisedConfig):
     std: tuple[AboveZero, ...] | None = None
     """Normalisation per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
     input_size: Count | None = None
-    """Side in pixels that `weights` were trained with. Default: that of the data."""
+    """Side in pixels of the images that the network reads; others are resized to it, with antialiasing. Default: that
+    of the data."""
     class_names: tuple[str, ...] = ()
     """Classes in the order of the outputs of `weights`: names, or a file with one name per line. Default: the order of
     the data."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("mean", "std", "input_size", "class_names"):
+        for name in ("mean", "std", "class_names"):
             require(
                 self.weights is not None or getattr(self, name) in (None, ()),
                 f"teacher.{name} belongs to teacher.weights, which is not set; leave it out",
@@ -115,6 +116,9 @@ class StudentConfig(DistillConfig):
 
     model: str = "cnn8"
     """A zoo name (`gankd list models`) or module:name."""
+    input_size: Count | None = None
+    """Side in pixels of the images that the network, its assistants and peers read; others are resized to it, with
+    antialiasing. Default: that of the data."""
     teacher: str | None = None
     """Another teacher for the losses, trained with the settings of the teacher. Default: the teacher that filters and
     adjusts."""
@@ -140,6 +144,14 @@ class StudentConfig(DistillConfig):
             self.start_updates is None or self.init == "finetune",
             f"student.start_updates is for student.init=finetune, got {self.start_updates} with {self.init}",
         )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Settings that a student depends on, without an input size that is not set."""
+        settings = super().identity
+        if self.input_size is None:
+            del settings["input_size"]
+        return settings
 
     @property
     def from_scratch(self) -> "StudentConfig":

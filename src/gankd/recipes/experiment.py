@@ -99,9 +99,13 @@ class Experiment:
             seed=seed,
         )
 
-    def model(self, name: str, seed: int) -> ImageModel:
-        """Network on the device that takes images of this data set, with new weights."""
-        return self.engine.place(ImageModel.for_data(self.net(name, seed), self.splits.train))
+    def model(self, name: str, seed: int, size: int | None = None) -> ImageModel:
+        """Network on the device that takes images of this data set, with new weights.
+
+        Args:
+            name, seed, size: as for `net`; images of another size are resized.
+        """
+        return self.engine.place(ImageModel.for_data(self.net(name, seed, size), self.splits.train, size))
 
     def describe(self, name: str, size: int | None = None) -> str:
         """Hash of a network's structure; of the user's own, of its code and of its state when it is new.

@@ -53,7 +53,10 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
     """
     recipe = arm.recipe(experiment.recipe)
     config = recipe.student
-    rests_on = {"net": experiment.describe(config.model), **_generated(experiment, arm, recipe, inputs)}
+    rests_on = {
+        "net": experiment.describe(config.model, config.input_size),
+        **_generated(experiment, arm, recipe, inputs),
+    }
     if arm.reads_teacher:
         chain = assistant_stages(experiment, arm, inputs)
         rests_on["teacher"] = (chain[-1] if chain else lesson_stage(experiment, recipe)).fingerprint
@@ -118,8 +121,8 @@ def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[S
     stages: list[Stage] = []
     for config in assistant_configs(experiment.recipe, arm):
         before = stages[-1] if stages else lesson_stage(experiment, recipe)
-        rests_on = {"net": experiment.describe(config.model), "teacher": before.fingerprint}
-        rests_on |= _own_losses(experiment, config)
+        net = experiment.describe(config.model, config.input_size)
+        rests_on = {"net": net, "teacher": before.fingerprint, **_own_losses(experiment, config)}
         if arm.reads_virtual:
             assert inputs.virtual is not None
             rests_on["virtual"] = inputs.virtual
@@ -164,7 +167,7 @@ def _distinct(arms: Iterable[Arm]) -> list[Arm]:
 def _check_student(experiment: Experiment, arm: Arm) -> dict[str, Wiring]:
     recipe, engine = arm.recipe(experiment.recipe), experiment.engine
     config, train = recipe.student, experiment.splits.train.to(engine.device)
-    student = experiment.model(config.model, 0)
+    student = experiment.model(config.model, 0, config.input_size)
     check_model(student, train, f"student {config.model}")
     check_mixing(arm.objective or Objective(()), config, train.task)
     if arm.loss is None:
@@ -173,7 +176,7 @@ def _check_student(experiment: Experiment, arm: Arm) -> dict[str, Wiring]:
     virtual = virtual or untrained_virtual(experiment, recipe.virtual)
     teacher = other_teacher(recipe, config.teacher)
     networks = {f"teacher {teacher.model}": untrained_teacher(experiment, teacher)}
-    networks |= {f"assistant {name}": experiment.model(name, 0) for name in config.assistants}
+    networks |= {f"assistant {name}": experiment.model(name, 0, config.input_size) for name in config.assistants}
     wirings = {}
     for what, network in networks.items():
         check_model(engine.place(network).eval(), train, what)
@@ -190,7 +193,8 @@ def new_student(
     """Factory for networks that a loss trains alongside the student; appends each, with its name, to `made`."""
 
     def make(name: str, seed: int) -> ImageModel:
-        peer = ImageModel.for_data(experiment.net(name or config.model, seed), experiment.splits.train)
+        size = config.input_size
+        peer = ImageModel.for_data(experiment.net(name or config.model, seed, size), experiment.splits.train, size)
         if made is not None:
             made.append((name or config.model, peer))
         return peer
@@ -225,7 +229,7 @@ def make_assistants(experiment: Experiment, arm: Arm, material: Material, stages
     """
     for config, stage in zip(assistant_configs(experiment.recipe, arm), stages, strict=True):
         seed = derive_seed(experiment.recipe.seed, "assistant", *config.assistants, config.model)
-        assistant = experiment.model(config.model, seed)
+        assistant = experiment.model(config.model, seed, config.input_size)
         if stage.done:
             restore(assistant, stage.path("model.safetensors"))
         else:
@@ -251,7 +255,7 @@ def make_student(
         ModelError: the network does not fit the task. TrainingError: the loss is not finite.
     """
     config = arm.recipe(experiment.recipe).student
-    student = experiment.model(config.model, derive_seed(seed, "student"))
+    student = experiment.model(config.model, derive_seed(seed, "student"), config.input_size)
     if stage.done:
         return restore(student, stage.path("model.safetensors"))
     if start is not None:
@@ -262,7 +266,8 @@ def make_student(
 
 def restore_student(experiment: Experiment, arm: Arm, stage: Stage) -> ImageModel:
     """The student of a finished stage, in eval mode."""
-    student = experiment.model(arm.recipe(experiment.recipe).student.model, 0)
+    config = arm.recipe(experiment.recipe).student
+    student = experiment.model(config.model, 0, config.input_size)
     return restore(student, stage.path("model.safetensors"))
 
 
@@ -270,7 +275,7 @@ def restore_peers(experiment: Experiment, stage: Stage) -> list[tuple[str, Image
     """Networks that a loss trained alongside a finished student, with their names, in eval mode."""
     found = []
     for number, name in enumerate((stage.result or {}).get("peers", ()), 1):
-        peer = experiment.model(name, 0)
+        peer = experiment.model(name, 0, experiment.recipe.student.input_size)
         found.append((name, restore(peer, stage.path(f"peer-{number}.safetensors"))))
     return found
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gankd.data.images import LabelledImages
 from gankd.errors import ModelError
@@ -66,7 +66,9 @@ def other_teacher(recipe: Recipe, model: str | None) -> TeacherConfig:
     """
     if model is None:
         return recipe.teacher
-    return replace(recipe.teacher, model=model, weights=None, mean=None, std=None, input_size=None, class_names=())
+    own = recipe.teacher
+    size = own.input_size if own.weights is None else None
+    return replace(own, model=model, weights=None, mean=None, std=None, input_size=size, class_names=())
 
 
 def untrained_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
@@ -74,7 +76,7 @@ def untrained_teacher(experiment: Experiment, config: TeacherConfig) -> ImageMod
     nets = [experiment.net(config.model, number, input_size(config)) for number in range(config.members)]
     if config.weights is not None:
         return users_contract(nets[0], config, experiment.splits.train)
-    return ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), experiment.splits.train)
+    return _untrained(nets, config, experiment.splits.train)
 
 
 def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
@@ -87,7 +89,7 @@ def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
         fill_from_checkpoint(nets[0], weights, f"{config.weights} does not fit {config.model}")
         teacher = users_contract(nets[0], config, experiment.splits.train)
     else:
-        teacher = ImageModel.for_data(nets[0] if config.members == 1 else Ensemble(nets), experiment.splits.train)
+        teacher = _untrained(nets, config, experiment.splits.train)
     return experiment.engine.place(teacher).eval()
 
 
@@ -115,7 +117,7 @@ def train_teacher(
     stage.begin()
     for number, net in enumerate(teacher.members):
         part = stage if members == 1 else stage.part(f"member-{number}")
-        member = ImageModel.for_data(net, splits.train)
+        member = _untrained([net], config, splits.train)
         seed = derive_seed(experiment.recipe.seed, "member", number)
         with user_errors_in_one_line(config.model, f"teacher {config.model}"):
             train_supervised(member, splits.train, splits.val, config, engine, seed, part, beside=watcher)
@@ -159,6 +161,10 @@ def refuse_chance_level(outputs: Tensor, data: LabelledImages, what: str, *, giv
             f"{what} is at chance level: {task.metric} {value}{''.join(f' ({each})' for each in found)} on {len(data)} "
             f"validation images, a constant guess has {task.chance(labels):.4g}; {remedy}"
         )
+
+
+def _untrained(nets: list[nn.Module], config: TeacherConfig, train: LabelledImages) -> ImageModel:
+    return ImageModel.for_data(nets[0] if len(nets) == 1 else Ensemble(nets), train, config.input_size)
 
 
 def _weights_fingerprint(experiment: Experiment, path: Path) -> str:

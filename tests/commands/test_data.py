@@ -92,6 +92,8 @@ def test_values_leaks_and_options(tmp_path: Path) -> None:
     report = show(tmp_path / "a.npz", low=-1.0, size=16)
     assert report.command == f"gankd run npz --data {tmp_path / 'a.npz'} --size 16 --set data.low=-1.0"
     assert "duplicates  of test in train: 5 pixel for pixel, 5 of them with another label" in report.text
+    assert report.problem == "equal images in two splits; remove them, or add --set data.duplicates=allow"
+    assert "warning     5 test images are equal to train images, first images[50] and images[0]" in report.text
     assert "labels      values from 0 to 1, 60 different; range -1 to 1; the labels are numbers" in report.text
     assert "\n-1 to -0.8 " in report.text
     assert report.to_dict()["range"] == [-1, 1]

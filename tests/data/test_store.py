@@ -185,7 +185,7 @@ def test_mapped_splits_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.M
     for name in "ab":
         (tmp_path / "set" / name).mkdir(parents=True)
         for number in range(10):
-            pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            pixels = np.random.default_rng([number, name == "b"]).integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
 
     def load() -> Splits:
@@ -197,7 +197,6 @@ def test_mapped_splits_are_those_in_memory(tmp_path: Path, monkeypatch: pytest.M
     mapped = load()
     assert mapped.fingerprint() == in_memory
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    (tmp_path / "set" / "a" / "0.png").write_bytes((tmp_path / "set" / "b" / "0.png").read_bytes())
     os.utime(tmp_path / "set" / "a" / "0.png", ns=(0, 0))
-    assert load().fingerprint() == in_memory  # a0 and b0 are the same image
+    assert load().fingerprint() == in_memory
     assert len(list((tmp_path / "cache").iterdir())) == 2

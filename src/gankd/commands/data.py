@@ -267,8 +267,10 @@ def show(
         problem += ", or add --skip-broken" if skips else ""
     try:
         source = {"name": found.name, "root": None if found.path is None else str(found.path)}
-        left_out = {"skip_broken": True} if bad and skips else {}
-        splits = load_splits(from_dict(DataConfig, {**source, **settings, **left_out}, "--name"))
+        lenient: dict[str, Any] = {"skip_broken": True} if bad and skips else {}
+        if "duplicates" in DATA_SETS[found.name].takes:
+            lenient["duplicates"] = "allow"  # they are shown below
+        splits = load_splits(from_dict(DataConfig, {**source, **settings, **lenient}, "--name"))
     except DataError as error:
         if files is None:
             raise  # there is nothing else to show
@@ -289,4 +291,7 @@ def show(
         with atomic(sheet) as temporary:
             grid.save(temporary, format="png")
     counts = {"train": len(splits.train), "val": len(splits.val), "test": len(splits.test)}
-    return DataReport(found, options, files, problem, splits, sheet, counts, histogram(splits), duplicates(splits))
+    shared = duplicates(splits)
+    if not problem and "duplicates" in lenient and any(each.same and each.first != each.second for each in shared):
+        problem = "equal images in two splits; remove them, or add --set data.duplicates=allow"
+    return DataReport(found, options, files, problem, splits, sheet, counts, histogram(splits), shared)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
+from gankd.data.copies import check_copies
 from gankd.data.images import LabelledImages, Splits
 from gankd.data.labels import settle
 from gankd.data.own import ChannelChoice, Choices, Item, TaskChoice, and_more, common_size, counted, shown
@@ -178,6 +179,9 @@ def splits_of_arrays(
         "licence": "the user's own",
         **how,
     }
+    warnings = check_copies(path, items, index, (train, val, test), allowed=choices.duplicates == "allow")
+    if warnings:
+        card["warnings"] = warnings
     return Splits(train, val, test, path.stem, card)
 
 

@@ -37,6 +37,19 @@ def find_column(header: list[str], wanted: tuple[str, ...], where: str) -> int:
     return header.index(name)
 
 
+def group_column(header: list[str], group: str | None, where: str) -> int | None:
+    """Index of the column that names groups, if the user names one.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    if group is None:
+        return None
+    if group.lower() not in header:
+        raise DataError(f"{where}: data.group: no column {shown(group)}; {suggest(group.lower(), header)}")
+    return header.index(group.lower())
+
+
 class Row(NamedTuple):
     """Row of a table about one image, as text."""
 
@@ -46,6 +59,7 @@ class Row(NamedTuple):
     """Path of the file, as written."""
     label: str
     split: str | None
+    group: str | None = None
 
 
 def items_of_rows(table: Path, rows: Sequence[Row]) -> list[Item]:
@@ -57,14 +71,14 @@ def items_of_rows(table: Path, rows: Sequence[Row]) -> list[Item]:
     base = Path(os.path.abspath(table.parent))
     items: list[Item] = []
     place_of: dict[str, str] = {}
-    for place, image, label, split in rows:
+    for place, image, label, split, group in rows:
         at = f"{shown(table)} {place}"
         path = _path_below(base, image, at)
         key = path.relative_to(base).as_posix()
         if key in place_of:
             raise DataError(f"{at}: {shown(key)} has a label already, in {place_of[key]}; keep one row")
         place_of[key] = place
-        items.append(labelled(key, path, label, split, at))
+        items.append(labelled(key, path, label, split, at, group))
     missing = [item for item in items if not os.path.isfile(item.path)]
     if missing:
         raise DataError(
@@ -75,13 +89,13 @@ def items_of_rows(table: Path, rows: Sequence[Row]) -> list[Item]:
     return items
 
 
-def labelled(key: str, path: Path, label: str, split: str | None, at: str) -> Item:
+def labelled(key: str, path: Path, label: str, split: str | None, at: str, group: str | None = None) -> Item:
     """Item of a row.
 
     Raises:
         DataError: no such split.
     """
-    return Item(key, path, label, at, None if split is None else _part(split, at))
+    return Item(key, path, label, at, None if split is None else _part(split, at), group)
 
 
 def _part(cell: str, at: str) -> str | None:

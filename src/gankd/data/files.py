@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from gankd.data.copies import check_copies
 from gankd.data.heic import heic_formats, is_heic
 from gankd.data.images import Splits
 from gankd.data.labels import settle
@@ -220,11 +221,15 @@ def splits_of_pictures(
     path = root.resolve()
     name = (path.stem if path.is_file() else path.name) or "root"
     origin = f"{what} {shown(path.name or name)}: {counted(len(items), 'image file')}, {pixels}"
+    warnings: list[str] = []
     card: dict[str, Any] = {"origin": origin, "licence": "the user's own", **how}
     if left_out:
         card["left_out"] = left_out
         listed = "; ".join(left_out[:MOST_LISTED]) + and_more(len(left_out) - MOST_LISTED, "of them")
-        card["warnings"] = [f"{counted(len(left_out), 'image')} left out that cannot be read: {listed}"]
+        warnings = [f"{counted(len(left_out), 'image')} left out that cannot be read: {listed}"]
+    warnings += check_copies(root, items, index, (train, val, test), allowed=choices.duplicates == "allow")
+    if warnings:
+        card["warnings"] = warnings
     return Splits(train, val, test, name, card)
 
 

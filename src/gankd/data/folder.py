@@ -73,12 +73,34 @@ def load_folder(
     require(
         not tabular or layout == "auto", f"layout is for class folders, but {shown(root)} has {TABLE}; leave it out"
     )
-    items, passed_over = (read_table(root / TABLE), "") if tabular else _read_class_folders(root, layout)
+    group = choices.group
+    items, passed_over = (
+        (read_table(root / TABLE, group), "")
+        if tabular
+        else _read_class_folders(root, layout, grouped=group is not None)
+    )
+    if group is not None and not tabular:
+        items = [replace(item, group=_folder_level(root, item, group)) for item in items]
     items = sorted(items, key=lambda item: item.key)
     pictures = Files([item.path for item in items])
     splits = splits_of_pictures(root, items, pictures, choices, what="folder", tabular=tabular, hint=_table_hint(root))
     inside = f", in {shown(root.relative_to(given).as_posix())}" if root != given else ""
     return replace(splits, card=splits.card | {"origin": splits.card["origin"] + inside + passed_over})
+
+
+def _folder_level(root: Path, item: Item, level: str) -> str:
+    """Folders of an image down to `level` below its class."""
+    require(
+        level.isdecimal() and int(level) > 0,
+        f"data.group is a level of folders below the class folders, 1, 2, ..., got {level!r} (or a column of {TABLE})",
+    )
+    below = item.key.partition(f"{item.label}/")[2].split("/")[:-1]
+    if len(below) < int(level):
+        raise DataError(
+            f"{shown(root)}: data.group={level}: {shown(item.key)} is in {counted(len(below), 'folder')} below its "
+            "class; move it into a folder of its group"
+        )
+    return "/".join(below[: int(level)])
 
 
 # Settings, names, folders
@@ -100,16 +122,17 @@ def _check_root(root: Path) -> None:
 # Class folders
 
 
-def _read_class_folders(root: Path, layout: Layout) -> tuple[list[Item], str]:
+def _read_class_folders(root: Path, layout: Layout, grouped: bool) -> tuple[list[Item], str]:
     """Items of layouts 2 and 3, and a note on other files."""
     entries = list_folder(root)
     folders = [entry for entry in entries if os.path.isdir(entry.path)]
-    parts = given_splits(root, folders, layout) if folders else None
+    parts = given_splits(root, folders, layout, grouped) if folders else None
     if parts is None:
         found = [_read_classes(root, root, None)]
     else:
         _refuse_loose_images(root, entries)
-        found = [_read_classes(root, Path(e.path), part, layout) for e, part in zip(folders, parts, strict=True)]
+        below: Layout = "classes" if grouped else layout
+        found = [_read_classes(root, Path(e.path), part, below) for e, part in zip(folders, parts, strict=True)]
     others = [name for _, names in found for name in names]
     kinds = sorted({Path(name).suffix.lower() or "no suffix" for name in others})
     note = f"; {counted(len(others), 'other file')} passed over ({', '.join(map(shown, kinds))})"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,7 +123,7 @@ def settle(
     tabular: bool = True,
     class_names: tuple[str, ...] = (),
     hint: str = "",
-) -> tuple[Tensor, Task, dict[str, Tensor], dict[str, str]]:
+) -> tuple[Tensor, Task, dict[str, Tensor], dict[str, Any]]:
     """Find the task and the splits of images whose labels are text.
 
     Args:
@@ -135,7 +136,7 @@ def settle(
         hint: ends the error that there is only one class.
 
     Returns:
-        Labels (N,) in user units, their task, ascending indices of train, val and test, and two entries of the card.
+        Labels (N,) in user units, their task, ascending indices of train, val and test, and entries of the card.
 
     Raises:
         ConfigError: a range of classes. DataError: labels that do not fit, or too few images.
@@ -162,5 +163,8 @@ def settle(
         if class_names:
             classes = replace(classes, class_names=tuple(class_names[int(n)] for n in classes.class_names))
         found = classes
-    index, split = draw_split(root, items, labels, found, choices.seed)
-    return labels, found, index, {"split": split, "labels": f"{kind}: {why}"}
+    index, split = draw_split(root, items, labels, found, choices.seed, group=choices.group)
+    given = {item.part for item in items}
+    card: dict[str, Any] = {"split": split, "labels": f"{kind}: {why}"}
+    card["drawn"] = [part for part in ("val", "test") if part not in given]
+    return labels, found, index, card

@@ -70,8 +70,12 @@ def parts_of_files(root: Path, paths: Sequence[Path]) -> list[str | None]:
     )
 
 
-def given_splits(root: Path, folders: Sequence[os.DirEntry[str]], layout: Layout) -> list[str] | None:
+def given_splits(
+    root: Path, folders: Sequence[os.DirEntry[str]], layout: Layout, grouped: bool = False
+) -> list[str] | None:
     """Split of each sub-folder of `root`, or None where the sub-folders are classes.
+
+    With `grouped`, folders below the classes are known to be groups of images.
 
     Raises:
         DataError: with layout auto, the sub-folders may be either.
@@ -92,7 +96,8 @@ def given_splits(root: Path, folders: Sequence[os.DirEntry[str]], layout: Layout
     named = [role for role in roles if role]
     if len(named) * 2 > len(names) and (len(set(named)) > 1 or (named.count("fold") > 1 and len(named) == len(names))):
         _ask_about_splits(root, names, roles, folders)
-    refuse_nested(root, folders)
+    if not grouped:
+        refuse_nested(root, folders)
     return None
 
 

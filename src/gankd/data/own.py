@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from gankd.config import require
+from gankd.data.groups import group_strata, share_groups
 from gankd.errors import DataError
 from gankd.seeds import rng
 from gankd.tasks import Task
 
 TaskChoice = Literal["auto", "classification", "regression"]
 ChannelChoice = Literal["auto", "grey", "rgb"]
+DuplicateChoice = Literal["refuse", "allow"]
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -41,6 +43,8 @@ class Item:
     """Place of the label, for error messages."""
     part: str | None
     """The split that the user chose, if any."""
+    group: str | None = None
+    """Group that no split divides, if the user names one."""
 
 
 class Settings(TypedDict, total=False):
@@ -51,6 +55,7 @@ class Settings(TypedDict, total=False):
     channels: ChannelChoice
     low: float | None
     high: float | None
+    duplicates: DuplicateChoice
     seed: int
 
 
@@ -58,6 +63,7 @@ class FileSettings(Settings, total=False):
     """Keyword arguments of readers of image files."""
 
     skip_broken: bool
+    group: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +87,17 @@ class Choices:
     """Upper end; default: the greatest label of all splits."""
     seed: int = 0
     """Draws the splits that are not given."""
+    duplicates: DuplicateChoice = "refuse"
+    """Equal images on two sides of a split: refuse, or only warn."""
+    group: str | None = None
+    """Column, or level of folders, that names groups of images (a patient, a video) which no split divides."""
     skip_broken: bool = False
     """Leave out image files that cannot be read; otherwise the first one is named and nothing is read."""
 
     def __post_init__(self) -> None:
         check_settings(self.task, self.size, self.channels, self.low, self.high)
+        known = get_args(DuplicateChoice)
+        require(self.duplicates in known, f"duplicates must be {' or '.join(known)}, got {self.duplicates!r}")
 
 
 def check_settings(task: str, size: int | None, channels: str, low: float | None, high: float | None) -> None:
@@ -132,16 +144,38 @@ def and_more(number: int, what: str) -> str:
 
 
 def draw_split(
-    root: Path, items: list[Item], labels: Tensor, task: Task, seed: int, shares: Mapping[str, int] = SHARES
+    root: Path,
+    items: list[Item],
+    labels: Tensor,
+    task: Task,
+    seed: int,
+    shares: Mapping[str, int] = SHARES,
+    group: str | None = None,
 ) -> tuple[dict[str, Tensor], str]:
-    """Ascending indices of train, val and test, and their origin in words."""
+    """Ascending indices of train, val and test, and their origin in words.
+
+    With `group`, the name of the items' groups, none of them is divided.
+    """
     parts = [item.part or "train" for item in items]
     given = {item.part for item in items} - {None}
     if "train" not in parts:
         raise DataError(f"{shown(root)}: expected images in the split train, got none; mark some as train")
     drawn = [part for part in SHARES if part == "train" or part not in given]
-    if len(drawn) > 1:
-        pool = [index for index, part in enumerate(parts) if part == "train"]
+    if group is not None:
+        refuse_divided(root, items, group)
+    pool = [index for index, part in enumerate(parts) if part == "train"]
+    if len(drawn) > 1 and group is not None:
+        names = [str(items[place].group) for place in pool]
+        number = len(set(names))
+        if number < len(drawn):
+            raise DataError(
+                f"{shown(root)}: expected at least {len(drawn)} groups ({group}) to share among {', '.join(drawn)}, "
+                f"got {number}; add some, or give the splits yourself"
+            )
+        of_each = share_groups(names, group_strata(labels[pool], task.has_classes), {p: shares[p] for p in drawn}, seed)
+        for place, part in zip(pool, of_each, strict=True):
+            parts[place] = part
+    elif len(drawn) > 1:
         for name, members in strata(root, items, labels, task, pool, drawn, shares):
             order = torch.randperm(len(members), generator=rng(seed, "folder", "split", name)).tolist()
             for position, part in zip(order, allot(len(members), drawn, shares), strict=True):
@@ -151,9 +185,32 @@ def draw_split(
     how = [f"{', '.join(part for part in SHARES if part not in drawn[1:])} given"] if given else []
     if len(drawn) > 1:
         ratio = " : ".join(str(shares[part]) for part in drawn)
-        how.append(f"{', '.join(drawn)} drawn {ratio}, stratified by label, seed {seed}")
+        by = "" if group is None else f" by {shown(group)} ({number:,}, none divided)"
+        how.append(f"{', '.join(drawn)} drawn {ratio}{by}, stratified by label, seed {seed}")
     sizes = ", ".join(f"{len(index[part]):,} {part}" for part in SHARES)
     return index, f"{'; '.join(how)}: {sizes}"
+
+
+def refuse_divided(root: Path, items: list[Item], what: str) -> None:
+    """Raise DataError where the user's own split divides a group, or an image has none.
+
+    Args:
+        root: folder or file, for the message.
+        items: images with groups and splits.
+        what: name of the groups.
+    """
+    first: dict[str, Item] = {}
+    for item in items:
+        if not item.group:
+            raise DataError(
+                f"{item.where}: no {shown(what)} for {shown(item.key)}; fill it in, or leave data.group out"
+            )
+        other = first.setdefault(item.group, item)
+        if other.part != item.part:
+            raise DataError(
+                f"{shown(root)}: {shown(what)} {shown(item.group)} is in {other.part} and in {item.part}, as "
+                f"{shown(other.key)} and {shown(item.key)}; move its images to one split"
+            )
 
 
 def strata(

@@ -18,6 +18,7 @@ from gankd.data.columns import (
     PixelColumns,
     Row,
     find_column,
+    group_column,
     items_of_rows,
     labelled,
     pixel_columns,
@@ -57,11 +58,12 @@ def load_parquet(path: Path, choices: Choices) -> Splits:
     image = find_column(first.names, (*IMAGE_COLUMNS, "img"), first.where)
     label = find_column(first.names, (*LABEL_COLUMNS, "fine_label"), first.where)
     split = first.names.index(SPLIT_COLUMN) if SPLIT_COLUMN in first.names else None
+    group = group_column(first.names, choices.group, first.where)
     if first.holds_paths(image):
-        items = [item for shard in shards for item in shard.named_items(image, label, split, choices.task)]
+        items = [item for shard in shards for item in shard.named_items(image, label, split, choices.task, group)]
         pictures: Files | _Embedded = Files([item.path for item in items])
     else:
-        items = [item for shard in shards for item in shard.items(label, split, choices.task)]
+        items = [item for shard in shards for item in shard.items(label, split, choices.task, group)]
         pictures = _Embedded(shards, image)
     refuse_half_split(items)
     names = first.class_names(label, items)
@@ -128,17 +130,20 @@ class _Shard:
             raise DataError(f"{self.where} has no rows; leave it out")
         return found if text else label_texts(f"{self.where}: {name}", np.array(found), task)
 
-    def rows(self, label: int, split: int | None, task: TaskChoice) -> Iterator[tuple[int, str, str | None]]:
-        """(row, label, split) of each image."""
+    def rows(
+        self, label: int, split: int | None, task: TaskChoice, group: int | None
+    ) -> Iterator[tuple[int, str, str | None, str | None]]:
+        """(row, label, split, group) of each image."""
         labels = self.texts(label, task)
         parts = self.texts(split) if split is not None else [self.part] * len(labels)
-        return zip(range(len(labels)), labels, parts, strict=True)
+        groups = self.texts(group) if group is not None else [None] * len(labels)
+        return zip(range(len(labels)), labels, parts, groups, strict=True)
 
-    def items(self, label: int, split: int | None, task: TaskChoice) -> list[Item]:
+    def items(self, label: int, split: int | None, task: TaskChoice, group: int | None = None) -> list[Item]:
         """Items of images inside the table."""
         return [
-            labelled(f"{self.path.name}[{row}]", self.path, text, part, f"{self.where} row {row}")
-            for row, text, part in self.rows(label, split, task)
+            labelled(f"{self.path.name}[{row}]", self.path, text, part, f"{self.where} row {row}", own)
+            for row, text, part, own in self.rows(label, split, task, group)
         ]
 
     def holds_paths(self, image: int) -> bool:
@@ -161,11 +166,15 @@ class _Shard:
             )
         return False
 
-    def named_items(self, image: int, label: int, split: int | None, task: TaskChoice) -> list[Item]:
+    def named_items(self, image: int, label: int, split: int | None, task: TaskChoice, group: int | None) -> list[Item]:
         """Items of images that are files below the table's folder."""
         paths = self.texts(image)
         return items_of_rows(
-            self.path, [Row(f"row {row}", paths[row], text, part) for row, text, part in self.rows(label, split, task)]
+            self.path,
+            [
+                Row(f"row {row}", paths[row], text, part, own)
+                for row, text, part, own in self.rows(label, split, task, group)
+            ],
         )
 
     def pixels(self, columns: PixelColumns) -> Images:

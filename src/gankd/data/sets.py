@@ -75,8 +75,10 @@ def _archives(base: str, md5: dict[str, str]) -> tuple[Archive, ...]:
     return tuple(Archive(base + name, digest) for name, digest in md5.items())
 
 
-OWN = ("task", "size", "channels", "low", "high")
+OWN = ("task", "size", "channels", "low", "high", "duplicates")
 """Settings that readers of the user's own images take."""
+FILES = (*OWN, "group", "skip_broken")
+"""Those that readers of image files take."""
 
 DATA_SETS = {
     # --- embedded
@@ -90,7 +92,7 @@ DATA_SETS = {
         "folder:load_folder",
         "The user's own images: class folders, or labels.csv",
         "the folder of your images",
-        (*OWN, "skip_broken", "layout"),
+        (*FILES, "layout"),
         markers=(("labels.csv", "image files with labels.csv"),),
         pictures="in folder",
     ),
@@ -105,7 +107,7 @@ DATA_SETS = {
         "table:load_table",
         "The user's own images: a CSV or parquet file that lists or holds them",
         "the CSV or parquet file that lists your images",
-        (*OWN, "skip_broken"),
+        FILES,
         files=((r".*\.parquet", "a Parquet table"), (r".*\.[ct]sv", "a CSV table")),
         pictures="in table",
     ),
@@ -113,7 +115,7 @@ DATA_SETS = {
         "shards:load_shards",
         "The user's own images: WebDataset shards (.tar)",
         "the .tar file or folder of your shards",
-        (*OWN, "skip_broken"),
+        FILES,
         files=((r".*\.tar", "a WebDataset shard"),),
     ),
     "idx": DataSet(

@@ -48,7 +48,14 @@ def load_shards(path: str | Path, **settings: Unpack[FileSettings]) -> Splits:
     part_of = dict(zip(paths, parts, strict=True))
     texts = _labels(samples)
     items = [
-        labelled(f"{sample.shard.name}/{sample.image.name}", sample.shard, text, part_of[sample.shard], sample.where)
+        labelled(
+            f"{sample.shard.name}/{sample.image.name}",
+            sample.shard,
+            text,
+            part_of[sample.shard],
+            sample.where,
+            _group(sample, choices.group),
+        )
         for sample, (text, _) in zip(samples, texts, strict=True)
     ]
     refuse_half_split(items)
@@ -164,6 +171,15 @@ def _label(sample: _Sample) -> tuple[str, str]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: no label can be read ({shown(' '.join(str(error).split()))}); correct it") from None
     return text, suffix
+
+
+def _group(sample: _Sample, key: str | None) -> str | None:
+    """Group of a sample, if its .json member has this key."""
+    if key is None or ".json" not in sample.others:
+        return None
+    stored = json.loads(_read(sample.shard, sample.others[".json"]))
+    found = stored.get(key) if isinstance(stored, dict) else None
+    return None if found is None else str(found)
 
 
 def _from_json(stored: Any) -> str:

@@ -18,6 +18,7 @@ from gankd.data.columns import (
     PixelColumns,
     Row,
     find_column,
+    group_column,
     items_of_rows,
     labelled,
     pixel_columns,
@@ -71,7 +72,7 @@ def load_table(
     if columns := _pixel_columns(path):
         items, pixels = _read_pixels(path, columns)
         return splits_of_arrays(path, items, [pixels], choices)
-    items = sorted(read_table(path), key=lambda item: item.key)
+    items = sorted(read_table(path, choices.group), key=lambda item: item.key)
     return splits_of_pictures(path, items, Files([item.path for item in items]), choices, what="table")
 
 
@@ -83,8 +84,8 @@ def holds_paths(table: Path) -> bool:
 # CSV with image files
 
 
-def read_table(table: Path) -> list[Item]:
-    """Items of a CSV file whose rows name image files.
+def read_table(table: Path, group: str | None = None) -> list[Item]:
+    """Items of a CSV file whose rows name image files; `group` is the column that names their groups.
 
     Raises:
         DataError: the table or a row cannot be used, or a file is missing.
@@ -96,6 +97,7 @@ def read_table(table: Path) -> list[Item]:
     header = [cell.lower() for cell in lines[0][1]]
     image, label = find_column(header, IMAGE_COLUMNS, where), find_column(header, LABEL_COLUMNS, where)
     split = header.index(SPLIT_COLUMN) if SPLIT_COLUMN in header else None
+    grouped = group_column(header, group, where)
     if len(lines) == 1:
         raise DataError(f"{where} has a header but no rows; add one line per image")
     rows = []
@@ -105,7 +107,8 @@ def read_table(table: Path) -> list[Item]:
                 f"{where} line {number}: expected {counted(len(header), 'cell')} as in the header, got {len(cells)}; "
                 f"fill the row, and quote cells that hold the separator"
             )
-        rows.append(Row(f"line {number}", cells[image], cells[label], None if split is None else cells[split]))
+        part, own = (None if column is None else cells[column] for column in (split, grouped))
+        rows.append(Row(f"line {number}", cells[image], cells[label], part, own))
     return items_of_rows(table, rows)
 
 

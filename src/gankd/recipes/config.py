@@ -37,6 +37,11 @@ class DataConfig:
     channels: Literal["auto", "grey", "rgb"] = "auto"
     layout: Literal["auto", "classes", "splits"] = "auto"
     """folder: what the sub-folders are: classes, or splits with class folders inside. auto: by their names."""
+    group: str | None = None
+    """folder, table, webdataset: groups of images that no split divides, such as patients or videos: a column, a key of
+    .json members, or the level of folders below the class folders (1, 2, ...)."""
+    duplicates: Literal["refuse", "allow"] = "refuse"
+    """Own images that are equal in two splits: refuse them, or only warn."""
     skip_broken: bool = False
     """folder, table, webdataset: leave out image files that cannot be read, and list them."""
     low: float | None = None

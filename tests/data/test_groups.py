@@ -58,8 +58,8 @@ def test_few_groups_leave_no_split_empty() -> None:
 
 
 def test_strata_of_values_are_tenths() -> None:
-    assert group_strata(torch.arange(20.0).flip(0), False) == [9 - k // 2 for k in range(20)]
-    assert group_strata(torch.tensor([5, 3, 5]), True) == [1, 0, 1]
+    assert group_strata(torch.arange(20.0).flip(0)) == [9 - k // 2 for k in range(20)]
+    assert group_strata(torch.tensor([5, 3, 5, 3, 5, 3])) == [1, 0, 1, 0, 1, 0]
 
 
 def png(k: int) -> bytes:

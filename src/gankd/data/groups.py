@@ -8,7 +8,7 @@ import torch
 from gankd.seeds import rng
 
 RUNS = 10
-"""Parts of equal size, in order of value, that stand for the labels of a regression."""
+"""Parts of equal size, in order of value, that stand for labels that hardly repeat."""
 
 
 def share_groups(groups: Sequence[str], strata: Sequence[int], shares: Mapping[str, int], seed: int) -> list[str]:
@@ -50,9 +50,9 @@ def share_groups(groups: Sequence[str], strata: Sequence[int], shares: Mapping[s
     return [names[part] for part in found[member]]
 
 
-def group_strata(labels: torch.Tensor, has_classes: bool) -> list[int]:
-    """Stratum of each label (N,): its class, or one of `RUNS` in order of value."""
-    if has_classes:
-        return [int(label) for label in labels.unique(return_inverse=True)[1]]
-    place = labels.argsort(stable=True).argsort()
-    return [int(run) for run in place * RUNS // len(labels)]
+def group_strata(labels: torch.Tensor) -> list[int]:
+    """Stratum of each label (N,): the label itself or, if labels hardly repeat, one of `RUNS` in order of value."""
+    values, stratum = labels.unique(return_inverse=True)
+    if len(labels) < 3 * len(values):
+        stratum = labels.argsort(stable=True).argsort() * RUNS // len(labels)
+    return [int(number) for number in stratum]

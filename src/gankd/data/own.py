@@ -172,7 +172,7 @@ def draw_split(
                 f"{shown(root)}: expected at least {len(drawn)} groups ({group}) to share among {', '.join(drawn)}, "
                 f"got {number}; add some, or give the splits yourself"
             )
-        of_each = share_groups(names, group_strata(labels[pool], task.has_classes), {p: shares[p] for p in drawn}, seed)
+        of_each = share_groups(names, group_strata(labels[pool]), {p: shares[p] for p in drawn}, seed)
         for place, part in zip(pool, of_each, strict=True):
             parts[place] = part
     elif len(drawn) > 1:

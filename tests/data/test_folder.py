@@ -613,7 +613,7 @@ def test_mixed_channels(tmp_path: Path) -> None:
     [
         {"size": 30},
         {"size": 4},
-        {"size": 132},
+        {"size": 260},
         {"size": -8},
         {"size": 0},
         {"task": "classify"},

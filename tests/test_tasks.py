@@ -122,7 +122,7 @@ def test_normalise_and_back() -> None:
     labels = torch.tensor([20.0, 30.0, 60.0, 70.0])
     torch.testing.assert_close(AGES.normalise(labels), torch.tensor([0.0, 0.25, 1.0, 1.25]))
     torch.testing.assert_close(AGES.denormalise(AGES.normalise(labels)), labels)
-    offset, factor = AGES.output_scale
+    offset, factor = map(torch.tensor, AGES.output_scale)
     torch.testing.assert_close(offset + factor * AGES.normalise(labels), labels)
     assert CLASSES.output_scale == (0.0, 1.0)
 

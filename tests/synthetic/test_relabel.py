@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from gankd.errors import ConfigError, DataError
-from gankd.synthetic.relabel import SMALL_REAL_GROUP, FilterRule, group_quantile, keep_most_consistent, label_histogram
+from gankd.synthetic.relabel import SMALL_REAL_GROUP, FilterRule, group_quantile, keep_most_consistent
 from gankd.tasks import Classification, Regression
 
 
@@ -138,8 +138,8 @@ def test_what_cannot_be_used_is_refused_in_one_line() -> None:
 
 def test_histograms_count_classes_bins_and_probabilities() -> None:
     classes = Classification(num_classes=3)
-    assert label_histogram(torch.tensor([0, 2, 2]), classes) == [1, 0, 2]
+    assert classes.counts(torch.tensor([0, 2, 2])) == [1, 0, 2]
     soft = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75]])
-    assert label_histogram(soft, classes) == [0.5, 0.75, 0.75]
+    assert classes.counts(soft) == [0.5, 0.75, 0.75]
     angles = Regression(low=0, high=12)
-    assert label_histogram(torch.tensor([0.5, 11.9, 12.0, -3.0]), angles) == [2, *[0] * 10, 2]
+    assert angles.counts(torch.tensor([0.5, 11.9, 12.0, -3.0])) == [2, *[0] * 10, 2]

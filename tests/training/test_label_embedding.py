@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelToEmbedding,
 def head(folder: Path) -> torch.nn.Linear:
     """T1's head, from what the stage kept."""
     weights = load_state(folder / "T1" / "checkpoint.safetensors")["state"]["model"]
-    net = ImageToEmbedding(1)
+    net = ImageToEmbedding(1, 1)
     net.load_state_dict({name[4:]: value for name, value in weights.items() if name.startswith("net.")})
     return net.head
 

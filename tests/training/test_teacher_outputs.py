@@ -189,8 +189,8 @@ def test_another_teacher_other_images_or_views_are_another_file(tmp_path: Path) 
 
 def test_what_float16_cannot_hold_stays_float32() -> None:
     value = torch.tensor([[1.0, 7e4]])
-    assert teacher_outputs._small(value, "teacher_logits").dtype == torch.float32
-    assert teacher_outputs._small(value / 10, "teacher_logits").dtype == torch.float16
+    assert teacher_outputs._small(value, "teacher_logits", CLASSES).dtype == torch.float32
+    assert teacher_outputs._small(value / 10, "teacher_logits", CLASSES).dtype == torch.float16
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])

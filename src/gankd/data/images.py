@@ -14,7 +14,7 @@ from gankd.tasks import Task
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """uint8 images (N, C, H, W) with labels (N,) in user units, on one device.
+    """uint8 images (N, C, H, W) with labels (N,), or (N, n) of n values, in user units, on one device.
 
     Raises:
         DataError: wrong type or shape, no images, or labels outside the task's range.
@@ -29,10 +29,10 @@ class LabelledImages:
             raise DataError(f"images must be uint8 (N, C, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
         if len(self.images) == 0:
             raise DataError("a data set needs at least one image, got none")
-        if self.labels.shape != (len(self.images),) or self.labels.dtype != self.task.label_dtype:
+        shape = (len(self.images), *self.task.label_shape)
+        if self.labels.shape != shape or self.labels.dtype != self.task.label_dtype:
             raise DataError(
-                f"labels must be {self.task.label_dtype} ({len(self.images)},), "
-                f"got {self.labels.dtype} {tuple(self.labels.shape)}"
+                f"labels must be {self.task.label_dtype} {shape}, got {self.labels.dtype} {tuple(self.labels.shape)}"
             )
         self.task.check_labels(self.labels)
 

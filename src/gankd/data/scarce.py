@@ -90,7 +90,7 @@ def scarce(
 
 def _units(train: LabelledImages, labels: Tensor) -> Tensor:
     """Unit (N,) that `per_label` counts: the label, or its group if labels hardly repeat."""
-    values, units = labels.unique(return_inverse=True)
+    values, units = labels.unique(dim=0, return_inverse=True)
     return units if len(labels) >= 2 * len(values) else train.task.groups(labels)
 
 

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.tasks import Regression, Task
+from gankd.tasks import Classification, Task, Values
 
 LabelInput = Literal["learned", "nli", "ili"]
 
 
 class LabelEmbedding(nn.Module):
-    """Labels (N,) in user units to (N, width)."""
+    """Labels (N,), or (N, n) of n values, in user units to (N, width)."""
 
     width: int
 
@@ -42,34 +42,34 @@ class OneHot(LabelEmbedding):
 
 
 class FourierEmbedding(LabelEmbedding):
-    """Sines and cosines of the label at doubling frequencies, then a learned layer: user units (N,) to (N, width)."""
+    """Sines and cosines of each value of the label at doubling frequencies, then a learned layer: user units (N,) or
+    (N, n) to (N, width).
+    """
 
     frequencies: Tensor
 
-    def __init__(self, task: Regression, width: int, octaves: int = 4) -> None:
+    def __init__(self, task: Values, width: int, octaves: int = 4) -> None:
         super().__init__()
         self.task, self.width = task, width
         # From half a turn over the label range upwards; high octaves would let neighbouring labels differ freely.
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.arange(octaves))
-        self.layer = nn.Linear(2 * octaves + 1, width)
+        self.layer = nn.Linear((2 * octaves + 1) * task.head_size, width)
 
     def forward(self, labels: Tensor) -> Tensor:
-        labels01 = self.task.normalise(labels.float())[:, None]
-        phase = labels01 * self.frequencies
+        labels01 = _columns(self.task.normalise(labels.float()))  # (N, n)
+        phase = (labels01[:, :, None] * self.frequencies).flatten(1)  # (N, 4 n)
         return torch.relu(self.layer(torch.cat([2 * labels01 - 1, phase.sin(), phase.cos()], 1)))
 
 
 class NaiveLabelInput(LabelEmbedding):
-    """NLI (Ding et al., CcGAN, ICLR 2021): the label itself, here on [-1, 1]: user units (N,) to (N, 1)."""
+    """NLI (Ding et al., CcGAN, ICLR 2021): the label itself, here on [-1, 1]: user units (N,) or (N, n) to (N, n)."""
 
-    width = 1
-
-    def __init__(self, task: Regression) -> None:
+    def __init__(self, task: Values) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.width = task, task.head_size
 
     def forward(self, labels: Tensor) -> Tensor:
-        return 2 * self.task.normalise(labels)[:, None] - 1
+        return 2 * _columns(self.task.normalise(labels)) - 1
 
 
 class LabelToEmbedding(LabelEmbedding):
@@ -79,19 +79,19 @@ class LabelToEmbedding(LabelEmbedding):
 
     width = 128
 
-    def __init__(self, task: Regression) -> None:
+    def __init__(self, task: Values) -> None:
         super().__init__()
         self.task = task
         layers: list[nn.Module] = []
         for number in range(5):
-            layers.append(nn.Linear(128 if number else 1, 128))
+            layers.append(nn.Linear(128 if number else task.head_size, 128))
             if number < 4:
                 layers.append(nn.GroupNorm(8, 128))
             layers.append(nn.ReLU())
         self.layers = nn.Sequential(*layers)
 
     def forward(self, labels: Tensor) -> Tensor:
-        return self.layers(self.task.normalise(labels)[:, None])
+        return self.layers(_columns(self.task.normalise(labels)))
 
 
 def make_embedding(
@@ -106,10 +106,15 @@ def make_embedding(
         one_hot: classes enter as they are, for a layer with weights per class.
     """
     # The label input is where a GAN for classes and one for values differ.
-    if not isinstance(task, Regression):
+    if isinstance(task, Classification):
         return OneHot(task.num_classes) if one_hot else ClassEmbedding(task.num_classes, width)
     if kind == "nli":
         return NaiveLabelInput(task)
     if kind == "ili":
         return (ili or LabelToEmbedding(task)).requires_grad_(False)
     return FourierEmbedding(task, width)
+
+
+def _columns(labels: Tensor) -> Tensor:
+    """(N, n) of labels (N, n), or (N, 1) of labels (N,)."""
+    return labels.reshape(len(labels), -1)

@@ -36,31 +36,38 @@ def sigma_rule_of_thumb(labels01: Tensor) -> float:
 
 
 def kappa_base(labels01: Tensor) -> float:
-    """Largest gap between neighbouring distinct labels; labels (N,) in [0, 1].
+    """Largest gap between neighbouring distinct labels (N,) in [0, 1]; of labels (N, n), the largest distance of one to
+    its nearest other one.
 
     Raises:
         DataError: there are no two distinct labels.
     """
-    distinct = labels01.double().unique()
+    distinct = labels01.double().unique(dim=0)
     if len(distinct) < 2:
         raise DataError(
             f"all {len(labels01)} training labels are equal; a vicinity needs at least 2 distinct labels: "
             "check the label column, or train a generator without labels"
         )
-    return float(distinct.diff().max())
+    if distinct.ndim == 1:
+        return float(distinct.diff().max())
+    from scipy.spatial import cKDTree
+
+    points = distinct.cpu().numpy()
+    return float(cKDTree(points).query(points, k=2)[0][:, 1].max())
 
 
 class VicinalDraw(NamedTuple):
     """Batch of a discriminator step: B targets, with one real image and one fake label for each."""
 
     target: Tensor
-    """(B,) float32 condition of the discriminator for both images; noise may move it out of [0, 1]."""
+    """(B,) float32 condition of the discriminator for both images, (B, n) of labels of n values; noise may move it out
+    of [0, 1]."""
     real_index: Tensor
     """(B,) int64 index of the real image."""
     real_weight: Tensor
     """(B,) float32 in [0.001, 1]."""
     fake_label: Tensor
-    """(B,) float32 in [0, 1], condition of the generator."""
+    """(B,) or (B, n) float32 in [0, 1], condition of the generator."""
     fake_weight: Tensor
     """(B,) float32 in [0.001, 1]."""
 

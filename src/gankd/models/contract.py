@@ -14,14 +14,14 @@ from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import ModelError
 from gankd.models.read_out import ReadOut
-from gankd.tasks import Task
+from gankd.tasks import Scale, Task
 
 
 class ImageModel(nn.Module):
     """`net` from normalised images to raw outputs, wrapped to read stored images and speak the task's units.
 
-    Input: uint8 (N, C, H, W), or float in [0, 1] of the same shape. Output: logits (N, K) for classes; values (N,)
-    in user units for regression, `offset + factor * net(x)`.
+    Input: uint8 (N, C, H, W), or float in [0, 1] of the same shape. Output: logits (N, K) for classes; values (N,) or
+    (N, n) in user units for regression, `offset + factor * net(x)`.
 
     `net` computes here what it computes anywhere else: it reads images in the type of its first weights, and gives a
     tensor or something that holds one (`main_output`). Lower precision is a matter of autocast around it, from which a
@@ -31,6 +31,8 @@ class ImageModel(nn.Module):
     mean: Tensor
     std: Tensor
     order: Tensor | None
+    scale: Tensor | None
+    """Offset and factor (2, n) of n values."""
 
     def __init__(
         self,
@@ -39,22 +41,27 @@ class ImageModel(nn.Module):
         size: int,
         mean: Tensor,
         std: Tensor,
-        offset: float = 0.0,
-        factor: float = 1.0,
+        offset: Scale = 0.0,
+        factor: Scale = 1.0,
         order: Tensor | None = None,
     ) -> None:
         """Args:
         size: side in pixels that `net` expects; other images are resized.
         mean, std: per channel (C,), on the [0, 1] scale.
-        offset, factor: from raw outputs to the task's units.
+        offset, factor: from raw outputs to the task's units, of all outputs or of each.
         order: number of the output (K,) of each class; default: as the network gives them.
         """
         super().__init__()
         self.net = net
-        self.size, self.offset, self.factor = size, offset, factor
+        # JSON cards hold tuples as lists.
+        self.offset, self.factor = (each if isinstance(each, float | int) else tuple(each) for each in (offset, factor))
+        self.size = size
         self.register_buffer("mean", mean.view(1, -1, 1, 1).float())
         self.register_buffer("std", std.view(1, -1, 1, 1).float())
         self.register_buffer("order", order)
+        # Not with the weights: cards hold both numbers already.
+        several = isinstance(self.offset, tuple)
+        self.register_buffer("scale", torch.tensor([self.offset, self.factor]).float() if several else None, False)
 
     @classmethod
     def for_data(cls, net: nn.Module, data: LabelledImages, size: int | None = None) -> "ImageModel":
@@ -94,6 +101,10 @@ class ImageModel(nn.Module):
             raw = raw[:, 0]
         if self.order is not None:
             raw = raw[:, self.order]
+        if self.scale is not None:
+            return self.scale[0] + self.scale[1] * raw
+        assert not isinstance(self.offset, tuple)
+        assert not isinstance(self.factor, tuple)
         return raw if self.offset == 0.0 and self.factor == 1.0 else self.offset + self.factor * raw
 
     def outputs_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,7 +221,7 @@ def _autocast(model: ImageModel, images: Tensor, engine: Engine) -> AbstractCont
         return nullcontext()
     with engine.autocast():
         raw = model.raw(images[:2].to(engine.device))
-    values = raw.ndim < 2 or raw.shape[1] == 1
+    values = raw.ndim < 2 or raw.shape[1] == 1 or model.scale is not None
     return nullcontext() if values and raw.dtype == torch.bfloat16 else engine.autocast()
 
 

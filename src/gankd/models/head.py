@@ -26,15 +26,16 @@ def teacher_head(model: ImageModel, images: Tensor, task: Task) -> nn.Linear:
         raise ModelError(read_out.reason)
     layers = [layer for layer, _ in read]
     embedding = torch.cat([features for _, features in read], 1).float()
-    offset, factor = task.output_scale
+    offset, factor = (torch.tensor(each).to(images.device) for each in task.output_scale)  # () or (n,)
+    own_offset, own_factor = (torch.tensor(each).to(images.device) for each in (model.offset, model.factor))
     order = slice(None) if model.order is None else model.order
     with torch.no_grad():
         weight = torch.cat([layer.weight.flatten(1) for layer in layers], 1).float()[order] / len(layers)
         bias = torch.stack([_bias(layer) for layer in layers]).mean(0)[order]
         head = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], device=weight.device)
         head.requires_grad_(False)
-        head.weight.copy_(weight * model.factor / factor)
-        head.bias.copy_((model.offset + model.factor * bias - offset) / factor)
+        head.weight.copy_(weight * (own_factor / factor).reshape(-1, 1))
+        head.bias.copy_((own_offset + own_factor * bias - offset) / factor)
         fits = embedding.shape[1] == weight.shape[1] and len(weight) == (outputs.shape[1] if outputs.ndim == 2 else 1)
         expected = (outputs.reshape(len(outputs), -1) - offset) / factor
         rounding = max(1e-3, *(4 * torch.finfo(layer.weight.dtype).eps for layer in layers))

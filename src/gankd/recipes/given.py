@@ -71,13 +71,15 @@ def users_contract(net: nn.Module, config: TeacherConfig, train: LabelledImages)
             )
         pair.append(getattr(own, name).flatten() if value is None else torch.tensor(value).expand(channels).clone())
     names = class_names(config, train.task)
+    several = len(own.offset) if isinstance(own.offset, tuple) else 0
+    unit = ((0.0,) * several, (1.0,) * several) if several else (0.0, 1.0)  # outputs are in label units
     return ImageModel(
         net,
         size=input_size(config) or side,
         mean=pair[0],
         std=pair[1],
-        offset=card.get("offset", 0.0),
-        factor=card.get("factor", 1.0),
+        offset=card.get("offset", unit[0]),
+        factor=card.get("factor", unit[1]),
         order=train.task.output_order(names, "teacher.class_names") if names else None,
     )
 

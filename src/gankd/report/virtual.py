@@ -118,6 +118,8 @@ def _class_charts(facts: Mapping[str, Tensor], task: Task) -> list[Chart]:
 
 def _value_charts(facts: Mapping[str, Tensor], task: Task) -> list[Chart]:
     offset, factor = task.output_scale
+    assert not isinstance(offset, tuple)  # distributions are of one value
+    assert not isinstance(factor, tuple)
     unit = f", {task.metric_unit}" if task.metric_unit else ""
     there = facts["count"] > 0
     names = [task.group_name(group) for group in there.nonzero()[:, 0].tolist()]

@@ -19,6 +19,8 @@ class SparseAutoencoder(nn.Module):
     learn from a few thousand images.
     """
 
+    scale: Tensor
+
     def __init__(self, task: Task, shape: tuple[int, int, int], seed: int, code_width: int = 256) -> None:
         super().__init__()
         channels, size, _ = shape
@@ -39,7 +41,7 @@ class SparseAutoencoder(nn.Module):
             self.predictor = nn.Sequential(
                 nn.Linear(code_width, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, task.head_size)
             )
-        self.offset, self.factor = task.output_scale
+        self.register_buffer("scale", torch.tensor(task.output_scale).float(), persistent=False)  # (2, ...)
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 images (N, C, H, W) to codes (N, code_width), each >= 0."""
@@ -50,7 +52,7 @@ class SparseAutoencoder(nn.Module):
         code = self.encode(images)
         grid = F.relu(self.expand(code)).view(len(code), -1, self.start, self.start)
         raw = self.predictor(code).float()
-        outputs = self.offset + self.factor * raw[:, 0] if raw.shape[1] == 1 else raw
+        outputs = self.scale[0] + self.scale[1] * (raw[:, 0] if raw.shape[1] == 1 else raw)
         return torch.tanh(self.output(self.up(grid))), code, outputs
 
     @torch.no_grad()

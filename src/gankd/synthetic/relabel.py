@@ -7,7 +7,6 @@ from torch import Tensor
 
 from gankd.config import require
 from gankd.errors import ConfigError, DataError
-from gankd.tasks import Task
 
 FilterRule = Literal["none", "published", "per_group", "global", "real_calibrated"]
 SMALL_REAL_GROUP = 20
@@ -102,10 +101,3 @@ def group_quantile(values: Tensor, groups: Tensor, num_groups: int, level: float
     low = ordered[(start + below).clamp_max(last)]
     high = ordered[(start + torch.minimum(below + 1, (count - 1).clamp_min(0))).clamp_max(last)]
     return torch.where(filled, torch.lerp(low, high, weight), torch.nan)
-
-
-def label_histogram(labels: Tensor, task: Task) -> list[float]:
-    """Number of labels in each of the task's groups; (N, K) probabilities count fractionally."""
-    if labels.ndim == 2:
-        return [float(value) for value in labels.double().sum(0)]
-    return [float(value) for value in task.groups(labels).bincount(minlength=task.num_groups)]

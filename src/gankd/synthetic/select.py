@@ -12,7 +12,7 @@ from gankd.errors import DataError
 from gankd.ranges import Count, UpToOne
 from gankd.subsampling.rejection import accept, budgeted_acceptance, running_max_acceptance
 from gankd.synthetic.pool import SyntheticSet
-from gankd.synthetic.relabel import FilterRule, keep_most_consistent, label_histogram
+from gankd.synthetic.relabel import FilterRule, keep_most_consistent
 from gankd.synthetic.variety import teacher_stddevs
 from gankd.tasks import Adjust
 
@@ -153,9 +153,9 @@ def select(
         "adjust": how,
         "acceptance": _plain(kept / generated),
         "thresholds": _plain(thresholds),
-        "labels_generated": label_histogram(pool.labels, pool.task),
-        "labels_assigned": label_histogram(pool.labels[index], pool.task),
-        "labels_adjusted": label_histogram(labels, pool.task),
+        "labels_generated": pool.task.counts(pool.labels),
+        "labels_assigned": pool.task.counts(pool.labels[index]),
+        "labels_adjusted": pool.task.counts(labels),
     }
     return Selection(pool, index, labels, accepted, consistent, report)
 

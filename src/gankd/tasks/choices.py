@@ -4,3 +4,5 @@ from typing import Literal
 
 Adjust = Literal["none", "argmax", "soft", "prediction"]
 LabelSampling = Literal["balanced", "empirical", "uniform"]
+Scale = float | tuple[float, ...]
+"""A number for all outputs of a network, or one for each."""

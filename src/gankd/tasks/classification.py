@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gankd.config import require
 from gankd.errors import ConfigError, DataError, ModelError
-from gankd.tasks.choices import Adjust, LabelSampling
+from gankd.tasks.choices import Adjust, LabelSampling, Scale
 from gankd.tasks.given import in_best_order, logits_problem, odds_rise, order_of_outputs
 from gankd.tasks.typed import classes_from
 
@@ -41,6 +41,8 @@ class Classification:
     """Published rho: share of generated images that the filter keeps."""
     has_classes: ClassVar[bool] = True
     """Labels are classes, and a model's outputs are logits of a distribution over them."""
+    label_shape: ClassVar[tuple[int, ...]] = ()
+    """Shape of one label."""
     soft_temperature: ClassVar[float] = 4.0
     """Default temperature of a virtual teacher's distributions."""
     label_loss_name: ClassVar[str] = "CE"
@@ -111,7 +113,7 @@ class Classification:
         return self.num_classes
 
     @property
-    def output_scale(self) -> tuple[float, float]:
+    def output_scale(self) -> tuple[Scale, Scale]:
         """(offset, factor) from a network's raw output to what the task reads."""
         return 0.0, 1.0
 
@@ -255,6 +257,12 @@ class Classification:
     def groups(self, labels: Tensor) -> Tensor:
         """Group number (N,) of each label: its class."""
         return labels
+
+    def counts(self, labels: Tensor) -> list[float]:
+        """Number of labels of each class; probabilities (N, K) count fractionally."""
+        if labels.ndim == 2:
+            return [float(value) for value in labels.double().sum(0)]
+        return [float(value) for value in labels.bincount(minlength=self.num_classes)]
 
     def group_name(self, group: int) -> str:
         """Name of this group for people."""

@@ -1,6 +1,5 @@
 """The task of predicting a scalar value."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,48 +11,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import require
-from gankd.errors import ConfigError, DataError, ModelError
-from gankd.tasks.choices import Adjust, LabelSampling
+from gankd.errors import DataError, ModelError
+from gankd.tasks.choices import LabelSampling, Scale
 from gankd.tasks.typed import values_from
 from gankd.tasks.units import likely_unit
+from gankd.tasks.values import OfValues
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regression:
+class Regression(OfValues):
     """Labels are float32 in user units within [low, high]; a model gives (N,) values in the same units."""
 
     low: float
     high: float
     unit: str = ""
 
-    kind: ClassVar[str] = "regression"
-    metric: ClassVar[str] = "mae"
-    higher_is_better: ClassVar[bool] = False
-    disagreement_name: ClassVar[str] = "|teacher - label|"
-    error_name: ClassVar[str] = "|error| / label range"
-    """Name of the error in [0, 1] that the error bound is about."""
-    weight_divisor: ClassVar[float] = 100.0
-    """Published weights of losses stand next to a cross-entropy; a squared error on the [0, 1] scale is a hundred times
-    smaller and more, and so is the weight of a loss that does not shrink with it because it does not read outputs."""
-    output_dtype: ClassVar[torch.dtype] = torch.float32
-    """Type of stored teacher outputs: they become labels."""
-    filter_per_group: ClassVar[bool] = False
-    """The published filter has one threshold for all labels."""
-    filter_share: ClassVar[float] = 0.7
-    """Published rho: share of generated images that the filter keeps."""
-    has_classes: ClassVar[bool] = False
-    soft_temperature: ClassVar[float] = 1.0
-    """Default temperature of a virtual teacher's distributions over bins of the label range."""
-    label_loss_name: ClassVar[str] = "MSE"
-    mixes: ClassVar[tuple[str, ...]] = ("mixup",)
-    """Ways to mix labelled images. Values are not in proportion to the area of a part of the image."""
-    not_when_mixed: ClassVar[tuple[str, ...]] = ("index",)
-    """Inputs of losses that a mixed image does not have."""
-    table_notes: ClassVar[tuple[str, ...]] = ()
-    default_adjust: ClassVar[Adjust] = "prediction"
-    """Adjustment of labels that `auto` selects: the teacher's prediction."""
-    reading_of_teacher: ClassVar[str] = "clipped"
-    """Reading of the teacher by filter and labels: part of the identity of students, as 0.1 did not clip."""
     num_groups: ClassVar[int] = 12
     """Equal bins of [low, high], for budgets and per-label statistics."""
 
@@ -95,39 +67,14 @@ class Regression:
         return text
 
     @property
-    def label_names(self) -> tuple[str, ...]:
-        """Values have no names."""
-        return ()
-
-    @property
     def reading(self) -> dict[str, Any]:
         """Settings with which a reader of the user's own images reads labels of this task."""
         return {"task": self.kind, "low": self.low, "high": self.high}
 
-    def first_classes(self, count: int, what: str) -> "Regression":
-        """Raise ConfigError: values have no first classes."""
-        raise ConfigError(
-            f"data.classes keeps the first classes, but the labels of {what} are values; leave it out, or, "
-            "where numbers are names of your own classes, add --task classification"
-        )
-
-    def target_loss(self, source: str, temperature: float) -> str:
-        """Default loss of a student that learns from a target source."""
-        return f"Label + Distribution@{source}"
-
-    def distribution_size(self, bins: int) -> int:
-        """Length of a distribution over labels: `bins` equal parts of [low, high]."""
-        return bins
-
     @property
-    def output_scale(self) -> tuple[float, float]:
+    def output_scale(self) -> tuple[Scale, Scale]:
         """(offset, factor) from a network's raw output, near [0, 1], to user units."""
         return self.low, self.span
-
-    @property
-    def label_dtype(self) -> torch.dtype:
-        """Type of stored labels; never an integer, so that 34.9 years stay 34.9."""
-        return torch.float32
 
     def check_labels(self, labels: Tensor) -> None:
         """Raise DataError unless every label is a number within [low, high]."""
@@ -162,22 +109,6 @@ class Regression:
         """Squared error (N,) on the [0, 1] label scale (Ding et al. 2023)."""
         return ((outputs.float() - labels) / self.span) ** 2
 
-    def on_unit_scale(self, outputs: Tensor) -> Tensor:
-        """Outputs as losses read them: [low, high] becomes [0, 1], in at least float32."""
-        return self.normalise(outputs.float() if outputs.dtype != torch.float64 else outputs)
-
-    def targets(self, labels: Tensor) -> Tensor:
-        """Labels (N,) on the [0, 1] scale."""
-        return self.normalise(labels.float())
-
-    def hard_labels(self, labels: Tensor) -> Tensor:
-        """Labels (N,) on the [0, 1] scale: values are values."""
-        return self.targets(labels)
-
-    def mixable(self, labels: Tensor) -> Tensor:
-        """Labels whose weighted means are labels: values (N,)."""
-        return labels.float()
-
     def closeness(self, labels: Tensor) -> Tensor:
         """(N, N) log-odds, up to a constant, with which rows of `labels` (N,) are mixed.
 
@@ -187,10 +118,6 @@ class Regression:
         bandwidth = 1.06 * labels.std(correction=0) * len(labels) ** -0.2
         gaps = (labels[:, None] - labels) / bandwidth.clamp_min(1e-6 * self.span)  # all labels may be equal
         return -gaps.square() / 2
-
-    def predict(self, outputs: Tensor) -> Tensor:
-        """The value itself."""
-        return outputs
 
     def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Mean absolute and root mean squared error in user units."""
@@ -205,36 +132,9 @@ class Regression:
         """An empty dictionary: values have no classes to balance."""
         return {}
 
-    def beats_chance(self, outputs: Tensor, labels: Tensor) -> bool:
-        """True if these values leave less than nine tenths of a constant guess's mean absolute error."""
-        return self.metrics(outputs, labels)["mae"] < 0.9 * self.chance(labels)
-
-    def output_order(self, names: Sequence[str], setting: str) -> Tensor:
-        """Raise ConfigError: values have no classes."""
-        raise ConfigError(f"{setting} is for classes, and the labels are values; leave it out")
-
-    def output_problem(self, outputs: Tensor) -> tuple[str, str]:
-        """A reason to refuse these outputs (N,), and advice about them: none, as any number may be a value."""
-        return "", ""
-
     def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Absolute error (N,) in user units."""
         return (outputs.double() - labels.double()).abs()
-
-    def nearly_right(self, errors: Tensor, labels: Tensor) -> bool:
-        """True if these errors (N,) leave nothing to look for."""
-        return errors.mean().item() <= 0.02 * self.chance(labels)
-
-    def clearly_less(self, errors: Tensor, before: Tensor, labels: Tensor) -> bool:
-        """True if `errors` (N,) are those of a better reading of the same network, and not only by luck.
-
-        They are at most half of those `before`, by three standard errors, less by a twentieth of a constant guess's
-        error, and at most 0.7 of that.
-        """
-        gain, chance = before - errors, self.chance(labels)
-        return errors.mean().item() <= min(0.5 * before.mean().item(), 0.7 * chance) and gain.mean().item() >= max(
-            3 * gain.std().item() / math.sqrt(len(gain)), 0.05 * chance
-        )
 
     def reread(self, outputs: Tensor, labels: Tensor) -> tuple[Tensor, str]:
         """Errors (N,) after the linear change of the outputs that fits best, and its likely cause in words."""
@@ -246,13 +146,9 @@ class Regression:
 
     def disagreement(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """|f_t(x) - y| (N,) in user units, f_t(x) clipped to the label range (filter score of Ding et al. 2023)."""
-        return (self._clipped(outputs) - labels).abs()
+        return (self.clipped(outputs) - labels).abs()
 
-    def adjust(self, outputs: Tensor, labels: Tensor, how: Adjust) -> Tensor:
-        """Labels (N,) after adjustment: the assigned ones, or the teacher's predictions clipped to the label range."""
-        return labels if how == "none" else self._clipped(outputs)
-
-    def _clipped(self, outputs: Tensor) -> Tensor:
+    def clipped(self, outputs: Tensor) -> Tensor:
         """A teacher's outputs in float, within the label range, as the authors' code clips them."""
         return outputs.float().clamp(self.low, self.high)
 
@@ -287,11 +183,6 @@ class Regression:
         """Values (N,) from numbers or ranges start:stop:step as typed by a person; see `typed.values_from`."""
         return values_from(texts, most, self.low, self.high, self.unit)
 
-    def written(self, labels: Tensor) -> np.ndarray:
-        """Labels (N,) as a file of a user's own images holds them: the values."""
-        values: np.ndarray = labels.numpy()
-        return values
-
     def sweep(self, count: int) -> Tensor | None:
         """(count,) values at equal distances from low to high."""
         return torch.linspace(self.low, self.high, count)
@@ -303,10 +194,6 @@ class Regression:
         values = labels.double().cpu().numpy().clip(*edges[[0, -1]])
         names = [f"{low:.4g} to {high:.4g}" for low, high in pairwise(edges.tolist())]
         return list(zip(names, np.histogram(values, edges)[0].tolist(), strict=True))
-
-    def absent(self, labels: Tensor) -> list[int]:
-        """An empty list: no value has to occur."""
-        return []
 
     def add_noise(self, labels: Tensor, at: Tensor, amount: float, generator: torch.Generator) -> Tensor:
         """`labels` (N,) plus N(0, 1) times `amount` of the label range, kept within it; `at` has no part."""

@@ -34,12 +34,12 @@ class Reader:
     """
 
     def __init__(self, model: ImageModel, task: Task, kinds: Mapping[str, str], tapped: Tapped | None = None) -> None:
-        self.model, self.names, self._task, self._kinds, self._tapped = model, sorted(kinds), task, kinds, tapped
+        self.model, self.names, self.task, self._kinds, self._tapped = model, sorted(kinds), task, kinds, tapped
         self.rotated = any(name.startswith("rotated_") for name in kinds)
         self.run: Callable[[Tensor], Any] = model if tapped is None else tapped
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Signals]:
-        """Outputs (N,) or (N, K) in user units, and the inputs of the losses, for images (N, C, H, W)."""
+        """Outputs (N,), (N, K) or (N, n) in user units, and the inputs of the losses, for images (N, C, H, W)."""
         count = len(images)
         if self.rotated:
             # (4 N, C, H, W): one pass for the images and their three rotations, so that batch statistics are shared
@@ -53,7 +53,7 @@ class Reader:
             if signals.embedding is None and "embedding" in self._kinds.values():
                 raise ModelError(self._tapped.why_no_embedding)
         outputs = found["outputs"][:count]  # of the upright images
-        found["logits"] = found["values"] = found["outputs"] = self._task.on_unit_scale(found["outputs"])
+        found["logits"] = found["values"] = found["outputs"] = self.task.on_unit_scale(found["outputs"])
         result = {}
         for name in self.names:
             value = found[self._kinds[name]]

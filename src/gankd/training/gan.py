@@ -24,6 +24,7 @@ from gankd.generators.networks import LatentGenerator, to_float
 from gankd.generators.projected import FeatureDiscriminator
 from gankd.generators.published import Init, initialise
 from gankd.losses.adversarial import GanLoss, discriminator_loss, generator_loss, gradient_penalty
+from gankd.losses.nearest import PER_GAP, NearestVicinity
 from gankd.losses.vicinal import Vicinity, VicinityKind
 from gankd.models.contract import ImageModel
 from gankd.models.tapped import Tapped
@@ -69,9 +70,11 @@ class GanConfig:
     vicinity: VicinityKind = "soft"
     """Continuous labels only: soft is SVDL, hard is HVDL."""
     vicinity_m: AboveZero = 2.0
-    """Vicinity's radius in units of the largest gap between labels."""
+    """Vicinity's radius in units of the largest gap between labels. Labels of several values: eight times as many
+    nearest labels."""
     sigma: ZeroToOne | None = None
-    """Standard deviation of label noise on the [0, 1] scale; default: 1.06 std N^(-1/5)."""
+    """Standard deviation of label noise on the [0, 1] scale; default: 1.06 std N^(-1/5), or N^(-1 / (n + 4)) and the
+    covariance of the labels for n values."""
     kappa: UpToOne | None = None
     """Radius of the vicinity on the [0, 1] scale; default: vicinity_m times the largest gap."""
     spectral_norm: bool = True
@@ -151,9 +154,20 @@ def logistic(config: GanConfig) -> GanConfig:
     )
 
 
-def fitted_vicinity(train: LabelledImages, config: GanConfig) -> Vicinity:
-    """Vicinity of continuous labels that `config` asks for."""
-    labels = train.task.targets(train.labels).cpu()  # (N,) in [0, 1]
+def fitted_vicinity(train: LabelledImages, config: GanConfig) -> Vicinity | NearestVicinity:
+    """Vicinity of continuous labels that `config` asks for.
+
+    Raises:
+        ConfigError: a radius for labels of several values. DataError: all labels are equal.
+    """
+    labels = train.task.targets(train.labels).cpu()  # (N,) or (N, n), in [0, 1]
+    if labels.ndim == 2:
+        require(
+            config.kappa is None,
+            f"gan.kappa is the radius around one value; the vicinity of labels of {labels.shape[1]} values are the "
+            f"nearest labels, {PER_GAP} times gan.vicinity_m of them; leave it out, got {config.kappa}",
+        )
+        return NearestVicinity.fit(labels, config.vicinity, config.sigma, config.vicinity_m)
     return Vicinity.fit(labels, config.vicinity, config.sigma, config.kappa, config.vicinity_m)
 
 

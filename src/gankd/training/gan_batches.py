@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from gankd.data.images import LabelledImages
+from gankd.losses.nearest import NearestVicinity
 from gankd.losses.vicinal import Vicinity
 from gankd.seeds import Batches
-from gankd.tasks import Regression
+from gankd.tasks import Values
 
 
 class Draw(NamedTuple):
@@ -42,7 +43,7 @@ class ClassBatches:
 class VicinalBatches:
     """Real images from the vicinity of noisy target labels (HVDL and SVDL of CcGAN)."""
 
-    def __init__(self, task: Regression, vicinity: Vicinity, batch_size: int) -> None:
+    def __init__(self, task: Values, vicinity: Vicinity | NearestVicinity, batch_size: int) -> None:
         self.task, self.vicinity, self.batch_size = task, vicinity, batch_size
 
     def draw(self, draw: int, generator: torch.Generator) -> Draw:

@@ -14,6 +14,7 @@ from gankd.errors import CheckpointError
 from gankd.runs import fingerprint
 from gankd.storage import FORMAT, load_state, save_state
 from gankd.synthetic import check_space
+from gankd.tasks import Task
 from gankd.training.criterion import Reader, Signals, joined
 
 BATCH = 512
@@ -86,7 +87,8 @@ def _compute(reader: Reader, images: Tensor, engine: Engine, views: Views | None
                 some = apply_views(some, views[number, start : start + BATCH].to(engine.device))
             with engine.autocast():
                 found = reader(some)[1]
-            parts.append({name: _small(_by_row(name, value, len(some)), name) for name, value in found.items()})
+            rows = {name: _by_row(name, value, len(some)) for name, value in found.items()}
+            parts.append({name: _small(value, name, reader.task) for name, value in rows.items()})
     return {name: joined([part[name] for part in parts]) for name in reader.names}
 
 
@@ -97,13 +99,12 @@ def _by_row(name: str, value: Any, count: int) -> Any:
     return value.unflatten(0, (3, count)).transpose(0, 1) if name.startswith("rotated_") else value
 
 
-def _small(value: Any, name: str) -> Any:
+def _small(value: Any, name: str, task: Task) -> Any:
     if isinstance(value, list):
-        return [_small(item, name) for item in value]
+        return [_small(item, name, task) for item in value]
     # Values become targets on a scale where float16 is coarse; and what float16 cannot hold stays float32.
-    if (name.endswith(("_outputs", "_values")) and value.ndim == 1) or value.abs().amax() > LARGEST_HALF:
-        return value.float()
-    return value.half()
+    exact = name.endswith(("_outputs", "_values")) and task.output_dtype == torch.float32
+    return value.float() if exact or value.abs().amax() > LARGEST_HALF else value.half()
 
 
 def _to(signals: Signals, device: torch.device) -> Signals:

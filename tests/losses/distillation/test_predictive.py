@@ -22,7 +22,7 @@ def draw(seed: int, count: int = 6, dtype: torch.dtype = torch.float32) -> tuple
 
 def built(make: type[Any], seed: int, **settings: Any) -> Any:
     """With read-outs of some size."""
-    module: nn.Module = make(torch.zeros(4, 4), **settings)
+    module: nn.Module = make(torch.zeros(4, 4), torch.zeros(4), **settings)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=rng(seed, str(parameter.shape))))
@@ -46,7 +46,7 @@ def test_the_running_error_takes_all_of_the_first_batches_alike() -> None:
 
 def test_gaussians_start_as_the_squared_distance() -> None:
     student, teacher, embedding, labels = draw(0)
-    found = Gaussian(embedding)(student, teacher, embedding, labels)
+    found = Gaussian(embedding, student)(student, teacher, embedding, labels)
     torch.testing.assert_close(found, (student - teacher).square())
 
 
@@ -67,7 +67,7 @@ def test_gaussians_follow_torch() -> None:
 
 def test_gaussians_are_least_at_the_teacher_and_at_the_spread_of_the_gap() -> None:
     _, teacher, embedding, labels = draw(2, dtype=torch.float64)
-    loss = Gaussian(embedding, floor=0.2).double().eval()  # nothing seen yet: s_t is the floor
+    loss = Gaussian(embedding, teacher, floor=0.2).double().eval()  # nothing seen yet: s_t is the floor
     assert loss(teacher, teacher, embedding, labels).eq(0).all()
     # a student off by 0.3 everywhere: e^l = 1 + 0.09 / 0.04
     bias = loss.read_out.bias
@@ -84,7 +84,7 @@ def test_gaussians_are_least_at_the_teacher_and_at_the_spread_of_the_gap() -> No
 
 def test_no_image_weighs_more_than_e_times_its_share() -> None:
     student, teacher, embedding, labels = draw(3)
-    loss = Gaussian(embedding)
+    loss = Gaussian(embedding, student)
     with torch.no_grad():
         loss.read_out.bias.fill_(-100)
     student.requires_grad_()
@@ -124,7 +124,7 @@ def test_histograms_follow_their_definition(margin: float) -> None:
 
 def test_a_histogram_of_two_bins_by_hand() -> None:
     # a teacher at 1/2 fills both halves alike, as a new head of zeros does: only the value's distance to 1/2 is left
-    loss = Histogram(torch.zeros(4, 3), bins=2, margin=0.0)
+    loss = Histogram(torch.zeros(4, 3), torch.zeros(4), bins=2, margin=0.0)
     nn.init.zeros_(loss.head.weight)
     nn.init.zeros_(loss.head.bias)
     half = torch.full((3,), 0.5)
@@ -134,7 +134,7 @@ def test_a_histogram_of_two_bins_by_hand() -> None:
 
 def test_a_histogram_is_zero_at_the_teachers() -> None:
     # nothing seen yet: s_t is a bin's width
-    loss = Histogram(torch.zeros(4, 8), bins=8, margin=0.0).double().eval()
+    loss = Histogram(torch.zeros(4, 8), torch.zeros(4), bins=8, margin=0.0).double().eval()
     teacher = torch.tensor([0.0, 0.3, 0.5, 1.0], dtype=torch.float64)
     target = torch.tensor([plain_histogram(value, 1 / 8, 8) for value in teacher.tolist()], dtype=torch.float64)
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_a_histogram_is_zero_at_the_teachers() -> None:
 def test_the_margin_keeps_means_where_they_are() -> None:
     ends = torch.tensor([0.0, 1.0])
     for margin, inwards in ((0.0, 0.8), (0.25, 0.02)):
-        loss = Histogram(torch.zeros(4, 60), bins=60, margin=margin).eval()
+        loss = Histogram(torch.zeros(4, 60), torch.zeros(4), bins=60, margin=margin).eval()
         loss.teacher_error.mean.fill_(0.01)  # s_t = 0.1
         edges = loss.edges.tolist()
         shift = []

@@ -30,7 +30,8 @@ class CRD(nn.Module):
         loss_i = ... - [log D(a_i, b_i) + sum_k w_ik log D(a_i, m_k)] / (1 + sum_k w_ik)
                      - sum_k (1 - w_ik) log(1 - D(a_i, m_k)),  K_i = sum_k (1 - w_ik)
 
-    with nu = 1 / (vicinity kappa_base)^2, kappa_base the largest gap between neighbouring labels [2]. In the first
+    with nu = 1 / (vicinity kappa_base)^2, kappa_base the largest gap between neighbouring labels [2]; of n values the
+    squares are sums over them, and the gap is the largest distance of a label to its nearest other one. In the first
     line w_ik is 0 for images not seen yet, whose memory is still random.
 
     Memory: 2 M dim 4 bytes for both memories (50,000 images: 51 MB), and some arrays of 2 K dim and 2 N K floats in
@@ -44,8 +45,8 @@ class CRD(nn.Module):
     Args:
         student_embedding: (N, F).
         teacher_embedding: (N, F'), without gradient.
-        dataset_labels: (M,) int64 classes, or values on the [0, 1] scale.
-        labels: (N,) of the same kind.
+        dataset_labels: (M,) int64 classes, or values on the [0, 1] scale, (M, n) of n values.
+        labels: (N,) or (N, n) of the same kind.
         index: (N,) int64 place of each image in the memory, which is updated in training mode, after the loss:
             m <- momentum m + (1 - momentum) (mean of this batch's rows of that index), back to unit length.
         generator: random numbers for the negatives.
@@ -91,7 +92,7 @@ class CRD(nn.Module):
         self.negatives, self.tau, self.momentum = negatives, tau, momentum
         self.nu = 0.0
         if dataset_labels.is_floating_point():
-            if dataset_labels.min() == dataset_labels.max():
+            if (dataset_labels == dataset_labels[0]).all():
                 raise DataError("CRD compares images by their values, and all training labels are equal; use RKD or SP")
             self.nu = (vicinity * kappa_base(dataset_labels)) ** -2
         self.student = nn.Linear(student_embedding.shape[1], dim)
@@ -125,8 +126,9 @@ class CRD(nn.Module):
         scores = (anchors / self.tau) @ memory.mT  # (2, N, K)
         log_z = self._log_z(scores)
 
-        difference = labels[:, None] - memory_labels
-        near = (-self.nu * difference.square()).exp() if self.nu else (difference == 0).to(scores.dtype)
+        difference = labels[:, None] - memory_labels  # (N, K), or (N, K, n) of n values
+        squared = difference.square().sum(2) if difference.ndim == 3 else difference.square()
+        near = (-self.nu * squared).exp() if self.nu else (squared == 0).to(scores.dtype)
         far = 1 - near
         count = far.sum(1, keepdim=True).clamp_min(1)
         # D = sigmoid(score - offset), so -log D = softplus(offset - score) and -log(1 - D) = softplus(score - offset).

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.prediction import squared_distance
+from gankd.losses.distillation.spec import are_logits, loss
+from gankd.tasks import Task
 
 
 @loss("DML", paper="Zhang et al., CVPR 2018")
@@ -24,9 +26,10 @@ class DML(nn.Module):
     term. Needs no teacher.
 
     Args:
-        student_outputs: (N, K) logits or (N,) values on the [0, 1] scale.
-        targets: (N, K) probabilities or (N,) values.
+        student_outputs: (N, K) logits, or (N,) or (N, n) values on the [0, 1] scale.
+        targets: (N, K) probabilities, or values like these.
         images: (N, C, H, W), input of the peers.
+        task: tells logits from several values; default: (N, K) are logits.
         new_student: function of a seed that makes a peer with the student's architecture.
         new_network: function of a name and a seed that makes a peer with another architecture.
         peers: number of peers, >= 1.
@@ -51,23 +54,24 @@ class DML(nn.Module):
         seeds: list[int] = torch.randint(2**31, (peers,)).tolist()
         self.peers = nn.ModuleList(new_network(network, seed) if network else new_student(seed) for seed in seeds)
 
-    def forward(self, student_outputs: Tensor, targets: Tensor, images: Tensor) -> Tensor:
+    def forward(self, student_outputs: Tensor, targets: Tensor, images: Tensor, task: Task | None = None) -> Tensor:
+        logits = are_logits(student_outputs, task)
         outputs = [student_outputs, *(peer(images) for peer in self.peers)]
-        total = torch.stack([_label_loss(peer, targets) for peer in outputs[1:]]).sum(0)
+        total = torch.stack([_label_loss(peer, targets, logits) for peer in outputs[1:]]).sum(0)
         for number, learner in enumerate(outputs):
             others = [other.detach() for place, other in enumerate(outputs) if place != number]
-            total = total + torch.stack([_divergence(learner, other) for other in others]).mean(0)
+            total = total + torch.stack([_divergence(learner, other, logits) for other in others]).mean(0)
         return total
 
 
-def _label_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    if outputs.ndim == 1:
-        return (outputs - targets).square()
+def _label_loss(outputs: Tensor, targets: Tensor, logits: bool) -> Tensor:
+    if not logits:
+        return squared_distance(outputs, targets)
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
-def _divergence(learner: Tensor, other: Tensor) -> Tensor:
-    if learner.ndim == 1:
-        return (learner - other).square()
+def _divergence(learner: Tensor, other: Tensor, logits: bool) -> Tensor:
+    if not logits:
+        return squared_distance(learner, other)
     log_p, log_q = learner.log_softmax(1), other.log_softmax(1)
     return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)

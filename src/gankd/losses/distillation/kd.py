@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import require
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.spec import are_logits, loss, over_outputs
+from gankd.tasks import Task
 
 
 def scaled(logits: Tensor, temperature: float | Tensor, standardise: bool = False) -> Tensor:
@@ -54,16 +55,23 @@ def regression_kd_loss(student: Tensor, teacher: Tensor, span: float) -> Tensor:
     The same scale as the task loss, so that one weight mixes both whatever the label unit is.
 
     Args:
-        student: (N,) predictions.
-        teacher: (N,) predictions in the same unit, without gradient.
+        student: (N,) predictions, or (N, n) of n values, over which the mean is taken.
+        teacher: predictions in the same unit, without gradient.
         span: length of the label range in that unit, > 0; 1 on the [0, 1] scale.
     """
     difference = student - teacher
-    return ((difference if difference.dtype == torch.float64 else difference.float()) / span).square()
+    return over_outputs(((difference if difference.dtype == torch.float64 else difference.float()) / span).square())
 
 
 @loss("KD", paper="Hinton, Vinyals, Dean, 2015")
-def kd(student_outputs: Tensor, teacher_outputs: Tensor, *, T: float = 4.0, standardise: bool = False) -> Tensor:
+def kd(
+    student_outputs: Tensor,
+    teacher_outputs: Tensor,
+    task: Task | None = None,
+    *,
+    T: float = 4.0,
+    standardise: bool = False,
+) -> Tensor:
     """Soft targets: KL to the teacher's softened classes, or squared distance to its values.
 
         T^2 KL(softmax(teacher / T) || softmax(student / T))     classes
@@ -73,8 +81,9 @@ def kd(student_outputs: Tensor, teacher_outputs: Tensor, *, T: float = 4.0, stan
     With `standardise` (LSKD) the weight is ten times that and T is 2: 0.1*CE + 9*KD(T=2, standardise=True).
 
     Args:
-        student_outputs: (N, K) logits, or (N,) values on the [0, 1] scale.
+        student_outputs: (N, K) logits, or (N,) or (N, n) values on the [0, 1] scale.
         teacher_outputs: the same of the teacher.
+        task: tells logits from several values; default: (N, K) are logits.
         T: temperature; a regression has no use for it.
         standardise: compare z-scores of the logits, which asks of the student the teacher's order and relative
             distances but not their size.
@@ -89,7 +98,7 @@ def kd(student_outputs: Tensor, teacher_outputs: Tensor, *, T: float = 4.0, stan
     [2] Sun, Ren, Li, Wang, Cao. Logit standardization in knowledge distillation. CVPR 2024.
     """
     require(T > 0, f"KD: T must be positive, got {T}")
-    if student_outputs.ndim == 2:
+    if are_logits(student_outputs, task):
         return kd_loss(student_outputs, teacher_outputs, T, standardise)
     require(not standardise, "KD: standardise is for logits, of which a regression has none; leave it out")
     return regression_kd_loss(student_outputs, teacher_outputs, span=1.0)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gankd.config import require
 from gankd.losses.distillation.kd import scaled
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.spec import loss, over_outputs
 
 
 @loss("Label", is_label_loss=True)
@@ -43,13 +43,13 @@ def squared_error(student_values: Tensor, targets: Tensor) -> Tensor:
     """Squared error to the labels on the [0, 1] scale.
 
     Args:
-        student_values: (N,).
-        targets: (N,).
+        student_values: (N,), or (N, n) of n values, over which the mean is taken.
+        targets: the same.
 
     Returns:
         (N,).
     """
-    return (student_values - targets).square()
+    return over_outputs((student_values - targets).square())
 
 
 @loss("LS", paper="Szegedy, Vanhoucke, Ioffe, Shlens, Wojna, CVPR 2016", is_label_loss=True)

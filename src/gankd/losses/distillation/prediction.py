@@ -4,39 +4,39 @@ import torch
 from torch import Tensor
 
 from gankd.config import require
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.spec import loss, over_outputs
 
 
 @loss("L1")
 def absolute_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
     """Absolute distance to the teacher's values, robust to its outliers.
 
-        |student - teacher|
+        |student - teacher|, the mean over the outputs
 
     Args:
-        student_values: (N,).
-        teacher_values: (N,).
+        student_values: (N,), or (N, n) of n values.
+        teacher_values: the same.
 
     Returns:
         (N,).
     """
-    return (student_values - teacher_values).abs()
+    return over_outputs((student_values - teacher_values).abs())
 
 
 @loss("L2")
 def squared_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
     """Squared distance to the teacher's values; KD for regression.
 
-        (student - teacher)^2
+        (student - teacher)^2, the mean over the outputs
 
     Args:
-        student_values: (N,).
-        teacher_values: (N,).
+        student_values: (N,), or (N, n) of n values.
+        teacher_values: the same.
 
     Returns:
         (N,).
     """
-    return (student_values - teacher_values).square()
+    return over_outputs((student_values - teacher_values).square())
 
 
 @loss("TeacherBounded", paper="Chen, Choi, Yu, Han, Chandraker, NeurIPS 2017", weight=0.5)
@@ -47,12 +47,13 @@ def teacher_bounded(student_values: Tensor, teacher_values: Tensor, targets: Ten
 
     The teacher is a bound to reach, not a value to copy, so its errors are not taught. With a margin the student has
     to be better than the teacher by that much before the loss is 0. Published with the weight 0.5 in addition to the
-    label loss; the paper gives no margin.
+    label loss; the paper gives no margin. Squares of several values are means over them, as the paper compares whole
+    vectors.
 
     Args:
-        student_values: (N,).
-        teacher_values: (N,).
-        targets: (N,) labels.
+        student_values: (N,), or (N, n) of n values.
+        teacher_values: the same.
+        targets: labels, the same.
         margin: in squared label ranges, at least 0.
 
     Returns:
@@ -65,5 +66,5 @@ def teacher_bounded(student_values: Tensor, teacher_values: Tensor, targets: Ten
         NeurIPS 2017, section 3.3.
     """
     require(margin >= 0, f"TeacherBounded: margin must be at least 0, got {margin}")
-    own, bound = (student_values - targets).square(), (teacher_values - targets).square()
+    own, bound = (over_outputs((values - targets).square()) for values in (student_values, teacher_values))
     return torch.where(own + margin > bound, own, 0)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.spec import loss
+from gankd.losses.distillation.spec import loss, over_outputs
 
 
 class TeacherError(nn.Module):
@@ -22,21 +22,22 @@ class TeacherError(nn.Module):
     mean: Tensor
     updates: Tensor
 
-    def __init__(self, momentum: float, floor: float) -> None:
+    def __init__(self, momentum: float, floor: float, outputs: tuple[int, ...] = ()) -> None:
         """Args:
         momentum: momentum of the mean, in [0, 1).
         floor: least standard deviation, > 0.
+        outputs: () for one value, (n,) for n, each with an error of its own.
         """
         super().__init__()
         self.momentum, self.floor = momentum, floor
-        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(outputs))
         self.register_buffer("updates", torch.zeros(()))
 
     def forward(self, teacher_values: Tensor, labels: Tensor) -> Tensor:
-        """() variance after this batch; in eval mode the batch is ignored."""
+        """Variance, () or (n,), after this batch; in eval mode the batch is ignored."""
         if self.training:
             self.updates += 1
-            error = (teacher_values - labels).square().mean()
+            error = (teacher_values - labels).square().mean(0)
             self.mean.lerp_(error, (1 / self.updates).clamp_min(1 - self.momentum))
         return self.mean.clamp_min(self.floor**2)
 
@@ -55,10 +56,12 @@ class Gaussian(nn.Module):
 
     The optimal l is never negative; an ELU keeps it above -1, so that no image weighs more than e times its share. The
     read-out gets the embedding at unit length, so its step size does not depend on the student's width. No paper; with
-    the label instead of the teacher the idea is regression with a learnt variance [1].
+    the label instead of the teacher the idea is regression with a learnt variance [1]. Several values have variances of
+    their own, and the loss is the mean over them.
 
     Args:
-        student_embedding: example, (n, F).
+        student_embedding: example, (N, F).
+        student_values: example, (N,), or (N, n) of n values.
         momentum: momentum of the running mean.
         floor: least s_t, as a share of the label range; without it s_t is 0 for a teacher that overfits.
 
@@ -68,12 +71,14 @@ class Gaussian(nn.Module):
     [1] Nix, Weigend. Estimating the mean and variance of the target probability distribution. ICNN 1994.
     """
 
-    def __init__(self, student_embedding: Tensor, *, momentum: float = 0.99, floor: float = 0.01) -> None:
+    def __init__(
+        self, student_embedding: Tensor, student_values: Tensor, *, momentum: float = 0.99, floor: float = 0.01
+    ) -> None:
         super().__init__()
         require(0 <= momentum < 1, f"Gaussian: momentum must lie in [0, 1), got {momentum}")
         require(floor > 0, f"Gaussian: floor must be positive, got {floor}")
-        self.teacher_error = TeacherError(momentum, floor)
-        self.read_out = nn.Linear(student_embedding.shape[1], 1)
+        self.teacher_error = TeacherError(momentum, floor, student_values.shape[1:])
+        self.read_out = nn.Linear(student_embedding.shape[1], student_values.shape[1:].numel())
         nn.init.zeros_(self.read_out.weight)
         nn.init.zeros_(self.read_out.bias)
 
@@ -82,9 +87,9 @@ class Gaussian(nn.Module):
     ) -> Tensor:
         variance = self.teacher_error(teacher_values, labels)
         # eps: the gradient stays bounded for an embedding of zeros
-        log_ratio = F.elu(self.read_out(F.normalize(student_embedding, eps=1e-3))[:, 0])
+        log_ratio = F.elu(self.read_out(F.normalize(student_embedding, eps=1e-3)).view(student_values.shape))
         distance = (student_values - teacher_values).square()
-        return variance * (log_ratio + torch.expm1(-log_ratio)) + torch.exp(-log_ratio) * distance
+        return over_outputs(variance * (log_ratio + torch.expm1(-log_ratio)) + torch.exp(-log_ratio) * distance)
 
 
 @loss("Histogram", paper="Imani, White, ICML 2018", weight=0.01)
@@ -103,10 +108,12 @@ class Histogram(nn.Module):
     s_t^2 is the running mean of the teacher's squared error on the labels; s_t is at least one bin's width, so h_t is
     never one-hot. Teacher values are clipped to [0, 1]. Without a margin, the truncated Gaussian would shift the mean
     of h_t inwards near the ends, by up to 0.8 s_t; with a margin of 2.5 s_t or more the shift is at most 0.02 s_t. No
-    paper for the distillation; with the label instead of the teacher it is HL-Gauss [1].
+    paper for the distillation; with the label instead of the teacher it is HL-Gauss [1]. Several values have histograms
+    of their own, and the loss is the mean over them.
 
     Args:
-        student_embedding: example, (n, F).
+        student_embedding: example, (N, F).
+        student_values: example, (N,), or (N, n) of n values.
         bins: B, at least 2.
         margin: width that the bins cover beyond each end of the label range, as a share of the range, at least 0.
         momentum: momentum of the running mean.
@@ -120,23 +127,31 @@ class Histogram(nn.Module):
     edges: Tensor
 
     def __init__(
-        self, student_embedding: Tensor, *, bins: int = 32, margin: float = 0.25, momentum: float = 0.99
+        self,
+        student_embedding: Tensor,
+        student_values: Tensor,
+        *,
+        bins: int = 32,
+        margin: float = 0.25,
+        momentum: float = 0.99,
     ) -> None:
         super().__init__()
         require(bins >= 2, f"Histogram: bins must be at least 2, got {bins}")
         require(margin >= 0, f"Histogram: margin must be at least 0, got {margin}")
         require(0 <= momentum < 1, f"Histogram: momentum must lie in [0, 1), got {momentum}")
-        self.teacher_error = TeacherError(momentum, (1 + 2 * margin) / bins)
-        self.head = nn.Linear(student_embedding.shape[1], bins)
+        self.teacher_error = TeacherError(momentum, (1 + 2 * margin) / bins, student_values.shape[1:])
+        self.head = nn.Linear(student_embedding.shape[1], bins * student_values.shape[1:].numel())
         self.register_buffer("edges", torch.linspace(-margin, 1 + margin, bins + 1), persistent=False)
 
     def forward(
         self, student_values: Tensor, teacher_values: Tensor, student_embedding: Tensor, labels: Tensor
     ) -> Tensor:
         sigma = self.teacher_error(teacher_values, labels).sqrt()
-        below = torch.special.ndtr((self.edges - teacher_values.clamp(0, 1)[:, None]) / sigma)
-        target = below.diff(dim=1) / (below[:, -1:] - below[:, :1])
-        log_probs = self.head(student_embedding).log_softmax(1)
+        # (N, B), or (N, n, B) of n values
+        below = torch.special.ndtr((self.edges - teacher_values.clamp(0, 1)[..., None]) / sigma[..., None])
+        target = below.diff(dim=-1) / (below[..., -1:] - below[..., :1])
+        log_probs = self.head(student_embedding).view(target.shape).log_softmax(-1)
         centres = (self.edges[1:] + self.edges[:-1]) / 2
         mean = log_probs.exp() @ centres
-        return F.kl_div(log_probs, target, reduction="none").sum(1) + (student_values - mean).square()
+        divergence = F.kl_div(log_probs, target, reduction="none").sum(-1)
+        return over_outputs(divergence + (student_values - mean).square())

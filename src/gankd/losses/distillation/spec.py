@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 from gankd.config import suggest
 from gankd.errors import ConfigError
+from gankd.tasks import Task
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 NETWORK_INPUTS = {
     "logits": "(N, K) logits; the loss is then for classification only",
-    "values": "(N,) values on the [0, 1] label scale; the loss is then for regression only",
+    "values": "(N,) values on the [0, 1] label scale, or (N, n) of n values; the loss is then for regression only",
     "outputs": "either of the two",
     "embedding": "(N, F) penultimate features: what the last linear layer reads",
     "features": "list of L feature maps (N, C, H, W), shallow to deep, paired between teacher and student",
@@ -30,14 +31,14 @@ turned by 90, 180 and 270 degrees, in this order: 3 N rows.
 OTHER_INPUTS = {
     "teacher_distribution": "(N, B) log-probabilities of equal bins of the label range, from @virtual and other "
     "target sources; the loss is then for regression only",
-    "labels": "(N,) int64 classes, or float32 values on the [0, 1] label scale",
-    "targets": "(N, K) label probabilities, or (N,) values on the [0, 1] label scale",
+    "labels": "(N,) int64 classes, or float32 values on the [0, 1] label scale, (N, n) of n values",
+    "targets": "(N, K) label probabilities, or (N,) or (N, n) values on the [0, 1] label scale",
     "label_loss": "(N,) the task's own loss of the student: cross-entropy, or squared error on the [0, 1] scale",
     "images": "(N, C, H, W) in [0, 1], as the student sees them",
     "index": "(N,) int64: which image of the training data it is, generated ones after the real ones",
     "progress": "share of the updates done, a float in [0, 1)",
     "generator": "torch.Generator on the device, seeded for this step and this loss",
-    "task": "gankd.tasks.Classification or Regression",
+    "task": "gankd.tasks.Classification, Regression or VectorRegression",
 }
 BUILD_INPUTS = {
     "dataset_labels": "(M,) labels of all training images in the order of `index`, of the kind of `labels`",
@@ -56,6 +57,16 @@ def network_inputs() -> dict[str, str]:
         for side in ("student", "teacher")
         for name, text in NETWORK_INPUTS.items()
     }
+
+
+def over_outputs(errors: Tensor) -> Tensor:
+    """(N,) mean over the outputs of errors (N, n); errors (N,) of one output as they are."""
+    return errors if errors.ndim == 1 else errors.mean(1)
+
+
+def are_logits(outputs: Tensor, task: Task | None) -> bool:
+    """True if outputs are logits (N, K), False if they are values (N,), or (N, n) as labels of `task` are."""
+    return outputs.ndim == 2 and (task is None or task.label_shape == ())
 
 
 class LossModule(nn.Module):

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.spec import LossModule, loss
+from gankd.losses.distillation.spec import LossModule, are_logits, loss
+from gankd.tasks import Task
 
 
 @loss("SSKD", paper="Xu et al., ECCV 2020")
@@ -30,9 +31,10 @@ class SSKD(LossModule):
         teacher_embedding: (N, F'), without gradient.
         rotated_student_embedding: (3 N, F) of the images turned by 90 degrees, then by 180, then by 270.
         rotated_teacher_embedding: (3 N, F').
-        rotated_student_outputs: (3 N, K) logits, or (3 N,) values, which are not read.
+        rotated_student_outputs: (3 N, K) logits, or values, which are not read.
         rotated_teacher_outputs: likewise.
         labels: (N,) classes, or values, which are not read.
+        task: tells logits from several values; default: (3 N, K) are logits.
         tf: weight of TF. ss: weight of SS.
         T: temperature of TF. ss_T: that of SS.
         ratio_tf: share of the wrong views that TF keeps. ratio_ss: that SS keeps.
@@ -83,12 +85,13 @@ class SSKD(LossModule):
         rotated_student_outputs: Tensor,
         rotated_teacher_outputs: Tensor,
         labels: Tensor,
+        task: Task | None = None,
     ) -> Tensor:
         with torch.no_grad():
             teacher = _cosines(self.pretrained, teacher_embedding, rotated_teacher_embedding)
         student = _cosines(self.student, student_embedding, rotated_student_embedding)
         total = self.ss * _kept_divergence(student, teacher, _own(teacher), self.ss_T, self.ratio_ss)
-        if rotated_student_outputs.ndim == 2:
+        if are_logits(rotated_student_outputs, task):
             total = total + self.tf * _kept_divergence(
                 rotated_student_outputs, rotated_teacher_outputs, labels.repeat(3), self.T, self.ratio_tf
             )

@@ -136,7 +136,7 @@ def test_what_is_refused() -> None:
     assert "give the data set, not a DataLoader" in third(torch.zeros(4, 3, 8, 8))
     assert "got (5, 8, 8); reshape it" in third(torch.zeros(5, 8, 8))
     assert "expected a PIL image, a tensor or an array (H, W, C), got str" in third("a.png")
-    assert "expected one label, got shape (4,)" in third(PIXELS[0], torch.eye(4)[0])
+    assert "train[2]: expected a label of 1 value as before, got 4" in third(PIXELS[0], torch.eye(4)[0])
     assert "finite number or text as label, got nan" in third(PIXELS[0], float("nan"))
     assert "finite number or text as label, got None" in third(PIXELS[0], None)
     assert "expected numbers or text as labels, got both" in third(PIXELS[0], "cat")

@@ -399,9 +399,9 @@ LABELS: dict[str, tuple[Any, str]] = {
     "large": (np.where(FOUR == 3, 1e40, 0.5), "label[3]: expected a finite label of at most 1e+30"),
     "one class": (FOUR * 0, "expected at least 2 different labels, got only 0"),
     "one value": (FOUR * 0 + 0.5, "expected at least 2 different labels, got only 0.5"),
-    "one-hot": (np.eye(4)[FOUR], "expected labels (N,), got float64 (40, 4); save labels.argmax(1)"),
+    "one-hot": (np.eye(4)[FOUR], "got float64 (40, 4); save labels.argmax(1)"),
     "complex": (FOUR + 1j, "expected labels (N,), got complex128 (40,)"),
-    "scalar": (np.array(3), "expected labels (N,), got int64 ()"),
+    "scalar": (np.array(3), "expected labels (N,), or (N, n) numbers, got int64 ()"),
     "empty text": (np.where(FOUR == 3, "", "cat"), "label[3]: no label"),
     "few": (np.where(np.arange(COUNT) < 2, 1, 0), "expected at least 3 images of class 1 to share among"),
 }

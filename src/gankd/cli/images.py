@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gankd.cli.command import Command, Option
+from gankd.cli.options import names
 
 COMMANDS = (
     Command(
@@ -29,6 +30,7 @@ COMMANDS = (
             ),
             Option("--size", type=int, help="resize images to this side, in pixels"),
             Option("--task", choices=["auto", "classification", "regression"], help="task (default: auto)"),
+            Option("--label", type=names, metavar="NAME", help="column of the label; x,y is a label of two values"),
             Option("--channels", choices=["auto", "grey", "rgb"], help="colours (default: auto)"),
             Option("--layout", choices=["auto", "classes", "splits"], help="what sub-folders are (default: auto)"),
             Option("--low", type=float, help="lower end of the label range"),

@@ -35,6 +35,7 @@ RECIPE = (
     Option("--data", help="file or folder of the images, for recipes that read files"),
     Option("--size", type=int, help="resize images to this side, in pixels"),
     Option("--task", choices=["auto", "classification", "regression"], help="task of your own images"),
+    Option("--label", type=names, metavar="NAME", help="column of the label; x,y is a label of two values"),
     Option("--channels", choices=["auto", "grey", "rgb"], help="colours of your own images"),
     Option("--skip-broken", action="store_true", help="leave out image files that cannot be read, and list them"),
     Option("--config", type=Path, help="TOML file of settings"),

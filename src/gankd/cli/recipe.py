@@ -12,7 +12,21 @@ from gankd.seals import trust as trust_files
 if TYPE_CHECKING:
     from gankd.recipes.config import Recipe
 
-NAMES = ("target", "out", "data", "size", "task", "channels", "skip_broken", "config", "set", "seeds", "loss", "trust")
+NAMES = (
+    "target",
+    "out",
+    "data",
+    "size",
+    "task",
+    "label",
+    "channels",
+    "skip_broken",
+    "config",
+    "set",
+    "seeds",
+    "loss",
+    "trust",
+)
 """Keyword arguments of `prepared`. A command whose function takes one of them itself keeps it."""
 
 
@@ -38,7 +52,7 @@ def prepared(
         set: changes as NAME=VALUE, applied after the file.
         seeds, loss: students per arm, and what they learn from the teacher.
         trust: run the code that an earlier run names.
-        **images: size, task, channels and skip_broken of the user's own images.
+        **images: size, task, label, channels and skip_broken of the user's own images.
 
     Raises:
         ConfigError: there is no such recipe, or a setting is refused. RunError: the run folder is a file.

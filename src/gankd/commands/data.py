@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,7 @@ def show(
     *,
     name: str | None = None,
     task: TaskChoice = "auto",
+    label: Sequence[str] = (),
     size: int | None = None,
     channels: ChannelChoice = "auto",
     layout: Layout = "auto",
@@ -240,7 +242,7 @@ def show(
     Args:
         path: file or folder, or the name of an embedded set.
         name: format, as `data.name` calls it; default: found.
-        task, size, channels, layout, low, high: as in `load_folder`.
+        task, label, size, channels, layout, low, high: as in `load_folder`.
         sheet: PNG file for the contact sheet; default: no sheet.
 
     Raises:
@@ -253,12 +255,19 @@ def show(
         require(name is None or name in DATA_SETS, f"--name: no data set {name!r}; {suggest(str(name), DATA_SETS)}")
         found = detect(path) if name is None else Found(name, path, "as --name says")
     skips = "skip_broken" in DATA_SETS[found.name].takes
-    files = None if found.path is None else scan(found)
+    files = None if found.path is None else scan(found, tuple(label))
     if files is not None and skips:
         size = files.side if size is None else size
         channels = "rgb" if channels == "auto" and files.mixed else channels
     bad = [] if files is None else [path for path, _ in files.unreadable]
-    settings: dict[str, Any] = {"task": task, "size": size, "channels": channels, "low": low, "high": high}
+    settings: dict[str, Any] = {
+        "task": task,
+        "label": tuple(label),
+        "size": size,
+        "channels": channels,
+        "low": low,
+        "high": high,
+    }
     if layout != "auto":
         settings["layout"] = layout
     splits, problem = None, ""
@@ -278,9 +287,11 @@ def show(
     options = tuple(
         word
         for option, value in settings.items()
-        if value not in (None, "auto")
+        if value not in (None, "auto", ())
         for word in (
-            ("--set", f"data.{option}={value}") if option in ("low", "high", "layout") else (f"--{option}", str(value))
+            ("--set", f"data.{option}={value}")
+            if option in ("low", "high", "layout")
+            else (f"--{option}", ",".join(value) if isinstance(value, tuple) else str(value))
         )
     )
     if splits is None:

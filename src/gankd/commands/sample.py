@@ -26,7 +26,8 @@ def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0, t
         source: generator.safetensors, the folder of a gan stage, a run folder (its newest generator), or a recipe
             (for runs/RECIPE).
         labels: "cat,dog", with quotes around a name whose parts between commas are classes, too; "0,1,2", unless
-            numbers are names of classes; values "10,20.5" or a range "0:90:10", both ends included.
+            numbers are names of classes; values "10,20.5" or a range "0:90:10", both ends included; labels of several
+            values one after the other, where ranges give all combinations: "3,5,8:24:4" is five labels of three.
         count, out, seed: images per label, where they go, and the seed of the noise.
         trust: run the code that the file names if the generator is somebody's own.
 
@@ -51,7 +52,7 @@ def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0, t
         label = wanted[number // count]
         name = task.label_name(label)
         if name in ("", ".", "..") or "/" in name or "\\" in name:  # no path that leads elsewhere
-            name = f"label {label.item()}"
+            name = f"label {label.tolist()}"
         path = out / name / f"{number:05d}.png"
         with atomic(path) as temporary:
             image_grid(image[None], columns=1, padding=0).save(temporary, format="png")

@@ -15,7 +15,7 @@ from torch import Tensor
 from gankd.data.copies import check_copies
 from gankd.data.images import LabelledImages, Splits
 from gankd.data.labels import settle
-from gankd.data.own import ChannelChoice, Choices, Item, TaskChoice, and_more, common_size, counted, shown
+from gankd.data.own import ChannelChoice, Choices, Item, TaskChoice, and_more, common_size, counted, joined, shown
 from gankd.data.store import arrange, source_key
 from gankd.errors import DataError
 from gankd.tasks import Task
@@ -233,16 +233,21 @@ def texts_of(array: Array) -> list[str]:
 
 
 def check_label_shape(where: str, stored: Any) -> None:
-    """Raise DataError unless labels are (N,) or (N, 1), of any type."""
+    """Raise DataError unless labels are (N,) or (N, 1), of any type, or (N, n) numbers."""
     shape = tuple(stored.shape)
-    if len(shape) != 1 and shape[1:] != (1,):
-        remedy = "save labels.argmax(1)" if len(shape) == 2 else "save one number or word per image"
-        raise DataError(f"{where}: expected labels (N,), got {stored.dtype} {shape}; {remedy}")
+    if len(shape) not in (1, 2) or (len(shape) == 2 and shape[1] != 1 and stored.dtype.kind not in "iuf"):
+        raise DataError(
+            f"{where}: expected labels (N,), or (N, n) numbers, got {stored.dtype} {shape}; save one number or "
+            "word, or n numbers, per image"
+        )
 
 
 def label_texts(where: str, values: Array, task: TaskChoice) -> list[str]:
     """Labels as text, as in a table: integers without a point, other numbers so that they read back exactly."""
     check_label_shape(where, values)
+    if values.ndim == 2 and values.shape[1] > 1:
+        _refuse_one_hot(where, values, task)
+        return joined([label_texts(where, column, task) for column in values.T])
     values = values.reshape(-1)
     kind = values.dtype.kind
     if kind not in "biufSU":
@@ -263,6 +268,15 @@ def label_texts(where: str, values: Array, task: TaskChoice) -> list[str]:
     if "" in texts:
         raise DataError(f"{where}[{texts.index('')}]: no label; fill it in or leave the image out")
     return texts
+
+
+def _refuse_one_hot(where: str, values: Array, task: TaskChoice) -> None:
+    """Raise DataError if labels (N, n) are classes and not n values."""
+    if task == "classification" or np.isin(values, (0, 1)).all():
+        raise DataError(
+            f"{where}: expected a class, or several values, per image, got {values.dtype} {values.shape}; "
+            "save labels.argmax(1) where they are one-hot"
+        )
 
 
 def refuse_strange(items: list[Item], count: int, where: str) -> None:

@@ -18,12 +18,27 @@ SPLIT_COLUMN = "split"
 PIXEL = re.compile(r"(?:pixel|px|p)?[ _.]?(\d+)(?:x(\d+))?", re.IGNORECASE | re.ASCII)
 
 
+def label_columns(
+    header: list[str], chosen: tuple[str, ...], where: str, usual: tuple[str, ...] = LABEL_COLUMNS
+) -> list[int]:
+    """Indices of the columns of the label: the `chosen` ones, or the first that has a usual name."""
+    if not chosen:
+        return [find_column(header, usual, where)]
+    for name in chosen:
+        if header.count(name.lower()) != 1:
+            got = ", ".join(map(shown, header))
+            raise DataError(
+                f"{where}: expected one column {shown(name)} for the label, got {got}; {suggest(name.lower(), header)}"
+            )
+    return [header.index(name.lower()) for name in chosen]
+
+
 def find_column(header: list[str], wanted: tuple[str, ...], where: str) -> int:
     """Index of the first of the `wanted` columns in `header`."""
     name = next((name for name in wanted if name in header), None)
     if name is None:
         hints = [(cell, suggest(cell, wanted)) for cell in header if cell not in IMAGE_COLUMNS + LABEL_COLUMNS]
-        remedy = f"call it {wanted[0]}"
+        remedy = f"call it {wanted[0]}" + ", or name it: --label NAME" * (wanted[0] == LABEL_COLUMNS[0])
         if any(map(is_image, header)):
             remedy = "the first line is an image already: put the line image,label above it"
         elif close := [(cell, hint) for cell, hint in hints if hint.startswith("did you mean")]:
@@ -139,23 +154,29 @@ class PixelColumns(NamedTuple):
 
     pixels: list[int]
     """Columns of the pixels, row by row of the image."""
-    label: int
+    labels: list[int]
+    """Columns of the label's values; one, in general."""
     split: int | None
     side: int
 
     @property
     def text(self) -> list[int]:
         """Columns that are not pixels."""
-        return [self.label] if self.split is None else [self.label, self.split]
+        return self.labels if self.split is None else [*self.labels, self.split]
 
 
-def pixel_columns(names: Sequence[str], where: str) -> PixelColumns | None:
+def pixel_columns(names: Sequence[str], where: str, chosen: tuple[str, ...] = ()) -> PixelColumns | None:
     """Find pixels and label among the names of columns; None if there are other columns too.
+
+    Args:
+        names: of the columns, in small letters.
+        where: the file, for error messages.
+        chosen: names of the columns of the label; default: as it is usually called.
 
     Raises:
         DataError: the pixels do not make a square image.
     """
-    known = (*LABEL_COLUMNS, SPLIT_COLUMN)
+    known = (*map(str.lower, chosen or LABEL_COLUMNS), SPLIT_COLUMN)
     found = {index: PIXEL.fullmatch(name) for index, name in enumerate(names) if name not in known}
     if not found or None in found.values():
         return None
@@ -167,5 +188,5 @@ def pixel_columns(names: Sequence[str], where: str) -> PixelColumns | None:
             "write one column per pixel, and colour images as files or .npz"
         )
     split = list(names).index(SPLIT_COLUMN) if SPLIT_COLUMN in names else None
-    label = find_column(list(names), LABEL_COLUMNS, where)
-    return PixelColumns(sorted(place, key=place.__getitem__), label, split, side)
+    labels = label_columns(list(names), chosen, where)
+    return PixelColumns(sorted(place, key=place.__getitem__), labels, split, side)

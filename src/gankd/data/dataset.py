@@ -13,7 +13,7 @@ from torch import Tensor
 from gankd.data.arrays import Array, Images, Stream, fit, label_texts, refuse_strange, splits_of_arrays
 from gankd.data.files import flatten, is_grey
 from gankd.data.images import Splits
-from gankd.data.own import Choices, Item, Settings, common_size, shown
+from gankd.data.own import Choices, Item, Settings, common_size, counted, several, shown
 from gankd.errors import DataError
 
 Pairs = Iterable[tuple[Any, Any]] | torch.utils.data.Dataset[Any]
@@ -36,7 +36,7 @@ def splits_from_dataset(
     Images: PIL images, or tensors and arrays (H, W), (H, W, C) or (C, H, W) with one or three channels, uint8 or
     floats in [0, 1], which are rounded to 255ths; decoded, all have to fit in memory. Where both ends may be channels,
     tensors are taken to have them first and arrays last. Labels: numbers or text, also as tensors or arrays of one
-    element; their task is decided as `load_folder` does for tables.
+    element, or rows of several numbers; their task is decided as `load_folder` does for tables.
 
     Args:
         train: training images; val and test are drawn from them if not given.
@@ -53,7 +53,7 @@ def splits_from_dataset(
     given = {part: pairs for part, pairs in (("train", train), ("val", val), ("test", test)) if pairs is not None}
     places: list[tuple[str, str]] = []
     pictures: list[Array] = []
-    labels: list[str | float] = []
+    labels: list[str | float | tuple[float, ...]] = []
     for part, pairs in given.items():
         for row, pair in enumerate(_pairs(pairs)):
             where = f"{name}: {part}[{row}]"
@@ -69,11 +69,17 @@ def splits_from_dataset(
             raise DataError(f"{name}: {part}: expected images, got none; a generator, for one, can be read only once")
     if len({isinstance(label, str) for label in labels}) > 1:
         raise DataError(f"{name}: expected numbers or text as labels, got both; use one kind")
+    sizes = [np.size(label) for label in labels]
+    if odd := [row for row, size in enumerate(sizes) if size != sizes[0]]:
+        raise DataError(
+            f"{places[odd[0]][1]}: expected a label of {counted(sizes[0], 'value')} as before, got {sizes[odd[0]]}; "
+            "give as many for each image, and the argmax of what is one-hot"
+        )
     items = [
         Item(where, Path(name), text, where, part if len(given) > 1 else None)
         for (part, where), text in zip(places, label_texts(name, np.array(labels), choices.task), strict=True)
     ]
-    if class_names and choices.task != "regression":
+    if class_names and choices.task != "regression" and not several(items):
         refuse_strange(items, len(class_names), "class_names")
     shape = (len(pictures), *pictures[0].shape)
     pixels = Images(name, Stream(shape, np.dtype(np.uint8), lambda: (picture[None] for picture in pictures)))
@@ -134,13 +140,16 @@ def _pixels(where: str, image: Any) -> Array:
     return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
 
 
-def _label(where: str, label: Any) -> str | float:
-    """A label as a plain value."""
+def _label(where: str, label: Any) -> str | float | tuple[float, ...]:
+    """A label as a plain value, or several."""
     if isinstance(label, Tensor | np.ndarray | np.generic):
-        if np.prod(label.shape) != 1:
-            remedy = "give its argmax where it is one-hot"
-            raise DataError(f"{where}: expected one label, got shape {tuple(label.shape)}; {remedy}")
-        label = label.item()
+        if np.prod(label.shape) != 1 and len(label.shape) != 1:
+            raise DataError(f"{where}: expected one label, got shape {tuple(label.shape)}; give a row of values")
+        label = label.item() if np.prod(label.shape) == 1 else label.tolist()
+    if isinstance(label, tuple | list) and len(label) > 1:
+        values = [_label(where, each) for each in label]
+        if all(isinstance(each, int | float) for each in values):
+            return tuple(float(each) for each in values if not isinstance(each, str | tuple))
     if not isinstance(label, str | int | float) or label == "" or (isinstance(label, float) and not isfinite(label)):
         raise DataError(f"{where}: expected a finite number or text as label, got {label!r}; leave the image out")
     return label

@@ -73,9 +73,13 @@ def load_folder(
     require(
         not tabular or layout == "auto", f"layout is for class folders, but {shown(root)} has {TABLE}; leave it out"
     )
+    require(
+        tabular or not choices.label,
+        f"label names columns of {TABLE}, but the labels of {shown(root)} are its class folders; leave it out",
+    )
     group = choices.group
     items, passed_over = (
-        (read_table(root / TABLE, group), "")
+        (read_table(root / TABLE, choices.label, group), "")
         if tabular
         else _read_class_folders(root, layout, grouped=group is not None)
     )

@@ -154,8 +154,12 @@ class Scan:
         return 0 < self.grey < sum(self.sizes.values())
 
 
-def scan(found: Found) -> Scan | None:
+def scan(found: Found, label: tuple[str, ...] = ()) -> Scan | None:
     """Decode every image file once; None for a format without image files.
+
+    Args:
+        found: the data set.
+        label: columns of the label, see `Choices`.
 
     Raises:
         DataError: a table cannot be used.
@@ -163,7 +167,7 @@ def scan(found: Found) -> Scan | None:
     assert found.path is not None
     pictures = DATA_SETS[found.name].pictures
     if pictures == "in table" and found.path.is_file() and holds_paths(found.path):
-        paths = [item.path for item in read_table(found.path)]
+        paths = [item.path for item in read_table(found.path, label)]
     elif pictures == "in folder" and found.path.is_dir():
         paths = sorted(walk(found.path)[0])
     else:

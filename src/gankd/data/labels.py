@@ -12,9 +12,9 @@ from torch import Tensor
 
 from gankd.config import require
 from gankd.data.cells import plain_cells
-from gankd.data.own import Choices, Item, TaskChoice, counted, draw_split, shown
+from gankd.data.own import JOINED, Choices, Item, TaskChoice, counted, draw_split, several, shown
 from gankd.errors import DataError
-from gankd.tasks import Classification, Regression, Task
+from gankd.tasks import Classification, Regression, Task, VectorRegression
 
 MOST_INTEGER_CLASSES = 20
 """Integer labels with more different values than this are numbers to regress, not names of classes."""
@@ -82,7 +82,7 @@ def read_classes(root: Path, items: list[Item], hint: str = "") -> tuple[Tensor,
 
 def read_values(
     root: Path, items: list[Item], low: float | None, high: float | None, unit: str = ""
-) -> tuple[Tensor, Task]:
+) -> tuple[Tensor, Regression]:
     """Labels (N,) in user units and their task."""
     least, most = -math.inf if low is None else low, math.inf if high is None else high
     values: list[float] = []
@@ -115,6 +115,47 @@ def read_values(
     return labels, Regression(low=ends[0], high=ends[1], unit=unit)
 
 
+def read_vectors(root: Path, items: list[Item], choices: Choices, names: tuple[str, ...]) -> tuple[Tensor, Task]:
+    """Labels (N, n) in user units and their task.
+
+    Args:
+        root: folder or file, for error messages.
+        items: all images.
+        choices: the user's settings.
+        names: of the values; default: y1, y2 and so on.
+
+    Raises:
+        ConfigError: classes are asked for, another number of names, or a range. DataError: a value that cannot be read
+            as a number, or that is the same for all images.
+    """
+    columns = list(zip(*(item.label.split(JOINED) for item in items), strict=True))
+    names = names or tuple(f"y{number}" for number in range(1, len(columns) + 1))
+    require(
+        choices.task != "classification",
+        f"several values per image ({', '.join(names)}) cannot be a class; name one column, or leave out --task",
+    )
+    require(
+        len(names) == len(columns),
+        f"label must name each of the {len(columns)} values of a label, got {len(names)}: {', '.join(names)}",
+    )
+    require(
+        choices.low is None and choices.high is None,
+        "low and high are the range of one value; the ranges of several are those of their labels: leave them out",
+    )
+    found: list[Tensor] = []
+    outputs: list[Regression] = []
+    for name, column in zip(names, columns, strict=True):
+        own = [replace(item, label=text) for item, text in zip(items, column, strict=True)]
+        try:
+            plain, unit = plain_cells(own, "regression", few_integers)
+            labels, task = read_values(root, plain, None, None, unit)
+        except DataError as error:
+            raise DataError(f"value {shown(name)}: {error}") from None
+        found.append(labels)
+        outputs.append(task)
+    return torch.stack(found, 1), VectorRegression(names=tuple(map(shown, names)), outputs=tuple(outputs))
+
+
 def settle(
     root: Path,
     items: list[Item],
@@ -132,11 +173,12 @@ def settle(
         choices: the user's settings.
         tabular: labels come from a table; otherwise they are names of folders.
         class_names: names of the labels 0 .. K - 1, if known; labels are then classes, however many, unless
-            `choices` say otherwise.
+            `choices` say otherwise. Names of the values where labels have several.
         hint: ends the error that there is only one class.
 
     Returns:
-        Labels (N,) in user units, their task, ascending indices of train, val and test, and entries of the card.
+        Labels (N,), or (N, n) of n values, in user units, their task, ascending indices of train, val and test, and
+        entries of the card.
 
     Raises:
         ConfigError: a range of classes. DataError: labels that do not fit, or too few images.
@@ -144,15 +186,20 @@ def settle(
     low, high = choices.low, choices.high
     found: Task
     unit = ""
-    if tabular and not class_names:
+    vectors = several(items)
+    if tabular and not class_names and not vectors:
         items, unit = plain_cells(items, choices.task, few_integers)
-    if class_names and choices.task != "regression":
+    if vectors:
+        kind, why = "regression", "several values per image"
+    elif class_names and choices.task != "regression":
         kind, why = "classification", "class_names tells what the integers are called"
     else:
         kind, why = choose_task(items, choices.task, tabular)
         if kind == "regression" and choices.task == "auto":
             _refuse_numbered(root, items)
-    if kind == "regression":
+    if vectors:
+        labels, found = read_vectors(root, items, choices, choices.label or class_names)
+    elif kind == "regression":
         labels, found = read_values(root, items, low, high, unit)
     else:
         require(

@@ -8,7 +8,7 @@ import numpy as np
 
 from gankd.data.arrays import Array, Images, check_label_shape, label_texts, refuse_strange, splits_of_arrays, texts_of
 from gankd.data.images import Splits
-from gankd.data.own import SHARES, SPLIT_NAMES, Choices, Item, TaskChoice, and_more, counted, shown
+from gankd.data.own import SHARES, SPLIT_NAMES, Choices, Item, TaskChoice, and_more, counted, several, shown
 from gankd.errors import DataError
 
 ROLES = {
@@ -118,7 +118,8 @@ def _class_names(path: Path, roles: Roles, read: Read, items: list[Item]) -> tup
             f"{shown(path)}: expected (K,) texts that differ in {shown(name)}, got {array.dtype} {array.shape}; "
             "save one name per class"
         )
-    refuse_strange(items, len(names), shown(name))
+    if not several(items):
+        refuse_strange(items, len(names), shown(name))
     return tuple(map(shown, names))
 
 

@@ -25,9 +25,9 @@ def load_npz(path: str | Path, **settings: Unpack[Settings]) -> Splits:
     2. `x_train` and `y_train`, or `train_images` and `train_labels`; the same for val and test is optional.
 
     Images: (N, H, W), (N, H, W, C) or (N, C, H, W) with one or three channels, uint8, or floats in [0, 1], which
-    are rounded to 255ths. Labels: (N,) or (N, 1), numbers or text. `class_names` (K,) is optional and names the labels
-    0 .. K - 1. Nothing is unpickled, arrays with other names are not read, and images are read in blocks unless they
-    are in Fortran order.
+    are rounded to 255ths. Labels: (N,) or (N, 1), numbers or text, or (N, n), n values each. `class_names` (K,) is
+    optional and names the labels 0 .. K - 1, or the n values. Nothing is unpickled, arrays with other names are not
+    read, and images are read in blocks unless they are in Fortran order.
 
     Task: text is classes, and so are integers with `class_names`, or few different ones (see `load_folder`); other
     numbers are regressed. `task` overrides this. The range of a regression and a missing val or

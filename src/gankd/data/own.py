@@ -1,7 +1,7 @@
 """Settings, splits and size of the user's own images, whatever their format."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, get_args
@@ -28,6 +28,8 @@ SHARES = {"train": 7, "val": 1, "test": 2}
 """Weights of the splits that are drawn."""
 VALIDATION_SHARES = {"train": 9, "val": 1}
 """Weights for published sets, whose test split is given."""
+JOINED = "\x1f"
+"""Character between the values of a label of several in `Item.label`; no cell holds it."""
 SMALLEST_SIZE, LARGEST_SIZE = 8, 256
 
 
@@ -39,6 +41,7 @@ class Item:
     """Path below the folder with forward slashes: the same on every machine, so the split is too."""
     path: Path
     label: str
+    """Label as text; several values are separated by `JOINED`."""
     where: str
     """Place of the label, for error messages."""
     part: str | None
@@ -51,6 +54,7 @@ class Settings(TypedDict, total=False):
     """Keyword arguments of every reader of the user's own images: the fields of `Choices`."""
 
     task: TaskChoice
+    label: tuple[str, ...]
     size: int | None
     channels: ChannelChoice
     low: float | None
@@ -76,6 +80,9 @@ class Choices:
 
     task: TaskChoice = "auto"
     """Kind of labels; auto: see `load_folder`."""
+    label: tuple[str, ...] = ()
+    """Column of the label in a table, whatever its name; several columns are one label of several values. Arrays: names
+    of the values."""
     size: int | None = None
     """Height and width in pixels, a multiple of 4 from 8 to 256, to which the central square is resampled, bicubic and
     antialiased; default: square images of one size stay as they are."""
@@ -95,6 +102,7 @@ class Choices:
     """Leave out image files that cannot be read; otherwise the first one is named and nothing is read."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "label", tuple(self.label))
         check_settings(self.task, self.size, self.channels, self.low, self.high)
         known = get_args(DuplicateChoice)
         require(self.duplicates in known, f"duplicates must be {' or '.join(known)}, got {self.duplicates!r}")
@@ -114,6 +122,16 @@ def check_settings(task: str, size: int | None, channels: str, low: float | None
         require(bound is None or math.isfinite(bound), f"{name} must be a finite number, got {bound}")
     if low is not None and high is not None:
         require(low < high, f"low must be less than high, got low {low:g} and high {high:g}")
+
+
+def several(items: Sequence[Item]) -> bool:
+    """True if labels are of several values."""
+    return JOINED in items[0].label
+
+
+def joined(columns: Sequence[Sequence[str]]) -> list[str]:
+    """Label (N,) of each image from its values, (n, N); those of one column stay as they are."""
+    return [JOINED.join(row) for row in zip(*columns, strict=True)]
 
 
 def size_fits(size: int) -> bool:
@@ -172,7 +190,8 @@ def draw_split(
                 f"{shown(root)}: expected at least {len(drawn)} groups ({group}) to share among {', '.join(drawn)}, "
                 f"got {number}; add some, or give the splits yourself"
             )
-        of_each = share_groups(names, group_strata(labels[pool]), {p: shares[p] for p in drawn}, seed)
+        like = task.groups(labels) if task.label_shape else labels  # several values have no order
+        of_each = share_groups(names, group_strata(like[pool]), {p: shares[p] for p in drawn}, seed)
         for place, part in zip(pool, of_each, strict=True):
             parts[place] = part
     elif len(drawn) > 1:
@@ -230,7 +249,8 @@ def strata(
         for index in pool:
             groups.setdefault(task.group_name(values[index]), []).append(index)
     else:
-        ranked = sorted(pool, key=lambda index: (values[index], items[index].key))
+        boxes = task.groups(labels).tolist()  # rise with the value where it is one
+        ranked = sorted(pool, key=lambda index: (boxes[index], values[index], items[index].key))
         length = sum(shares[part] for part in drawn)
         starts = range(0, max(len(ranked) - length, 0) + 1, length)
         ends = [*starts[1:], len(ranked)]  # the last run takes the remainder
@@ -262,9 +282,9 @@ def check_train(root: Path, items: list[Item], labels: Tensor, task: Task, train
             f"{shown(root)}: expected every class in train, got no image of {task.group_name(absent[0])} "
             f"there{but}; add some or remove the class"
         )
-    if labels[train].min() == labels[train].max():
+    if (labels[train] == labels[train[0]]).all(0).any():
         raise DataError(
-            f"{shown(root)}: expected different labels in train, got {labels[train[0]].item():g} for all of "
+            f"{shown(root)}: expected different labels in train, got {task.label_name(labels[train[0]])} for all of "
             f"{counted(len(train), 'image')}; add images to train"
         )
 

@@ -20,6 +20,7 @@ from gankd.data.columns import (
     find_column,
     group_column,
     items_of_rows,
+    label_columns,
     labelled,
     pixel_columns,
     refuse_half_split,
@@ -27,7 +28,7 @@ from gankd.data.columns import (
 from gankd.data.files import Files, R, Source, in_threads, splits_of_pictures
 from gankd.data.images import Splits
 from gankd.data.layout import parts_of_files
-from gankd.data.own import Choices, Item, TaskChoice, shown
+from gankd.data.own import Choices, Item, TaskChoice, joined, shown
 from gankd.errors import DataError
 from gankd.regular import require_regular
 
@@ -50,23 +51,23 @@ def load_parquet(path: Path, choices: Choices) -> Splits:
             f"{shown(strange.path)}: expected the columns of {shown(first.path.name)}, got {strange.listed}; "
             "give files of one set"
         )
-    if columns := pixel_columns(first.names, first.where):
-        items = [item for shard in shards for item in shard.items(columns.label, columns.split, choices.task)]
+    if columns := pixel_columns(first.names, first.where, choices.label):
+        items = [item for shard in shards for item in shard.items(columns.labels, columns.split, choices.task)]
         pixels = [shard.pixels(columns) for shard in shards]
-        return splits_of_arrays(path, items, pixels, choices, class_names=first.class_names(columns.label, items))
+        return splits_of_arrays(path, items, pixels, choices, class_names=first.class_names(columns.labels, items))
 
     image = find_column(first.names, (*IMAGE_COLUMNS, "img"), first.where)
-    label = find_column(first.names, (*LABEL_COLUMNS, "fine_label"), first.where)
+    labels = label_columns(first.names, choices.label, first.where, (*LABEL_COLUMNS, "fine_label"))
     split = first.names.index(SPLIT_COLUMN) if SPLIT_COLUMN in first.names else None
     group = group_column(first.names, choices.group, first.where)
     if first.holds_paths(image):
-        items = [item for shard in shards for item in shard.named_items(image, label, split, choices.task, group)]
+        items = [item for shard in shards for item in shard.named_items(image, labels, split, choices.task, group)]
         pictures: Files | _Embedded = Files([item.path for item in items])
     else:
-        items = [item for shard in shards for item in shard.items(label, split, choices.task, group)]
+        items = [item for shard in shards for item in shard.items(labels, split, choices.task, group)]
         pictures = _Embedded(shards, image)
     refuse_half_split(items)
-    names = first.class_names(label, items)
+    names = first.class_names(labels, items)
     what = "folder" if path.is_dir() else "table"
     return splits_of_pictures(path, items, pictures, choices, what=what, class_names=names)
 
@@ -131,19 +132,19 @@ class _Shard:
         return found if text else label_texts(f"{self.where}: {name}", np.array(found), task)
 
     def rows(
-        self, label: int, split: int | None, task: TaskChoice, group: int | None
+        self, labels: list[int], split: int | None, task: TaskChoice, group: int | None
     ) -> Iterator[tuple[int, str, str | None, str | None]]:
         """(row, label, split, group) of each image."""
-        labels = self.texts(label, task)
-        parts = self.texts(split) if split is not None else [self.part] * len(labels)
-        groups = self.texts(group) if group is not None else [None] * len(labels)
-        return zip(range(len(labels)), labels, parts, groups, strict=True)
+        found = joined([self.texts(label, task) for label in labels])
+        parts = self.texts(split) if split is not None else [self.part] * len(found)
+        groups = self.texts(group) if group is not None else [None] * len(found)
+        return zip(range(len(found)), found, parts, groups, strict=True)
 
-    def items(self, label: int, split: int | None, task: TaskChoice, group: int | None = None) -> list[Item]:
+    def items(self, labels: list[int], split: int | None, task: TaskChoice, group: int | None = None) -> list[Item]:
         """Items of images inside the table."""
         return [
             labelled(f"{self.path.name}[{row}]", self.path, text, part, f"{self.where} row {row}", own)
-            for row, text, part, own in self.rows(label, split, task, group)
+            for row, text, part, own in self.rows(labels, split, task, group)
         ]
 
     def holds_paths(self, image: int) -> bool:
@@ -166,14 +167,16 @@ class _Shard:
             )
         return False
 
-    def named_items(self, image: int, label: int, split: int | None, task: TaskChoice, group: int | None) -> list[Item]:
+    def named_items(
+        self, image: int, labels: list[int], split: int | None, task: TaskChoice, group: int | None
+    ) -> list[Item]:
         """Items of images that are files below the table's folder."""
         paths = self.texts(image)
         return items_of_rows(
             self.path,
             [
                 Row(f"row {row}", paths[row], text, part, own)
-                for row, text, part, own in self.rows(label, split, task, group)
+                for row, text, part, own in self.rows(labels, split, task, group)
             ],
         )
 
@@ -194,10 +197,11 @@ class _Shard:
 
         return Images(f"{self.where}: pixels", Stream(shape, np.dtype(np.uint8), blocks), self.path)
 
-    def class_names(self, label: int, items: list[Item]) -> tuple[str, ...]:
+    def class_names(self, labels: list[int], items: list[Item]) -> tuple[str, ...]:
         """Class names from Hugging Face's description of the columns; empty without one."""
         try:
             told = json.loads((self.schema.metadata or {})[b"huggingface"])["info"]["features"]
+            (label,) = labels
             names = told[self.schema.names[label]]["names"]
         except (KeyError, ValueError, TypeError):
             return ()

@@ -75,7 +75,7 @@ def _archives(base: str, md5: dict[str, str]) -> tuple[Archive, ...]:
     return tuple(Archive(base + name, digest) for name, digest in md5.items())
 
 
-OWN = ("task", "size", "channels", "low", "high", "duplicates")
+OWN = ("task", "label", "size", "channels", "low", "high", "duplicates")
 """Settings that readers of the user's own images take."""
 FILES = (*OWN, "group", "skip_broken")
 """Those that readers of image files take."""

@@ -11,7 +11,7 @@ from gankd.data.columns import LABEL_COLUMNS, labelled, refuse_half_split
 from gankd.data.files import IMAGE_SUFFIXES, R, Source, in_threads, splits_of_pictures
 from gankd.data.images import Splits
 from gankd.data.layout import parts_of_files
-from gankd.data.own import Choices, FileSettings, counted, shown
+from gankd.data.own import JOINED, Choices, FileSettings, counted, shown
 from gankd.errors import DataError
 from gankd.regular import require_regular
 
@@ -46,7 +46,7 @@ def load_shards(path: str | Path, **settings: Unpack[FileSettings]) -> Splits:
             "give WebDataset shards"
         )
     part_of = dict(zip(paths, parts, strict=True))
-    texts = _labels(samples)
+    texts = _labels(samples, choices.label)
     items = [
         labelled(
             f"{sample.shard.name}/{sample.image.name}",
@@ -147,7 +147,7 @@ def _read(shard: Path, member: _Member) -> bytes:
     return content
 
 
-def _labels(samples: list[_Sample]) -> list[tuple[str, str]]:
+def _labels(samples: list[_Sample], chosen: tuple[str, ...]) -> list[tuple[str, str]]:
     """Label of each sample as text, and the ending of the member that holds it."""
     without = [sample for sample in samples if not sample.others]
     if without:
@@ -155,10 +155,10 @@ def _labels(samples: list[_Sample]) -> list[tuple[str, str]]:
             f"{without[0].where}: no label; expected a member {', '.join(LABEL_MEMBERS)} of the same name "
             f"({len(without):,} of {counted(len(samples), 'image')} have none)"
         )
-    return [_label(sample) for sample in samples]
+    return [_label(sample, chosen) for sample in samples]
 
 
-def _label(sample: _Sample) -> tuple[str, str]:
+def _label(sample: _Sample, chosen: tuple[str, ...]) -> tuple[str, str]:
     suffix = next(suffix for suffix in LABEL_MEMBERS if suffix in sample.others)
     member = sample.others[suffix]
     where = f"{shown(sample.shard)} {shown(member.name)}"
@@ -167,7 +167,7 @@ def _label(sample: _Sample) -> tuple[str, str]:
     try:
         text = _read(sample.shard, member).decode("utf-8-sig").strip()
         if suffix == ".json":
-            text = _from_json(json.loads(text))
+            text = _from_json(json.loads(text), chosen)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: no label can be read ({shown(' '.join(str(error).split()))}); correct it") from None
     return text, suffix
@@ -182,13 +182,17 @@ def _group(sample: _Sample, key: str | None) -> str | None:
     return None if found is None else str(found)
 
 
-def _from_json(stored: Any) -> str:
-    """Label from the content of a .json member: a number or text, or an object with one."""
+def _from_json(stored: Any, chosen: tuple[str, ...]) -> str:
+    """Label from the content of a .json member: a number or text, or an object with one, under the `chosen` names."""
     if isinstance(stored, dict):
-        name = next((name for name in LABEL_COLUMNS if name in stored), None)
-        if name is None:
-            raise ValueError(f"expected a key {', '.join(LABEL_COLUMNS)}, got {', '.join(map(str, stored)) or 'none'}")
-        stored = stored[name]
+        usual = next((name for name in LABEL_COLUMNS if name in stored), None)
+        names = chosen or (() if usual is None else (usual,))
+        if not names or not all(name in stored for name in names):
+            known = ", ".join(chosen or LABEL_COLUMNS)
+            raise ValueError(f"expected a key {known}, got {', '.join(map(str, stored)) or 'none'}")
+        if len(names) > 1:
+            return JOINED.join(_from_json(stored[name], ()) for name in names)
+        stored = stored[names[0]]
     if stored is None:
         return ""
     if not isinstance(stored, str | int | float):

@@ -13,20 +13,20 @@ import numpy as np
 from gankd.data.arrays import Array, Images, Stream, splits_of_arrays
 from gankd.data.columns import (
     IMAGE_COLUMNS,
-    LABEL_COLUMNS,
     SPLIT_COLUMN,
     PixelColumns,
     Row,
     find_column,
     group_column,
     items_of_rows,
+    label_columns,
     labelled,
     pixel_columns,
     refuse_half_split,
 )
 from gankd.data.files import Files, splits_of_pictures
 from gankd.data.images import Splits
-from gankd.data.own import Choices, FileSettings, Item, counted, shown
+from gankd.data.own import JOINED, Choices, FileSettings, Item, counted, shown
 from gankd.data.parquet import load_parquet
 from gankd.errors import DataError
 from gankd.regular import require_regular
@@ -69,10 +69,10 @@ def load_table(
         raise DataError(f"no file {shown(path)}; expected a .csv or .parquet file; check the path")
     if path.is_dir() or path.suffix.lower() == ".parquet":
         return load_parquet(path, choices)
-    if columns := _pixel_columns(path):
+    if columns := _pixel_columns(path, choices.label):
         items, pixels = _read_pixels(path, columns)
         return splits_of_arrays(path, items, [pixels], choices)
-    items = sorted(read_table(path, choices.group), key=lambda item: item.key)
+    items = sorted(read_table(path, choices.label, choices.group), key=lambda item: item.key)
     return splits_of_pictures(path, items, Files([item.path for item in items]), choices, what="table")
 
 
@@ -84,8 +84,13 @@ def holds_paths(table: Path) -> bool:
 # CSV with image files
 
 
-def read_table(table: Path, group: str | None = None) -> list[Item]:
-    """Items of a CSV file whose rows name image files; `group` is the column that names their groups.
+def read_table(table: Path, chosen: tuple[str, ...] = (), group: str | None = None) -> list[Item]:
+    """Items of a CSV file whose rows name image files.
+
+    Args:
+        table: the file.
+        chosen: names of the columns of the label; default: as it is usually called.
+        group: name of the column of the groups.
 
     Raises:
         DataError: the table or a row cannot be used, or a file is missing.
@@ -95,7 +100,7 @@ def read_table(table: Path, group: str | None = None) -> list[Item]:
     if not lines:
         raise DataError(f"{where} is empty; expected a header such as image,label and one line per image")
     header = [cell.lower() for cell in lines[0][1]]
-    image, label = find_column(header, IMAGE_COLUMNS, where), find_column(header, LABEL_COLUMNS, where)
+    image, labels = find_column(header, IMAGE_COLUMNS, where), label_columns(header, chosen, where)
     split = header.index(SPLIT_COLUMN) if SPLIT_COLUMN in header else None
     grouped = group_column(header, group, where)
     if len(lines) == 1:
@@ -107,8 +112,9 @@ def read_table(table: Path, group: str | None = None) -> list[Item]:
                 f"{where} line {number}: expected {counted(len(header), 'cell')} as in the header, got {len(cells)}; "
                 f"fill the row, and quote cells that hold the separator"
             )
+        label = JOINED.join(cells[column] for column in labels)
         part, own = (None if column is None else cells[column] for column in (split, grouped))
-        rows.append(Row(f"line {number}", cells[image], cells[label], part, own))
+        rows.append(Row(f"line {number}", cells[image], label, part, own))
     return items_of_rows(table, rows)
 
 
@@ -158,11 +164,11 @@ def _first_line(table: Path) -> tuple[str, list[str]]:
     return separator, [cell.strip().strip('"').lower() for cell in line.split(separator)]
 
 
-def _pixel_columns(table: Path) -> PixelColumns | None:
+def _pixel_columns(table: Path, chosen: tuple[str, ...] = ()) -> PixelColumns | None:
     _, cells = _first_line(table)
     if len(cells) > 1 and all(map(LEVEL.fullmatch, cells)):  # no header: the label, then pixels
         cells = ["label", *map(str, range(len(cells) - 1))]
-    return pixel_columns(cells, shown(table))
+    return pixel_columns(cells, shown(table), chosen)
 
 
 def _read_pixels(table: Path, columns: PixelColumns) -> tuple[list[Item], Images]:
@@ -188,10 +194,14 @@ def _read_pixels(table: Path, columns: PixelColumns) -> tuple[list[Item], Images
             number += len(lines)
     if not blocks:
         raise DataError(f"{where} has a header but no rows; add one line per image")
-    start = number - len(texts)
+    start, width = number - len(texts), len(columns.labels)
     items = [
         labelled(
-            f"image {row + 1}", table, cells[0], cells[1] if len(cells) > 1 else None, f"{where} line {start + row}"
+            f"image {row + 1}",
+            table,
+            JOINED.join(cells[:width]),
+            cells[width] if len(cells) > width else None,
+            f"{where} line {start + row}",
         )
         for row, cells in enumerate(texts)
     ]

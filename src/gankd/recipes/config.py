@@ -32,6 +32,9 @@ class DataConfig:
     """File or folder to read."""
     task: Literal["auto", "classification", "regression"] = "auto"
     """Task of own images; auto decides by the labels."""
+    label: tuple[str, ...] = ()
+    """Column of the label in a table of own images; several, as x,y,z, are one label of several values. Arrays: names
+    of the values. Default: label, or what it is usually called."""
     size: Count | None = None
     """Side in pixels: 32 or 64 for turntable; images from files are cropped and resized to it."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
@@ -74,6 +77,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.name in DATA_SETS, f"data.name: no data set {self.name!r}; {suggest(self.name, DATA_SETS)}")
+        object.__setattr__(self, "label", tuple(self.label))
         check_ranges(self)
 
 

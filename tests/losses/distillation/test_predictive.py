@@ -205,4 +205,4 @@ def test_settings_out_of_range_are_refused() -> None:
     ):
         name, value = next(iter(settings.items()))
         with pytest.raises(ConfigError, match=f"^{make.__name__}: {name} must .*, got {value}$"):
-            make(embedding, **settings)
+            make(embedding, torch.zeros(4), **settings)

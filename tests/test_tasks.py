@@ -280,3 +280,12 @@ def test_only_values_can_be_swept_through() -> None:
     values = AGES.sweep(5)
     assert values is not None
     assert values.tolist() == [20, 30, 40, 50, 60]
+
+
+def test_accuracy_per_class_by_hand() -> None:
+    task = Classification(num_classes=3, class_names=("a", "b", "c"))
+    outputs = torch.eye(3)[torch.tensor([0, 0, 1, 0, 1])]
+    labels = torch.tensor([0, 0, 0, 1, 1])
+    assert task.by_class(outputs, labels) == pytest.approx({"a": 200 / 3, "b": 50.0})  # there is no image of c
+    assert task.detail(outputs, labels) == pytest.approx({"balanced": (200 / 3 + 50) / 2})
+    assert AGES.by_class(torch.tensor([1.0]), torch.tensor([2.0])) == {}

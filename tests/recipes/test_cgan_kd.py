@@ -112,6 +112,10 @@ def test_every_stage_and_every_arm_is_there(whole: tuple[Recipe, Path]) -> None:
     assert [arm["arm"] for arm in results["arms"]] == list(DEFAULT_ARMS)
     assert all(arm["seeds"] == [0, 1] for arm in results["arms"])
     assert {row["control"] for row in results["rows"]} == {"real_matched", "kd_matched"}
+    for arm in results["arms"] if recipe.data.name == "digits" else ():
+        assert list(arm["by_class"]) == [str(digit) for digit in range(10)]
+        assert sum(arm["by_class"].values()) / 10 == pytest.approx(sum(arm["balanced"]) / 2)
+    assert ("Accuracy per class" in page) == (recipe.data.name == "digits")
     assert results["report"].endswith("report.html")
     assert stored_run(folder) == (recipe, None)
 

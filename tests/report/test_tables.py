@@ -9,6 +9,8 @@ from gankd.errors import ConfigError
 from gankd.recipes.arms import DEFAULT_ARMS
 from gankd.report.tables import (
     best_arm,
+    classes_rows,
+    classes_table,
     decimals,
     evidence_rows,
     headline,
@@ -48,6 +50,26 @@ def compared(chosen: tuple[float, ...], task: Task = CLASSES) -> tuple[ArmResult
         arm("adjusted", chosen),
     ]
     return with_intervals(arms, task)
+
+
+def test_accuracy_per_class() -> None:
+    shares = {f"class {k}": 100.0 - k for k in range(30)}
+    better = {name: share / 2 + 50 for name, share in shares.items()}
+    arms = [
+        replace(arm("kd_matched", (90.0,), (0,)), by_class=shares, metrics=({"top1": 90.0, "balanced": 85.5},)),
+        replace(arm("adjusted", (95.0,), (0,)), by_class=better, metrics=({"top1": 95.0, "balanced": 92.75},)),
+        arm("real", (90.0,), (0,)),
+    ]
+    choice = Choice("adjusted", "adjusted", "kd_matched")
+    head, rows = classes_rows(arms, choice)
+    assert head == ["class", "student kd_matched", "student adjusted"]
+    assert rows[0] == ["class 0", "100.0", "100.0"]
+    assert rows[-1] == ["mean (balanced accuracy)", "85.5", "92.8"]
+    text = classes_table(arms, choice)
+    assert "class 29" in text
+    assert "class 9 " not in text
+    assert "the 20 classes of 30 on which the last column is worst" in text
+    assert classes_table(arms[2:], choice) == ""
 
 
 def test_every_arm_is_paired_by_seed_with_every_other_control() -> None:

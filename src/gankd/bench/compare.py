@@ -1,9 +1,9 @@
 """Measure finished students arm by arm, against the controls among them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gankd.bench.results import ArmResult, Choice, Comparison, Split, with_intervals
-from gankd.models.contract import ImageModel, evaluate
+from gankd.models.contract import ImageModel, predict
 from gankd.recipes.arms import Arm
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.stages import Stages, declare
@@ -24,19 +24,28 @@ def compare(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int], s
         if not done:
             continue
         own = [stages.students[arm.name, seed] for seed in done]
-        students = (restore_student(experiment, arm, stage) for stage in own)
+        outputs = [
+            predict(restore_student(experiment, arm, stage), data.images, experiment.engine).cpu() for stage in own
+        ]
+        labels, task = data.labels.cpu(), data.task
         results.append(
             ArmResult(
                 arm=arm,
                 seeds=done,
-                metrics=tuple(evaluate(student, data, experiment.engine) for student in students),
-                metric=data.task.metric,
+                metrics=tuple(task.metrics(each, labels) | task.detail(each, labels) for each in outputs),
+                metric=task.metric,
                 updates=arm.recipe(experiment.recipe).student.updates,
                 seconds=sum(stage.seconds for stage in own) / len(own),
-                loss="Label" if arm.objective is None else str(arm.objective.for_task(data.task)),
+                loss="Label" if arm.objective is None else str(arm.objective.for_task(task)),
+                by_class=_mean([task.by_class(each, labels) for each in outputs]),
             )
         )
     return Comparison(with_intervals(results, data.task), data.task, split)
+
+
+def _mean(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each entry; all have the same."""
+    return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
 
 def student_of(experiment: Experiment, arm: Arm, seed: int, stages: Stages) -> ImageModel:

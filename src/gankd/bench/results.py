@@ -30,6 +30,8 @@ class ArmResult:
     """Mean wall time of one training."""
     loss: str = "Label"
     """The objective in force."""
+    by_class: Mapping[str, float] = field(default_factory=dict)
+    """Accuracy in per cent on the images of each class, mean over the students; empty for values."""
     vs: Mapping[str, Interval] = field(default_factory=dict)
     """Paired difference to each control, by the control's name; positive is better."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from gankd.cli.command import Command, Option, Shown
 from gankd.cli.options import RECIPE, RUN, STUDENTS, WORKERS
 from gankd.cli.recipe import prepared
-from gankd.cli.views import facts, path, students, whole_run
+from gankd.cli.views import evaluated, facts, path, students, whole_run
 
 if TYPE_CHECKING:
     from gankd.console import Console
@@ -102,11 +102,11 @@ COMMANDS = (
     ),
     Command(
         name="eval",
-        help="print the table of the finished students",
+        help="print the table of the finished students, and their accuracy per class",
         calls="gankd.commands.stages:evaluate",
         opens="run",
         options=(*RUN, Option("--split", choices=["val", "test"], help="images to measure on (default: test)")),
-        view=students,
+        view=evaluated,
     ),
     Command(
         name="export",

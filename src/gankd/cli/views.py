@@ -21,6 +21,12 @@ def students(result: "RunResult", seconds: float) -> Shown:
     return Shown("\n".join(lines), result.to_dict())
 
 
+def evaluated(result: "RunResult", seconds: float) -> Shown:
+    """Table of the students, and their accuracy on each class."""
+    shown = students(result, seconds)
+    return Shown("\n\n".join(filter(None, [shown.text, result.classes])), shown.facts)
+
+
 def whole_run(result: "RunResult", seconds: float) -> Shown:
     """Table of the students, the report, and the time that it took."""
     shown = students(result, seconds)

@@ -25,7 +25,7 @@ from gankd.recipes.stages import declare
 from gankd.recipes.students import check_students
 from gankd.recipes.teacher import make_teacher, teacher_stage
 from gankd.recipes.virtual import virtual_temperature
-from gankd.report.tables import best_arm, evidence_rows, headline, results_table
+from gankd.report.tables import best_arm, classes_table, evidence_rows, headline, results_table
 from gankd.runs import Run
 from gankd.seals import require_trust, seals
 from gankd.seals import trust as trust_files
@@ -67,6 +67,11 @@ class RunResult:
         return results_table(self.arms, self.task, self.choice, "validation" if split == "val" else split)
 
     @property
+    def classes(self) -> str:
+        """Accuracy on each class as plain text, of the best control and the method; empty for values."""
+        return classes_table(self.arms, self.choice)
+
+    @property
     def headline(self) -> str:
         """The result in one sentence; empty on validation images, on which settings are chosen."""
         if self.comparison.split == "val":
@@ -85,7 +90,19 @@ class RunResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        arms = [{"arm": arm.name, "seeds": list(arm.seeds), "values": list(arm.values)} for arm in self.arms]
+        arms = [
+            {
+                "arm": arm.name,
+                "seeds": list(arm.seeds),
+                "values": list(arm.values),
+                **(
+                    {"balanced": list(arm.values_of("balanced")), "by_class": dict(arm.by_class)}
+                    if arm.by_class
+                    else {}
+                ),
+            }
+            for arm in self.arms
+        ]
         report = str(self.report) if self.report else None
         return {
             "recipe": self.recipe,

@@ -134,7 +134,7 @@ def gather(
             name=splits.name,
             counts={"train": len(splits.train), "validation": len(splits.val), "test": len(splits.test)},
             shape=splits.train.shape,
-            card=splits.card,
+            card={name: value for name, value in splits.card.items() if isinstance(value, str)},
             groups=groups,
             train_counts=counts.tolist(),
         ),

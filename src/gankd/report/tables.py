@@ -14,6 +14,8 @@ from gankd.text import Table, fixed, interval, plus_minus
 METRIC_WORDS = {"top1": "top-1 accuracy", "mae": "mean absolute error"}
 
 MARKS: dict[Verdict, str] = {"better": ">", "worse": "<", "no difference found": "=", "no interval": "?"}
+MOST_CLASSES = 20
+"""Largest number of classes in a table on a terminal."""
 WORDS: dict[Verdict, str] = {verdict: f"({verdict})" for verdict in MARKS}
 EXPLAINED = (
     "An arm is one way to train the student. A control is an arm that sees no generated image: what a gain is measured "
@@ -110,6 +112,35 @@ def results_table(
         notes.append("> better   < worse   = no difference found   ? one seed, no interval")
     notes += time_note(arms)
     return _table(arms, task, choice, MARKS, caption, notes).plain(width)
+
+
+def classes_rows(arms: Sequence[ArmResult], choice: Choice) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table of accuracy per class: of the best control, the method and the arm that is best of all.
+
+    The last row is balanced accuracy, the mean over classes. Empty for values.
+    """
+    wanted = dict.fromkeys(filter(None, (choice.control, choice.method, choice.best)))
+    shown = [arm for arm in arms if arm.name in wanted and arm.by_class]
+    if not shown:
+        return [], []
+    rows = [[name, *(fixed(arm.by_class[name], 1) for arm in shown)] for name in shown[0].by_class]
+    means = [fixed(mean_stderr(arm.values_of("balanced"))[0], 1) for arm in shown]
+    return ["class", *(arm.title for arm in shown)], [*rows, ["mean (balanced accuracy)", *means]]
+
+
+def classes_table(arms: Sequence[ArmResult], choice: Choice) -> str:
+    """Accuracy per class as plain text; of many classes those on which the last arm is worst."""
+    head, rows = classes_rows(arms, choice)
+    if not rows:
+        return ""
+    *classes, mean = rows
+    notes = []
+    if len(classes) > MOST_CLASSES:
+        notes = [f"the {MOST_CLASSES} classes of {len(classes)} on which the last column is worst; all: results.json"]
+        classes = sorted(classes, key=lambda row: float(row[-1]))[:MOST_CLASSES]
+    return Table(
+        head, [*classes, mean], "l" + "r" * (len(head) - 1), caption="accuracy per class in %", notes=notes
+    ).plain()
 
 
 def markdown_table(arms: Sequence[ArmResult], task: Task, choice: Choice) -> str:

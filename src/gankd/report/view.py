@@ -94,6 +94,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "rows": _arm_rows(data, places),
         "forest": _forest(data, places),
         "matched": _matched(data),
+        "classes": tables.classes_rows(data.arms, data.choice),
         "time_note": " ".join(tables.time_note(data.arms)),
         "seeds": max((len(arm.seeds) for arm in data.arms), default=0),
         "groups": _spread(data.groups, MAX_GROUPS),

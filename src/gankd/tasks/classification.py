@@ -186,10 +186,15 @@ class Classification:
 
     def detail(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Balanced accuracy in per cent: the mean over the classes of `labels` of the share of each that is right."""
+        found = self.by_class(outputs, labels).values()
+        return {"balanced": sum(found) / len(found)}
+
+    def by_class(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """Accuracy in per cent on the images of each class that occurs in `labels` (N,), by its name."""
         right = (self.predict(outputs) == labels).double()
         counts = labels.bincount(minlength=self.num_classes)
         shares = right.new_zeros(self.num_classes).index_add(0, labels, right) / counts.clamp_min(1)
-        return {"balanced": 100.0 * shares[counts > 0].mean().item()}
+        return {self.group_name(k): 100.0 * shares[k].item() for k in counts.nonzero()[:, 0].tolist()}
 
     def beats_chance(self, outputs: Tensor, labels: Tensor) -> bool:
         """True if these logits are clearly better than a constant guess.

@@ -112,6 +112,10 @@ class OfValues:
         """Mean absolute error of always guessing the median of `labels`."""
         raise NotImplementedError
 
+    def by_class(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """An empty dictionary: values have no classes."""
+        return {}
+
     def beats_chance(self, outputs: Tensor, labels: Tensor) -> bool:
         """True if these values leave less than nine tenths of a constant guess's mean absolute error."""
         return self.metrics(outputs, labels)["mae"] < 0.9 * self.chance(labels)

@@ -89,6 +89,8 @@ class WeightedLoss:
     function: Callable[..., Tensor]
     """Function of its inputs, in the order of `reads`, to one value or (N,) values; a module if it has parameters."""
     reads: tuple[str, ...]
+    on_labels: bool = False
+    """It is a label loss, to which weights of classes apply."""
 
     @property
     def reads_teacher(self) -> bool:
@@ -145,7 +147,10 @@ class Criterion(nn.Module):
             # In the opening phase only losses with one that still lasts; after it, all but these.
             if (progress < item.first) != opening or (not opening and item.first > 0):
                 continue
-            value = self.value(item, restricted if item.reads_teacher else inputs, step).mean()  # (N,) or () -> ()
+            value = self.value(item, restricted if item.reads_teacher else inputs, step)  # (N,) or ()
+            if item.on_labels and "label_weights" in inputs:
+                value = value * inputs["label_weights"]
+            value = value.mean()
             terms[item.label] = value.detach()  # without its weight, so that logs of two weights compare
             total = item.weight * value if total is None else total + item.weight * value
         if total is None:

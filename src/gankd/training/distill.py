@@ -22,6 +22,7 @@ from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.runs import Stage
 from gankd.seeds import Batches, rng, seed_own_layers
 from gankd.tasks import Task
+from gankd.training.class_weights import weights_of_classes, weights_of_images
 from gankd.training.criterion import Signals, blamed_on, in_float32, joined, rows_of
 from gankd.training.lesson import DistillConfig, Fakes, Lesson
 from gankd.training.supervised import make_optimizer
@@ -111,6 +112,8 @@ def updates(
             inputs = batch.inputs(task) | signals | {name: in_float32(value) for name, value in own_signals.items()}
             inputs["progress"] = step / config.updates
             inputs["label_loss"] = batch.label_loss(task, outputs)  # (N,)
+            if feed.class_weights is not None:
+                inputs["label_weights"] = batch.label_weights(task, feed.class_weights)
             if net.sources is not None:
                 unit = task.on_unit_scale(outputs.detach())
                 inputs |= net.sources(step, batch.index, unit, feed.index, feed.stored_outputs(batch))
@@ -183,6 +186,10 @@ class Batch:
         """The task's own loss (N,) of outputs; part by part, as generated images may have soft labels."""
         return torch.cat([task.loss(outputs[rows], labels) for rows, labels in self.parts])
 
+    def label_weights(self, task: Task, weights: Tensor) -> Tensor:
+        """Weight (N,) of each image in the label loss, from those of the classes (K,)."""
+        return torch.cat([weights_of_images(weights, task, labels) for _, labels in self.parts])
+
 
 class Feed:
     """Batches of real and generated images: those of step k depend only on (seed, k).
@@ -201,6 +208,10 @@ class Feed:
         # A batch of at least one image also where all are generated: Batches takes no size of 0.
         self._real_batches = Batches(len(real), max(self.num_real, 1), seed, "student real")
         self._fake_batches = Batches(len(fakes.images), self.num_fake, seed, "student fake") if fakes else None
+        shares = [(real.labels, self.num_real / config.batch_size)]
+        shares += [(fakes.labels, self.num_fake / config.batch_size)] if fakes else []
+        self.class_weights = weights_of_classes(config.class_weights, real.task, shares, config.where)
+        """(K,) weights of the classes in label losses; None: all weigh the same."""
         self.real_views = self._draw("real", len(real))
         self.fake_views = self._draw("fake", 0 if fakes is None else len(fakes.images))
         require(

@@ -1,5 +1,6 @@
 """Train one network on labelled images: the teacher, and each member of a teacher ensemble."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +15,7 @@ from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.ranges import BelowOne, Count, CountFromTwo, UpToTen, Within
 from gankd.runs import Stage
 from gankd.seeds import Batches, rng, seed_own_layers
+from gankd.training.class_weights import ClassWeights, weights_of_classes, weights_of_images
 from gankd.virtual import Watcher
 
 
@@ -38,6 +40,9 @@ class SupervisedConfig:
     augment: tuple[Augmentation, ...] = ()
     """Random changes of images; colour and color, and shift and translation, are the same."""
 
+    class_weights: ClassWeights = "none"
+    """Weights of classes in the label loss. balanced: every class has the same part of it, however rare; or a number
+    for each class."""
     mix: Mix = "none"
     """Mixes every image, and its label, with another one of its batch; mixup for values prefers close labels
     (C-Mixup)."""
@@ -52,12 +57,19 @@ class SupervisedConfig:
             f"{self.where}decay_at must be rising shares within (0, 1), got {list(self.decay_at)}",
         )
 
+        require(
+            isinstance(self.class_weights, str) or all(0 < weight < math.inf for weight in self.class_weights),
+            f"{self.where}class_weights must be positive numbers, got {list(self.class_weights)}",
+        )
+
     @property
     def identity(self) -> dict[str, Any]:
-        """These settings as plain data, without those of mixing where it is off: results do not depend on them then."""
+        """These settings as plain data, without mixing and weights where these are off: results are the same then."""
         settings = to_dict(self)
         if self.mix == "none":
             del settings["mix"], settings["mix_alpha"]
+        if self.class_weights == "none":
+            del settings["class_weights"]
         return settings
 
 
@@ -123,6 +135,7 @@ def train_supervised(
     )
     optimizer, schedule = make_optimizer(model, config)
     batches = Batches(len(train), config.batch_size, seed, "supervised")  # a function of (seed, step)
+    weights = weights_of_classes(config.class_weights, train.task, [(train.labels, 1.0)], config.where)
 
     state: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     if beside is not None:
@@ -140,7 +153,10 @@ def train_supervised(
             images, labels = mix(images, train.task.mixable(labels), train.task, config.mix, config.mix_alpha, draws)
         with engine.autocast():
             outputs = model(images)  # (N, K) or (N,)
-        loss = train.task.loss(outputs, labels).mean()
+        loss = train.task.loss(outputs, labels)  # (N,)
+        if weights is not None:
+            loss = loss * weights_of_images(weights, train.task, labels)
+        loss = loss.mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

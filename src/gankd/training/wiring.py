@@ -264,7 +264,9 @@ def _build(objective: Objective, examples: Mapping[str, Any], seed: int) -> Crit
                     function = item.loss.make(*arguments, **settings)
             else:
                 function = partial(item.loss.make, **settings)
-            losses.append(WeightedLoss(label, item.spelling, item.coefficient, function, item.reads))
+            losses.append(
+                WeightedLoss(label, item.spelling, item.coefficient, function, item.reads, item.loss.is_label_loss)
+            )
     return Criterion(losses, seed).to(examples["label_loss"].device)
 
 

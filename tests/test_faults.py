@@ -25,7 +25,7 @@ from gankd.commands import resume
 from gankd.config import override, to_dict
 from gankd.recipes import Recipe
 from gankd.runs import Run
-from gankd.storage import load_state, read_json, write_json
+from gankd.storage import load_state, read_json, write_hashed_json
 from gankd.synthetic import SyntheticSet
 from gankd.version import __version__
 
@@ -105,8 +105,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
 def begun(recipe: Recipe, folder: Path, *settings: str, arms: list[str] | None = None) -> Path:
     """A run folder as `gankd run` leaves it at its very start."""
     recipe = override(recipe, settings)
-    stored = {"recipe": to_dict(recipe), "arms": arms, "version": __version__, "in_memory": False}
-    write_json(folder / "run.json", stored)
+    stored = {"recipe": to_dict(recipe), "arms": arms, "version": __version__, "in_memory": False, "code": {}}
+    write_hashed_json(folder / "run.json", stored)
     return folder
 
 
@@ -122,7 +122,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         elif path.name in ("config.json", "metrics.jsonl"):
             found[name] = path.read_bytes()
         elif path.name == "manifest.json":  # not file by file: the victims' files are smaller
-            pool = SyntheticSet(path.parent, verify=True)
+            pool = SyntheticSet(path.parent)
             found[name] = [pool.images(), pool.teacher_outputs(), pool.labels, pool.log_ratio]
     results = read_json(folder / "results.json")
     found["results"] = [results["headline"], results["arms"]]

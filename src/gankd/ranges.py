@@ -10,6 +10,13 @@ MOST = 10**9
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
 CountFromTwo = Annotated[int, Field(ge=2, le=MOST)]
+Width = Annotated[int, Field(ge=1, le=8192)]
+"""Channels or features of a layer: the memory of a network grows with their square."""
+Side = Annotated[int, Field(ge=1, le=4096)]
+"""Side of images in pixels."""
+Few = Annotated[int, Field(ge=1, le=1000)]
+"""Count of things that are kept in memory at the same time, such as networks or views of every image."""
+Bins = Annotated[int, Field(ge=2, le=8192)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 AboveZero = Annotated[float, Field(gt=0)]
@@ -21,4 +28,4 @@ BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Within = Annotated[float, Field(gt=0, lt=1)]
 """Strictly between 0 and 1."""
 UpToTen = Annotated[float, Field(gt=0, le=10)]
-Temperature = Annotated[float, Field(gt=0, le=100)]
+Temperature = Annotated[float, Field(ge=0.01, le=100)]

@@ -19,6 +19,7 @@ from gankd.config import to_dict
 from gankd.console import Console
 from gankd.errors import CheckpointError, RunError, TrainingError
 from gankd.storage import (
+    CHANGED,
     FORMAT,
     atomic,
     load_state,
@@ -26,7 +27,7 @@ from gankd.storage import (
     remove_leftovers,
     restore_optimizer,
     save_state,
-    write_json,
+    write_hashed_json,
 )
 
 CHECKPOINT_SECONDS = 15.0
@@ -76,12 +77,13 @@ class Stage:
         if self.folder is None or not (self.folder / "done.json").is_file():
             return
         done = read_json(self.folder / "done.json")
-        if not isinstance(done, dict) or not {"result", "seconds"} <= done.keys():
+        if not isinstance(done, dict) or not {"result", "seconds"} <= done.keys() <= {"result", "seconds", "history"}:
             raise CheckpointError(f"{self.folder / 'done.json'} is damaged; delete {self.folder} and run again")
         self.result, self.seconds = done["result"], done["seconds"]
         with suppress(OSError):  # left by a kill between the two; reading a run must not need the right to write
             (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
         self.history = self.stored_history()
+        self._check_history(self.history, done)
 
     @property
     def done(self) -> bool:
@@ -111,7 +113,7 @@ class Stage:
             return
         remove_leftovers(self.folder)
         if not (self.folder / "config.json").is_file():
-            write_json(self.folder / "config.json", self.description)
+            write_hashed_json(self.folder / "config.json", self.description)
 
     def part(self, name: str, *, counted: bool = True) -> "Stage":
         """Sub-step with its own folder inside this stage's; `counted` adds its time to this stage's."""
@@ -235,7 +237,10 @@ class Stage:
         self._stop()
         self.seconds = self._spent()
         if self.folder is not None:
-            write_json(self.folder / "done.json", {"result": result, "seconds": self.seconds})
+            if fingerprint(self.stored_history()) != fingerprint(self.history):  # lines of a sitting that was killed
+                self._rewrite_history(self.history)
+            done = {"result": result, "seconds": self.seconds, "history": fingerprint(self.history)}
+            write_hashed_json(self.folder / "done.json", done)
             (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
 
     def _reset_rate(self) -> None:
@@ -254,7 +259,13 @@ class Stage:
         states = {name: item.state_dict() for name, item in state.items()}
         save_state(
             self.folder / "checkpoint.safetensors",
-            {"step": step, "lines": len(self.history), "seconds": self.seconds, "state": states},
+            {
+                "step": step,
+                "lines": len(self.history),
+                "history": fingerprint(self.history),
+                "seconds": self.seconds,
+                "state": states,
+            },
         )
 
     def _restore(self, state: Mapping[str, Any]) -> int:
@@ -262,6 +273,8 @@ class Stage:
             self._rewrite_history([])
             return 0
         stored = load_state(self.folder / "checkpoint.safetensors")
+        history = self.stored_history()[: stored["lines"]]  # later lines belong to steps that are about to be repeated
+        self._check_history(history, stored)
         for name, item in state.items():
             if isinstance(item, LRScheduler) and name not in stored["state"]:
                 _advance(item, int(stored["step"]))
@@ -270,14 +283,13 @@ class Stage:
             else:
                 item.load_state_dict(stored["state"][name])
         self.seconds = stored["seconds"] + self._unsaved
-        # Lines logged after the checkpoint belong to steps that are about to be repeated.
-        self._rewrite_history(self.stored_history()[: stored["lines"]])
+        self._rewrite_history(history)
         return int(stored["step"])
 
     def stored_history(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl on disk."""
         path = self.path("metrics.jsonl")
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
         history = []
         for line in lines:
             try:
@@ -285,6 +297,11 @@ class Stage:
             except (ValueError, RecursionError):  # a line cut short by a kill
                 break
         return history
+
+    def _check_history(self, history: list[dict[str, Any]], stored: Mapping[str, Any]) -> None:
+        """Refuse lines of metrics.jsonl that are not those of a checkpoint or of done.json."""
+        if stored.get("history", fingerprint(history)) != fingerprint(history):
+            raise CheckpointError(f"{self.path('metrics.jsonl')} has {CHANGED}; delete {self.folder} and run again")
 
     def _rewrite_history(self, history: list[dict[str, Any]]) -> None:
         self.history = history

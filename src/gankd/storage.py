@@ -1,11 +1,12 @@
 """Files that survive a kill and run no code when read: nested state in safetensors, plain data in JSON."""
 
 import errno
+import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ FORMAT = 1
 """Version of every file and folder that gankd writes; a stage of another version is not reused."""
 
 
-_REMEDY = "if it belongs to a stage, delete that stage's folder and run again"
+REMEDY = "if it belongs to a stage, delete that stage's folder and run again"
 
 
 @contextmanager
@@ -101,19 +102,74 @@ def write_json(path: Path, values: Any) -> None:
         temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
+def write_hashed_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write plain data atomically, with a hash that `read_json` compares."""
+    with atomic(path) as temporary:
+        temporary.write_text(hashed_json(values, indent=2) + "\n")
+
+
 def read_json(path: Path) -> Any:
-    """Read plain data.
+    """Read plain data, of `write_hashed_json` without the hash.
 
     Raises:
-        CheckpointError: the file is missing or not JSON.
+        CheckpointError: the file is missing or not JSON, or has changed since it was written.
     """
     try:
         require_regular(path)
-        return json.loads(path.read_text())
+        text = path.read_text()
+        values = json.loads(text)
     except FileNotFoundError:
         raise CheckpointError(f"no file {path}") from None
     except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); {_REMEDY}") from None
+        raise CheckpointError(f"{path} is not readable JSON ({error}); {REMEDY}") from None
+    if isinstance(values, dict) and not intact_json(text.rstrip("\n"), values):
+        raise CheckpointError(f"{path} has {CHANGED}; {REMEDY}")
+    return values
+
+
+HASH = "blake2b"
+"""Name of the hash in files that carry one."""
+CHANGED = "changed since it was written (its hash differs)"
+
+
+def hashed_json(values: Mapping[str, Any], indent: int | None = None) -> str:
+    """Plain data as JSON whose last item is the hash of this text with zeros in place of the hash."""
+    text = json.dumps({**values, HASH: _NO_HASH}, indent=indent)
+    start, _, end = text.rpartition(_NO_HASH)
+    return f"{start}{_hash(text.encode())}{end}"
+
+
+def intact_json(text: str, values: dict[str, Any]) -> bool:
+    """Take the hash out of the `values` of a `text` and compare it; True without one, as earlier versions wrote it."""
+    stored = values.pop(HASH, None)
+    if stored is None:
+        return True
+    start, _, end = text.rpartition(str(stored))
+    return bool(stored == _hash(f"{start}{_NO_HASH}{end}".encode()))
+
+
+_NO_HASH = "0" * 32
+
+
+def _hash(*parts: bytes | memoryview) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+_digests: dict[tuple[str, int, int, int], str] = {}
+"""Hashes of files that this process has read or written, by path, size, time and inode."""
+
+
+def digest(path: Path) -> str:
+    """Hash of a file's content, computed once per process unless the file is replaced."""
+    status = path.stat()
+    key = (str(path), status.st_size, status.st_mtime_ns, status.st_ino)
+    if key not in _digests:
+        with path.open("rb") as file:
+            _digests[key] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return _digests[key]
 
 
 def save_state(path: Path, state: Any) -> None:
@@ -147,11 +203,12 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
     from safetensors.torch import save_file
 
     # Copies, because safetensors refuses tensors that share memory or are not contiguous.
+    metadata = {HASH: _NO_HASH, **metadata}
     copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic(path) as temporary:
         try:
             save_file(copies, temporary, metadata=metadata)
-            _sort_metadata(temporary)
+            _finish_header(temporary)
         except SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             if code is None:
@@ -160,9 +217,9 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
-def _sort_metadata(path: Path) -> None:
+def _finish_header(path: Path) -> None:
     """Give the texts in a safetensors header the order of their names, which the library leaves to chance, so that
-    equal content makes equal files.
+    equal content makes equal files; and write the hash of the whole file, with zeros in its place.
     """
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -170,8 +227,26 @@ def _sort_metadata(path: Path) -> None:
         header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         assert len(text) <= length
+        assert text.startswith(_HASHED)
         file.seek(8)
         file.write(text.ljust(length))
+        file.seek(0)
+        whole = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        file.seek(8 + len(_HASHED))
+        file.write(whole.encode())
+
+
+_HASHED = b'{"__metadata__":{"%b":"' % HASH.encode()
+"""Beginning of the header of a safetensors file with a hash, which follows."""
+
+
+def intact(content: bytes) -> bool | None:
+    """Whether a safetensors file is as it was written; None if it carries no hash."""
+    start = 8 + len(_HASHED)
+    if content[8:start] != _HASHED:
+        return None
+    view, end = memoryview(content), start + len(_NO_HASH)
+    return content[start:end] == _hash(view[:start], _NO_HASH.encode(), view[end:]).encode()
 
 
 def load_state(path: Path) -> Any:
@@ -184,7 +259,7 @@ def load_state(path: Path) -> Any:
     from safetensors.torch import load
 
     if not path.is_file():
-        raise CheckpointError(f"no checkpoint {path}; {_REMEDY}")
+        raise CheckpointError(f"no checkpoint {path}; {REMEDY}")
     # Not safe_open: it turns a Ctrl-C into a ValueError, which would be reported as a damaged file.
     content = path.read_bytes()
     # A safetensors file starts with its header's length, which may look like the start of a pickle (640 does);
@@ -194,11 +269,13 @@ def load_state(path: Path) -> Any:
             f"{path} is a pickle or zip archive, which can run code when read and is never loaded; "
             "convert it to safetensors"
         )
+    if intact(content) is False:
+        raise CheckpointError(f"{path} is truncated or damaged (it has {CHANGED}); {REMEDY}")
     try:
         tensors = load(content)
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is truncated or damaged ({error}); {_REMEDY}") from None
+        raise CheckpointError(f"{path} is truncated or damaged ({error}); {REMEDY}") from None
     if "tree" not in metadata:
         raise CheckpointError(f"{path} was not written by gankd: its weights have no description")
     if metadata.get("gankd") != str(FORMAT):
@@ -209,7 +286,7 @@ def load_state(path: Path) -> Any:
     try:
         return _unpack(json.loads(metadata["tree"]), tensors)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is damaged ({type(error).__name__} {error}); {_REMEDY}") from None
+        raise CheckpointError(f"{path} is damaged ({type(error).__name__} {error}); {REMEDY}") from None
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -253,6 +330,30 @@ def fill(module: torch.nn.Module, state: Any, problem: str) -> None:
         module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{problem}: {' '.join(str(error).split())[:300]}") from None
+
+
+def fitting(make: Callable[[], N], state: Mapping[str, Tensor], path: Path) -> N:
+    """The network that a file describes, built only if it is not larger than the weights in the file.
+
+    Args:
+        make: builds it; called once without memory for weights before it is called in earnest.
+        state: the weights.
+        path: the file.
+
+    Raises:
+        CheckpointError: the file describes a larger network.
+    """
+    try:
+        held = sum(value.numel() for value in state.values())
+        with torch.device("meta"):
+            needed = sum(value.numel() for value in make().state_dict().values())
+    except (RuntimeError, TypeError, ValueError, AttributeError, OverflowError) as error:  # absurd sizes, no tensors
+        raise CheckpointError(f"{path} describes no network: {' '.join(str(error).split())[:200]}") from None
+    if needed > held:
+        raise CheckpointError(
+            f"{path} describes a network of {needed:,} numbers and holds {held:,}; get the file again"
+        )
+    return make()
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

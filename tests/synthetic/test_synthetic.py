@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gankd.errors import CheckpointError, ConfigError, DataError, GankdError, ModelError, RunError
+from gankd.storage import digest, read_json
 from gankd.synthetic import SelectConfig, SyntheticSet, generate, select
 from gankd.tasks import Classification, Regression, Task
 
@@ -170,12 +171,11 @@ def test_damage_is_found_and_named(pool: SyntheticSet, tmp_path: Path) -> None:
     content = bytearray((folder / "images-00000.npy").read_bytes())
     content[-1] ^= 1
     (folder / "images-00000.npy").write_bytes(content)
-    SyntheticSet(folder)
     with pytest.raises(CheckpointError, match="hash differs"):
-        SyntheticSet(folder, verify=True)
+        SyntheticSet(folder)
 
     folder = broken("newer")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_json(folder / "manifest.json")
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 99}))
     with pytest.raises(CheckpointError, match="has format 99"):
         SyntheticSet(folder)
@@ -191,8 +191,8 @@ def test_pickles_are_never_loaded(pool: SyntheticSet, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(pool.folder, tmp_path / "copy"))
     path = folder / "labels-00000.npy"
     np.save(path, np.array([{}], dtype=object), allow_pickle=True)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["shards"][0]["labels"]["bytes"] = path.stat().st_size
+    manifest = read_json(folder / "manifest.json")
+    manifest["shards"][0]["labels"] = {"bytes": path.stat().st_size, "blake2b": digest(path)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="cannot be read"):
         _ = SyntheticSet(folder).labels

@@ -14,7 +14,7 @@ from gankd.recipes.experiment import Experiment
 from gankd.recipes.stages import declare
 from gankd.recipes.workers import one_thread
 from gankd.runs import Stage, fingerprint
-from gankd.storage import read_json, write_json
+from gankd.storage import read_json, write_hashed_json
 
 BUDGETS = "budgets.json"
 """File of a run folder: updates by fingerprint of an arm with its settings."""
@@ -119,7 +119,7 @@ class Known(dict[str, float]):
         """Set a number, and store it if asked to."""
         self[key] = value
         if keep:
-            write_json(self._path, dict(self))
+            write_hashed_json(self._path, dict(self))
 
 
 def _step_seconds(experiment: Experiment, arm: Arm, prices: Prices) -> float:

@@ -26,7 +26,7 @@ from gankd.recipes.stages import Cell, Stages, declare
 from gankd.recipes.students import check_students, restore_student
 from gankd.recipes.teacher import make_teacher, other_teacher, teacher_stage, untrained_teacher
 from gankd.runs import Stage
-from gankd.storage import read_json
+from gankd.storage import CHANGED, hashed_json, intact_json, read_json
 from gankd.version import __version__
 
 CELLS = "cells.jsonl"
@@ -83,7 +83,7 @@ def append_cell(path: Path, cell: CellResult) -> None:
     try:
         size = os.fstat(file).st_size
         torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-        os.write(file, (b"\n" if torn else b"") + json.dumps(to_dict(cell)).encode() + b"\n")
+        os.write(file, (b"\n" if torn else b"") + hashed_json(to_dict(cell)).encode() + b"\n")
         os.fsync(file)
     finally:
         os.close(file)
@@ -99,11 +99,14 @@ def read_cells(path: Path) -> list[CellResult]:
         raise CheckpointError(f"no results {path}; gankd bench writes {CELLS} and bench.json")
     stored: Any = []
     if path.suffix == ".jsonl":
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
-                stored.append(json.loads(line))
-            except ValueError:  # cut short by a kill
+                cell = json.loads(line)
+            except (ValueError, RecursionError):  # cut short by a kill
                 continue
+            if isinstance(cell, dict) and not intact_json(line, cell):
+                raise CheckpointError(f"{path} has a line that has {CHANGED}: delete that line, and run again")
+            stored.append(cell)
     else:
         content = read_json(path)
         stored = content.get("cells") if isinstance(content, dict) else None

@@ -14,6 +14,8 @@ from gankd.cli.command import call
 from gankd.cli.parser import COMMANDS, parser
 from gankd.errors import ConfigError, GankdError
 
+LONGEST = 1500
+"""Characters of an error, at most."""
 STOPS = (signal.SIGTERM, signal.SIGHUP)
 """Signals that end a command like Ctrl-C: from job schedulers, and from terminals that are closed."""
 
@@ -86,7 +88,10 @@ def _say(message: str) -> None:
     from gankd.console import Console
 
     Console.end_line()
-    print(f"gankd: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+    line = " ".join(message.splitlines())
+    if len(line) > LONGEST:  # it quotes something endless: keep what is wrong and what to do
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    print(f"gankd: {line}", file=sys.stderr, flush=True)
 
 
 def _fail(message: str) -> NoReturn:

@@ -1,12 +1,40 @@
 """Commands that train the tables of the papers, and that estimate the error bound."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gankd.cli.command import Command, Option
 from gankd.cli.options import RUN, TRUST, WORKERS, changes, names, numbers
+from gankd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from gankd.console import Console
 
 TABLE = Option("name", metavar="TABLE", help="published table; see gankd list recipes")
 DATA = Option("--data", help="file or folder of the images; scale tiny needs none")
+
+
+def verify(
+    name: str,
+    *,
+    files: bool = False,
+    cell: str | None = None,
+    results: Path | None = None,
+    console: "Console | None" = None,
+    **options: Any,
+) -> Any:
+    """Check the files of a run, or train a cell again."""
+    if files:
+        from gankd.commands.files import check_files
+        from gankd.commands.stages import find_run
+
+        return check_files(find_run(name))
+    if cell is None or results is None:
+        raise ConfigError("gankd verify needs --cell and --results, or --files for a run folder")
+    from gankd.commands import verify
+
+    return verify.verify(name, cell, results, console=console, **options)
+
 
 COMMANDS = (
     Command(
@@ -32,17 +60,17 @@ COMMANDS = (
     ),
     Command(
         name="verify",
-        help="train one committed cell of a table again and compare the two results",
-        calls="gankd.commands.verify:verify",
+        help="train one committed cell of a table again and compare the two results, or check the files of a run",
+        calls="gankd.cli.published:verify",
         options=(
-            TABLE,
+            Option("name", metavar="TABLE", help="published table (see gankd list recipes), or a run for --files"),
+            Option("--files", action="store_true", help="compare every file of a run folder with its hash"),
             Option(
                 "--cell",
-                required=True,
                 metavar="PAIR/METHOD/SEED",
                 help="cell as in cells.jsonl; append /STAGE if several are stored",
             ),
-            Option("--results", type=Path, required=True, metavar="FILE", help="cells.jsonl or bench.json"),
+            Option("--results", type=Path, metavar="FILE", help="cells.jsonl or bench.json"),
             DATA,
             Option("--out", type=Path, help="folder to train in (default: a temporary one)"),
             TRUST,

@@ -17,7 +17,7 @@ from gankd.recipes.arms import Arm
 from gankd.recipes.published import Pair, PublishedTable, Scale, find_table
 from gankd.recipes.published.table import EQUAL_UPDATES, KD_EQUAL_UPDATES, equal_time
 from gankd.report.gather import machine_facts
-from gankd.storage import atomic, write_json
+from gankd.storage import atomic, write_hashed_json
 from gankd.tasks import Task
 from gankd.text import Table, duration, plus_minus, wrap
 
@@ -343,7 +343,7 @@ def bench(
             timed,
             grid.untouched,
         )
-        write_json(folder / "bench.json", result.to_dict())
+        write_hashed_json(folder / "bench.json", result.to_dict())
         with atomic(result.page) as temporary:
             temporary.write_text(result.markdown)
     return result

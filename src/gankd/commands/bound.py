@@ -36,7 +36,7 @@ from gankd.recipes.stages import Stages, declare
 from gankd.recipes.teacher import make_teacher
 from gankd.report.bound import BoundReport, Distance, LearningCurve, Measured, Mix
 from gankd.seeds import derive_seed, rng
-from gankd.storage import write_json
+from gankd.storage import write_hashed_json
 from gankd.synthetic import SelectConfig, Selection, select
 from gankd.training.ratio import RatioConfig, train_ratio
 
@@ -145,7 +145,7 @@ def bound(
             measured=measured,
             notes=tuple(notes),
         )
-        write_json(experiment.run.folder / "bound.json", report.to_dict())
+        write_hashed_json(experiment.run.folder / "bound.json", report.to_dict())
         return report
 
 

@@ -29,7 +29,7 @@ from gankd.report.tables import best_arm, classes_table, evidence_rows, headline
 from gankd.runs import Run
 from gankd.seals import require_trust, seals
 from gankd.seals import trust as trust_files
-from gankd.storage import read_json, write_json
+from gankd.storage import read_json, write_hashed_json
 from gankd.tasks import Task
 from gankd.version import __version__
 from gankd.virtual import Inspection
@@ -181,9 +181,9 @@ def _arm(stored: Any) -> str | dict[str, Any]:
     """
     if isinstance(stored, dict):
         return dict(stored)
-    if str(stored).endswith(".toml"):
+    if not isinstance(stored, str) or stored.endswith(".toml"):
         raise ValueError(stored)
-    return str(stored)
+    return stored
 
 
 @contextmanager
@@ -279,7 +279,7 @@ def _store_run(experiment: Experiment, arms: Sequence[Any] | None, by: str | Non
         experiment.say("trust", f"the next command in this folder needs --trust for your own code: {error}")
     else:
         facts |= {"seals": sealed} if sealed else {}
-    write_json(path, facts)
+    write_hashed_json(path, facts)
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -329,7 +329,7 @@ def run(
         wanted = _train(experiment, wanted, workers)
         page = experiment.run.folder / "report.html"
         result = replace(_result(experiment, wanted, "test"), report=page)
-        write_json(experiment.run.folder / "results.json", result.to_dict())
+        write_hashed_json(experiment.run.folder / "results.json", result.to_dict())
         write_report(gather(experiment, wanted, result.comparison, result.choice), page)
     return result
 

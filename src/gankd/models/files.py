@@ -5,12 +5,16 @@ from typing import Any
 
 import torch
 
+from gankd.config import require
 from gankd.errors import CheckpointError, TrustError
 from gankd.models import build_net, is_own
 from gankd.models.contract import Ensemble, ImageModel
 from gankd.models.weights import load_weights
-from gankd.storage import read_card, save_weights
+from gankd.storage import fitting, read_card, save_weights
 from gankd.tasks import Task, task_from_dict, task_to_dict
+
+LARGEST = 4096
+"""Side in pixels of the largest images that a card may ask for."""
 
 
 def save_model(path: Path, model: ImageModel, name: str, task: Task, facts: dict[str, Any] | None = None) -> None:
@@ -62,12 +66,16 @@ def load_model(path: Path | str, *, trust: bool = False) -> tuple[ImageModel, Ta
                 f"{path} names the network {card['model']!r}, code that is not part of gankd and is not run unasked; "
                 "if you trust the file and that module: load_model(path, trust=True)"
             )
-        net = build_net(
-            card["model"], in_channels=card["channels"], image_size=card["size"], num_outputs=task.head_size, seed=0
-        )
+        name, channels, size = str(card["model"]), int(card["channels"]), int(card["size"])
+        require(1 <= size <= LARGEST, f"{path}: the card's size must lie in 1..{LARGEST}, got {size}")
+
+        def make() -> torch.nn.Module:
+            return build_net(name, in_channels=channels, image_size=size, num_outputs=task.head_size, seed=0)
+
+        net = make() if is_own(name) else fitting(make, weights, path)  # the author's own may be anything
         net.load_state_dict(weights)
         mean, std = torch.tensor(card["mean"]), torch.tensor(card["std"])
-        model = ImageModel(net, size=card["size"], mean=mean, std=std, offset=card["offset"], factor=card["factor"])
+        model = ImageModel(net, size=size, mean=mean, std=std, offset=card["offset"], factor=card["factor"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} was not written by gankd export ({type(error).__name__} {reason})") from None

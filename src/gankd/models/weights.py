@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gankd.errors import CheckpointError
 from gankd.models.file_kinds import STATE_DICT, refuse_other_files
+from gankd.storage import CHANGED, intact
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "params", "ema")
 """Names under which training scripts put a state dict in a checkpoint; the first that is there is read."""
@@ -41,7 +42,10 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     refuse_other_files(path)
     try:
         if path.suffix == ".safetensors":
-            state = load(path.read_bytes())  # as in load_state
+            content = path.read_bytes()  # as in load_state
+            if intact(content) is False:
+                raise CheckpointError(f"{path} is truncated or damaged (it has {CHANGED}); get it again")
+            state = load(content)
             if state and all(re.fullmatch(r"\d{5}", name) for name in state):
                 raise CheckpointError(
                     f"{path} is an internal file of a run; to use its student elsewhere: gankd export RUN"

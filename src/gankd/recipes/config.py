@@ -8,7 +8,7 @@ from pydantic import Field
 from gankd.config import check_ranges, require, suggest
 from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
-from gankd.ranges import AboveZero, AtLeastOne, Count, CountFromTwo, Seed, UpToTen, ZeroToOne
+from gankd.ranges import AboveZero, AtLeastOne, Count, CountFromTwo, Few, Seed, Side, UpToTen, ZeroToOne
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
 from gankd.training.gan import GanConfig
@@ -35,7 +35,7 @@ class DataConfig:
     label: tuple[str, ...] = ()
     """Column of the label in a table of own images; several, as x,y,z, are one label of several values. Arrays: names
     of the values. Default: label, or what it is usually called."""
-    size: Count | None = None
+    size: Side | None = None
     """Side in pixels: 32 or 64 for turntable; images from files are cropped and resized to it."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
     layout: Literal["auto", "classes", "splits"] = "auto"
@@ -89,7 +89,7 @@ class TeacherConfig(SupervisedConfig):
 
     model: str = "resnet20"
     """A zoo name (`gankd list models`) or module:name."""
-    members: Count = 1
+    members: Few = 1
     """Number of networks; the teacher is their mean output."""
     weights: str | None = None
     """File of trained weights (.safetensors, or .pt without pickled code). The teacher is then not trained, and a
@@ -97,7 +97,7 @@ class TeacherConfig(SupervisedConfig):
     mean: tuple[float, ...] | None = None
     std: tuple[AboveZero, ...] | None = None
     """Normalisation per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
-    input_size: Count | None = None
+    input_size: Side | None = None
     """Side in pixels of the images that the network reads; others are resized to it, with antialiasing. Default: that
     of the data."""
     class_names: tuple[str, ...] = ()

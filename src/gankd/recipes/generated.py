@@ -17,7 +17,7 @@ from gankd.recipes.config import SynthConfig, TeacherConfig
 from gankd.recipes.experiment import Experiment
 from gankd.runs import Stage, fingerprint
 from gankd.seeds import BLOCK, derive_seed, rng
-from gankd.storage import FORMAT, fill, load_state, restore, save_state, write_json
+from gankd.storage import FORMAT, fill, fitting, load_state, restore, save_state, write_hashed_json
 from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.subsampling.ratio_net import DensityRatio
 from gankd.synthetic import Sampler, SelectConfig, Selection, SyntheticSet, check_space, generate, select
@@ -132,8 +132,13 @@ def load_generator(
     stored = load_state(path)
     if not isinstance(stored, dict) or "task" not in stored or "state" not in stored:
         raise CheckpointError(f"{path} is not a generator; the gan stage writes generator.safetensors")
-    config = from_dict(GanConfig, stored["config"], str(path))
-    task, shape = task_from_dict(stored["task"]), tuple(stored["shape"])
+    try:
+        config = from_dict(GanConfig, stored["config"], str(path))
+        task, state = task_from_dict(stored["task"]), dict(stored["state"])
+        channels, height, width = (int(number) for number in stored["shape"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a complete generator ({type(error).__name__} {error})") from None
+    shape = (channels, height, width)
     if config.external is not None:
         if not trust and is_code(config.external) and config.external not in trusted:
             raise TrustError(
@@ -144,8 +149,8 @@ def load_generator(
         if external.fingerprint != stored.get("fingerprint"):
             raise CheckpointError(f"{external.what} has changed since {path} was made; run the gan stage again")
         return external
-    generator = build_generator(task, shape, config, seed=0)
-    fill(generator, stored["state"], f"{path} is not a complete generator")
+    generator = fitting(lambda: build_generator(task, shape, config, seed=0), state, path)
+    fill(generator, state, f"{path} is not a complete generator")
     return Engine.pick(shape[1], "cpu").place(generator.eval())
 
 
@@ -366,6 +371,6 @@ def select_images(
         # What was kept of every label, thresholds and histograms: the log of this selection.
         log = stage.path(f"selection-{fingerprint(to_dict(config))[:8]}.json")
         if not log.is_file():
-            write_json(log, {"config": to_dict(config), **chosen.report})
+            write_hashed_json(log, {"config": to_dict(config), **chosen.report})
     found: Selection = experiment.memory[key]
     return found

@@ -1,6 +1,5 @@
 """Files of a synthetic set: one array per part and shard, with size and hash in the manifest."""
 
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gankd.errors import CheckpointError, RunError
-from gankd.storage import atomic
+from gankd.storage import atomic, digest
 
 SHARD = 4096
 """Samples per file."""
@@ -44,22 +43,16 @@ def write_array(folder: Path, part: str, number: int, array: NDArray[Any]) -> di
     with atomic(array_path(folder, part, number)) as temporary:
         with temporary.open("wb") as file:
             np.save(file, array, allow_pickle=False)
-        return {"bytes": temporary.stat().st_size, "blake2b": digest(temporary)}
+        size = temporary.stat().st_size
+    return {"bytes": size, "blake2b": digest(array_path(folder, part, number))}
 
 
-def digest(path: Path) -> str:
-    """Hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def check_file(folder: Path, part: str, number: int, entry: dict[str, Any], *, verify: bool) -> None:
-    """Compare a file with its entry in the manifest.
+def check_file(folder: Path, part: str, number: int, entry: dict[str, Any]) -> None:
+    """Compare a file with its entry in the manifest; its content is read once per process.
 
     Args:
         folder, part, number: which file.
         entry: its size and hash.
-        verify: also compare the hash, which reads the file.
 
     Raises:
         CheckpointError: missing, truncated or changed.
@@ -70,7 +63,7 @@ def check_file(folder: Path, part: str, number: int, entry: dict[str, Any], *, v
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise CheckpointError(f"{path} has {size} bytes instead of {entry['bytes']}; {REMEDY}")
-    if verify and digest(path) != entry["blake2b"]:
+    if digest(path) != entry["blake2b"]:
         raise CheckpointError(f"{path} has changed since it was written (its hash differs); {REMEDY}")
 
 

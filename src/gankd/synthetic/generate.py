@@ -14,7 +14,7 @@ from torch import Tensor
 from gankd.config import require
 from gankd.errors import CheckpointError, DataError, ModelError, RunError
 from gankd.seeds import BLOCK, rng
-from gankd.storage import FORMAT, read_json, write_json
+from gankd.storage import FORMAT, read_json, write_hashed_json
 from gankd.synthetic.files import MANIFEST, PARTS, SHARD, UNFINISHED, check_file, check_space, write_array
 from gankd.synthetic.pool import SyntheticSet
 from gankd.tasks import Task, task_to_dict
@@ -111,7 +111,7 @@ def generate(
         try:
             shards.append({name: write_array(folder, name, len(shards), array) for name, array in arrays.items()})
             state["shape"] = list(arrays["images"].shape[1:])
-            write_json(folder / UNFINISHED, state)
+            write_hashed_json(folder / UNFINISHED, state)
         except OSError as error:
             raise _unwritable(folder, error) from None
     (folder / UNFINISHED).replace(folder / MANIFEST)
@@ -164,7 +164,7 @@ def _resume(folder: Path, plan: dict[str, Any]) -> dict[str, Any]:
         for number, files in enumerate(state["shards"]):
             try:
                 for part in PARTS:
-                    check_file(folder, part, number, files[part], verify=False)
+                    check_file(folder, part, number, files[part])
             except CheckpointError:
                 del state["shards"][number:]
                 break

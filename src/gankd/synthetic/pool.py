@@ -21,17 +21,16 @@ from gankd.tasks import Task, task_from_dict
 class SyntheticSet:
     """A folder of generated images with assigned labels, teacher outputs and log-ratios, written by `generate`.
 
-    Files are memory-mapped, and only the parts asked for are read.
+    Files are memory-mapped after their hashes are compared, once per process; only the parts asked for are kept.
 
     Args:
         folder: contains `manifest.json`.
-        verify: also compare every file's hash, which reads all files.
 
     Raises:
         CheckpointError: the set is unfinished or of another format version, or a file is missing, truncated or changed.
     """
 
-    def __init__(self, folder: Path, *, verify: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not (folder / MANIFEST).is_file():
             if (folder / UNFINISHED).is_file():
@@ -57,7 +56,7 @@ class SyntheticSet:
             assert len(self._shards) == -(-self._count // self._shard_size)
             for number, files in enumerate(self._shards):
                 for part in PARTS:
-                    check_file(folder, part, number, files[part], verify=verify)
+                    check_file(folder, part, number, files[part])
         except (KeyError, TypeError, ValueError, AssertionError):
             raise CheckpointError(f"{folder / MANIFEST} is damaged; {REMEDY}") from None
 

@@ -29,7 +29,7 @@ from gankd.losses.vicinal import Vicinity, VicinityKind
 from gankd.models.contract import ImageModel
 from gankd.models.tapped import Tapped
 from gankd.models.taps import find_taps
-from gankd.ranges import MOST, AboveZero, AtLeastZero, BelowOne, Count, CountOrZero, UpToOne, ZeroToOne
+from gankd.ranges import MOST, AboveZero, AtLeastZero, BelowOne, Count, CountOrZero, UpToOne, Width, ZeroToOne
 from gankd.runs import Stage
 from gankd.seeds import BLOCK, rng
 from gankd.tasks import Classification, Task
@@ -58,11 +58,11 @@ class GanConfig:
     lr_g: UpToOne = 1e-3
     lr_d: UpToOne = 2e-3
     betas: tuple[BelowOne, BelowOne] = (0.0, 0.9)
-    width_g: Count = 32
-    width_d: Count = 32
+    width_g: Width = 32
+    width_d: Width = 32
     """Channels at full resolution."""
-    z_dim: Count = 32
-    embedding_width: Count = 32
+    z_dim: Width = 32
+    embedding_width: Width = 32
     label_input: LabelInput = "learned"
     """Continuous labels only: learned (Fourier features), nli or ili."""
     ili_updates: Count = 1000

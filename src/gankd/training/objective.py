@@ -78,7 +78,10 @@ class Objective:
         Raises:
             ConfigError: not such an expression, an unknown loss or setting (with suggestions).
         """
-        found = _read(_tree(text), text)
+        try:
+            found = _read(_tree(text), text)
+        except RecursionError:
+            raise ConfigError(f"loss {text!r} is too long, or nests too deeply; {EXAMPLE}") from None
         if not isinstance(found, Objective):
             raise ConfigError(f"loss {text!r} is a number, expected a sum of losses; {EXAMPLE}")
         return found
@@ -254,7 +257,10 @@ def own_losses(text: str) -> set[str]:
     Raises:
         ConfigError: not an expression.
     """
-    return {_name(node, text) for node in ast.walk(_tree(text)) if isinstance(node, ast.Attribute)}
+    try:
+        return {_name(node, text) for node in ast.walk(_tree(text)) if isinstance(node, ast.Attribute)}
+    except RecursionError:
+        raise ConfigError(f"loss {text!r} nests too deeply; {EXAMPLE}") from None
 
 
 def _tree(text: str) -> ast.expr:

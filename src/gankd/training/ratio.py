@@ -59,8 +59,8 @@ class RatioConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         require(
-            len(self.hidden) > 0 and all(width >= 32 and width % 8 == 0 for width in self.hidden),
-            f"ratio.hidden must be widths that are multiples of 8 and at least 32, got {list(self.hidden)}",
+            len(self.hidden) > 0 and all(32 <= width <= 8192 and width % 8 == 0 for width in self.hidden),
+            f"ratio.hidden must be widths that are multiples of 8 from 32 to 8192, got {list(self.hidden)}",
         )
         require(len(self.dropout) > 0, "ratio.dropout needs at least one candidate, got none")
         require(

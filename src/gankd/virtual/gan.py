@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from gankd.config import check_ranges
 from gankd.losses.adversarial import discriminator_loss, generator_loss
 from gankd.losses.vicinal import Vicinity
-from gankd.ranges import AtLeastZero, BelowOne, Count, CountFromTwo, CountOrZero, Temperature, UpToOne
+from gankd.ranges import AtLeastZero, BelowOne, Bins, Count, CountFromTwo, CountOrZero, Few, Temperature, UpToOne, Width
 from gankd.seeds import derive_seed, rng
 from gankd.storage import restore_optimizer
 from gankd.tasks import Task
@@ -60,9 +60,9 @@ class VirtualConfig:
     """Learning rate of both networks; default: 2e-3, and 5e-4 from 20,000 steps on."""
     ema: BelowOne = 0.999
     """Decay of the moving average of the generator's weights, which is kept."""
-    z_dim: Count | None = None
+    z_dim: Width | None = None
     """Size of the noise; default: 64, and 32 for fewer than 50 classes or bins."""
-    width: Count | None = None
+    width: Width | None = None
     """Width of hidden layers; default: the power of 2 above twice the number of outputs, from 128 to 1024."""
     every: Count = 16
     """Updates of the teacher per step of the generator, which learns from the last `batch_size` outputs."""
@@ -70,11 +70,11 @@ class VirtualConfig:
     """Updates of the teacher before the generator begins; they give the first class means."""
     polish: CountOrZero = 1000
     """Steps on stored outputs of the finished teacher, with the learning rate falling to 0."""
-    views: Count = 4
+    views: Few = 4
     """Number of augmented views of each training image whose outputs are stored."""
     batch_size: CountFromTwo = 256
     """Batch size of a step (an upper bound when trained alongside the teacher)."""
-    bins: CountFromTwo = 50
+    bins: Bins = 50
     """Number of bins of a distribution over values."""
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gankd.config import from_dict, to_dict
 from gankd.errors import CheckpointError, DataError
-from gankd.storage import FORMAT, load_state, save_state
+from gankd.storage import FORMAT, fitting, load_state, save_state
 from gankd.tasks import Task, task_from_dict, task_to_dict
 from gankd.virtual.gan import KnowledgeGan, VirtualConfig, build_generator
 from gankd.virtual.networks import KnowledgeGenerator
@@ -181,11 +181,11 @@ class VirtualTeacher:
         try:
             config = from_dict(VirtualConfig, stored["config"], str(path))
             task = task_from_dict(stored["task"])
-            generator = build_generator(task, config)
+            generator = fitting(lambda: build_generator(task, config), stored["generator"], path)
             generator.load_state_dict({name: value.float() for name, value in stored["generator"].items()})
             means = stored["means"].float()
             facts = dict(stored["facts"])
-        except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(
                 f"{path} is not a complete virtual teacher: {' '.join(str(error).split())[:200]}"
             ) from None

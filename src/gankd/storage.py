@@ -241,7 +241,7 @@ _HASHED = b'{"__metadata__":{"%b":"' % HASH.encode()
 
 
 def intact(content: bytes) -> bool | None:
-    """Whether a safetensors file is as it was written; None if it carries no hash."""
+    """True if a safetensors file is as it was written; None if it carries no hash."""
     start = 8 + len(_HASHED)
     if content[8:start] != _HASHED:
         return None

@@ -18,7 +18,7 @@ from gankd.data.sources import fetch
 from gankd.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 5000
-MD5 = hashlib.md5(CONTENT).hexdigest()
+SHA = hashlib.sha256(CONTENT).hexdigest()
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Server:
     content: bytes = CONTENT
     ranges: bool = True
     status: int = 200
+    tells_length: bool = True
     cut: list[int] = field(default_factory=list)
     """Bytes after which the next answers break off."""
     asked: list[str | None] = field(default_factory=list)
@@ -52,7 +53,8 @@ def server() -> Iterator[Server]:
                 return
             body = state.content[start:]
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(body)))
+            if state.tells_length:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body[: state.cut.pop(0)] if state.cut else body)
 
@@ -75,7 +77,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def known(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DATA_SETS, "toy", toy(Archive(server.url, MD5)))
+    monkeypatch.setitem(DATA_SETS, "toy", toy(Archive(server.url, SHA, len(CONTENT))))
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -138,11 +140,19 @@ def test_transfers_that_break_off(server: Server, tmp_path: Path) -> None:
 
 def test_a_wrong_checksum(server: Server, tmp_path: Path) -> None:
     server.content = CONTENT[:-1] + b"x"
-    assert f"expected md5 {MD5}, got another file, which was removed" in refused(tmp_path)
+    assert f"expected sha256 {SHA}, got another file, which was removed" in refused(tmp_path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "data.bin").write_bytes(b"mine")
-    assert f"expected md5 {MD5}, got another; move the file away" in refused(tmp_path)
+    assert f"expected sha256 {SHA}, got another; move the file away" in refused(tmp_path)
     assert (tmp_path / "data.bin").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("tells_length", [True, False])
+def test_no_more_is_taken_than_the_file_has(server: Server, tmp_path: Path, tells_length: bool) -> None:
+    server.content, server.tells_length = CONTENT * 20, tells_length
+    assert f"it sends more than the {len(CONTENT):,} bytes of this file" in refused(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(("status", "requests"), [(404, 1), (503, sources.ATTEMPTS)])
@@ -150,15 +160,15 @@ def test_errors_of_the_server(server: Server, tmp_path: Path, status: int, reque
     server.status = status
     line = refused(tmp_path)
     assert line.startswith(f"cannot download {server.url}: {status} ")
-    assert f"put the file into {tmp_path} by hand (md5 {MD5})" in line
+    assert f"put the file into {tmp_path} by hand (sha256 {SHA})" in line
     assert len(server.asked) == requests
 
 
 def test_nobody_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(DATA_SETS, "toy", toy(Archive("http://127.0.0.1:9/data.bin", MD5)))
+    monkeypatch.setitem(DATA_SETS, "toy", toy(Archive("http://127.0.0.1:9/data.bin", SHA, len(CONTENT))))
     line = refused(tmp_path)
     assert "cannot download http://127.0.0.1:9/data.bin: Connection refused; " in line
-    assert f"put the file into {tmp_path} by hand (md5 {MD5})" in line
+    assert f"put the file into {tmp_path} by hand (sha256 {SHA})" in line
 
 
 def test_an_interrupt_keeps_the_part(server: Server, tmp_path: Path) -> None:
@@ -187,7 +197,7 @@ def test_an_archive_that_is_unpacked(server: Server, tmp_path: Path, monkeypatch
         file.writestr("inner/train/a.txt", "a")
         file.writestr("../outside.txt", "b")
     server.content = buffer.getvalue()
-    archive = Archive(server.url, hashlib.md5(server.content).hexdigest())
+    archive = Archive(server.url, hashlib.sha256(server.content).hexdigest(), len(server.content))
     monkeypatch.setitem(DATA_SETS, "toy", toy(archive, unpacks_to="inner"))
     fetched = fetch("toy", tmp_path / "toy")
     assert fetched.path == tmp_path / "toy" / "inner"
@@ -214,6 +224,6 @@ def test_what_is_got_by_hand(tmp_path: Path) -> None:
 def test_addresses_and_checksums_are_well_formed() -> None:
     origins = [found.origin for name, found in DATA_SETS.items() if name != "toy"]
     archives = [archive for origin in origins if isinstance(origin, Download) for archive in origin.archives]
-    assert len({archive.md5 for archive in archives}) == len(archives) == 7
-    assert all(len(bytes.fromhex(archive.md5)) == 16 for archive in archives)
-    assert all(archive.url.startswith("http") and archive.name.endswith((".gz", ".zip")) for archive in archives)
+    assert len({archive.sha256 for archive in archives}) == len(archives) == 7
+    assert all(len(bytes.fromhex(archive.sha256)) == 32 and archive.bytes > 4000 for archive in archives)
+    assert all(archive.url.startswith("https://") and archive.name.endswith((".gz", ".zip")) for archive in archives)

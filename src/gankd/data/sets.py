@@ -14,8 +14,10 @@ class Archive:
     """A file at a fixed address."""
 
     url: str
-    md5: str
-    """Detects damage; publishers and other libraries give the same one."""
+    sha256: str
+    """Checksum of the file as published; other libraries give the same one."""
+    bytes: int
+    """Size, so that no transfer is longer."""
 
     @property
     def name(self) -> str:
@@ -71,8 +73,8 @@ class DataSet:
         return not self.data
 
 
-def _archives(base: str, md5: dict[str, str]) -> tuple[Archive, ...]:
-    return tuple(Archive(base + name, digest) for name, digest in md5.items())
+def _archives(base: str, files: dict[str, tuple[str, int]]) -> tuple[Archive, ...]:
+    return tuple(Archive(base + name, digest, size) for name, (digest, size) in files.items())
 
 
 OWN = ("task", "label", "size", "channels", "low", "high", "duplicates")
@@ -127,10 +129,22 @@ DATA_SETS = {
             _archives(
                 "https://ossci-datasets.s3.amazonaws.com/mnist/",
                 {
-                    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-                    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-                    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-                    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+                    "train-images-idx3-ubyte.gz": (
+                        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                        9_912_422,
+                    ),
+                    "train-labels-idx1-ubyte.gz": (
+                        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                        28_881,
+                    ),
+                    "t10k-images-idx3-ubyte.gz": (
+                        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                        1_648_877,
+                    ),
+                    "t10k-labels-idx1-ubyte.gz": (
+                        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                        4_542,
+                    ),
                 },
             ),
             name="mnist",
@@ -154,7 +168,13 @@ DATA_SETS = {
         ),
         origin=Download(
             _archives(
-                "https://www.cs.toronto.edu/~kriz/", {"cifar-10-binary.tar.gz": "c32a1d4ab5d03f1284b67883e8d87530"}
+                "https://www.cs.toronto.edu/~kriz/",
+                {
+                    "cifar-10-binary.tar.gz": (
+                        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+                        170_052_171,
+                    )
+                },
             )
         ),
     ),
@@ -175,7 +195,13 @@ DATA_SETS = {
         ),
         origin=Download(
             _archives(
-                "https://www.cs.toronto.edu/~kriz/", {"cifar-100-binary.tar.gz": "03b5dce01913d631647c71ecec9e9cb8"}
+                "https://www.cs.toronto.edu/~kriz/",
+                {
+                    "cifar-100-binary.tar.gz": (
+                        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+                        168_513_733,
+                    )
+                },
             )
         ),
     ),
@@ -187,7 +213,15 @@ DATA_SETS = {
         markers=(("wnids.txt", "Tiny-ImageNet"),),
         pictures="in folder",
         origin=Download(
-            _archives("http://cs231n.stanford.edu/", {"tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de"}),
+            _archives(
+                "https://cs231n.stanford.edu/",
+                {
+                    "tiny-imagenet-200.zip": (
+                        "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
+                        248_100_043,
+                    )
+                },
+            ),
             unpacks_to="tiny-imagenet-200",
         ),
     ),

@@ -76,9 +76,9 @@ def fetch(name: str, folder: Path, progress: Progress = lambda *_: None) -> Fetc
 def _fetch(archive: Archive, path: Path, progress: Progress) -> int:
     """Bytes transferred until `path` is complete."""
     if path.exists():
-        if _md5(path) != archive.md5:
+        if _sha256(path) != archive.sha256:
             raise DataError(
-                f"{shown(path)}: expected md5 {archive.md5}, got another; move the file away, then fetch again"
+                f"{shown(path)}: expected sha256 {archive.sha256}, got another; move the file away, then fetch again"
             )
         return 0
     part = path.with_name(path.name + ".part")
@@ -92,13 +92,13 @@ def _fetch(archive: Archive, path: Path, progress: Progress) -> int:
             if attempt == ATTEMPTS or error.hopeless:
                 raise DataError(
                     f"cannot download {archive.url}: {error}; repeat the command, which resumes where it stopped, or "
-                    f"put the file into {shown(path.parent)} by hand (md5 {archive.md5})"
+                    f"put the file into {shown(path.parent)} by hand (sha256 {archive.sha256})"
                 ) from None
-    if _md5(part) != archive.md5:
+    if _sha256(part) != archive.sha256:
         part.unlink()
         raise DataError(
-            f"{archive.url}: expected md5 {archive.md5}, got another file, which was removed; try again later, or put "
-            f"the file into {shown(path.parent)} by hand"
+            f"{archive.url}: expected sha256 {archive.sha256}, got another file, which was removed; try again later, "
+            f"or put the file into {shown(path.parent)} by hand"
         )
     part.replace(path)
     return transferred
@@ -123,7 +123,7 @@ def _transfer(archive: Archive, part: Path, progress: Progress) -> int:
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416 and have:  # no more bytes: the part is complete, or another file
-            if _md5(part) == archive.md5:
+            if _sha256(part) == archive.sha256:
                 return 0
             part.unlink()
             return _transfer(archive, part, progress)
@@ -132,20 +132,32 @@ def _transfer(archive: Archive, part: Path, progress: Progress) -> int:
         reason = getattr(error, "reason", error)
         raise _BrokenOffError(f"{getattr(reason, 'strerror', None) or reason}", hopeless=True) from None
     with response:
+        if archive.url.startswith("https:") and not response.url.startswith("https:"):
+            raise _BrokenOffError(f"it leads to {shown(response.url)}, which is not encrypted", hopeless=True)
         if response.status != 206:  # the server sends the whole file from its start
             have = 0
         missing = int(response.headers.get("Content-Length") or 0)
+        if have + missing > archive.bytes:
+            raise _too_long(archive, part)
         _check_space(part.parent, archive.name, missing)
         came, start = 0, time.monotonic()
         with part.open("ab" if have else "wb") as file:
             while block := _read(response, came):
-                file.write(block)
                 came += len(block)
+                if have + came > archive.bytes:
+                    raise _too_long(archive, part)
+                file.write(block)
                 rate = came / max(time.monotonic() - start, 1e-3)
                 progress(archive.name, have + came, have + missing if missing else 0, rate)
     if came < missing:
         raise _BrokenOffError(f"the transfer broke off after {have + came:,} of {have + missing:,} bytes", came)
     return came
+
+
+def _too_long(archive: Archive, part: Path) -> _BrokenOffError:
+    """The server sends more than the file has; what came is of no use."""
+    part.unlink(missing_ok=True)
+    return _BrokenOffError(f"it sends more than the {archive.bytes:,} bytes of this file", hopeless=True)
 
 
 def _read(response: Any, came: int) -> bytes:
@@ -178,6 +190,6 @@ def _check_space(folder: Path, name: str, needed: int) -> None:
         )
 
 
-def _md5(path: Path) -> str:
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from gankd import cli
 from gankd.cli import STOPS, main
 from gankd.commands import run
 from gankd.config import override
@@ -49,6 +50,7 @@ def work() -> Callable[[Callable[[], object]], int]:
     return count
 
 
+os.environ["PYTHONPATH"] = str(Path(cli.__file__).parents[2])  # other processes of the tests import the same tree
 torch.set_num_threads(1)  # as in workers: the same numbers everywhere, and no fight over the cores
 
 TINY = (

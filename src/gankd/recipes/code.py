@@ -10,7 +10,7 @@ from gankd.generators.external import is_code
 from gankd.models import is_own
 from gankd.training.objective import own_losses
 
-PLAIN = {"root", "class_list", "weights", "class_names", "virtual", "device", "title", "name"}
+PLAIN = {"root", "class_list", "weights", "class_names", "virtual", "device", "title", "name", "label"}
 """Settings whose text is never code: paths, names of classes, and words for people."""
 NETWORKS = {"model", "teacher", "assistants"}
 

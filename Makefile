@@ -43,7 +43,7 @@ ifdef DATA
 	$(ONE_THREAD) $(BIN)/gankd vkd table cifar20 --data $(DATA) --seeds 5 --out runs/vkd/cifar20 --page docs/vkd.md
 endif
 
-lists: $(WITH_GANKD)  ## write what gankd list prints, after a loss, a network or a recipe has changed
+lists: $(WITH_GANKD)  ## write what gankd list prints and docs/settings.md, after a loss, network, recipe or setting has changed
 	$(ONE_THREAD) $(BIN)/python -c 'from gankd.commands.listing import write_lists; write_lists()'
 
 costs: $(WITH_GANKD)  ## the same, with the costs of all losses measured again on this machine

@@ -64,6 +64,13 @@ class Range:
             rule = "be a whole number"
         return rule and rule + " or be none" * self.optional
 
+    @property
+    def text(self) -> str:
+        """The range in words: `whole number, at least 1`."""
+        kind = "whole number" if self.whole else "number"
+        rule = self._rule(above=False).removeprefix("be ").removeprefix("lie ")
+        return kind if self.low < -1e5 else f"{kind}, {rule}"  # beyond, bounds guard against slips
+
     def _rule(self, *, above: bool) -> str:
         low, high = (f"{bound:g}" if abs(bound) < 1e5 else str(bound) for bound in (self.low, self.high))
         guard = self.whole and self.high > 1e5  # guards against slips: shown only to those who exceed it
@@ -81,12 +88,12 @@ class Range:
 
 
 @cache
-def _range(kind: Any) -> Range | None:
+def range_of(kind: Any) -> Range | None:
     """Range of a setting of this type, or of each of its items if it is a tuple; None if it is not a number."""
     kinds = get_args(kind)
     if get_origin(kind) is Annotated:
         base, *marks = kinds
-        if (plain := _range(base)) is None:
+        if (plain := range_of(base)) is None:
             return None
         marks = [mark for outer in marks for mark in getattr(outer, "metadata", [outer])]  # pydantic's Field holds them
         bounds = {
@@ -95,9 +102,9 @@ def _range(kind: Any) -> Range | None:
         low, high = bounds.get("gt", bounds.get("ge", -math.inf)), bounds.get("lt", bounds.get("le", math.inf))
         return Range(plain.whole, low, high, "gt" in bounds, "lt" in bounds)
     if get_origin(kind) is tuple:
-        return _range(kinds[0])
+        return range_of(kinds[0])
     if type(None) in kinds and len(kinds) == 2:
-        inner = _range(next(one for one in kinds if one is not type(None)))
+        inner = range_of(next(one for one in kinds if one is not type(None)))
         return None if inner is None else replace(inner, optional=True)
     return Range(kind is int) if kind in (int, float) else None
 
@@ -113,7 +120,7 @@ def check_ranges(config: Any) -> None:
     for field in fields(config):
         kind: Any = field.type
         value = getattr(config, field.name)
-        if (allowed := _range(kind)) is not None:
+        if (allowed := range_of(kind)) is not None:
             for one in value if isinstance(value, tuple) else (value,):
                 _check(type(config), field.name, allowed, one)
 
@@ -153,7 +160,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "settings") 
     for part in first["loc"]:
         if is_dataclass(kind) and part in _types(kind):
             owner, kind = kind, _types(kind)[part]
-            if (allowed := _range(kind)) is not None:
+            if (allowed := range_of(kind)) is not None:
                 _check(owner, str(part), allowed, first["input"])
     name = ".".join(str(part) for part in first["loc"])
     raise ConfigError(f"{where}: {name}: {first['msg']}, got {first['input']!r}")
@@ -170,7 +177,7 @@ def _refuse(cls: type, values: Mapping[str, Any], where: str, prefix: str) -> No
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}: {prefix}{name} is a group of settings; write {prefix}{name}.NAME=VALUE")
             _refuse(inner, value, where, f"{prefix}{name}.")
-        elif (allowed := _range(inner)) is not None:
+        elif (allowed := range_of(inner)) is not None:
             for one in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(one, bool):
                     _check(cls, name, allowed, one)

@@ -141,7 +141,7 @@ def test_a_published_table_is_listed_with_its_estimates_and_whose_speed_they_ass
     assert "- A validation split is carved out" in one
     with pytest.raises(ConfigError, match="no published table"):
         listing("recipes", ["rc49"])
-    with pytest.raises(ConfigError, match="names are for gankd list recipes, got gankd list models cnn8"):
+    with pytest.raises(ConfigError, match="list settings, got gankd list models cnn8"):
         listing("models", ["cnn8"])
 
 

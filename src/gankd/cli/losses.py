@@ -55,15 +55,20 @@ def compare(
 COMMANDS = (
     Command(
         name="list",
-        help="list losses, their inputs, target sources, models, generators, or recipes and published tables",
+        help="list losses, their inputs, target sources, models, generators, settings, or recipes and published tables",
         calls="gankd.cli.losses:listed",
         options=(
             Option(
                 "what",
-                choices=["losses", "inputs", "sources", "models", "generators", "recipes"],
+                choices=["losses", "inputs", "sources", "models", "generators", "recipes", "settings"],
                 help="the list to print; inputs and sources are those that losses read",
             ),
-            Option("names", nargs="*", metavar="TABLE", help="for recipes: show all about these published tables"),
+            Option(
+                "names",
+                nargs="*",
+                metavar="NAME",
+                help="for recipes: show all about these published tables; for settings: those that begin like this",
+            ),
             Option(
                 "--measure",
                 action="store_true",

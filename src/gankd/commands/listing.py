@@ -1,11 +1,15 @@
-"""The lists of losses, inputs, target sources, models, generators and recipes, from the code, and their costs here.
+"""The lists of losses, inputs, target sources, models, generators, recipes and settings, from the code, and their costs
+here.
 
-`make lists` writes them to `gankd/report/lists.json`, which `gankd list` prints; `make costs` also measures all costs.
+`make lists` writes them to `gankd/report/lists.json`, which `gankd list` prints, and the settings also to
+docs/settings.md; `make costs` also measures all costs.
 """
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +22,14 @@ from gankd.generators.architectures import ARCHITECTURES
 from gankd.losses.distillation import Loss
 from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_inputs
 from gankd.models import ZOO, build_net
+from gankd.recipes.config import MATTER, Recipe
 from gankd.recipes.published import TABLES, PublishedTable, Scale
 from gankd.recipes.ready import RECIPES, recipe_summary
 from gankd.report.gather import machine_facts
 from gankd.report.lists import LISTS, Listing, Machine, Row, What, loss_files, read_lists, stored
+from gankd.settings import settings_of
 from gankd.storage import atomic
+from gankd.text import Table
 from gankd.training import gan_published
 from gankd.training.gan import GanConfig, build_discriminator, build_generator
 from gankd.training.losses import all_losses
@@ -38,7 +45,7 @@ def listing(what: What, names: Sequence[str] = (), *, measure: bool = False) -> 
 
     Args:
         what: which list.
-        names: for recipes, published tables of which all is told.
+        names: as in `stored`.
         measure: measure the costs of losses, or the speed that estimates of tables assume, on this machine in some
             seconds; default: those measured once, with the machine they were measured on.
 
@@ -62,8 +69,13 @@ def listing(what: What, names: Sequence[str] = (), *, measure: bool = False) -> 
     return replace(found, tables=tables, machine=here)
 
 
-def write_lists(*, measure: bool = False) -> None:
-    """Write lists.json from the code, one row a line; costs that it holds stay unless `measure` asks for new ones."""
+def write_lists(*, measure: bool = False, page: Path = Path("docs/settings.md")) -> None:
+    """Write lists.json from the code, one row a line, and the page of settings.
+
+    Args:
+        measure: measure all costs again; default: those that the file holds stay.
+        page: the page of settings.
+    """
     before = read_lists() if LISTS.exists() and not measure else {}
     costs = _stored_costs() if before else {}
     measured = measure_costs([found for found in _measurable() if found.name not in costs], ROUNDS)
@@ -77,6 +89,8 @@ def write_lists(*, measure: bool = False) -> None:
     )
     with atomic(LISTS) as temporary:
         temporary.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    with atomic(page) as temporary:
+        temporary.write_text(settings_page(setting_rows()))
 
 
 def all_rows(costs: dict[str, float], speed: float) -> dict[str, list[Row]]:
@@ -93,6 +107,7 @@ def all_rows(costs: dict[str, float], speed: float) -> dict[str, list[Row]]:
         "models": [model_row(name) for name in ZOO],
         "generators": generator_rows(),
         "recipes": recipe_rows(),
+        "settings": setting_rows(),
         "tables": [table_row(table, speed) for table in TABLES.values()],
     }
 
@@ -175,6 +190,30 @@ def generator_rows() -> list[Row]:
             }
         )
     return rows
+
+
+def setting_rows() -> list[Row]:
+    """One row per setting."""
+    return [{**vars(setting), "matters": setting.name in MATTER} for setting in settings_of(Recipe)]
+
+
+def settings_page(rows: Sequence[Row]) -> str:
+    """The settings as a Markdown page, a table for each group."""
+    titles = {field.name: field.type.__doc__ for field in fields(Recipe) if is_dataclass(field.type)}
+    titles[""] = "The whole run."
+    parts = [
+        "# Settings",
+        "Written by `make lists` from the code; `gankd list settings gan` prints the same. Change one with "
+        "`--set gan.steps=4000`, or several in a TOML file with `--config`. `*`: settings to look at first, because "
+        "they decide the time of a run and most of its result. Defaults are those of the code; a recipe has its own "
+        "for some, and `run.json` in the run folder has those of a run.",
+    ]
+    whole_run_first = sorted(rows, key=lambda row: "." in row["name"])
+    for group, own in groupby(whole_run_first, key=lambda row: row["name"].rpartition(".")[0]):
+        lines = [("* " * row["matters"] + f"`{row['name']}`", row["default"], row["range"], row["text"]) for row in own]
+        table = Table(("setting", "default", "range", "meaning"), lines, "llll").markdown()
+        parts += [f"## {group or 'run'}", (titles[group] or "").splitlines()[0], table]
+    return "\n\n".join(parts) + "\n"
 
 
 def recipe_rows() -> list[Row]:

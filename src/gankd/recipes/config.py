@@ -9,6 +9,7 @@ from gankd.config import check_ranges, require, suggest
 from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
 from gankd.ranges import AboveZero, AtLeastOne, Count, CountFromTwo, Few, Seed, Side, UpToTen, ZeroToOne
+from gankd.settings import explained
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
 from gankd.training.gan import GanConfig
@@ -18,7 +19,24 @@ from gankd.training.ratio import RatioConfig
 from gankd.training.supervised import SupervisedConfig
 from gankd.virtual import VirtualConfig
 
+MATTER = (
+    "data.size",
+    "teacher.model",
+    "teacher.weights",
+    "teacher.updates",
+    "teacher.augment",
+    "gan.steps",
+    "synth.pool",
+    "student.model",
+    "student.loss",
+    "student.updates",
+    "student.augment",
+    "seeds",
+)
+"""Settings to look at first: they decide the time of a run and most of its result."""
 
+
+@explained
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Images, and how scarce they are. All settings except `classes` change only the training split."""
@@ -38,6 +56,7 @@ class DataConfig:
     size: Side | None = None
     """Side in pixels: 32 or 64 for turntable; images from files are cropped and resized to it."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
+    """Colours of own images; auto: those of the files, which must all have the same."""
     layout: Literal["auto", "classes", "splits"] = "auto"
     """folder: what the sub-folders are: classes, or splits with class folders inside. auto: by their names."""
     group: str | None = None
@@ -48,9 +67,11 @@ class DataConfig:
     skip_broken: bool = False
     """folder, table, webdataset: leave out image files that cannot be read, and list them."""
     low: float | None = None
+    """Lower end of the values of own images. Default: smallest label of all splits. steering: frames below it are left
+    out; default: -88.13 degrees."""
     high: float | None = None
-    """Range of the values of own images. Default: smallest to largest label of all splits. steering: frames outside the
-    range are left out. Default: -88.13 to 97.92 degrees."""
+    """Upper end of the values of own images. Default: largest label of all splits. steering: frames above it are left
+    out; default: 97.92 degrees."""
     coarse: bool = False
     """cifar100: 20 superclasses instead of 100 classes."""
     class_list: str | None = None
@@ -81,6 +102,7 @@ class DataConfig:
         check_ranges(self)
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig(SupervisedConfig):
     """The large network, and how it is trained."""
@@ -95,8 +117,9 @@ class TeacherConfig(SupervisedConfig):
     """File of trained weights (.safetensors, or .pt without pickled code). The teacher is then not trained, and a
     regressor's outputs must be in label units. Default: train the teacher."""
     mean: tuple[float, ...] | None = None
+    """Mean per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
     std: tuple[AboveZero, ...] | None = None
-    """Normalisation per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
+    """Spread per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
     input_size: Side | None = None
     """Side in pixels of the images that the network reads; others are resized to it, with antialiasing. Default: that
     of the data."""
@@ -117,6 +140,7 @@ class TeacherConfig(SupervisedConfig):
         )
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig(DistillConfig):
     """The small network, and how it is trained."""
@@ -173,6 +197,7 @@ class StudentConfig(DistillConfig):
         return Objective.parse(self.loss).complete
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class SynthConfig:
     """The pool: all generated images, from which selections are made."""
@@ -189,11 +214,13 @@ class SynthConfig:
         check_ranges(self)
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run of cGAN-KD from data to report."""
 
     name: str = "digits"
+    """Name of the recipe."""
     data: DataConfig = field(default_factory=DataConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     virtual: VirtualConfig = field(default_factory=VirtualConfig)
@@ -209,7 +236,9 @@ class Recipe:
     seed: Seed = 0
     """Seed of teacher, generator, density ratio and pool."""
     device: str = "auto"
+    """cpu, cuda or cuda:N. auto: a GPU if PyTorch finds one."""
     precision: Precision = "auto"
+    """Arithmetic of networks. auto: bf16 from 16 pixels on, where the processor has it."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -1,4 +1,4 @@
-"""`gankd list`: the stored lists of losses, models, generators and recipes, as people read them.
+"""`gankd list`: the stored lists of losses, models, generators, recipes and settings, as people read them.
 
 Printing a list computes nothing and imports no heavy library: lists.json holds every row, with costs measured once and
 the machine that they were measured on. `make lists` writes the file; a test compares it with the code.
@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from gankd.config import require, suggest
 from gankd.text import Table, duration
 
-What = Literal["losses", "inputs", "sources", "models", "generators", "recipes"]
+What = Literal["losses", "inputs", "sources", "models", "generators", "recipes", "settings"]
 Row = dict[str, Any]
 LISTS = Path(__file__).with_name("lists.json")
 LOSS_FOLDERS = ("losses/distillation", "virtual/losses")
@@ -69,7 +69,13 @@ class Listing:
             return "\n\n".join([*parts, tables_text(self.tables, self.machine)])
         if self.what == "losses":
             return _losses(self.rows, self.machine).plain()
-        tables = {"inputs": _inputs, "sources": _sources, "models": _models, "generators": _generators}
+        tables = {
+            "inputs": _inputs,
+            "sources": _sources,
+            "models": _models,
+            "generators": _generators,
+            "settings": settings_table,
+        }
         return tables[self.what](self.rows).plain()
 
 
@@ -78,20 +84,23 @@ def stored(what: What, names: Sequence[str] = ()) -> Listing | None:
 
     Args:
         what: which list.
-        names: for recipes, published tables of which all is told; default: a line for each recipe and table.
+        names: for recipes, published tables of which all is told; for settings, beginnings of their names; default: a
+            line for each.
 
     Raises:
-        ConfigError: there is no such list or table, or the list takes no names.
+        ConfigError: there is no such list, table or setting, or the list takes no names.
     """
     require(what in get_args(What), f"no list {what!r}; {suggest(what, get_args(What))}")
     require(
-        not names or what == "recipes",
-        f"names are for gankd list recipes, got gankd list {what} {' '.join(names)}",
+        not names or what in ("recipes", "settings"),
+        f"names are for gankd list recipes and gankd list settings, got gankd list {what} {' '.join(names)}",
     )
     content = read_lists()
     if what == "losses" and content["loss_files"] != loss_files():
         return None
     machine = Machine(**content["machine"])
+    if what == "settings":
+        return Listing(what, _beginning_with(names, content[what]), machine)
     if what != "recipes":
         return Listing(what, content[what], machine)
     known = {row["name"]: row for row in content["tables"]}
@@ -99,6 +108,13 @@ def stored(what: What, names: Sequence[str] = ()) -> Listing | None:
         require(name in known, f"no published table {name!r}; {suggest(name, known)}; all: gankd list recipes")
     tables = [known[name] for name in names or known]
     return Listing(what, [] if names else content[what], machine, tables)
+
+
+def _beginning_with(names: Sequence[str], rows: list[Row]) -> list[Row]:
+    known = [row["name"] for row in rows]
+    for name in names:
+        require(any(each.startswith(name) for each in known), f"no setting {name!r}; {suggest(name, known)}")
+    return [row for row in rows if row["name"].startswith(tuple(names))] if names else rows
 
 
 @cache
@@ -191,6 +207,16 @@ def _generators(rows: Sequence[Row]) -> Table:
         "diffusers:FOLDER.",
     )
     return Table(("architecture", "pixels", "parameters", "what it is"), lines, "llll", notes=notes)
+
+
+def settings_table(rows: Sequence[Row]) -> Table:
+    """Settings with their defaults and ranges."""
+    lines = [("* " * row["matters"] + row["name"], row["default"], row["range"], row["text"]) for row in rows]
+    notes = (
+        "* settings to look at first. Change one with --set NAME=VALUE. Defaults are those of the code; a recipe has "
+        "its own for some, see run.json in the run folder.",
+    )
+    return Table(("setting", "default", "range", "meaning"), lines, "llll", notes=notes)
 
 
 def _recipes(rows: Sequence[Row]) -> Table:

@@ -10,6 +10,7 @@ from torch import Tensor
 from gankd.config import check_ranges
 from gankd.errors import DataError
 from gankd.ranges import Count, UpToOne
+from gankd.settings import explained
 from gankd.subsampling.rejection import accept, budgeted_acceptance, running_max_acceptance
 from gankd.synthetic.pool import SyntheticSet
 from gankd.synthetic.relabel import FilterRule, keep_most_consistent
@@ -17,6 +18,7 @@ from gankd.synthetic.variety import teacher_stddevs
 from gankd.tasks import Adjust
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
     """Choice of the generated images that a student sees, and of their labels. All combinations are allowed."""

@@ -32,12 +32,14 @@ from gankd.models.taps import find_taps
 from gankd.ranges import MOST, AboveZero, AtLeastZero, BelowOne, Count, CountOrZero, UpToOne, Width, ZeroToOne
 from gankd.runs import Stage
 from gankd.seeds import BLOCK, rng
+from gankd.settings import explained
 from gankd.tasks import Classification, Task
 from gankd.training.gan_batches import ClassBatches, VicinalBatches
 from gankd.training.gan_health import HealthCheck, refuse_collapse
 from gankd.training.label_embedding import train_label_embedding
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class GanConfig:
     """Settings of the generator and its training."""
@@ -52,17 +54,25 @@ class GanConfig:
     steps: Count = 3000
     """Generator updates."""
     batch_size: Annotated[int, Field(ge=4, le=MOST)] = 64
+    """Real images, and as many generated ones, in each step."""
     loss: GanLoss = "hinge"
+    """Adversarial loss; relativistic compares real with generated images in pairs."""
     d_steps: Count = 1
     """Discriminator updates per generator update."""
     lr_g: UpToOne = 1e-3
+    """Learning rate of the generator."""
     lr_d: UpToOne = 2e-3
+    """Learning rate of the discriminator."""
     betas: tuple[BelowOne, BelowOne] = (0.0, 0.9)
+    """Decay of Adam's two moving averages."""
     width_g: Width = 32
+    """Channels of the generator at full resolution."""
     width_d: Width = 32
-    """Channels at full resolution."""
+    """Channels of the discriminator at full resolution."""
     z_dim: Width = 32
+    """Size of the noise."""
     embedding_width: Width = 32
+    """Size of the label's embedding."""
     label_input: LabelInput = "learned"
     """Continuous labels only: learned (Fourier features), nli or ili."""
     ili_updates: Count = 1000
@@ -84,7 +94,8 @@ class GanConfig:
     penalty: Literal["none", "r1", "r1r2"] = "none"
     """Gradient penalty: r1 with the logistic loss, r1r2 with the relativistic loss, in general."""
     penalty_weight: AtLeastZero | None = None
-    """Default: (side / 16)^2, that is 1 at 16 pixels; the gradient of a score adds up over pixels."""
+    """Weight of the penalty. Default: (side / 16)^2, that is 1 at 16 pixels; the gradient of a score adds up over
+    pixels."""
     penalty_every: Count = 1
     """Apply the penalty every n-th discriminator update, n times as strong."""
     diff_augment: tuple[DiffAugmentation, ...] = ()
@@ -104,6 +115,7 @@ class GanConfig:
     lr_decay: bool = True
     """Learning rates fall to a tenth over the second half of the run."""
     adam_eps: UpToOne = 1e-8
+    """Number that Adam adds to its denominators."""
     accumulate: Count = 1
     """Batches of batch_size whose gradients are added up for one update."""
     init: Init = "default"

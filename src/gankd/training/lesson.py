@@ -12,6 +12,7 @@ from torch import Tensor
 from gankd.config import require
 from gankd.models.contract import ImageModel
 from gankd.ranges import UpToOne
+from gankd.settings import explained
 from gankd.training.objective import Objective
 from gankd.training.supervised import SupervisedConfig
 from gankd.virtual import VirtualTeacher
@@ -20,6 +21,7 @@ NewStudent = Callable[[str, int], ImageModel]
 """(name or "" for the student's own architecture, seed) -> a student with new random weights."""
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig(SupervisedConfig):
     """Settings of a student's training."""
@@ -36,9 +38,10 @@ class DistillConfig(SupervisedConfig):
     store_features: bool = False
     """Also store the teacher's features for images or views that stay the same; its outputs always are."""
     student_taps: tuple[str, ...] = ()
+    """Modules of the student whose feature maps are paired in this order with those of the teacher, as dotted paths;
+    default: stage boundaries, see `gankd inspect`."""
     teacher_taps: tuple[str, ...] = ()
-    """Modules whose feature maps are paired in this order, as dotted paths; default: stage boundaries, see
-    `gankd inspect`."""
+    """Modules of the teacher for `student_taps`, as dotted paths; default: stage boundaries."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

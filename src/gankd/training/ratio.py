@@ -13,6 +13,7 @@ from gankd.losses.density_ratio import logistic_ratio_loss, softplus_ratio_loss,
 from gankd.ranges import AtLeastZero, BelowOne, Count, CountFromTwo, UpToOne, Within
 from gankd.runs import Stage
 from gankd.seeds import derive_seed, rng
+from gankd.settings import explained
 from gankd.subsampling.ratio_net import DensityRatio, Head, RatioNet
 from gankd.tasks import Task
 from gankd.training.ratio_calibration import calibrate
@@ -24,6 +25,7 @@ FINAL_PAIRS = 16384
 """Held-out pairs that calibrate the chosen network and give the facts."""
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class RatioConfig:
     """Settings of the estimate of p_real / p_fake. `published_ratio()` gives the paper's settings."""
@@ -39,6 +41,7 @@ class RatioConfig:
     features: Literal["teacher", "classifier", "autoencoder"] = "teacher"
     """Network whose features are compared: the teacher, or one trained for this purpose as in the paper."""
     hidden: tuple[int, ...] = (256, 128, 64)
+    """Widths of the network's hidden layers."""
     dropout: tuple[BelowOne, ...] = (0.2, 0.5)
     """Candidates, trained side by side; held-out loss chooses. Small real sets need the larger one."""
     epochs: Count = 200
@@ -50,9 +53,11 @@ class RatioConfig:
     batch_size: CountFromTwo = 256
     """Number of real samples, and of generated ones, in each step."""
     lr: UpToOne = 1e-3
+    """Learning rate."""
     decay_at: tuple[Within, ...] = ()
     """Shares of the epochs after each of which the learning rate falls to a tenth."""
     weight_decay: BelowOne = 1e-4
+    """Pull of the weights towards 0."""
     held_out: Within = 0.25
     """Share of real and of generated samples that stop, choose and calibrate instead of train."""
 

@@ -15,10 +15,12 @@ from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.ranges import BelowOne, Count, CountFromTwo, UpToTen, Within
 from gankd.runs import Stage
 from gankd.seeds import Batches, rng, seed_own_layers
+from gankd.settings import explained
 from gankd.training.class_weights import ClassWeights, weights_of_classes, weights_of_images
 from gankd.virtual import Watcher
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class SupervisedConfig:
     """Settings of training on labels."""
@@ -29,7 +31,9 @@ class SupervisedConfig:
     updates: Count = 2000
     """Number of optimiser steps."""
     batch_size: CountFromTwo = 64
+    """Images in each step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd: with Nesterov momentum 0.9."""
     lr: UpToTen = 2e-3
     """Highest learning rate."""
     schedule: Literal["cosine", "steps"] = "cosine"
@@ -37,6 +41,7 @@ class SupervisedConfig:
     decay_at: tuple[Within, ...] = (0.625, 0.75, 0.875)
     """Shares of the updates; the default is epochs 150, 180 and 210 of 240."""
     weight_decay: BelowOne = 1e-2
+    """Pull of the weights towards 0."""
     augment: tuple[Augmentation, ...] = ()
     """Random changes of images; colour and color, and shift and translation, are the same."""
 

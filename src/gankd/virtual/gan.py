@@ -18,6 +18,7 @@ from gankd.losses.adversarial import discriminator_loss, generator_loss
 from gankd.losses.vicinal import Vicinity
 from gankd.ranges import AtLeastZero, BelowOne, Bins, Count, CountFromTwo, CountOrZero, Few, Temperature, UpToOne, Width
 from gankd.seeds import derive_seed, rng
+from gankd.settings import explained
 from gankd.storage import restore_optimizer
 from gankd.tasks import Task
 from gankd.virtual.networks import (
@@ -36,6 +37,7 @@ BANDWIDTH = 0.02
 """Width of the kernel that averages outputs over neighbouring values, as a share of the label range."""
 
 
+@explained
 @dataclass(frozen=True, kw_only=True)
 class VirtualConfig:
     """Training of the virtual teacher's generator. Defaults are the preset `robust`."""
@@ -54,8 +56,11 @@ class VirtualConfig:
     mean_table: bool = True
     """Start from a table of class means."""
     discriminator_steps: Count = 1
+    """Discriminator updates per generator update."""
     discriminator_input: DiscriminatorInput = "sqrt"
+    """Form of the probabilities that the discriminator reads: square roots, as they are, or centred logarithms."""
     spectral_norm: bool = False
+    """Spectral normalisation of the discriminator."""
     lr: UpToOne | None = None
     """Learning rate of both networks; default: 2e-3, and 5e-4 from 20,000 steps on."""
     ema: BelowOne = 0.999

@@ -109,22 +109,6 @@ COMMANDS = (
         view=evaluated,
     ),
     Command(
-        name="export",
-        help="write the student that is best on validation images, controls included, as one file of plain weights",
-        calls="gankd.commands.export:export",
-        opens="run",
-        options=(
-            *RUN,
-            Option(
-                "--arm", help="arm of the student (default: the best of all on validation images, controls included)"
-            ),
-            Option("--seed", type=int, help="seed of the student (default: the arm's best on validation images)"),
-            Option(
-                "--to", dest="out", type=Path, help="file to write (default: student.safetensors in the run folder)"
-            ),
-        ),
-    ),
-    Command(
         name="report",
         help="write report.html from what a run folder holds",
         calls="gankd.commands.stages:report",

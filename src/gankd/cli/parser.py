@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from gankd.cli import images, losses, method, pages, published, virtual
+from gankd.cli import images, losses, method, pages, published, students, virtual
 from gankd.cli.command import OUTPUT, Command
 from gankd.config import suggest
 from gankd.errors import ConfigError
@@ -13,6 +13,7 @@ from gankd.version import __version__
 
 COMMANDS: tuple[Command, ...] = (
     *method.COMMANDS,
+    *students.COMMANDS,
     *losses.COMMANDS,
     *published.COMMANDS,
     *images.COMMANDS,
@@ -28,6 +29,8 @@ EXAMPLES = """examples:
   gankd run digits                                   classes, on embedded images
   gankd run rotated-digits --set gan.steps=4000      values, with a setting changed
   gankd run folder --data photos --size 32           your own images
+  gankd export runs/folder --to small.onnx           the best student, for a device
+  gankd predict small.onnx photos                    label photographs with it
   gankd sample runs/digits --labels 3,5,8 --count 8  images from the trained generator
   gankd data show photos                             what a folder holds, and which recipe reads it
   gankd bench cifar10-c10k --data cifar-10 --seeds 3 a published table, scaled down to two cores

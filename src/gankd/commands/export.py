@@ -1,73 +1,118 @@
-"""The best trained student of a run as one file: plain weights, with a card that says how to feed it."""
+"""The best trained student of a run as one file, for this package, for a device, and with a page that describes it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gankd.bench.compare import chosen_by_validation, student_of
+from gankd.bench.compare import chosen_by_validation, compare, student_of
+from gankd.bench.shipment import Shipment, ship
+from gankd.commands.predict import guarantee
 from gankd.commands.stages import finished_arms, opened
 from gankd.config import require, suggest
-from gankd.models.files import save_model
+from gankd.models.exported import SUFFIXES, Format, endings
 from gankd.recipes.arms import Role
 from gankd.recipes.config import Recipe
 from gankd.recipes.stages import declare
+from gankd.report.student_card import student_card
+from gankd.report.tables import markdown_table
+from gankd.storage import atomic
+from gankd.tasks import Task
 
 
 @dataclass(frozen=True)
 class Exported:
-    """The exported student and its file."""
+    """The exported student, its file and its page."""
 
     path: Path
+    page: Path
     model: str
     arm: str
     seed: int
     val: dict[str, float]
     role: Role
+    task: Task
+    check: Shipment
+    limit: str
 
     @property
     def text(self) -> str:
-        """One line."""
+        """The student, how its file compares with PyTorch, and its limit."""
         measured = ", ".join(f"{name} {value:.4g}" for name, value in self.val.items())
         arm = f"arm {self.arm}{' (a control: no generated images)' if self.role == 'control' else ''}"
-        return f"{self.path}: {self.model}, {arm}, seed {self.seed}; on validation images {measured}"
+        lines = [
+            f"{self.path}: {self.model}, {arm}, seed {self.seed}; on validation images {measured}",
+            f"on {self.check.images:,} test images: {self.check.text(self.task)}",
+            self.limit,
+            f"card: {self.page}",
+        ]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {**vars(self), "path": str(self.path)}
+        plain = {name: value for name, value in vars(self).items() if name not in ("task", "check")}
+        return {**plain, "path": str(self.path), "page": str(self.page), "check": vars(self.check)}
 
 
 def export(
-    recipe: Recipe, folder: Path | str, out: Path | None = None, *, arm: str | None = None, seed: int | None = None
+    recipe: Recipe,
+    folder: Path | str,
+    out: Path | None = None,
+    *,
+    arm: str | None = None,
+    seed: int | None = None,
+    form: Format | None = None,
+    int8: bool = False,
 ) -> Exported:
-    """Write one finished student, chosen on validation images if it is not named; `load_model` reads it.
+    """Write one finished student, chosen on validation images if it is not named, and a page about it.
+
+    `open_exported` and `gankd predict` read every format. A graph (.onnx, .pt2) takes uint8 images (N, C, H, W) of any
+    size and returns probabilities (N, K) or values; a .safetensors file holds plain weights, see `load_model`.
 
     Args:
         recipe: settings of the run.
         folder: its folder.
-        out: the file, student.safetensors in the folder if not given.
+        out: the file; default: student.safetensors, .onnx or .pt2 in the folder. The page has its name and ends in .md.
         arm: which one; default: the best of all arms on validation images, controls included.
         seed: which one; default: the best of the arm on validation images.
+        form: kind of file; default: as `out` ends, or safetensors.
+        int8: convolutions and linear layers in 8-bit whole numbers, calibrated on training images; onnx only.
 
     Raises:
         ConfigError: no such student is finished, or a name that is none.
+        ModelError: a network cannot be exported, or the extra onnx is missing.
     """
-    path = Path(folder) / "student.safetensors" if out is None else out
-    require(path.suffix == ".safetensors", f"--to must end in .safetensors, got {path}")
+    form, path = _form_and_path(Path(folder), out, form, int8)
     with opened(recipe, Path(folder)) as experiment:
         arms = {each.name: each for each in finished_arms(experiment)}
         require(arm is None or arm in arms, f"no arm {arm!r}; {suggest(arm or '', arms)}")
         seeds = range(recipe.seeds)
         stages = declare(experiment, list(arms.values()), seeds)
         done = [cell for cell, stage in stages.students.items() if stage.done]
-        wanted = arm or chosen_by_validation(experiment, list(arms.values()), seeds).best
+        choice = chosen_by_validation(experiment, list(arms.values()), seeds)
+        wanted = arm or choice.best
         mine = [cell for cell in done if cell[0] == wanted and seed in (None, cell[1])]
         which = f"student{f' of arm {wanted}' if wanted else ''}{f' with seed {seed}' if seed is not None else ''}"
         require(bool(mine), f"no finished {which} in {folder}; train it with: gankd student {folder}")
         task = experiment.splits.task
         measured = {cell: dict((stages.students[cell].result or {})["val"]) for cell in mine}
         best = max(mine, key=lambda cell: (1 if task.higher_is_better else -1) * measured[cell][task.metric])
-        model = arms[best[0]].recipe(recipe).student.model
-        found = Exported(path, model, best[0], best[1], measured[best], arms[best[0]].role)
-        facts = {"arm": found.arm, "seed": found.seed, "val": found.val}
-        save_model(path, student_of(experiment, arms[best[0]], best[1], stages), model, task, facts)
-    return found
+        name, role = arms[best[0]].recipe(recipe).student.model, arms[best[0]].role
+        student = student_of(experiment, arms[best[0]], best[1], stages).cpu().eval()
+        facts = {"arm": best[0], "seed": best[1], "val": measured[best]}
+        check, written = ship(path, student, name, experiment.splits, facts, form=form, int8=int8)
+        limit = guarantee(written)
+        page = path.with_suffix(".md")
+        arms_table = markdown_table(compare(experiment, list(arms.values()), seeds).arms, task, choice)
+        with atomic(page) as temporary:
+            temporary.write_text(student_card(path.name, written.card, check, experiment.splits, arms_table, limit))
+    return Exported(path, page, name, best[0], best[1], measured[best], role, task, check, limit)
+
+
+def _form_and_path(folder: Path, out: Path | None, form: Format | None, int8: bool) -> tuple[Format, Path]:
+    by_suffix: dict[str, Format] = {suffix: name for name, suffix in SUFFIXES.items()}
+    require(out is None or out.suffix in by_suffix, f"--to must end in {endings()}, got {out}")
+    form = form or (by_suffix[out.suffix] if out is not None else "onnx" if int8 else "safetensors")
+    path = folder / f"student{SUFFIXES[form]}" if out is None else out
+    require(path.suffix == SUFFIXES[form], f"--format {form} writes a file that ends in {SUFFIXES[form]}, got {path}")
+    require(not int8 or form == "onnx", f"--int8 needs --format onnx, got {form}")
+    return form, path

@@ -238,7 +238,8 @@ def survey(
 ) -> tuple[int, bool, str]:
     """Height and width for all images, True if they become grey, and a description of the files.
 
-    `remedy` ends the error about files that cannot be read.
+    `remedy` ends the error about files that cannot be read. `draft` allows to decode large JPEG files at a fraction of
+    their size, which is faster and a little different.
 
     Raises:
         DataError: files that are not images, or that differ in a size or colour that was not set.
@@ -264,10 +265,13 @@ def decode_into(
     pictures: Pictures,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
     remedy: str = "",
+    *,
+    draft: bool = True,
 ) -> None:
     """Write image i to target[row[i]], (C, side, side) each; those with row -1 are not opened.
 
-    `remedy` ends the error about files that cannot be read.
+    `remedy` ends the error about files that cannot be read. `draft` allows to decode large JPEG files at a fraction of
+    their size, which is faster and a little different.
 
     Raises:
         DataError: files that cannot be read.
@@ -276,7 +280,7 @@ def decode_into(
 
     def read(index: int, source: Source) -> None:
         if row[index] >= 0:
-            target[row[index]] = _decode(source, side, grey, resample)
+            target[row[index]] = _decode(source, side, grey, resample, draft=draft)
 
     _refuse_unreadable(root, items, pictures.visit(read), remedy)
 
@@ -349,12 +353,17 @@ def probe(source: Source) -> tuple[int, int, bool]:
 
 
 def _decode(
-    source: Source, side: int, grey: bool, resample: Image.Resampling = Image.Resampling.BICUBIC
+    source: Source,
+    side: int,
+    grey: bool,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+    *,
+    draft: bool = True,
 ) -> npt.NDArray[np.uint8]:
     """Pixels of a file, see `square`; waits while other threads hold too much memory."""
     with _open(source) as image:
-        # A JPEG much larger than needed is decoded at a half, quarter or eighth, never below twice the side.
-        image.draft(None, (2 * side, 2 * side))
+        if draft:  # a JPEG much larger than needed is decoded at a half, quarter or eighth, never below twice the side
+            image.draft(None, (2 * side, 2 * side))
         with _decoded.hold(image.width * image.height * _BYTES_PER_PIXEL):
             try:
                 return square(image, side, grey, resample)

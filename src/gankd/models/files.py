@@ -17,21 +17,19 @@ LARGEST = 4096
 """Side in pixels of the largest images that a card may ask for."""
 
 
-def save_model(path: Path, model: ImageModel, name: str, task: Task, facts: dict[str, Any] | None = None) -> None:
-    """Write weights under the network's own names, so that any program can load them, and a card with all the rest.
+def card_of(model: ImageModel, name: str, task: Task, facts: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Plain data that describe input and output of a network, for its file.
 
-    The card (JSON in the header of the safetensors file) describes input and output of the network:
     `output = offset + factor * net((image / 255 - mean) / std)`, with images of `channels` x `size` x `size`.
 
     Args:
-        path: ends in .safetensors.
         model: a single network, not an ensemble.
         name: a zoo name or module:name.
         task: task of the outputs.
         facts: plain data to store in the card.
     """
     assert not isinstance(model.net, Ensemble)
-    card = {
+    return {
         "model": name,
         "channels": model.mean.numel(),
         "size": model.size,
@@ -42,7 +40,16 @@ def save_model(path: Path, model: ImageModel, name: str, task: Task, facts: dict
         "task": task_to_dict(task),
         **(facts or {}),
     }
-    save_weights(path, model.net.state_dict(), card)
+
+
+def save_model(path: Path, model: ImageModel, name: str, task: Task, facts: dict[str, Any] | None = None) -> None:
+    """Write weights under the network's own names, so that any program can load them, and a card with all the rest.
+
+    Args:
+        path: ends in .safetensors.
+        model, name, task, facts: as for `card_of`; the card is JSON in the header of the file.
+    """
+    save_weights(path, model.net.state_dict(), card_of(model, name, task, facts))
 
 
 def load_model(path: Path | str, *, trust: bool = False) -> tuple[ImageModel, Task]:

@@ -55,6 +55,8 @@ class Classification:
         "nll is that of the student's outputs as they are: soft targets raise it, as students become less sure",
     )
     """Words below a table of students."""
+    answer_name: ClassVar[str] = "probabilities"
+    """Name of what an exported student gives."""
     default_adjust: ClassVar[Adjust] = "none"
     """Adjustment of labels that `auto` selects: the assigned class stays, with the teacher's soft output alongside."""
     reading_of_teacher: ClassVar[str] = ""
@@ -172,6 +174,37 @@ class Classification:
     def predict(self, outputs: Tensor) -> Tensor:
         """Most likely class (N,)."""
         return outputs.argmax(1)
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Probabilities (N, K) of logits: what an exported student gives."""
+        return outputs.softmax(1)
+
+    def outputs_of(self, answers: Tensor) -> Tensor:
+        """Logits of probabilities (N, K), which are as good as the network's: the logarithm."""
+        return answers.clamp_min(1e-30).log()
+
+    def doubt(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """Probability (N,) of each answer where it is wrong, and 0 where it is right.
+
+        Of all images, those above a limit are the wrong answers that are given if a class needs a higher probability.
+        """
+        return torch.where(self.predict(answers) == labels, 0.0, answers.amax(1).double())
+
+    def unanswered(self, answers: Tensor, limit: float) -> float | None:
+        """Share of images whose class is left open because its probability is not above the limit."""
+        return (answers.amax(1) <= limit).double().mean().item()
+
+    def metric_interval(self, errors: Tensor) -> tuple[float, float]:
+        """95 % interval of the accuracy in per cent over images with errors (N,) of 0 or 100.
+
+        Wilson. Probable inference, the law of succession, and statistical inference. JASA 22 (1927): sound near 0 and
+        100 %, too.
+        """
+        z, count = 1.96, len(errors)
+        share = 1 - errors.double().mean().item() / 100
+        centre, spread = share + z * z / (2 * count), share * (1 - share) / count + (z / (2 * count)) ** 2
+        low, high = (100 * (centre + sign * z * math.sqrt(spread)) / (1 + z * z / count) for sign in (-1, 1))
+        return low, high
 
     def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Top-1 accuracy in per cent and negative log-likelihood in nats."""

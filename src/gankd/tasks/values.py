@@ -48,6 +48,8 @@ class OfValues:
     """Adjustment of labels that `auto` selects: the teacher's prediction."""
     reading_of_teacher: ClassVar[str] = "clipped"
     """Reading of the teacher by filter and labels: part of the identity of students, as 0.1 did not clip."""
+    answer_name: ClassVar[str] = "value"
+    """Name of what an exported student gives."""
     num_groups: ClassVar[int]
     """Number of label groups, for budgets and per-label statistics."""
 
@@ -103,6 +105,31 @@ class OfValues:
     def predict(self, outputs: Tensor) -> Tensor:
         """The values themselves."""
         return outputs
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """The values themselves: what an exported student gives."""
+        return outputs
+
+    def outputs_of(self, answers: Tensor) -> Tensor:
+        """Inverse of `answers`."""
+        return answers
+
+    def doubt(self, answers: Tensor, labels: Tensor) -> Tensor:
+        """Error (N,) of each answer: the label lies within it around the value."""
+        return self.errors(answers, labels)
+
+    def unanswered(self, answers: Tensor, limit: float) -> float | None:
+        """None: values get an interval and not a refusal."""
+        return None
+
+    def metric_interval(self, errors: Tensor) -> tuple[float, float]:
+        """95 % interval of the mean of errors (N,) over images: +- 1.96 standard errors."""
+        half = 1.96 * errors.double().std(correction=min(1, len(errors) - 1)).item() / math.sqrt(len(errors))
+        return errors.double().mean().item() - half, errors.double().mean().item() + half
+
+    def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Error (N,) of each answer."""
+        raise NotImplementedError
 
     def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Mean absolute error, and root mean squared error."""

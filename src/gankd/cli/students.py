@@ -1,0 +1,79 @@
+"""Commands for trained students and run folders: export, label photographs, measure, list, free space."""
+
+from pathlib import Path
+
+from gankd.cli.command import Command, Option
+from gankd.cli.options import RUN, numbers
+
+MODEL = Option("model", type=Path, metavar="MODEL", help="file of gankd export: .safetensors, .onnx or .pt2")
+TRUST = Option(
+    "--trust", action="store_true", help="run code that the file names (a network of your own) or holds (.pt2)"
+)
+
+COMMANDS = (
+    Command(
+        name="export",
+        help="write the student that is best on validation images, controls included, as one file with a card",
+        calls="gankd.commands.export:export",
+        opens="run",
+        options=(
+            *RUN,
+            Option(
+                "--arm", help="arm of the student (default: the best of all on validation images, controls included)"
+            ),
+            Option("--seed", type=int, help="seed of the student (default: the arm's best on validation images)"),
+            Option(
+                "--format",
+                dest="form",
+                choices=["safetensors", "onnx", "torch-export"],
+                help="plain weights, or a graph from pixels of any size to probabilities or values (default: as --to "
+                "ends, or safetensors)",
+            ),
+            Option("--int8", action="store_true", help="compute in 8-bit whole numbers (onnx)"),
+            Option("--to", dest="out", type=Path, help="file to write (default: student.* in the run folder)"),
+        ),
+    ),
+    Command(
+        name="predict",
+        help="label photographs with an exported student",
+        calls="gankd.commands.predict:predict",
+        options=(
+            MODEL,
+            Option("photos", type=Path, nargs="+", metavar="PHOTO", help="image files, or folders of them"),
+            Option("--csv", dest="as_csv", action="store_true", help="print lines with commas, for a spreadsheet"),
+            TRUST,
+        ),
+    ),
+    Command(
+        name="bench-latency",
+        help="measure how long an exported student takes for one image and for many, on this CPU",
+        calls="gankd.commands.latency:bench_latency",
+        options=(
+            MODEL,
+            Option(
+                "--batches", type=numbers("--batches", int), help="images at a time, comma-separated (default: 1,32)"
+            ),
+            Option("--side", type=int, help="side of the images in pixels (default: what the network reads)"),
+            Option("--threads", type=int, help="threads that compute (default: 1)"),
+            Option("--seconds", type=float, help="time for each number of images (default: 2)"),
+            TRUST,
+        ),
+    ),
+    Command(
+        name="runs",
+        help="list run folders: state, students, best arm on validation images, size, date",
+        calls="gankd.report.folders:list_runs",
+        options=(
+            Option("folder", type=Path, nargs="?", default=Path("runs"), help="folder to look in (default: runs)"),
+        ),
+    ),
+    Command(
+        name="clean",
+        help="free the pools and checkpoints of a run; results, teacher, generator and students stay",
+        calls="gankd.commands.clean:clean",
+        options=(
+            Option("folder", type=Path, metavar="FOLDER", help="run folder"),
+            Option("--yes", action="store_true", help="delete without a question"),
+        ),
+    ),
+)

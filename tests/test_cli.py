@@ -15,6 +15,7 @@ import sys
 import termios
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from gankd.cli.parser import COMMANDS
 from gankd.config import override
 from gankd.console import Console
 from gankd.recipes import RECIPES, Recipe
+from gankd.recipes.config import DataConfig
 from gankd.storage import load_state, save_state
 from gankd.text import columns
 
@@ -104,9 +106,8 @@ def test_the_options_of_a_command_are_what_its_function_takes(command: Command) 
 
 
 def test_what_opens_a_recipe_knows_its_options() -> None:
-    assert set(opened.NAMES) - {"size", "task", "channels", "skip_broken"} < set(
-        inspect.signature(opened.prepared).parameters
-    )
+    of_images = {field.name for field in fields(DataConfig)}
+    assert set(opened.NAMES) - of_images < set(inspect.signature(opened.prepared).parameters)
     assert {option.name for option in RECIPE} <= set(opened.NAMES)
 
 

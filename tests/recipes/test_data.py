@@ -21,6 +21,9 @@ from gankd.errors import ConfigError, DataError
 from gankd.recipes import RECIPES
 from gankd.recipes.config import DataConfig
 from gankd.recipes.data import choices, load_splits, reader_of
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.teacher import seen_images
+from gankd.runs import Run
 from gankd.tasks import Classification
 
 
@@ -245,3 +248,16 @@ def test_arrays_on_the_command_line(
     recipe, _ = stored_run(Path("run"))
     assert recipe.data.root == str(arrays)  # in full, so that resume finds it from anywhere
     assert (recipe.data.size, recipe.data.task) == (8, "regression")
+
+
+def test_a_given_teacher_may_have_seen_splits_that_were_drawn(arrays: Path, tmp_path: Path) -> None:
+    splits = load(arrays)
+    experiment = Experiment.open(RECIPES["digits"](), Run(tmp_path / "run"), splits)
+    given = replace(experiment.recipe.teacher, weights="big.safetensors")
+    assert seen_images(experiment, given) == (
+        "gankd drew the validation and test images from yours: the given teacher may have been trained on some of "
+        "them, and its score on them may be too good; give images that it has not seen by --val PATH and --test PATH"
+    )
+    assert seen_images(experiment, experiment.recipe.teacher) == ""
+    whole = replace(experiment, splits=replace(splits, card=splits.card | {"drawn": []}))
+    assert seen_images(whole, given) == ""

@@ -37,6 +37,8 @@ RECIPE = (
     Option("--task", choices=["auto", "classification", "regression"], help="task of your own images"),
     Option("--label", type=names, metavar="NAME", help="column of the label; x,y is a label of two values"),
     Option("--channels", choices=["auto", "grey", "rgb"], help="colours of your own images"),
+    Option("--val", help="another folder or file: your own validation images"),
+    Option("--test", help="another folder or file: your own test images"),
     Option("--skip-broken", action="store_true", help="leave out image files that cannot be read, and list them"),
     Option("--config", type=Path, help="TOML file of settings"),
     Option("--set", action="append", metavar="NAME=VALUE", help="change a setting, for example gan.steps=4000"),

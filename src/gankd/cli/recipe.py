@@ -20,6 +20,8 @@ NAMES = (
     "task",
     "label",
     "channels",
+    "val",
+    "test",
     "skip_broken",
     "config",
     "set",
@@ -52,7 +54,7 @@ def prepared(
         set: changes as NAME=VALUE, applied after the file.
         seeds, loss: students per arm, and what they learn from the teacher.
         trust: run the code that an earlier run names.
-        **images: size, task, label, channels and skip_broken of the user's own images.
+        **images: size, task, label, channels, val, test and skip_broken of the user's own images.
 
     Raises:
         ConfigError: there is no such recipe, or a setting is refused. RunError: the run folder is a file.
@@ -102,7 +104,13 @@ def with_absolute_paths(recipe: "Recipe") -> "Recipe":
     external = recipe.gan.external  # may also be module:name or diffusers:FOLDER
     return replace(
         recipe,
-        data=replace(recipe.data, root=absolute(recipe.data.root), class_list=absolute(recipe.data.class_list)),
+        data=replace(
+            recipe.data,
+            root=absolute(recipe.data.root),
+            val=absolute(recipe.data.val),
+            test=absolute(recipe.data.test),
+            class_list=absolute(recipe.data.class_list),
+        ),
         teacher=replace(
             recipe.teacher,
             weights=absolute(recipe.teacher.weights),

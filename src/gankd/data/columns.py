@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gankd.config import suggest
+from gankd.config import require, suggest
 from gankd.data.files import is_image, walk
-from gankd.data.own import SPLIT_NAMES, Item, and_more, shown
+from gankd.data.own import SPLIT_NAMES, Choices, Item, and_more, shown
 from gankd.errors import DataError
 
 IMAGE_COLUMNS = ("image", "file", "filename", "path")
@@ -124,6 +124,15 @@ def refuse_half_split(items: Sequence[Item]) -> None:
     unsplit = [item for item in items if item.part is None]
     if 0 < len(unsplit) < len(items):
         raise DataError(f"{unsplit[0].where}: no split, but other rows have one; write train, val or test")
+
+
+def refuse_other_paths(path: Path, choices: Choices) -> None:
+    """Raise ConfigError if other files are splits of a table with a column per pixel."""
+    part = next(iter(choices.other_paths), None)
+    require(
+        part is None,
+        f"data.{part} is for image files, but {shown(path)} has a column per pixel; add a column split to it",
+    )
 
 
 def _path_below(base: Path, cell: str, at: str) -> Path:

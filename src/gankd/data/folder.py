@@ -10,7 +10,7 @@ from gankd.config import require
 from gankd.data.files import IMAGE_SUFFIXES, Files, is_image, list_folder, splits_of_pictures, walk
 from gankd.data.images import Splits
 from gankd.data.layout import Layout, folder_of_classes, given_splits, refuse_nested
-from gankd.data.own import Choices, FileSettings, Item, counted, shown
+from gankd.data.own import Choices, FileSettings, Item, counted, shown, with_part
 from gankd.data.table import TABLE, read_table
 from gankd.errors import DataError
 
@@ -52,7 +52,7 @@ def load_folder(
     Args:
         root: the folder.
         layout: what the sub-folders are: classes, or splits with class folders inside; auto: by their names.
-        settings: task, size, channels, low, high, seed and skip_broken; see `Choices`.
+        settings: those of `Choices`.
 
     Returns:
         uint8 images (N, C, size, size), each split sorted by path. The card holds origin, licence, split and
@@ -65,31 +65,35 @@ def load_folder(
     root = Path(root)
     choices = Choices(**settings)
     _check_root(root)
-    given = root
-    if layout == "auto":
-        root = folder_of_classes(given)
-    tabular = os.path.lexists(root / TABLE)
     require(layout in get_args(Layout), f"layout must be auto, classes or splits, got {layout!r}")
-    require(
-        not tabular or layout == "auto", f"layout is for class folders, but {shown(root)} has {TABLE}; leave it out"
-    )
-    require(
-        tabular or not choices.label,
-        f"label names columns of {TABLE}, but the labels of {shown(root)} are its class folders; leave it out",
-    )
-    group = choices.group
-    items, passed_over = (
-        (read_table(root / TABLE, choices.label, group), "")
-        if tabular
-        else _read_class_folders(root, layout, grouped=group is not None)
-    )
-    if group is not None and not tabular:
-        items = [replace(item, group=_folder_level(root, item, group)) for item in items]
+    given = root
+    root, items, passed_over = _items(given, layout, choices)
+    for part, path in choices.other_paths.items():
+        _check_root(path)
+        items = with_part(items, _items(path, layout, choices)[1], part, path)
+    tabular = os.path.lexists(root / TABLE)
     items = sorted(items, key=lambda item: item.key)
     pictures = Files([item.path for item in items])
     splits = splits_of_pictures(root, items, pictures, choices, what="folder", tabular=tabular, hint=_table_hint(root))
     inside = f", in {shown(root.relative_to(given).as_posix())}" if root != given else ""
     return replace(splits, card=splits.card | {"origin": splits.card["origin"] + inside + passed_over})
+
+
+def _items(root: Path, layout: Layout, choices: Choices) -> tuple[Path, list[Item], str]:
+    """The folder that holds class folders or the table, its items, and a note on other files."""
+    if layout == "auto":
+        root = folder_of_classes(root)
+    if os.path.lexists(root / TABLE):
+        require(layout == "auto", f"layout is for class folders, but {shown(root)} has {TABLE}; leave it out")
+        return root, read_table(root / TABLE, choices.label, choices.group), ""
+    require(
+        not choices.label,
+        f"label names columns of {TABLE}, but the labels of {shown(root)} are its class folders; leave it out",
+    )
+    items, passed_over = _read_class_folders(root, layout, grouped=choices.group is not None)
+    if choices.group is not None:
+        items = [replace(item, group=_folder_level(root, item, choices.group)) for item in items]
+    return root, items, passed_over
 
 
 def _folder_level(root: Path, item: Item, level: str) -> str:

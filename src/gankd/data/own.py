@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
@@ -68,6 +68,8 @@ class FileSettings(Settings, total=False):
 
     skip_broken: bool
     group: str | None
+    val: str | None
+    test: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,10 @@ class Choices:
     """Equal images on two sides of a split: refuse, or only warn."""
     group: str | None = None
     """Column, or level of folders, that names groups of images (a patient, a video) which no split divides."""
+    val: str | None = None
+    """Folder or file in the same format, whose images are all for validation."""
+    test: str | None = None
+    """The same for testing."""
     skip_broken: bool = False
     """Leave out image files that cannot be read; otherwise the first one is named and nothing is read."""
 
@@ -106,6 +112,11 @@ class Choices:
         check_settings(self.task, self.size, self.channels, self.low, self.high)
         known = get_args(DuplicateChoice)
         require(self.duplicates in known, f"duplicates must be {' or '.join(known)}, got {self.duplicates!r}")
+
+    @property
+    def other_paths(self) -> dict[str, Path]:
+        """Folders or files that are splits of their own."""
+        return {part: Path(path) for part, path in (("val", self.val), ("test", self.test)) if path is not None}
 
 
 def check_settings(task: str, size: int | None, channels: str, low: float | None, high: float | None) -> None:
@@ -132,6 +143,23 @@ def several(items: Sequence[Item]) -> bool:
 def joined(columns: Sequence[Sequence[str]]) -> list[str]:
     """Label (N,) of each image from its values, (n, N); those of one column stay as they are."""
     return [JOINED.join(row) for row in zip(*columns, strict=True)]
+
+
+def with_part(items: list[Item], more: list[Item], part: str, path: Path) -> list[Item]:
+    """`items` and those of another folder or file, which are the split `part`.
+
+    Raises:
+        ConfigError: there is such a split already, or the other one has splits itself.
+    """
+    require(
+        part not in {item.part for item in items},
+        f"data.{part} names {shown(path)}, but there is a split {part} already; leave one out",
+    )
+    require(
+        not any(item.part for item in more),
+        f"data.{part} names {shown(path)}, which has splits itself; name a folder or file whose images are all {part}",
+    )
+    return [*items, *(replace(item, part=part, key=f"{part}: {item.key}") for item in more)]
 
 
 def size_fits(size: int) -> bool:

@@ -24,11 +24,12 @@ from gankd.data.columns import (
     labelled,
     pixel_columns,
     refuse_half_split,
+    refuse_other_paths,
 )
 from gankd.data.files import Files, R, Source, in_threads, splits_of_pictures
 from gankd.data.images import Splits
 from gankd.data.layout import parts_of_files
-from gankd.data.own import Choices, Item, TaskChoice, joined, shown
+from gankd.data.own import Choices, Item, TaskChoice, joined, shown, with_part
 from gankd.errors import DataError
 from gankd.regular import require_regular
 
@@ -44,14 +45,16 @@ def load_parquet(path: Path, choices: Choices) -> Splits:
             installed.
     """
     shards = _find(path)
-    first = shards[0]
-    strange = next((shard for shard in shards if shard.names != first.names), None)
+    others = {part: _find(other) for part, other in choices.other_paths.items()}
+    first, every = shards[0], [*shards, *(shard for more in others.values() for shard in more)]
+    strange = next((shard for shard in every if shard.names != first.names), None)
     if strange is not None:
         raise DataError(
             f"{shown(strange.path)}: expected the columns of {shown(first.path.name)}, got {strange.listed}; "
             "give files of one set"
         )
     if columns := pixel_columns(first.names, first.where, choices.label):
+        refuse_other_paths(path, choices)
         items = [item for shard in shards for item in shard.items(columns.labels, columns.split, choices.task)]
         pixels = [shard.pixels(columns) for shard in shards]
         return splits_of_arrays(path, items, pixels, choices, class_names=first.class_names(columns.labels, items))
@@ -60,13 +63,20 @@ def load_parquet(path: Path, choices: Choices) -> Splits:
     labels = label_columns(first.names, choices.label, first.where, (*LABEL_COLUMNS, "fine_label"))
     split = first.names.index(SPLIT_COLUMN) if SPLIT_COLUMN in first.names else None
     group = group_column(first.names, choices.group, first.where)
-    if first.holds_paths(image):
-        items = [item for shard in shards for item in shard.named_items(image, labels, split, choices.task, group)]
-        pictures: Files | _Embedded = Files([item.path for item in items])
-    else:
-        items = [item for shard in shards for item in shard.items(labels, split, choices.task, group)]
-        pictures = _Embedded(shards, image)
+    named = first.holds_paths(image)
+
+    def items_of(some: list[_Shard]) -> list[Item]:
+        if named:
+            return [item for shard in some for item in shard.named_items(image, labels, split, choices.task, group)]
+        return [item for shard in some for item in shard.items(labels, split, choices.task, group)]
+
+    items = items_of(shards)
     refuse_half_split(items)
+    for part, more in others.items():
+        for shard in more:
+            shard.part = None  # whatever its name: all of it is this split
+        items = with_part(items, items_of(more), part, choices.other_paths[part])
+    pictures = Files([item.path for item in items]) if named else _Embedded(every, image)
     names = first.class_names(labels, items)
     what = "folder" if path.is_dir() else "table"
     return splits_of_pictures(path, items, pictures, choices, what=what, class_names=names)

@@ -79,7 +79,7 @@ def _archives(base: str, files: dict[str, tuple[str, int]]) -> tuple[Archive, ..
 
 OWN = ("task", "label", "size", "channels", "low", "high", "duplicates")
 """Settings that readers of the user's own images take."""
-FILES = (*OWN, "group", "skip_broken")
+FILES = (*OWN, "val", "test", "group", "skip_broken")
 """Those that readers of image files take."""
 
 DATA_SETS = {

@@ -2,7 +2,7 @@
 
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -11,7 +11,7 @@ from gankd.data.columns import LABEL_COLUMNS, labelled, refuse_half_split
 from gankd.data.files import IMAGE_SUFFIXES, R, Source, in_threads, splits_of_pictures
 from gankd.data.images import Splits
 from gankd.data.layout import parts_of_files
-from gankd.data.own import JOINED, Choices, FileSettings, counted, shown
+from gankd.data.own import JOINED, Choices, FileSettings, Item, counted, shown, with_part
 from gankd.errors import DataError
 from gankd.regular import require_regular
 
@@ -30,7 +30,7 @@ def load_shards(path: str | Path, **settings: Unpack[FileSettings]) -> Splits:
 
     Args:
         path: the file, or the folder.
-        settings: task, size, channels, low, high, seed and skip_broken; see `Choices`.
+        settings: those of `Choices`.
 
     Raises:
         ConfigError: a setting is out of range. DataError: a shard, a label or an image cannot be used.
@@ -39,13 +39,27 @@ def load_shards(path: str | Path, **settings: Unpack[FileSettings]) -> Splits:
     choices = Choices(**settings)
     paths = _find(path)
     parts = parts_of_files(path, paths) if path.is_dir() else [None]
-    samples = [sample for shard in paths for sample in _samples(shard)]
+    samples, items, classes = _read_shards(path, dict(zip(paths, parts, strict=True)), choices)
+    refuse_half_split(items)
+    for part, other in choices.other_paths.items():
+        more, its_items, its_classes = _read_shards(other, dict.fromkeys(_find(other)), choices)
+        items, samples, classes = with_part(items, its_items, part, other), [*samples, *more], classes and its_classes
+    if choices.task == "auto" and classes:
+        choices = replace(choices, task="classification")
+    what = "folder" if path.is_dir() else "file"
+    return splits_of_pictures(path, items, _Members(samples), choices, what=what)
+
+
+def _read_shards(
+    path: Path, part_of: Mapping[Path, str | None], choices: Choices
+) -> tuple[list["_Sample"], list[Item], bool]:
+    """Samples and items of shards with their splits, and True if all labels are classes by their kind."""
+    samples = [sample for shard in part_of for sample in _samples(shard)]
     if not samples:
         raise DataError(
             f"{shown(path)}: expected images in the shards, such as 0001.jpg with 0001.cls, got none; "
             "give WebDataset shards"
         )
-    part_of = dict(zip(paths, parts, strict=True))
     texts = _labels(samples, choices.label)
     items = [
         labelled(
@@ -58,11 +72,7 @@ def load_shards(path: str | Path, **settings: Unpack[FileSettings]) -> Splits:
         )
         for sample, (text, _) in zip(samples, texts, strict=True)
     ]
-    refuse_half_split(items)
-    if choices.task == "auto" and all(suffix == ".cls" for _, suffix in texts):
-        choices = replace(choices, task="classification")
-    what = "folder" if path.is_dir() else "file"
-    return splits_of_pictures(path, items, _Members(samples), choices, what=what)
+    return samples, items, all(suffix == ".cls" for _, suffix in texts)
 
 
 def _find(path: Path) -> list[Path]:

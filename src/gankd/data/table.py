@@ -23,10 +23,11 @@ from gankd.data.columns import (
     labelled,
     pixel_columns,
     refuse_half_split,
+    refuse_other_paths,
 )
 from gankd.data.files import Files, splits_of_pictures
 from gankd.data.images import Splits
-from gankd.data.own import JOINED, Choices, FileSettings, Item, counted, shown
+from gankd.data.own import JOINED, Choices, FileSettings, Item, counted, shown, with_part
 from gankd.data.parquet import load_parquet
 from gankd.errors import DataError
 from gankd.regular import require_regular
@@ -57,7 +58,7 @@ def load_table(
 
     Args:
         path: the file, or a folder of Parquet files.
-        settings: task, size, channels, low, high, seed and skip_broken; see `Choices`.
+        settings: those of `Choices`.
 
     Raises:
         ConfigError: a setting is out of range. DataError: the table, a label or an image cannot be used, or Parquet
@@ -70,9 +71,13 @@ def load_table(
     if path.is_dir() or path.suffix.lower() == ".parquet":
         return load_parquet(path, choices)
     if columns := _pixel_columns(path, choices.label):
+        refuse_other_paths(path, choices)
         items, pixels = _read_pixels(path, columns)
         return splits_of_arrays(path, items, [pixels], choices)
-    items = sorted(read_table(path, choices.label, choices.group), key=lambda item: item.key)
+    items = read_table(path, choices.label, choices.group)
+    for part, other in choices.other_paths.items():
+        items = with_part(items, read_table(other, choices.label, choices.group), part, other)
+    items = sorted(items, key=lambda item: item.key)
     return splits_of_pictures(path, items, Files([item.path for item in items]), choices, what="table")
 
 

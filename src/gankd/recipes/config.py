@@ -59,6 +59,9 @@ class DataConfig:
     """Colours of own images; auto: those of the files, which must all have the same."""
     layout: Literal["auto", "classes", "splits"] = "auto"
     """folder: what the sub-folders are: classes, or splits with class folders inside. auto: by their names."""
+    val: str | None = None
+    test: str | None = None
+    """folder, table, webdataset: a folder or file in the same format, whose images are all for validation or test."""
     group: str | None = None
     """folder, table, webdataset: groups of images that no split divides, such as patients or videos: a column, a key of
     .json members, or the level of folders below the class folders (1, 2, ...)."""

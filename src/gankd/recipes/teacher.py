@@ -54,6 +54,8 @@ def make_teacher(experiment: Experiment, config: TeacherConfig, stage: Stage) ->
         else:
             train_teacher(experiment, config, teacher, stage)
             finish_teacher(experiment, config, teacher, stage)
+        if caution := seen_images(experiment, config):
+            experiment.say("teacher", caution)
         experiment.memory[stage.fingerprint] = teacher
     found: ImageModel = experiment.memory[stage.fingerprint]
     return found
@@ -132,6 +134,19 @@ def finish_teacher(experiment: Experiment, config: TeacherConfig, teacher: Image
     labels = val.labels.cpu()
     stage.finish(val=val.task.metrics(outputs, labels) | val.task.detail(outputs, labels))
     teacher.eval()
+
+
+def seen_images(experiment: Experiment, config: TeacherConfig) -> str:
+    """Caution about a given teacher's score on splits that gankd drew: empty where there is no reason for one."""
+    drawn = experiment.splits.card.get("drawn", [])
+    if config.weights is None or not drawn:
+        return ""
+    words = " and ".join({"val": "validation", "test": "test"}[part] for part in drawn)
+    options = " and ".join(f"--{part} PATH" for part in drawn)
+    return (
+        f"gankd drew the {words} images from yours: the given teacher may have been trained on some of them, and its "
+        f"score on them may be too good; give images that it has not seen by {options}"
+    )
 
 
 def refuse_chance_level(outputs: Tensor, data: LabelledImages, what: str, *, given: bool = False) -> None:

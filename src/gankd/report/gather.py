@@ -30,7 +30,7 @@ from gankd.recipes.generated import (
     sample_images,
 )
 from gankd.recipes.stages import Stages, declare
-from gankd.recipes.teacher import make_teacher
+from gankd.recipes.teacher import make_teacher, seen_images
 from gankd.recipes.virtual import inspected as inspect_experiment
 from gankd.recipes.virtual import virtual_stage
 from gankd.report.facts import (
@@ -172,6 +172,8 @@ def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[
             f"The teacher learned from augmented images ({', '.join(teacher.augment)}), all students from plain ones: "
             "augmenting the students (student.augment) may give them a part of the same gain."
         )
+    if caution := seen_images(experiment, teacher):
+        notes.append(f"{caution[0].upper()}{caution[1:]}.")
     advice = (stages.ratio.result or {}).get("advice")
     if advice:
         notes.append(f"Density ratio: {advice}.")

@@ -103,7 +103,7 @@ class Choices:
     val: str | None = None
     """Folder or file in the same format, whose images are all for validation."""
     test: str | None = None
-    """The same for testing."""
+    """Folder or file in the same format, whose images are all for testing."""
     skip_broken: bool = False
     """Leave out image files that cannot be read; otherwise the first one is named and nothing is read."""
 

@@ -73,7 +73,7 @@ class Range:
 
     def _rule(self, *, above: bool) -> str:
         low, high = (f"{bound:g}" if abs(bound) < 1e5 else str(bound) for bound in (self.low, self.high))
-        guard = self.whole and self.high > 1e5  # guards against slips: shown only to those who exceed it
+        guard = self.whole and self.high > 1000  # guards against slips: shown only to those who exceed it
         if self.low == -math.inf and self.high == math.inf:
             return "be finite"
         if above and guard:

@@ -14,7 +14,7 @@ Width = Annotated[int, Field(ge=1, le=8192)]
 """Channels or features of a layer: the memory of a network grows with their square."""
 Side = Annotated[int, Field(ge=1, le=4096)]
 """Side of images in pixels."""
-Few = Annotated[int, Field(ge=1, le=1000)]
+Few = Annotated[int, Field(ge=1, le=1024)]
 """Count of things that are kept in memory at the same time, such as networks or views of every image."""
 Bins = Annotated[int, Field(ge=2, le=8192)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]

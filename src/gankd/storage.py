@@ -332,13 +332,13 @@ def fill(module: torch.nn.Module, state: Any, problem: str) -> None:
         raise CheckpointError(f"{problem}: {' '.join(str(error).split())[:300]}") from None
 
 
-def fitting(make: Callable[[], N], state: Mapping[str, Tensor], path: Path) -> N:
+def fitting(make: Callable[[], N], state: Mapping[str, Tensor], problem: str) -> N:
     """The network that a file describes, built only if it is not larger than the weights in the file.
 
     Args:
-        make: builds it; called once without memory for weights before it is called in earnest.
+        make: builds it; called without memory for weights before it is called in earnest.
         state: the weights.
-        path: the file.
+        problem: beginning of the message.
 
     Raises:
         CheckpointError: the file describes a larger network.
@@ -348,11 +348,9 @@ def fitting(make: Callable[[], N], state: Mapping[str, Tensor], path: Path) -> N
         with torch.device("meta"):
             needed = sum(value.numel() for value in make().state_dict().values())
     except (RuntimeError, TypeError, ValueError, AttributeError, OverflowError) as error:  # absurd sizes, no tensors
-        raise CheckpointError(f"{path} describes no network: {' '.join(str(error).split())[:200]}") from None
+        raise CheckpointError(f"{problem}: {' '.join(str(error).split())[:200]}") from None
     if needed > held:
-        raise CheckpointError(
-            f"{path} describes a network of {needed:,} numbers and holds {held:,}; get the file again"
-        )
+        raise CheckpointError(f"{problem}: it describes a network of {needed:,} numbers and holds {held:,}")
     return make()
 
 

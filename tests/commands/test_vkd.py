@@ -154,7 +154,7 @@ def test_peers_that_exchange_files(vkd: Callable[..., str], gankd: Callable[...,
         (["trian", "digits"], "no command|no .*'trian'; did you mean train"),
         (
             ["train", "digits", "--set", "virtual.temperature=0"],
-            r"virtual.temperature must lie in \(0, 100\] or be none, got 0",
+            r"virtual.temperature must lie in \[0.01, 100\] or be none, got 0",
         ),
         (["train", "digits", "--set", "virtual.preset=fast"], "no setting virtual.preset"),
         (["train", "digits", "--preset", "fast"], "no --preset 'fast'"),

@@ -79,7 +79,9 @@ def load_model(path: Path | str, *, trust: bool = False) -> tuple[ImageModel, Ta
         def make() -> torch.nn.Module:
             return build_net(name, in_channels=channels, image_size=size, num_outputs=task.head_size, seed=0)
 
-        net = make() if is_own(name) else fitting(make, weights, path)  # the author's own may be anything
+        net = (
+            make() if is_own(name) else fitting(make, weights, f"{path} does not hold its network")
+        )  # the author's own may be anything
         net.load_state_dict(weights)
         mean, std = torch.tensor(card["mean"]), torch.tensor(card["std"])
         model = ImageModel(net, size=size, mean=mean, std=std, offset=card["offset"], factor=card["factor"])

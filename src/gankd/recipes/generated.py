@@ -149,8 +149,9 @@ def load_generator(
         if external.fingerprint != stored.get("fingerprint"):
             raise CheckpointError(f"{external.what} has changed since {path} was made; run the gan stage again")
         return external
-    generator = fitting(lambda: build_generator(task, shape, config, seed=0), state, path)
-    fill(generator, state, f"{path} is not a complete generator")
+    problem = f"{path} is not a complete generator"
+    generator = fitting(lambda: build_generator(task, shape, config, seed=0), state, problem)
+    fill(generator, state, problem)
     return Engine.pick(shape[1], "cpu").place(generator.eval())
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -160,8 +161,9 @@ def _virtual_stage(experiment: Experiment, teacher: Stage) -> Stage | None:
 
 
 def _commands(experiment: Experiment, action: str) -> list[str]:
-    folder = experiment.run.folder
-    return [f"gankd {action} {folder} --out {folder}-again", f"gankd report {folder}"]
+    folder = str(experiment.run.folder)
+    again = shlex.join(["gankd", *action.split(), folder, "--out", f"{folder}-again"])
+    return [again, shlex.join(["gankd", "report", folder])]
 
 
 def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[str]:

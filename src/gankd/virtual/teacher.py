@@ -181,7 +181,9 @@ class VirtualTeacher:
         try:
             config = from_dict(VirtualConfig, stored["config"], str(path))
             task = task_from_dict(stored["task"])
-            generator = fitting(lambda: build_generator(task, config), stored["generator"], path)
+            generator = fitting(
+                lambda: build_generator(task, config), stored["generator"], f"{path} is not a complete virtual teacher"
+            )
             generator.load_state_dict({name: value.float() for name, value in stored["generator"].items()})
             means = stored["means"].float()
             facts = dict(stored["facts"])

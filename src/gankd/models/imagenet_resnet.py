@@ -5,7 +5,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.parts import he_normal, read_out, stem
+from gankd.models.parts import form_of, he_normal, read_out, stem
 from gankd.models.resnet import BasicBlock
 
 
@@ -34,21 +34,25 @@ class Bottleneck(nn.Module):
 
 
 class ImageNetResNet(nn.Module):
-    """ImageNet ResNet (He et al., CVPR 2016, table 1): four stages of widths 64 to 512, times 4 with bottlenecks."""
+    """ImageNet ResNet (He et al., CVPR 2016, table 1): four stages of widths 64 to 512, times 4 with bottlenecks.
+
+    At 64 px the first stage halves the side, instead of the stem.
+    """
 
     def __init__(
         self, in_channels: int, image_size: int, num_outputs: int, *, layers: tuple[int, ...], bottleneck: bool
     ) -> None:
         super().__init__()
-        self.stem = stem(in_channels, 64, image_size)
+        form = form_of(image_size)
+        self.stem = stem(in_channels, 64, 32 if form == 64 else image_size)
         stages: list[nn.Module] = []
         channels = 64
         for stage, count in enumerate(layers):
             width = 64 * 2**stage
             blocks: list[nn.Module] = []
             for number in range(count):
-                stride = 2 if stage and not number else 1
-                blocks.append((Bottleneck if bottleneck else BasicBlock)(channels, width, stride))
+                halves = number == 0 and (stage > 0 or form == 64)
+                blocks.append((Bottleneck if bottleneck else BasicBlock)(channels, width, 2 if halves else 1))
                 channels = 4 * width if bottleneck else width
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)

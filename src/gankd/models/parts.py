@@ -27,7 +27,7 @@ def stem(in_channels: int, channels: int, image_size: int, *, kernel: int = 3, b
         in_channels, channels: channels of the images, and of the first stage's input.
         image_size: side of the images in pixels.
         kernel: side of the kernel in the form for 32 px.
-        bare: no batch norm and ReLU unless a pooling follows, for blocks that begin with their own.
+        bare: a convolution alone in the form for 32 px, for blocks that begin with batch norm and ReLU of their own.
     """
     form = form_of(image_size)
     layers: list[nn.Module] = [
@@ -35,7 +35,7 @@ def stem(in_channels: int, channels: int, image_size: int, *, kernel: int = 3, b
         if form == 32
         else nn.Conv2d(in_channels, channels, 4, stride=2, padding=1, bias=False)
     ]
-    if form == 128 or not bare:
+    if form != 32 or not bare:
         layers += [nn.BatchNorm2d(channels), nn.ReLU()]
     if form == 128:
         layers.append(nn.MaxPool2d(3, stride=2, padding=1))

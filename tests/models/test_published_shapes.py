@@ -1,0 +1,272 @@
+"""The outputs of published networks, against plain functions written from their layer tables.
+
+Both compute with weights that are written by a formula, in the order in which layers compute. A stride, a pooling, a
+shortcut or an activation in another place gives other outputs, where parameter counts stay the same.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gankd.models import build_net
+
+OUTPUTS = 5
+
+
+class Layers:
+    """Layers with weights sin(k), k counted within a layer from its number."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def wave(self, *shape: int, part: int = 0) -> Tensor:
+        start = 1000 * self.number + 250 * part
+        return torch.arange(start, start + torch.Size(shape).numel(), dtype=torch.float64).sin().reshape(shape)
+
+    def conv_weights(self, out: int, inside: int, high: int, wide: int) -> tuple[Tensor, Tensor]:
+        self.number += 1
+        return self.wave(out, inside, high, wide) * (4 / (inside * high * wide)) ** 0.5, self.wave(out, part=1) / 10
+
+    def bn_statistics(self, channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Running mean and variance, weight and bias."""
+        self.number += 1
+        mean, variance, weight, bias = (self.wave(channels, part=part) for part in range(4))
+        return mean / 10, 1 + variance / 2, 1 + weight / 4, bias / 4
+
+    def linear_weights(self, out: int, inside: int) -> tuple[Tensor, Tensor]:
+        self.number += 1
+        return self.wave(out, inside) * (4 / inside) ** 0.5, self.wave(out, part=1) / 10
+
+    # --- the same as functions
+
+    def conv(
+        self,
+        x: Tensor,
+        out: int,
+        side: int,
+        stride: int = 1,
+        *,
+        pad: int | None = None,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> Tensor:
+        weight, shift = self.conv_weights(out, x.shape[1] // groups, side, side)
+        return F.conv2d(x, weight, shift if bias else None, stride, side // 2 if pad is None else pad, groups=groups)
+
+    def bn(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, *self.bn_statistics(x.shape[1]))
+
+    def linear(self, x: Tensor, out: int) -> Tensor:
+        return F.linear(x, *self.linear_weights(out, x.shape[1]))
+
+    def cbr(self, x: Tensor, out: int, side: int, stride: int = 1, groups: int = 1) -> Tensor:
+        return F.relu(self.bn(self.conv(x, out, side, stride, groups=groups)))
+
+
+@contextmanager
+def by_formula(net: nn.Module) -> Iterator[None]:
+    """Every layer's weights are written just before its first computation."""
+    layers = Layers()
+    written: set[nn.Module] = set()
+
+    def write(module: nn.Module, _: object) -> None:
+        assert module not in written, "a layer that computes twice has no place in the order"
+        written.add(module)
+        with torch.no_grad():
+            if isinstance(module, nn.Conv2d):
+                weight, shift = layers.conv_weights(*module.weight.shape)
+                module.weight.copy_(weight)
+                if module.bias is not None:
+                    module.bias.copy_(shift)
+            elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                mean, variance, weight, shift = layers.bn_statistics(module.num_features)
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.copy_(mean)
+                module.running_var.copy_(variance)
+                module.weight.copy_(weight)
+                module.bias.copy_(shift)
+            elif isinstance(module, nn.Linear):
+                weight, shift = layers.linear_weights(*module.weight.shape)
+                module.weight.copy_(weight)
+                module.bias.copy_(shift)
+
+    kinds = nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.Linear
+    own = [module for module in net.modules() if isinstance(module, kinds)]
+    hooks = [module.register_forward_pre_hook(write) for module in own]
+    yield
+    for hook in hooks:
+        hook.remove()
+    assert written == set(own)
+
+
+# --- layer tables -------------------------------------------------------------------------------------------
+
+
+def first_layers(net: Layers, x: Tensor, channels: int, side: int, kernel: int = 3, *, bare: bool = False) -> Tensor:
+    """32 px: one convolution. 64 px: 4x4 with stride 2. 128 px: the same and a 3x3 max-pooling with stride 2."""
+    if side == 32:
+        return net.conv(x, channels, kernel) if bare else net.cbr(x, channels, kernel)
+    x = F.relu(net.bn(net.conv(x, channels, 4, 2, pad=1)))
+    return F.max_pool2d(x, 3, 2, 1) if side == 128 else x
+
+
+def residual(net: Layers, x: Tensor, out: int, stride: int, *, deep: bool = False) -> Tensor:
+    """Basic block, or a bottleneck four times as wide outside."""
+    if deep:
+        y = net.cbr(net.cbr(x, out, 1), out, 3, stride)
+        y = net.bn(net.conv(y, 4 * out, 1))
+    else:
+        y = net.bn(net.conv(net.cbr(x, out, 3, stride), out, 3))
+    if stride != 1 or x.shape[1] != y.shape[1]:
+        x = net.bn(net.conv(x, y.shape[1], 1, stride))
+    return F.relu(x + y)
+
+
+def resnet(counts: tuple[int, ...], widths: tuple[int, ...], stem: int, *, deep: bool = False) -> "Table":
+    """At 64 px the stem keeps the side, and the first block halves it."""
+
+    def table(net: Layers, x: Tensor, side: int) -> Tensor:
+        x = net.cbr(x, stem, 3) if side == 64 else first_layers(net, x, stem, side)
+        for stage, (count, width) in enumerate(zip(counts, widths, strict=True)):
+            for block in range(count):
+                halves = block == 0 and (stage > 0 or side == 64)
+                x = residual(net, x, width, 2 if halves else 1, deep=deep)
+        return net.linear(x.mean((2, 3)), OUTPUTS)
+
+    return table
+
+
+def wide_resnet(blocks: int, k: int) -> "Table":
+    def table(net: Layers, x: Tensor, side: int) -> Tensor:
+        x = first_layers(net, x, 16, side, bare=True)
+        for stage in range(3):
+            for block in range(blocks):
+                width, stride = 16 * k * 2**stage, 2 if stage and not block else 1
+                active = F.relu(net.bn(x))
+                y = net.conv(F.relu(net.bn(net.conv(active, width, 3, stride))), width, 3)
+                x = y + (net.conv(active, width, 1, stride) if active.shape != y.shape else x)
+        return net.linear(F.relu(net.bn(x)).mean((2, 3)), OUTPUTS)
+
+    return table
+
+
+def vgg(counts: tuple[int, ...]) -> "Table":
+    """128 px: two hidden layers of 1024 units."""
+
+    def table(net: Layers, x: Tensor, side: int) -> Tensor:
+        for block, (count, width) in enumerate(zip(counts, (64, 128, 256, 512, 512), strict=True)):
+            for _ in range(count):
+                x = F.relu(net.bn(net.conv(x, width, 3, bias=True)))
+            if block < 3 or (block == 3 and side == 64):
+                x = F.max_pool2d(x, 2)
+        x = {32: x.mean((2, 3), keepdim=True), 64: F.max_pool2d(x, 2), 128: F.max_pool2d(x, 4)}[side].flatten(1)
+        for _ in range(2 if side == 128 else 0):
+            x = F.relu(net.linear(x, 1024))
+        return net.linear(x, OUTPUTS)
+
+    return table
+
+
+def mobilenet(share: float) -> "Table":
+    def table(net: Layers, x: Tensor, side: int) -> Tensor:
+        relu = F.relu if share < 1 else F.relu6
+        rows = (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
+        x = relu(net.bn(net.conv(x, int(32 * share), 3, 2)))
+        for number, (factor, width, count, stride) in enumerate(rows):
+            for block in range(count):
+                step = stride if block == 0 and not (number == 1 and side == 32) else 1
+                inside, out = x.shape[1], int(width * share)
+                y = x
+                if factor > 1 or share < 1:
+                    y = relu(net.bn(net.conv(y, factor * inside, 1)))
+                y = relu(net.bn(net.conv(y, y.shape[1], 3, step, groups=y.shape[1])))
+                y = net.bn(net.conv(y, out, 1))
+                x = x + y if step == 1 and inside == out else y
+        x = relu(net.bn(net.conv(x, 1280, 1)))
+        return net.linear(x.mean((2, 3)), OUTPUTS)
+
+    return table
+
+
+def shuffled(x: Tensor, groups: int) -> Tensor:
+    count, channels, high, wide = x.shape
+    return x.reshape(count, groups, channels // groups, high, wide).transpose(1, 2).reshape(x.shape)
+
+
+def shufflenet_v1(net: Layers, x: Tensor, side: int) -> Tensor:
+    x = first_layers(net, x, 24, side, kernel=1)
+    for stage, (width, count) in enumerate(((240, 4), (480, 8), (960, 4))):
+        for block in range(count):
+            stride, groups = (1, 3) if block else (2, 3 if stage else 1)
+            made = width if block else width - x.shape[1]
+            y = shuffled(net.cbr(x, made // 4, 1, groups=groups), groups)
+            y = net.cbr(y, made // 4, 3, stride, groups=made // 4)
+            y = net.bn(net.conv(y, made, 1, groups=3))
+            x = F.relu(x + y if block else torch.cat([y, F.avg_pool2d(x, 3, 2, 1)], 1))
+    return net.linear(x.mean((2, 3)), OUTPUTS)
+
+
+def shufflenet_v2(net: Layers, x: Tensor, side: int) -> Tensor:
+    x = first_layers(net, x, 24, side, kernel=1)
+    for width, count in ((116, 4), (232, 8), (464, 4)):
+        for block in range(count):
+            half = width // 2
+            left, right = (x[:, :half], x[:, half:]) if block else (x, x)
+            if not block:
+                left = net.bn(net.conv(left, left.shape[1], 3, 2, groups=left.shape[1]))
+                left = net.cbr(left, half, 1)
+            right = net.cbr(right, half, 1)
+            right = net.bn(net.conv(right, half, 3, 1 if block else 2, groups=half))
+            right = net.cbr(right, half, 1)
+            x = shuffled(torch.cat([left, right], 1), 2)
+    return net.linear(net.cbr(x, 1024, 1).mean((2, 3)), OUTPUTS)
+
+
+def densenet(growth: int, counts: tuple[int, ...]) -> "Table":
+    def table(net: Layers, x: Tensor, side: int) -> Tensor:
+        x = first_layers(net, x, 2 * growth, side, bare=True)
+        for part, count in enumerate(counts):
+            if part:
+                x = F.avg_pool2d(net.conv(F.relu(net.bn(x)), x.shape[1] // 2, 1), 2)
+            for _ in range(count):
+                y = net.conv(F.relu(net.bn(x)), 4 * growth, 1)
+                x = torch.cat([x, net.conv(F.relu(net.bn(y)), growth, 3)], 1)
+        return net.linear(F.relu(net.bn(x)).mean((2, 3)), OUTPUTS)
+
+    return table
+
+
+Table = Callable[[Layers, Tensor, int], Tensor]
+TABLES: dict[str, Table] = {
+    "resnet8": resnet((1, 1, 1), (16, 32, 64), 16),
+    "resnet20": resnet((3, 3, 3), (16, 32, 64), 16),
+    "resnet8x4": resnet((1, 1, 1), (64, 128, 256), 32),
+    "resnet18": resnet((2, 2, 2, 2), (64, 128, 256, 512), 64),
+    "resnet50": resnet((3, 4, 6, 3), (64, 128, 256, 512), 64, deep=True),
+    "wrn_16_1": wide_resnet(2, 1),
+    "wrn_16_2": wide_resnet(2, 2),
+    "vgg8": vgg((1, 1, 1, 1, 1)),
+    "mobilenet_v2": mobilenet(1.0),
+    "mobilenet_v2_half": mobilenet(0.5),
+    "shufflenet_v1": shufflenet_v1,
+    "shufflenet_v2": shufflenet_v2,
+    "densenet121": densenet(32, (6, 12, 24, 16)),
+}
+
+
+@pytest.mark.parametrize("side", [32, 64, 128])
+@pytest.mark.parametrize("name", TABLES)
+def test_outputs_are_those_of_the_layer_table(name: str, side: int) -> None:
+    net = build_net(name, in_channels=3, image_size=side, num_outputs=OUTPUTS, seed=0).double().eval()
+    images = torch.arange(3 * side * side, dtype=torch.float64).mul(0.37).sin().reshape(1, 3, side, side)
+    with torch.no_grad(), by_formula(net):
+        outputs = net(images)
+    with torch.no_grad():
+        expected = TABLES[name](Layers(), images, side)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(outputs, expected, rtol=1e-9, atol=1e-9)

@@ -19,7 +19,7 @@ from gankd.runs import Stage
 from gankd.seeds import Batches, rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training import distill as module
-from gankd.training.distill import distill
+from gankd.training.distill import Feed, distill
 from gankd.training.lesson import DistillConfig, Fakes, Lesson
 from gankd.training.objective import Objective, term
 from gankd.training.supervised import SupervisedConfig, train_supervised
@@ -161,6 +161,47 @@ def test_each_batch_has_the_share_of_fakes(share: float, num_fake: int, monkeypa
         assert len(images) == 10
         assert int((images[:, 0, 0, 0] == 255).sum()) == num_fake
         assert (images[: 10 - num_fake] == 0).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_of_many_generated_images_the_least_fitted_are_taken(task: Task) -> None:
+    student, fakes = model(task), fakes_of(task)
+    feed = Feed(toy(task), fakes, replace(CONFIG, fake_choices=3), PLAIN, 7, student)
+    drawn = Batches(30, 15, 7, "student fake")(4)  # 5 of a batch of 10, from 15
+    misfit = {}
+    for number in drawn.tolist():
+        output = predict(student, fakes.images[number : number + 1], PLAIN)[0].double()
+        label = fakes.labels[number]
+        misfit[number] = -output.log_softmax(0)[label] if task == CLASSES else (output - label).abs()
+    worst = sorted(misfit, key=lambda number: -float(misfit[number]))[:5]
+    batch = feed(4)
+    assert batch.fake_index is not None
+    assert sorted(batch.fake_index.tolist()) == sorted(worst)
+    assert torch.equal(feed.index(4)[5:], batch.fake_index + 40)
+
+
+def test_soft_labels_are_fitted_by_their_divergence() -> None:
+    logits = torch.randn(20, 3, generator=rng(0, "logits"))
+    labels = torch.randn(20, 3, generator=rng(0, "labels")).softmax(1)
+    divergence = (labels * (labels.log() - logits.log_softmax(1))).sum(1)
+    torch.testing.assert_close(CLASSES.excess_loss(logits, labels), divergence)
+    torch.testing.assert_close(CLASSES.excess_loss(labels.log(), labels), torch.zeros(20), atol=1e-6, rtol=0)
+
+
+def test_choosing_leaves_no_trace_in_batch_statistics() -> None:
+    student = model(CLASSES)
+    before = weights(student)
+    Feed(toy(CLASSES), fakes_of(CLASSES), replace(CONFIG, fake_choices=4), PLAIN, 7, student)(0)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(student), strict=True))
+    assert student.training
+
+
+def test_generated_images_end_before_the_last_updates() -> None:
+    feed = Feed(toy(CLASSES), fakes_of(CLASSES), replace(CONFIG, updates=20, fake_until=0.9), PLAIN, 7)
+    assert [feed(step).num_real for step in range(20)] == [5] * 18 + [10] * 2
+    last = torch.cat([feed.index(step) for step in (18, 19)])
+    assert last.max() < 40
+    assert len(last.unique()) == 20
 
 
 def test_a_student_sees_all_images_in_turn() -> None:

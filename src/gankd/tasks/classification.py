@@ -151,6 +151,11 @@ class Classification:
         """Cross-entropy (N,) of logits (N, K) to classes (N,) or to probabilities (N, K)."""
         return F.cross_entropy(outputs.float(), labels, reduction="none")
 
+    def excess_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Loss (N,) above the least that the labels allow: KL(labels || outputs), of classes the loss itself."""
+        loss = self.loss(outputs, labels)
+        return loss if labels.ndim == 1 else loss - torch.special.entr(labels.float()).sum(1)
+
     def on_unit_scale(self, outputs: Tensor) -> Tensor:
         """Outputs as losses read them: logits as they are, in at least float32."""
         return outputs.float() if outputs.dtype != torch.float64 else outputs

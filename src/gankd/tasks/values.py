@@ -86,6 +86,14 @@ class OfValues:
         """[0, 1] to user units, (N, ...)."""
         raise NotImplementedError
 
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Squared error (N,) on the [0, 1] label scale."""
+        raise NotImplementedError
+
+    def excess_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Loss (N,) above the least that the labels allow, which is 0."""
+        return self.loss(outputs, labels)
+
     def on_unit_scale(self, outputs: Tensor) -> Tensor:
         """Outputs (N, ...) as losses read them: the label range becomes [0, 1], in at least float32."""
         return self.normalise(outputs.float() if outputs.dtype != torch.float64 else outputs)

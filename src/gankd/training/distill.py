@@ -80,7 +80,7 @@ def updates(
     check_model(engine.place(student), real, "student")
     if lesson.teacher is not None:  # frozen, with the statistics of its own training
         engine.place(lesson.teacher).eval()
-    task, feed = real.task, Feed(real, fakes, config, engine, seed)
+    task, feed = real.task, Feed(real, fakes, config, engine, seed, student)
     taught = feed.taught
 
     with connect(student, lesson, real, config, engine, seed, feed.dataset_labels(task)) as net:
@@ -116,7 +116,8 @@ def updates(
                 inputs["label_weights"] = batch.label_weights(task, feed.class_weights)
             if net.sources is not None:
                 unit = task.on_unit_scale(outputs.detach())
-                inputs |= net.sources(step, batch.index, unit, feed.index, feed.stored_outputs(batch))
+                ahead = feed.index if feed.foreseeable else None
+                inputs |= net.sources(step, batch.index, unit, ahead, feed.stored_outputs(batch))
             loss, terms = net.criterion(inputs, step=step, taught=taught)
 
             optimizer.zero_grad(set_to_none=True)
@@ -199,15 +200,25 @@ class Feed:
     """
 
     def __init__(
-        self, real: LabelledImages, fakes: Fakes | None, config: DistillConfig, engine: Engine, seed: int
+        self,
+        real: LabelledImages,
+        fakes: Fakes | None,
+        config: DistillConfig,
+        engine: Engine,
+        seed: int,
+        student: ImageModel | None = None,
     ) -> None:
         self.real, self.fakes, self.config, self.engine, self.seed = real, fakes, config, engine, seed
-        self.first_fake = len(real)
+        self.student, self.first_fake = student, len(real)
         self.num_fake = round(config.fake_share * config.batch_size) if fakes is not None else 0
         self.num_real = config.batch_size - self.num_fake
         # A batch of at least one image also where all are generated: Batches takes no size of 0.
         self._real_batches = Batches(len(real), max(self.num_real, 1), seed, "student real")
-        self._fake_batches = Batches(len(fakes.images), self.num_fake, seed, "student fake") if fakes else None
+        self._fake_batches = None
+        if fakes is not None:
+            drawn = self.num_fake * config.fake_choices
+            self._fake_batches = Batches(len(fakes.images), drawn, seed, "student fake")
+        self._last_batches = Batches(len(real), config.batch_size, seed, "student real", "last")
         shares = [(real.labels, self.num_real / config.batch_size)]
         shares += [(fakes.labels, self.num_fake / config.batch_size)] if fakes else []
         self.class_weights = weights_of_classes(config.class_weights, real.task, shares, config.where)
@@ -237,30 +248,61 @@ class Feed:
             parts.append(task.hard_labels(self.fakes.labels))  # (M,)
         return torch.cat(parts)
 
+    @property
+    def foreseeable(self) -> bool:
+        """True if the images of a step do not depend on the student."""
+        return self.fakes is None or self.config.fake_choices == 1
+
     def index(self, step: int) -> Tensor:
         """(N,) positions in the training data of the images of a step; on the CPU."""
-        parts = [self._real_batches(step)[: self.num_real]]
-        if self._fake_batches is not None:
-            parts.append(self._fake_batches(step) + self.first_fake)
-        return torch.cat(parts)
+        real, fake = self._positions(step)
+        return real if fake is None else torch.cat([real, fake + self.first_fake])
+
+    def _positions(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Real images, and generated ones unless the step has none; on the CPU."""
+        if self._fake_batches is None:
+            return self._real_batches(step), None
+        config = self.config
+        if config.fake_until < 1 and step >= round(config.fake_until * config.updates):
+            return self._last_batches(step), None
+        fake = self._fake_batches(step)
+        if config.fake_choices > 1:
+            fake = self._least_fitted(fake)
+        return self._real_batches(step)[: self.num_real], fake
+
+    @torch.no_grad()
+    def _least_fitted(self, index: Tensor) -> Tensor:
+        """The `num_fake` of these generated images whose labels are farthest from the student's outputs.
+
+        Source: CutMixPick of Wang et al., NeurIPS 2022, which picks among mixed images.
+        """
+        assert self.fakes is not None
+        assert self.student is not None
+        self.student.eval()  # no batch statistics of images that are not trained on
+        with self.engine.autocast():
+            outputs = self.student(self.fakes.images[index.to(self.engine.device)])
+        self.student.train()
+        excess = self.real.task.excess_loss(outputs, self.fakes.labels[index.to(self.engine.device)])
+        return index[excess.topk(self.num_fake).indices.cpu()]
 
     def __call__(self, step: int) -> Batch:
         config, device = self.config, self.engine.device
-        real_index = self._real_batches(step)[: self.num_real].to(device)
-        images, index, fake_index = self.real.images[real_index], real_index, None  # (num_real, C, H, W)
-        parts = [(slice(0, self.num_real), self.real.labels[real_index])] if self.num_real else []
-        if self.fakes is not None and self._fake_batches is not None:
-            fake_index = self._fake_batches(step).to(device)
+        real_index, fake_index = self._positions(step)
+        real_index, num_real = real_index.to(device), len(real_index)
+        images, index = self.real.images[real_index], real_index  # (num_real, C, H, W)
+        parts = [(slice(0, num_real), self.real.labels[real_index])] if num_real else []
+        if self.fakes is not None and fake_index is not None:
+            fake_index = fake_index.to(device)
             images = torch.cat([images, self.fakes.images[fake_index]])  # (N, C, H, W), real ones first
             index = torch.cat([index, fake_index + self.first_fake])
-            parts.append((slice(self.num_real, None), self.fakes.labels[fake_index]))
+            parts.append((slice(num_real, None), self.fakes.labels[fake_index]))
         view = None
         if config.augment and self.real_views is not None:
             view = torch.randint(len(self.real_views), (len(images),), generator=rng(self.seed, "view", step))
             view = view.to(device)
-            draws = [self.real_views[view[: self.num_real], real_index]]
+            draws = [self.real_views[view[:num_real], real_index]]
             if fake_index is not None and self.fake_views is not None:
-                draws.append(self.fake_views[view[self.num_real :], fake_index])
+                draws.append(self.fake_views[view[num_real:], fake_index])
             images = apply_views(images, Views.cat(draws))
         elif config.augment:
             images = augment(images, config.augment, rng(self.seed, "augment", step, device=device))
@@ -269,7 +311,7 @@ class Feed:
             labels = torch.cat([task.mixable(some) for _, some in parts])  # (N, K) or (N,)
             images, labels = mix(images, labels, task, config.mix, config.mix_alpha, numbers)
             parts = [(slice(None), labels)]
-        return Batch(images, parts, index, self.num_real, real_index, fake_index, view)
+        return Batch(images, parts, index, num_real, real_index, fake_index, view)
 
     def stored_outputs(self, batch: Batch) -> tuple[slice, Tensor] | None:
         """Rows of generated images whose teacher outputs were given with them, and these outputs."""
@@ -303,7 +345,7 @@ class Teaching:
             return
         paths = [pair[1].path for pair in net.wiring.pairs]
         store = partial(stored_signals, reader, engine=feed.engine, kinds=config.augment, paths=paths)
-        if feed.num_real:
+        if feed.num_real or feed.config.fake_until < 1:
             self._real = store(feed.real.images, views=feed.real_views, folder=folder)
         given = None if fakes is None else fakes.teacher_outputs
         if given is not None and set(reader.names) <= OUTPUTS and not config.augment:

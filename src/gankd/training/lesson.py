@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from gankd.config import require
 from gankd.models.contract import ImageModel
-from gankd.ranges import UpToOne
+from gankd.ranges import Count, UpToOne
 from gankd.settings import explained
 from gankd.training.objective import Objective
 from gankd.training.supervised import SupervisedConfig
@@ -28,6 +28,10 @@ class DistillConfig(SupervisedConfig):
 
     fake_share: UpToOne = 0.5
     """Share of generated images in each batch, where there are any."""
+    fake_until: UpToOne = 1.0
+    """Share of the updates with generated images; batches after it are all of real images."""
+    fake_choices: Count = 1
+    """Generated images drawn for each one in a batch: those are taken that the student fits least."""
     kd_on: Literal["both", "real", "fake"] = "both"
     """Images on which losses that read the teacher work."""
     views: Literal["online"] | int = "online"
@@ -50,6 +54,11 @@ class DistillConfig(SupervisedConfig):
             f"fake_share {self.fake_share} of batch_size {self.batch_size} is less than one image",
         )
         require(
+            self.fake_until == 1 or self.kd_on == "both",
+            f"{self.where}fake_until={self.fake_until:g} ends with real images, so {self.where}kd_on must be both, "
+            f"got {self.kd_on}",
+        )
+        require(
             self.views == "online" or self.views >= 1,
             f"{self.where}views must be online or at least 1, got {self.views}",
         )
@@ -67,6 +76,15 @@ class DistillConfig(SupervisedConfig):
             f"{self.where}mix={self.mix} joins real and generated images, so {self.where}kd_on must be both, "
             f"got {self.kd_on}",
         )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """These settings as plain data, without those that choose generated images where all are taken alike."""
+        settings = super().identity
+        for name in ("fake_until", "fake_choices"):
+            if settings[name] == 1:
+                del settings[name]
+        return settings
 
 
 @dataclass(frozen=True)

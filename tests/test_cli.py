@@ -193,7 +193,7 @@ def test_wrong_words(line: str, said: str, refused: Refused, tmp_path: Path) -> 
         ("gan.stepps=3", "--set: no setting gan.stepps; did you mean steps or d_steps?"),
         ("gann.steps=3", "--set: no group of settings gann in gann.steps; did you mean gan?"),
         ("gan=3", "--set: gan is a group of settings; write gan.NAME=VALUE"),
-        ("gan.steps", "--set takes NAME=VALUE, for example gan.steps=500; got 'gan.steps'"),
+        ("gan.steps", "--set: expected NAME=VALUE, for example gan.steps=500; got 'gan.steps'"),
         ("gan.steps=many", "gan.steps must be a whole number, got 'many'"),
         ("gan.flip=3", "--set: gan.flip: Input should be a valid boolean"),
         ("teacher.model=restnet20", "no model 'restnet20'; did you mean resnet20"),

@@ -182,11 +182,11 @@ def test_later_assignments_win_and_the_original_stays() -> None:
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("seed", "--set takes NAME=VALUE, for example gan.steps=500; got 'seed'"),
-        ("=3", "--set takes NAME=VALUE, for example gan.steps=500; got '=3'"),
-        ("inner.stpes=3", "--set: no setting inner.stpes; did you mean steps?"),
-        ("iner.steps=3", "--set: no group of settings iner in iner.steps; did you mean inner?"),
-        ("inner=3", "--set: inner is a group of settings; write inner.NAME=VALUE"),
+        ("seed", "settings: expected NAME=VALUE, for example gan.steps=500; got 'seed'"),
+        ("=3", "settings: expected NAME=VALUE, for example gan.steps=500; got '=3'"),
+        ("inner.stpes=3", "settings: no setting inner.stpes; did you mean steps?"),
+        ("iner.steps=3", "settings: no group of settings iner in iner.steps; did you mean inner?"),
+        ("inner=3", "settings: inner is a group of settings; write inner.NAME=VALUE"),
         ("inner.steps=0", "inner.steps must be at least 1, got 0"),
     ],
 )

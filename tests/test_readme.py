@@ -51,6 +51,15 @@ def test_a_data_set_in_memory() -> None:
     assert splits.train.task.class_names == ("cat", "dog")
 
 
+def test_networks_generator_and_images_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_program("python.md", "class Small(nn.Module)")
+    images = names["images"][:5]
+    assert names["result"].student(images).shape == (5, 2)
+    assert names["student"](images).tolist() == names["result"].student(images).tolist()
+    assert (names["result"].teacher(images).argmax(1) == names["labels"][:5]).all()
+
+
 def test_losses_of_your_own() -> None:
     names = run_program("using_losses.md", "class Hint")
     assert term(names["margin"], width=2.0).terms[0].loss.tasks == ("classification",)

@@ -188,8 +188,13 @@ def to_dict(config: Any) -> dict[str, Any]:
     return asdict(config)
 
 
-def override(config: T, assignments: Iterable[str]) -> T:
+def override(config: T, assignments: Iterable[str], where: str = "settings") -> T:
     """Change settings by name: `override(recipe, ["gan.steps=500", "student.lr=0.01"])`.
+
+    Args:
+        config: the settings.
+        assignments: changes, each as NAME=VALUE.
+        where: beginning of messages.
 
     Raises:
         ConfigError: not of the form NAME=VALUE, or refused by `from_dict`.
@@ -197,9 +202,9 @@ def override(config: T, assignments: Iterable[str]) -> T:
     values = to_dict(config)
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
-        require(bool(equals and name), f"--set takes NAME=VALUE, for example gan.steps=500; got {assignment!r}")
-        _assign(type(config), values, name.strip().split("."), text.strip())
-    return from_dict(type(config), values, "--set")
+        require(bool(equals and name), f"{where}: expected NAME=VALUE, for example gan.steps=500; got {assignment!r}")
+        _assign(type(config), values, name.strip().split("."), text.strip(), where)
+    return from_dict(type(config), values, where)
 
 
 def override_from_file(config: T, path: Path) -> T:
@@ -228,12 +233,12 @@ def read_value(text: str) -> Any:
         return text
 
 
-def _assign(cls: Any, values: dict[str, Any], path: list[str], text: str) -> None:
+def _assign(cls: Any, values: dict[str, Any], path: list[str], text: str, where: str) -> None:
     for name in path[:-1]:
         inner = values.get(name)
         if not isinstance(inner, dict):
             raise ConfigError(
-                f"--set: no group of settings {name} in {'.'.join(path)}; "
+                f"{where}: no group of settings {name} in {'.'.join(path)}; "
                 f"{suggest(name, [key for key, item in values.items() if isinstance(item, dict)])}"
             )
         cls, values = _types(cls)[name], inner

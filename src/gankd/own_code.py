@@ -12,6 +12,9 @@ from types import FrameType, ModuleType
 
 from gankd.errors import GankdError, ModelError
 
+IN_MEMORY = "memory:"
+"""Beginning of the names of networks and generators that were passed in Python."""
+
 
 def import_own(module_name: str, what: str, error: type[GankdError]) -> ModuleType:
     """Import a module by name, also from the current folder; `what` names its content in the message.
@@ -19,6 +22,8 @@ def import_own(module_name: str, what: str, error: type[GankdError]) -> ModuleTy
     Raises:
         error: the module cannot be imported.
     """
+    if module_name == IN_MEMORY.rstrip(":"):
+        raise error(f"{what} was given in memory; give it again in Python: teacher=, student= or generator=")
     try:
         with running_own_code():
             return import_module(module_name)

@@ -253,7 +253,7 @@ def test_a_teacher_is_in_memory_once(classes: BenchResult, tmp_path: Path, monke
     ],
 )
 def test_what_rows_set_themselves_cannot_be_changed(table: str, change: str) -> None:
-    with pytest.raises(ConfigError, match=f"--set {change.partition('=')[0]} cannot be changed in {table}: "):
+    with pytest.raises(ConfigError, match=f"{change.partition('=')[0]} cannot be changed in {table}: "):
         base_recipe(TABLES[table], "tiny", None, [change])
 
 

@@ -180,7 +180,7 @@ def test_images_in_memory_are_not_mixed_up_with_those_of_the_recipe(
     commands.run(recipe, folder, splits=splits, arms=["real"])
     for command in ("resume", "eval", "run"):
         assert refused(command, folder) == (
-            f"{folder} was given its images in memory; resume in Python: run(recipe, folder, splits=...)"
+            f"{folder} was given splits in memory; resume in Python: run(recipe, folder, splits=...)"
         )
     commands.student(recipe, folder, arms=["real"])  # now with the recipe's
     assert stored_run(folder)[0] == recipe

@@ -485,6 +485,6 @@ def test_too_small_a_disk_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.parametrize("setting", ["teacher.mean=[0.5]", "teacher.std=[0.5]", "teacher.class_names=a,b"])
-def test_what_belongs_to_given_weights_is_refused_without_them(setting: str) -> None:
+def test_what_belongs_to_given_weights_is_refused_without_them(setting: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="belongs to teacher.weights, which is not set"):
-        override(RECIPES["digits"](), [setting])
+        opened(override(RECIPES["digits"](), [setting]), tmp_path)

@@ -208,7 +208,7 @@ def test_the_order_of_classes_belongs_to_the_stage_of_given_weights(tmp_path: Pa
     other = replace(recipe.teacher, class_names=tuple("1023456789"))
     assert teacher_stage(experiment, other).fingerprint != teacher_stage(experiment, recipe.teacher).fingerprint
     with pytest.raises(ConfigError, match=r"teacher.class_names belongs to teacher.weights, which is not set"):
-        override(digits(), ["teacher.class_names=0,1"])
+        Experiment.open(override(digits(), ["teacher.class_names=0,1"]), Run(tmp_path / "run"))
 
 
 def test_the_teachers_head_has_the_order_of_the_classes() -> None:

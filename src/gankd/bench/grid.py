@@ -374,7 +374,7 @@ def base_recipe(table: PublishedTable, scale: Scale, data: str | None, changes: 
     owned = table.owned() | {"seeds": "--seeds says how many there are"}
     for change in changes:
         name = change.partition("=")[0].strip()
-        require(name not in owned, f"--set {name} cannot be changed in {table.name}: {owned.get(name)}; leave it out")
+        require(name not in owned, f"{name} cannot be changed in {table.name}: {owned.get(name)}; leave it out")
     require(
         data is None or scale != "tiny",
         "--data: scale tiny has images of its own, to try things out; leave it out, or add --scale small or full",

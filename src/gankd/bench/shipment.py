@@ -1,5 +1,6 @@
 """A student's file: written, read back, compared with PyTorch on test images, and given its limit."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ from gankd.models.exported import (
 from gankd.models.files import card_of
 from gankd.models.int8 import to_int8
 from gankd.models.portable import Portable
+from gankd.own_code import IN_MEMORY
 from gankd.storage import save_weights
 from gankd.tasks import Task
 
@@ -114,7 +116,8 @@ def ship(
     limit = _limit(run, splits)
     facts = {**facts, "format": form, "int8": int8, "limit": None if limit is None else vars(limit)}
     write(card_of(model, name, task, facts))
-    written = open_exported(path, trust=True)
+    like = copy.deepcopy(model.net) if name.startswith(IN_MEMORY) else None  # nothing on disk could build it
+    written = open_exported(path, trust=True, network=like)
     return _compare(written.run, expected, splits.test, speedup), written
 
 

@@ -71,7 +71,7 @@ def prepared(
     recipe = replace(recipe, data=replace(recipe.data, **changes))
     if seeds is not None:
         recipe = replace(recipe, seeds=seeds)
-    recipe = override(recipe, set)
+    recipe = override(recipe, set, "--set")
     if loss is not None:
         recipe = replace(recipe, student=replace(recipe.student, loss=loss))
     if folder.exists() and not folder.is_dir():

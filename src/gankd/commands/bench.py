@@ -268,7 +268,7 @@ def _listed(head: str, lines: Sequence[str]) -> list[str]:
 
 def bench(
     name: str,
-    out: Path | None = None,
+    out: Path | str | None = None,
     *,
     scale: Scale = "small",
     data: str | None = None,
@@ -305,7 +305,7 @@ def bench(
     rows = tuple(row for row in rows if row not in table.controls)
     chosen = tuple(table.pair(pair) for pair in dict.fromkeys(pairs)) if pairs else table.distinct(scale)
     recipe = base_recipe(table, scale, data, changes)
-    folder = out or RUNS / f"bench-{name}-{scale}"
+    folder = Path(out or RUNS / f"bench-{name}-{scale}")
     command = ["gankd", "bench", name, "--scale", scale, "--seeds", str(seeds), *(["--data", "PATH"] if data else [])]
     command += ["--pairs", ",".join(pairs)] if pairs else []
     command += ["--methods", ",".join(methods)] if methods else []

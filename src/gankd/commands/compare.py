@@ -88,7 +88,7 @@ class LossComparison:
 
 def compare_losses(
     recipes: Sequence[str],
-    out: Path,
+    out: Path | str,
     *,
     losses: Sequence[str] | None = None,
     changes: Sequence[str] = (),
@@ -118,7 +118,7 @@ def compare_losses(
     for name in recipes:
         recipe = replace(override(find_recipe(name)[0], changes), seeds=seeds)
         console.say(f"== {name}")
-        with opened(recipe, out / name, console) as experiment:
+        with opened(recipe, Path(out) / name, console) as experiment:
             task = experiment.splits.task
             objectives = [None, *(each.for_task(task) for each in given or _all_for(task))]
             arms = [arm for objective in objectives for arm in _two_arms(objective)]

@@ -61,7 +61,7 @@ class FetchResult:
         return facts | {"next": self.command}
 
 
-def fetch(name: str, *, to: Path | None = None, console: Console | None = None) -> FetchResult:
+def fetch(name: str, *, to: Path | str | None = None, console: Console | None = None) -> FetchResult:
     """Download a published data set, checked and resumable.
 
     Args:
@@ -79,7 +79,7 @@ def fetch(name: str, *, to: Path | None = None, console: Console | None = None) 
             left = (total - done) / rate if rate and total else 0.0
             console.progress(what, done, total, 0.0, left, {"MB": done / 1e6, "MB/s": rate / 1e6} if rate else {})
 
-    return FetchResult(fetch_files(name, Path("data") / name if to is None else to, progress))
+    return FetchResult(fetch_files(name, Path("data") / name if to is None else Path(to), progress))
 
 
 # --- show ---------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ def show(
     layout: Layout = "auto",
     low: float | None = None,
     high: float | None = None,
-    sheet: Path | None = None,
+    sheet: Path | str | None = None,
 ) -> DataReport:
     """Look at a data set: format, counts, sizes, labels, duplicates, unreadable files, a contact sheet.
 
@@ -248,7 +248,7 @@ def show(
     Raises:
         GankdError: the path cannot be read, its format is unknown, or a file that holds a whole set is damaged.
     """
-    path = Path(path)
+    path, sheet = Path(path), None if sheet is None else Path(sheet)
     if not path.exists() and str(path) in DATA_SETS and DATA_SETS[str(path)].embedded:
         found = Found(str(path), None, "embedded")
     else:

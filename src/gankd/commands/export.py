@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from gankd.bench.compare import chosen_by_validation, compare, student_of
 from gankd.bench.shipment import Shipment, ship
+from gankd.bench.trained import Trained
 from gankd.commands.predict import guarantee
 from gankd.commands.stages import finished_arms, opened
 from gankd.config import require, suggest
+from gankd.errors import ConfigError
 from gankd.models.exported import SUFFIXES, Format, endings
 from gankd.recipes.arms import Role
 from gankd.recipes.config import Recipe
+from gankd.recipes.live import Given
 from gankd.recipes.stages import declare
 from gankd.report.student_card import student_card
 from gankd.report.tables import markdown_table
@@ -56,12 +59,13 @@ class Exported:
 def export(
     recipe: Recipe,
     folder: Path | str,
-    out: Path | None = None,
+    out: Path | str | None = None,
     *,
     arm: str | None = None,
     seed: int | None = None,
     form: Format | None = None,
     int8: bool = False,
+    **given: Unpack[Given],
 ) -> Exported:
     """Write one finished student, chosen on validation images if it is not named, and a page about it.
 
@@ -76,36 +80,34 @@ def export(
         seed: which one; default: the best of the arm on validation images.
         form: kind of file; default: as `out` ends, or safetensors.
         int8: convolutions and linear layers in 8-bit whole numbers, calibrated on training images; onnx only.
+        given: what the run had in memory, as for `run`.
 
     Raises:
         ConfigError: no such student is finished, or a name that is none.
         ModelError: a network cannot be exported, or the extra onnx is missing.
     """
-    form, path = _form_and_path(Path(folder), out, form, int8)
-    with opened(recipe, Path(folder)) as experiment:
+    form, path = _form_and_path(Path(folder), None if out is None else Path(out), form, int8)
+    with opened(recipe, folder, **given) as experiment:
         arms = {each.name: each for each in finished_arms(experiment)}
         require(arm is None or arm in arms, f"no arm {arm!r}; {suggest(arm or '', arms)}")
-        seeds = range(recipe.seeds)
-        stages = declare(experiment, list(arms.values()), seeds)
-        done = [cell for cell, stage in stages.students.items() if stage.done]
-        choice = chosen_by_validation(experiment, list(arms.values()), seeds)
-        wanted = arm or choice.best
-        mine = [cell for cell in done if cell[0] == wanted and seed in (None, cell[1])]
-        which = f"student{f' of arm {wanted}' if wanted else ''}{f' with seed {seed}' if seed is not None else ''}"
-        require(bool(mine), f"no finished {which} in {folder}; train it with: gankd student {folder}")
-        task = experiment.splits.task
-        measured = {cell: dict((stages.students[cell].result or {})["val"]) for cell in mine}
-        best = max(mine, key=lambda cell: (1 if task.higher_is_better else -1) * measured[cell][task.metric])
-        name, role = arms[best[0]].recipe(recipe).student.model, arms[best[0]].role
-        student = student_of(experiment, arms[best[0]], best[1], stages).cpu().eval()
-        facts = {"arm": best[0], "seed": best[1], "val": measured[best]}
+        best = Trained(experiment, list(arms.values())).cell(arm, seed)
+        if best is None:
+            which = f"student{f' of arm {arm}' if arm else ''}{f' with seed {seed}' if seed is not None else ''}"
+            raise ConfigError(f"no finished {which} in {folder}; train it with: gankd student {folder}")
+        mine, task, seeds = arms[best[0]], experiment.splits.task, range(recipe.seeds)
+        stages = declare(experiment, [mine], [best[1]])
+        measured = dict((stages.students[best].result or {})["val"])
+        name = mine.recipe(experiment.recipe).student.model
+        student = student_of(experiment, mine, best[1], stages).cpu().eval()
+        facts = {"arm": best[0], "seed": best[1], "val": measured}
         check, written = ship(path, student, name, experiment.splits, facts, form=form, int8=int8)
         limit = guarantee(written)
         page = path.with_suffix(".md")
+        choice = chosen_by_validation(experiment, list(arms.values()), seeds)
         arms_table = markdown_table(compare(experiment, list(arms.values()), seeds).arms, task, choice)
         with atomic(page) as temporary:
             temporary.write_text(student_card(path.name, written.card, check, experiment.splits, arms_table, limit))
-    return Exported(path, page, name, best[0], best[1], measured[best], role, task, check, limit)
+    return Exported(path, page, name, *best, measured, mine.role, task, check, limit)
 
 
 def _form_and_path(folder: Path, out: Path | None, form: Format | None, int8: bool) -> tuple[Format, Path]:

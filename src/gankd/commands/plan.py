@@ -3,16 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 from gankd.bench.budget import at_equal_time, lengthened, with_updates
 from gankd.bench.prices import LONGEST_STEP, Prices, StepTime, Timer, megabytes
-from gankd.data.images import Splits
 from gankd.recipes.arms import Arm, chosen_arms
 from gankd.recipes.config import Recipe, TeacherConfig
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import bytes_per_image
 from gankd.recipes.given import input_size
+from gankd.recipes.live import Given
 from gankd.recipes.stages import Stages, declare
 from gankd.recipes.students import assistant_configs
 from gankd.recipes.teacher import other_teacher
@@ -49,12 +49,12 @@ class PlanRow:
 
 def plan(
     recipe: Recipe,
-    folder: Path,
+    folder: Path | str,
     *,
     arms: Sequence[str | Arm] | None = None,
     workers: int = 1,
-    splits: Splits | None = None,
     timer: Timer | None = None,
+    **given: Unpack[Given],
 ) -> list[PlanRow]:
     """Estimate a run without training anything or writing to its folder.
 
@@ -63,13 +63,13 @@ def plan(
         folder: run folder, which need not be there.
         arms: ways to train the students, as for `run`; default: all.
         workers: students trained side by side.
-        splits: images in memory instead of the recipe's data.
         timer: how steps are timed.
+        given: splits, networks and a generator in memory, as for `run`.
 
     Raises:
         GankdError: whatever the run itself would refuse at its start.
     """
-    experiment = Experiment.open(recipe, Run(folder), splits)
+    experiment = Experiment.open(recipe, Run(Path(folder)), **given)
     chosen = with_updates(experiment, chosen_arms(recipe, arms), keep=False)
     known = {arm.name: arm for arm in at_equal_time(experiment, chosen, measure=False)}
     chosen = [known.get(arm.name) or _longest(arm, recipe) for arm in chosen]
@@ -192,7 +192,7 @@ def _row(stage: Stage, steps: int, step: Callable[[], StepTime], space: float) -
     return PlanRow(stage.name, status, 1, steps * each.seconds, space, each.counted)
 
 
-def plan_table(rows: Sequence[PlanRow], folder: Path) -> str:
+def plan_table(rows: Sequence[PlanRow], folder: Path | str) -> str:
     """The plan as plain text."""
     cells = []
     for row in rows:

@@ -98,9 +98,9 @@ class Results:
 
 
 def results(
-    data: Path,
-    out: Path,
-    docs: Path,
+    data: Path | str,
+    out: Path | str,
+    docs: Path | str,
     *,
     names: Sequence[str] | None = None,
     students: Sequence[str] = STUDENTS,
@@ -123,6 +123,7 @@ def results(
     Raises:
         GankdError: with one line that says what to do.
     """
+    data, out, docs = Path(data), Path(out), Path(docs)
     chosen = list(dict.fromkeys(names or REAL))
     for name in chosen:
         require(name in REAL, f"no recipe {name!r} on real images; {suggest(name, REAL)}")

@@ -19,7 +19,7 @@ MOST_IMAGES = 10_000
 """Maximum images per call; larger grids are unreadable."""
 
 
-def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0, trust: bool = False) -> Path:
+def sample(source: Path | str, labels: str, *, count: int, out: Path | str, seed: int = 0, trust: bool = False) -> Path:
     """Write `count` images per label: one grid (a row per label) where `out` ends in .png, else a folder of files.
 
     Args:
@@ -36,7 +36,7 @@ def sample(source: Path, labels: str, *, count: int, out: Path, seed: int = 0, t
             generator does not know.
     """
     require(count >= 1, f"--count must be at least 1, got {count}")
-    path = _find(source)
+    path, out = _find(Path(source)), Path(out)
     generator = load_generator(path, trust=trust, trusted=_trusted(path.parent.parent))
     task = generator.task
     wanted = parse_labels(labels, task)

@@ -2,23 +2,26 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from gankd.bench.budget import at_equal_time, with_updates
 from gankd.bench.compare import chosen_by_validation, compare
 from gankd.bench.results import ArmResult, Choice, Comparison
+from gankd.bench.trained import Trained
 from gankd.config import from_dict, require, suggest, to_dict
 from gankd.console import Console
-from gankd.data.images import Splits
 from gankd.errors import CheckpointError, ConfigError, TrustError
+from gankd.generators.external import Generator
+from gankd.models.contract import ImageModel
 from gankd.recipes.arms import Arm, arm_named, chosen_arms, default_arms
 from gankd.recipes.cgan_kd import arm_images, cgan_kd
 from gankd.recipes.code import named_code
 from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import make_generator, make_ratio, make_ratio_features
+from gankd.recipes.live import Given
 from gankd.recipes.published import TABLES
 from gankd.recipes.ready import RECIPES
 from gankd.recipes.stages import declare
@@ -49,6 +52,28 @@ class RunResult:
     choice: Choice
     """Made on validation images."""
     report: Path | None = None
+    trained: Trained | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def student(self) -> ImageModel:
+        """The student that is best on validation images, which `export` would write; see `Trained`."""
+        return self._trained.student
+
+    @property
+    def teacher(self) -> ImageModel:
+        """The teacher; see `Trained`."""
+        return self._trained.teacher
+
+    @property
+    def generator(self) -> Generator:
+        """The generator; see `Trained`."""
+        return self._trained.generator
+
+    @property
+    def _trained(self) -> Trained:
+        if self.trained is None:
+            raise ConfigError("this result was read without its networks; call run or evaluate")
+        return self.trained
 
     @property
     def arms(self) -> tuple[ArmResult, ...]:
@@ -114,17 +139,17 @@ class RunResult:
         }
 
 
-def find_recipe(target: str, out: Path | None = None) -> tuple[Recipe, Path]:
+def find_recipe(target: str, out: Path | str | None = None) -> tuple[Recipe, Path]:
     """The recipe of this name with its default folder, or the recipe and folder of an earlier run.
 
     Raises:
         ConfigError: neither a recipe nor a run folder. TrustError: the run names code that is not trusted.
     """
     if target in RECIPES:
-        return RECIPES[target](), out or RUNS / target
+        return RECIPES[target](), Path(out or RUNS / target)
     folder = Path(target)
     if (folder / RUN_FILE).is_file():
-        return stored_run(folder)[0], out or folder
+        return stored_run(folder)[0], Path(out or folder)
     if target in TABLES:
         raise ConfigError(f"{target} is a published table; run it with: gankd bench {target}")
     if folder.exists():
@@ -149,25 +174,33 @@ def find_run(target: str) -> Path:
     raise ConfigError(f"no run in {target} (it has no {RUN_FILE}); {remedy}")
 
 
-def stored_run(folder: Path) -> tuple[Recipe, list[str | dict[str, Any]] | None]:
+def stored_run(folder: Path, *, given: bool = False) -> tuple[Recipe, list[str | dict[str, Any]] | None]:
     """Settings that a run was last given, and its arms: names, or plain data of a user's own; None for the default.
 
+    Args:
+        folder: run folder.
+        given: what the run had in memory is given again.
+
     Raises:
-        CheckpointError: its file is damaged. ConfigError: it has settings that this version does not know, or its
-            images were given in memory. TrustError: it names code that is not trusted (`gankd.trust`); none is run.
+        CheckpointError: its file is damaged. ConfigError: it has settings that this version does not know, or
+            something was given in memory. TrustError: it names code that is not trusted (`gankd.trust`); none is run.
     """
     path = folder / RUN_FILE
     try:
         stored = read_json(path)
         recipe, arms = dict(stored["recipe"]), stored["arms"] and [_arm(item) for item in stored["arms"]]
-        in_memory, sealed = stored.get("in_memory"), stored.get("seals")
+        in_memory, sealed = stored.get("in_memory") or [], stored.get("seals")
+        missing = ["splits"] if in_memory is True else [str(name) for name in in_memory]  # True: versions before 0.2
     except (CheckpointError, KeyError, TypeError, ValueError):
         raise CheckpointError(
             f"{path} is damaged: it does not hold the settings of a run; give them again with: "
             f"gankd run RECIPE --out {folder} (finished stages are reused)"
         ) from None
-    if in_memory:
-        raise ConfigError(f"{folder} was given its images in memory; resume in Python: run(recipe, folder, splits=...)")
+    if missing and not given:
+        raise ConfigError(
+            f"{folder} was given {', '.join(missing)} in memory; resume in Python: "
+            f"run(recipe, folder, {', '.join(f'{name}=...' for name in missing)})"
+        )
     require_trust(path, named_code([recipe, arms]), sealed)
     made_by = stored.get("version")
     return from_dict(Recipe, recipe, f"{path}, made by gankd {made_by}" if made_by else str(path)), arms
@@ -188,16 +221,16 @@ def _arm(stored: Any) -> str | dict[str, Any]:
 
 @contextmanager
 def opened(
-    recipe: Recipe, folder: Path, console: Console | None = None, splits: Splits | None = None
+    recipe: Recipe, folder: Path | str, console: Console | None = None, **given: Unpack[Given]
 ) -> Iterator[Experiment]:
-    """The experiment of a run folder, which no other process can use meanwhile.
+    """The experiment of a run folder, which no other process can use meanwhile; its recipe names what is given.
 
     Raises:
         DataError: the images cannot be used; the folder is not created then.
         RunError: the folder is in use or cannot be written.
     """
-    run = Run(folder, console)
-    experiment = Experiment.open(recipe, run, splits)
+    run = Run(Path(folder), console)
+    experiment = Experiment.open(recipe, run, **given)
     with run:
         yield experiment
 
@@ -205,28 +238,28 @@ def opened(
 @contextmanager
 def started(
     recipe: Recipe,
-    folder: Path,
+    folder: Path | str,
     console: Console | None,
-    splits: Splits | None = None,
     arms: Sequence[Arm] = (),
     by: str | None = None,
+    **given: Unpack[Given],
 ) -> Iterator[Experiment]:
     """`opened`, with the settings stored for `resume` once the arms are known to fit; tells which settings changed.
 
     Args:
-        recipe, folder, console, splits: as for `run`.
+        recipe, folder, console, given: as for `run`.
         arms: whose students will be trained.
         by: the command, if it is not one that `resume` can continue.
     """
-    with opened(recipe, folder, console, splits) as experiment:
+    with opened(recipe, folder, console, **given) as experiment:
         for warning in experiment.splits.card.get("warnings", ()):
             experiment.say("data", warning)
         check_arms(experiment, arms)
-        before, kept = recipe, None
+        before, kept = experiment.recipe, None
         with suppress(CheckpointError, ConfigError, TrustError):  # missing, damaged or a stranger's: written again
-            before, kept = stored_run(folder)
+            before, kept = stored_run(Path(folder), given=True)
         _tell_changed_code(experiment, arms)
-        changed = _changed(to_dict(before), to_dict(recipe))
+        changed = _changed(to_dict(before), to_dict(experiment.recipe))
         if changed:
             experiment.say(
                 "settings",
@@ -271,7 +304,7 @@ def check_arms(experiment: Experiment, arms: Sequence[Arm]) -> None:
 def _store_run(experiment: Experiment, arms: Sequence[Any] | None, by: str | None = None) -> None:
     stored = None if arms is None else [to_dict(arm) if isinstance(arm, Arm) else arm for arm in arms]
     facts: dict[str, Any] = {"recipe": to_dict(experiment.recipe), "arms": stored, "version": __version__}
-    facts |= {"in_memory": experiment.in_memory, "code": experiment.code} | ({"by": by} if by else {})
+    facts |= {"in_memory": list(experiment.in_memory), "code": experiment.code} | ({"by": by} if by else {})
     path = experiment.run.folder / RUN_FILE
     try:
         sealed = seals(path, named_code([facts["recipe"], stored]))
@@ -305,7 +338,7 @@ def run(
     arms: Arms | None = None,
     workers: int = 1,
     console: Console | None = None,
-    splits: Splits | None = None,
+    **given: Unpack[Given],
 ) -> RunResult:
     """Run the whole method with its controls, and write report.html.
 
@@ -315,7 +348,7 @@ def run(
         arms: ways to train the students; default: those of `gankd.recipes.arms.default_arms`.
         workers: students trained side by side.
         console: where progress is shown; default: nowhere.
-        splits: images in memory instead of the recipe's data.
+        given: splits, teacher, student and generator in memory instead of the recipe's; see `Given`.
 
     Raises:
         GankdError: with one line that says what to do.
@@ -324,7 +357,7 @@ def run(
     from gankd.report.page import write_report
 
     wanted = chosen_arms(recipe, arms)
-    with started(recipe, Path(folder), console, splits, wanted) as experiment:
+    with started(recipe, folder, console, wanted, **given) as experiment:
         _store_run(experiment, None if arms is None else [_stored_arm(recipe, arm) for arm in wanted])
         wanted = _train(experiment, wanted, workers)
         page = experiment.run.folder / "report.html"
@@ -378,26 +411,35 @@ def resume(folder: Path | str, *, workers: int = 1, console: Console | None = No
     return run(recipe, folder, arms=arms, workers=workers, console=console)
 
 
-def teach(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
+def teach(
+    recipe: Recipe, folder: Path | str, *, console: Console | None = None, **given: Unpack[Given]
+) -> dict[str, Any]:
     """Train the teacher; returns its validation metrics."""
-    with started(recipe, Path(folder), console) as experiment:
+    with started(recipe, folder, console, **given) as experiment:
+        recipe = experiment.recipe
         stage = teacher_stage(experiment, recipe.teacher)
         make_teacher(experiment, recipe.teacher, stage)
         return {"folder": str(stage.folder), **(stage.result or {}).get("val", {})}
 
 
-def gan(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
+def gan(
+    recipe: Recipe, folder: Path | str, *, console: Console | None = None, **given: Unpack[Given]
+) -> dict[str, Any]:
     """Train the generator, and the teacher that judges it; returns its health."""
-    with started(recipe, Path(folder), console) as experiment:
+    with started(recipe, folder, console, **given) as experiment:
+        recipe = experiment.recipe
         stages = declare(experiment, [arm_named(recipe, "adjusted")])
         teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
         make_generator(experiment, teacher, recipe.gan, stages.gan)
         return {"folder": str(stages.gan.folder), **(stages.gan.result or {}).get("health", {})}
 
 
-def ratio(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
+def ratio(
+    recipe: Recipe, folder: Path | str, *, console: Console | None = None, **given: Unpack[Given]
+) -> dict[str, Any]:
     """Estimate the density ratio, and train what it needs; returns its facts."""
-    with started(recipe, Path(folder), console) as experiment:
+    with started(recipe, folder, console, **given) as experiment:
+        recipe = experiment.recipe
         stages = declare(experiment, [arm_named(recipe, "adjusted")])
         teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
         generator = make_generator(experiment, teacher, recipe.gan, stages.gan)
@@ -406,10 +448,13 @@ def ratio(recipe: Recipe, folder: Path | str, *, console: Console | None = None)
         return {"folder": str(stages.ratio.folder), **(stages.ratio.result or {})}
 
 
-def synth(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
+def synth(
+    recipe: Recipe, folder: Path | str, *, console: Console | None = None, **given: Unpack[Given]
+) -> dict[str, Any]:
     """Generate, score and select the images; returns how many are left after each step."""
     arm = arm_named(recipe, "adjusted")
-    with started(recipe, Path(folder), console) as experiment:
+    with started(recipe, folder, console, **given) as experiment:
+        recipe = experiment.recipe
         stages = cgan_kd(experiment, [arm])
         selection = arm_images(experiment, arm, stages)
         spread = selection.report["teacher_stddev"]
@@ -424,28 +469,34 @@ def student(
     arms: Arms | None = None,
     workers: int = 1,
     console: Console | None = None,
+    **given: Unpack[Given],
 ) -> RunResult:
     """Train students; returns their validation metrics. Arguments as for `run`."""
     wanted = chosen_arms(recipe, arms)
-    with started(recipe, Path(folder), console, arms=wanted) as experiment:
+    with started(recipe, folder, console, wanted, **given) as experiment:
         return _result(experiment, _train(experiment, wanted, workers), "val")
 
 
 def evaluate(
-    recipe: Recipe, folder: Path | str, *, arms: Arms | None = None, split: Literal["val", "test"] = "test"
+    recipe: Recipe,
+    folder: Path | str,
+    *,
+    arms: Arms | None = None,
+    split: Literal["val", "test"] = "test",
+    **given: Unpack[Given],
 ) -> RunResult:
-    """Measure the students that are finished.
+    """Measure the students that are finished. Arguments as for `run`.
 
     Raises:
         ConfigError: no student is finished.
     """
-    with opened(recipe, Path(folder)) as experiment:
+    with opened(recipe, folder, **given) as experiment:
         return _result(experiment, finished_arms(experiment, arms), split)
 
 
-def report(recipe: Recipe, folder: Path | str) -> Path:
+def report(recipe: Recipe, folder: Path | str, **given: Unpack[Given]) -> Path:
     """Write report.html from what the run folder holds; a partial run gives a partial report."""
-    with opened(recipe, Path(folder)) as experiment:
+    with opened(recipe, folder, **given) as experiment:
         return write_page(experiment)
 
 
@@ -459,7 +510,7 @@ def finished_arms(experiment: Experiment, arms: Arms | None = None) -> list[Arm]
     else:
         found = {arm.name: arm for arm in default_arms(recipe)}
         with suppress(CheckpointError, ConfigError):
-            stored = [item for item in stored_run(experiment.run.folder)[1] or () if isinstance(item, dict)]
+            stored = [item for item in stored_run(experiment.run.folder, given=True)[1] or () if isinstance(item, dict)]
             found |= {arm.name: arm for arm in (chosen_arms(recipe, stored) if stored else ())}
     return at_equal_time(experiment, with_updates(experiment, list(found.values()), keep=False), measure=False)
 
@@ -482,4 +533,5 @@ def _result(experiment: Experiment, arms: Sequence[Arm], split: Literal["val", "
     found = compare(experiment, arms, seeds, split)
     if not found.arms:
         raise ConfigError(f"no finished student in {folder}; run: gankd student {folder}")
-    return RunResult(experiment.recipe.name, found, chosen_by_validation(experiment, arms, seeds))
+    chosen = chosen_by_validation(experiment, arms, seeds)
+    return RunResult(experiment.recipe.name, found, chosen, trained=Trained(experiment, arms))

@@ -23,7 +23,7 @@ from gankd.tasks import Classification, Regression, Task
 
 def plan_table_run(
     name: str,
-    folder: Path,
+    folder: Path | str,
     *,
     scale: Scale = "small",
     data: str | None = None,
@@ -45,7 +45,7 @@ def plan_table_run(
     base = base_recipe(table, scale, data, changes)
     splits = _random_splits(base) if data is None and scale != "tiny" else None
     prices = Prices(Timer(console, count=True))
-    experiment = Experiment.open(base, Run(folder), splits)
+    experiment = Experiment.open(base, Run(Path(folder)), splits)
     shared: dict[str, PlanRow] = {}
     students = []
     for pair in table.distinct(scale):

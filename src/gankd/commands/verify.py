@@ -89,10 +89,10 @@ class Verification:
 def verify(
     name: str,
     cell: str,
-    results: Path,
+    results: Path | str,
     *,
     data: str | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     console: Console | None = None,
     trust: bool = False,
 ) -> Verification:
@@ -112,6 +112,7 @@ def verify(
         TrustError: its settings name code. ConfigError: no such cell, or several. CheckpointError: no results.
         RunError: the cell cannot be trained.
     """
+    results, out = Path(results), None if out is None else Path(out)
     table = find_table(name)
     known = [found for found in read_cells(results) if found.table == name]
     require(bool(known), f"{results} has no cells of {name}")

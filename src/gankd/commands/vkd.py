@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from gankd.bench.compare import compare
 from gankd.bench.results import Comparison
@@ -19,6 +19,7 @@ from gankd.recipes.arms import Arm
 from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
+from gankd.recipes.live import Given
 from gankd.recipes.stages import declare
 from gankd.recipes.students import check_students, restore_peers
 from gankd.recipes.teacher import teacher_stage
@@ -30,9 +31,12 @@ from gankd.virtual import Inspection, VirtualTeacher
 CONTROL = Arm(name="labels only", role="control")
 
 
-def train(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe, folder: Path | str, *, console: Console | None = None, **given: Unpack[Given]
+) -> dict[str, Any]:
     """Train a virtual teacher, and the teacher if it is not done yet; returns where it is and how big."""
-    with started(recipe, Path(folder), console, by="vkd train") as experiment:
+    with started(recipe, folder, console, by="vkd train", **given) as experiment:
+        recipe = experiment.recipe
         teacher = teacher_stage(experiment, recipe.teacher)
         stage = virtual_stage(experiment, recipe.virtual, teacher)
         virtual = make_virtual(experiment, recipe.virtual, teacher, stage)
@@ -46,9 +50,12 @@ def train(recipe: Recipe, folder: Path | str, *, console: Console | None = None)
         }
 
 
-def inspect(recipe: Recipe, folder: Path | str, *, console: Console | None = None) -> Inspection:
+def inspect(
+    recipe: Recipe, folder: Path | str, *, console: Console | None = None, **given: Unpack[Given]
+) -> Inspection:
     """Measure a virtual teacher by the gates, and show it in report.html; it is trained if it is not there."""
-    with started(recipe, Path(folder), console, by="vkd inspect") as experiment:
+    with started(recipe, folder, console, by="vkd inspect", **given) as experiment:
+        recipe = experiment.recipe
         found = inspected(experiment)
         return replace(found, report=write_page(experiment, found))
 
@@ -58,9 +65,10 @@ def student(
     folder: Path | str,
     *,
     loss: str | None = None,
-    source: Path | None = None,
+    source: Path | str | None = None,
     workers: int = 1,
     console: Console | None = None,
+    **given: Unpack[Given],
 ) -> Comparison:
     """Train students of the virtual teacher and the controls that it has to beat; on test images.
 
@@ -71,15 +79,18 @@ def student(
         source: file of a virtual teacher from elsewhere; no teacher is then needed.
         workers: trained side by side.
         console: where progress is shown.
+        given: splits, networks and a generator in memory; see `Given`.
 
     Raises:
         GankdError: with one line that says what to do.
     """
     objective = None if loss is None else Objective.parse(loss)
     if source is not None:
+        source = Path(source)
         require(source.is_file(), f"no virtual teacher {source}; gankd vkd train writes virtual.safetensors")
         VirtualTeacher.load(source)  # refused before anything is written
-    with started(recipe, Path(folder), console, by="vkd student") as experiment:
+    with started(recipe, folder, console, by="vkd student", **given) as experiment:
+        recipe = experiment.recipe
         if source is not None:  # in this command only: the run keeps its own
             own = replace(recipe, student=replace(recipe.student, virtual=str(source.absolute())))
             experiment = experiment.with_recipe(own)
@@ -109,9 +120,12 @@ def _arms_of_loss(loss: str) -> list[Arm]:
 BEST = 'virtual(draws=8, policy="best")'
 
 
-def self(recipe: Recipe, folder: Path | str, *, workers: int = 1, console: Console | None = None) -> Comparison:
+def self(
+    recipe: Recipe, folder: Path | str, *, workers: int = 1, console: Console | None = None, **given: Unpack[Given]
+) -> Comparison:
     """Students that learn from a generator of their own outputs, without any teacher; on test images."""
-    with started(recipe, Path(folder), console, by="vkd self") as experiment:
+    with started(recipe, folder, console, by="vkd self", **given) as experiment:
+        recipe = experiment.recipe
         for_classes(experiment.splits.task, "self")
         arms = [
             CONTROL,
@@ -150,10 +164,11 @@ def peers(
     folder: Path | str,
     *,
     networks: Sequence[str] = (),
-    exchange: Path | None = None,
+    exchange: Path | str | None = None,
     name: str | None = None,
     workers: int = 1,
     console: Console | None = None,
+    **given: Unpack[Given],
 ) -> Peers:
     """Collaborative learning: peers that tell one another nothing but generators of their outputs; on test images.
 
@@ -165,6 +180,7 @@ def peers(
         name: this peer's name there.
         workers: students trained side by side.
         console: where progress is shown.
+        given: splits, networks and a generator in memory; see `Given`.
 
     Raises:
         GankdError: with one line that says what to do.
@@ -177,7 +193,8 @@ def peers(
         loss = f"ExchangeVKD(folder={str(Path(exchange).absolute())!r}, name={name!r}, every={every})"
     else:
         loss = f"PeerVKD(networks={','.join(networks)!r})" if networks else "PeerVKD"
-    with started(recipe, Path(folder), console, by="vkd peers") as experiment:
+    with started(recipe, folder, console, by="vkd peers", **given) as experiment:
+        recipe = experiment.recipe
         for_classes(experiment.splits.task, "peers")
         own = Arm(name=f"peer {name}" if exchange is not None else "with peers", loss=loss)
         arms = [CONTROL]

@@ -114,7 +114,7 @@ def vkd_table(
     recipe: Recipe,
     folder: Path | str,
     *,
-    page: Path | None = None,
+    page: Path | str | None = None,
     workers: int = 1,
     console: Console | None = None,
 ) -> VkdTable:
@@ -157,7 +157,7 @@ def vkd_table(
             "machine": machine_facts(),
         }
     if page is not None:
-        put_on_page(page, facts, found)
+        put_on_page(Path(page), facts, found)
     return VkdTable(facts, found)
 
 

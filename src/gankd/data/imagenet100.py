@@ -100,7 +100,7 @@ def _classes(root: Path, train: Path, class_list: Path | None) -> dict[str, str]
             raise DataError(
                 f"{shown(train)}: expected {NUM_CLASSES} class folders, or a list of {NUM_CLASSES} ids in "
                 f"{shown(root / LISTS[0])}, got {counted(len(folders), 'folder')}; write the list, an id per line, or "
-                "--set data.class_list=FILE"
+                "data.class_list=FILE"
             )
         return {name: shown(name) for name in folders}
     names: dict[str, str] = {}

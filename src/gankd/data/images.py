@@ -39,6 +39,9 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        return f"<{len(self)} images {'x'.join(map(str, self.shape))}, {self.task.description}>"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one image."""
@@ -90,6 +93,10 @@ class Splits:
     name: str
     card: dict[str, Any] = field(default_factory=dict)
     """Facts for the report: origin, licence, how it was split."""
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"
+        return f"<splits {self.name}: {counts} images {'x'.join(map(str, self.train.shape))}, {self.task.description}>"
 
     @property
     def task(self) -> Task:

@@ -154,7 +154,7 @@ def _index(
         if part not in parts:
             raise DataError(
                 f"{shown(path)}: expected frames of {task.low:g} to {task.high:g} degrees in train, val and test, got "
-                f"none in {part}; widen --set data.low and data.high, or add frames"
+                f"none in {part}; widen data.low and data.high, or add frames"
             )
     index, split = draw_splits(path, torch.from_numpy(labels).float(), task, parts.tolist(), seed)
     how = f"blocks of consecutive frames, seed {seed}, {gaps:,} frames between them left out"

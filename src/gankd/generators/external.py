@@ -63,7 +63,7 @@ def is_code(source: str) -> bool:
     return not source.startswith("diffusers:") and not Path(source).exists()
 
 
-def open_external(source: str, task: Task, shape: Shape, device: torch.device) -> ExternalGenerator:
+def open_external(source: str, task: Task, shape: Shape, device: torch.device, found: Any = None) -> ExternalGenerator:
     """Open the generator that `gan.external` names, for images (C, H, W) of `task`.
 
     Args:
@@ -77,10 +77,15 @@ def open_external(source: str, task: Task, shape: Shape, device: torch.device) -
         shape: (C, H, W) of the data's images. Images of folders, files and pipelines are resized to it; own code has
             to return it.
         device: device of networks.
+        found: the code itself, if it is in memory; or an object whose method `sample` is such a function.
 
     Raises:
         ConfigError: `source` is none of these. ModelError, DataError: it cannot be used.
     """
+    module = source.rpartition(":")[0]
+    if found is not None:
+        found = found if callable(found) or not hasattr(found, "sample") else found.sample
+        return _own_code(found, source, task, shape, device)
     kind, colon, rest = source.partition(":")
     if colon and kind == "diffusers":
         return Pipeline(Path(rest), task, shape, device)
@@ -90,19 +95,28 @@ def open_external(source: str, task: Task, shape: Shape, device: torch.device) -
         bool(colon) and "/" not in source,
         f"gan.external: no folder or file {shown(source)}, and not of the form module:name or diffusers:FOLDER",
     )
-    module, _, name = source.rpartition(":")
-    found = getattr(import_own(module, f"generator {source}", ModelError), name, None)
+    code = import_own(module, f"generator {source}", ModelError)
+    return _own_code(getattr(code, source.rpartition(":")[2], None), source, task, shape, device, module)
+
+
+def _own_code(
+    found: Any, source: str, task: Task, shape: Shape, device: torch.device, *modules: str
+) -> ExternalGenerator:
+    """The generator behind a function, a network, or what makes a network; `modules` are those that it comes from."""
     own = callable(found) and not isinstance(found, nn.Module | type)
     if callable(found) and own and "generator" in inspect.signature(found).parameters:
         return OwnFunction(found, source, task, shape)
     if isinstance(found, nn.Module):
-        return OwnNetwork(found, source, task, shape, Identity(found, module)).to(device).eval()
+        return OwnNetwork(found, source, task, shape, Identity(found, *modules)).to(device).eval()
+
+    factory = None if modules else found
 
     def build() -> nn.Module:
         channels, size, _ = shape
-        return build_net(source, in_channels=channels, image_size=size, num_outputs=task.head_size, seed=0)
+        sizes = {"in_channels": channels, "image_size": size, "num_outputs": task.head_size}
+        return build_net(source, **sizes, seed=0, factory=factory)
 
-    return OwnNetwork(build(), source, task, shape, identity_of_new(build, module)).to(device).eval()
+    return OwnNetwork(build(), source, task, shape, identity_of_new(build, *modules)).to(device).eval()
 
 
 def check_images(images: object, count: int, shape: Shape, what: str) -> Tensor:

@@ -52,13 +52,21 @@ SYNONYMS = {
 """Names under which constructors take what a network is built for; the first that is there is used."""
 
 
-def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int, seed: int) -> nn.Module:
+def build_net(
+    name: str,
+    *,
+    in_channels: int,
+    image_size: int,
+    num_outputs: int,
+    seed: int,
+    factory: Callable[..., nn.Module] | None = None,
+) -> nn.Module:
     """Build a network with random weights: a zoo name, "timm:NAME" or "torchvision:NAME" if these are installed, or
     "module:name" from the user's own code. Each name may end in "+mlp".
 
     The user's class or function is called with those of in_channels, image_size and num_outputs that are among its
     arguments, under these names or `SYNONYMS`; the current folder is on the import path. Its lazy layers get their
-    weights here.
+    weights here. `factory` is such a class or function in memory; the name is then only for messages.
 
     "+mlp" replaces the last linear layer by the regression head of the cGAN-KD experiments (`parts.mlp_head`). It is
     part of the name because the head is part of the architecture and does not follow from the task: any network works
@@ -71,7 +79,7 @@ def build_net(name: str, *, in_channels: int, image_size: int, num_outputs: int,
     if plus and head != "mlp":
         raise ModelError(f"no head {head!r} for model {base}; write {base}+mlp, or {base} for its own head")
     sizes = {"in_channels": in_channels, "image_size": image_size, "num_outputs": num_outputs}
-    factory = _factory(base)
+    factory = factory or _factory(base)
     chosen = _arguments(factory, sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

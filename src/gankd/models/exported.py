@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from gankd.config import from_dict
 from gankd.errors import CheckpointError, ConfigError, ModelError
@@ -70,13 +71,16 @@ class ExportedModel:
         return int(self.card["size"])
 
 
-def open_exported(path: Path | str, *, trust: bool = False, threads: int = 0) -> ExportedModel:
+def open_exported(
+    path: Path | str, *, trust: bool = False, threads: int = 0, network: nn.Module | None = None
+) -> ExportedModel:
     """A file that `gankd export` wrote, ready to run on the CPU.
 
     Args:
         path: .safetensors, .onnx or .pt2.
         trust: run code that the file names or holds: the module of a network of one's own, and any .pt2 file.
         threads: threads of onnxruntime; 0: one per core.
+        network: gets the weights of a .safetensors file, as in `load_model`.
 
     Raises:
         CheckpointError: the file is missing, damaged, not trusted, or was not written by gankd export.
@@ -92,7 +96,7 @@ def open_exported(path: Path | str, *, trust: bool = False, threads: int = 0) ->
     elif path.suffix == ".pt2":
         card, run = _open_torch_export(path, trust)
     else:
-        model, task = load_model(path, trust=trust)
+        model, task = load_model(path, trust=trust, network=network)
         card, run = read_card(path), run_by_torch(Portable(model, task))
     try:
         limit = card.get("limit")

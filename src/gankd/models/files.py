@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from gankd.config import require
 from gankd.errors import CheckpointError, TrustError
 from gankd.models import build_net, is_own
 from gankd.models.contract import Ensemble, ImageModel
 from gankd.models.weights import load_weights
+from gankd.own_code import IN_MEMORY
 from gankd.storage import fitting, read_card, save_weights
 from gankd.tasks import Task, task_from_dict, task_to_dict
 
@@ -52,13 +54,15 @@ def save_model(path: Path, model: ImageModel, name: str, task: Task, facts: dict
     save_weights(path, model.net.state_dict(), card_of(model, name, task, facts))
 
 
-def load_model(path: Path | str, *, trust: bool = False) -> tuple[ImageModel, Task]:
+def load_model(path: Path | str, *, trust: bool = False, network: nn.Module | None = None) -> tuple[ImageModel, Task]:
     """Inverse of `save_model`: the network in eval mode, which takes uint8 images (N, C, H, W), and its task.
 
     Args:
         path: the file.
         trust: import the module that the card names if the network is the author's own (module:name). Only for files
             whose author you trust: the module runs with your rights.
+        network: gets the weights, in place of one that is built by the card's name; needed for students that were
+            trained from networks in memory.
 
     Raises:
         CheckpointError: the file is missing or damaged, or has no card. TrustError: its card names code.
@@ -68,7 +72,12 @@ def load_model(path: Path | str, *, trust: bool = False) -> tuple[ImageModel, Ta
     card, weights = read_card(path), load_weights(path)
     try:
         task = task_from_dict(card["task"])
-        if not trust and is_own(card["model"]):
+        own = network is None and is_own(card["model"])
+        if own and card["model"].startswith(IN_MEMORY):
+            raise CheckpointError(
+                f"{path} was trained from a network in memory; give one like it: load_model(path, network=...)"
+            )
+        if own and not trust:
             raise TrustError(
                 f"{path} names the network {card['model']!r}, code that is not part of gankd and is not run unasked; "
                 "if you trust the file and that module: load_model(path, trust=True)"
@@ -79,9 +88,9 @@ def load_model(path: Path | str, *, trust: bool = False) -> tuple[ImageModel, Ta
         def make() -> torch.nn.Module:
             return build_net(name, in_channels=channels, image_size=size, num_outputs=task.head_size, seed=0)
 
-        net = (
-            make() if is_own(name) else fitting(make, weights, f"{path} does not hold its network")
-        )  # the author's own may be anything
+        # The author's own may be anything.
+        problem = f"{path} does not hold its network"
+        net = network or (make() if is_own(name) else fitting(make, weights, problem))
         net.load_state_dict(weights)
         mean, std = torch.tensor(card["mean"]), torch.tensor(card["std"])
         model = ImageModel(net, size=size, mean=mean, std=std, offset=card["offset"], factor=card["factor"])

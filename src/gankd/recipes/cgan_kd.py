@@ -142,8 +142,15 @@ def _train_students(
         make_student(experiment, arm, seed, materials[arm.name], stages.students[arm.name, seed], start)
 
     total, console, config = len(jobs), experiment.run.console, experiment.recipe.student
+    if experiment.live and workers > 1:
+        experiment.say("students", "one at a time: networks and generators in memory stay in this process")
+        workers = 1
     workers = min(experiment.engine.at_a_time(workers), total)
-    shared = (str(experiment.run.folder), experiment.splits if experiment.in_memory else None, experiment.recipe)
+    shared = (
+        str(experiment.run.folder),
+        experiment.splits if "splits" in experiment.in_memory else None,
+        experiment.recipe,
+    )
     device, begun = experiment.engine.device, time.monotonic()
     experiment.say("students", f"{total} to train, {workers} at a time")
     ends = run_jobs(_train_in_worker, shared, list(jobs), workers, device, tolerant=ended is not None, here=train_here)

@@ -8,6 +8,7 @@ from gankd.config import read_value
 from gankd.errors import ConfigError
 from gankd.generators.external import is_code
 from gankd.models import is_own
+from gankd.own_code import IN_MEMORY
 from gankd.training.objective import own_losses
 
 PLAIN = {"root", "class_list", "weights", "class_names", "virtual", "device", "title", "name", "label"}
@@ -21,7 +22,8 @@ def named_code(settings: Any) -> set[str]:
     Args:
         settings: of a recipe, or arms, as dicts and lists.
     """
-    return {name for setting, text in _texts(settings) if setting not in PLAIN for name in _code_in(setting, text)}
+    named = {name for setting, text in _texts(settings) if setting not in PLAIN for name in _code_in(setting, text)}
+    return {name for name in named if not name.startswith(IN_MEMORY)}
 
 
 def _texts(value: Any, setting: str = "") -> Iterator[tuple[str, str]]:

@@ -132,15 +132,18 @@ class TeacherConfig(SupervisedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(
+            self.weights is None or self.members == 1,
+            f"teacher.weights is one network, so teacher.members must be 1, got {self.members}",
+        )
+
+    def require_weights(self) -> None:
+        """Raise ConfigError if settings of given weights are set without any; a network in memory has its own."""
         for name in ("mean", "std", "class_names"):
             require(
                 self.weights is not None or getattr(self, name) in (None, ()),
                 f"teacher.{name} belongs to teacher.weights, which is not set; leave it out",
             )
-        require(
-            self.weights is None or self.members == 1,
-            f"teacher.weights is one network, so teacher.members must be 1, got {self.members}",
-        )
 
 
 @explained

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from gankd.config import require
+from gankd.data.given import splits_of
 from gankd.data.images import LabelledImages, Splits
 from gankd.data.scarce import scarce
 from gankd.data.sets import DATA_SETS
@@ -41,6 +42,23 @@ def load_splits(config: DataConfig) -> Splits:
     )
     splits = replace(splits, train=train)
     return truncated(splits) if config.authors_rounding else splits
+
+
+def given_splits(given: Any, config: DataConfig) -> Splits:
+    """Splits of images in memory (`splits_of`), read as `config` says.
+
+    Raises:
+        DataError: the images or labels cannot be used.
+    """
+    return splits_of(
+        given,
+        task=config.task,
+        size=config.size,
+        channels=config.channels,
+        low=config.low,
+        high=config.high,
+        seed=config.seed,
+    )
 
 
 def reader_of(name: str) -> Callable[..., Splits]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
@@ -18,7 +18,8 @@ from gankd.identity import Identity, identity_of_new
 from gankd.models import build_net, is_own
 from gankd.models.contract import ImageModel
 from gankd.recipes.config import Recipe
-from gankd.recipes.data import load_splits
+from gankd.recipes.data import given_splits, load_splits
+from gankd.recipes.live import Live, Objects, copied, with_objects
 from gankd.runs import Run, Stage, fingerprint
 
 
@@ -30,28 +31,33 @@ class Experiment:
     run: Run
     splits: Splits
     engine: Engine
-    in_memory: bool = False
-    """True if the images were passed in Python: a later process cannot read them again."""
+    in_memory: tuple[str, ...] = ()
+    """Names of what was passed in Python, such as splits: a later process cannot read it again."""
     memory: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Networks, pools and generators that this process has in memory, by fingerprint or by source."""
+    live: Objects = field(default_factory=dict, repr=False, compare=False)
+    """Networks and a generator that were passed in Python, by the names that the recipe has for them."""
     code: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
     """Digests of the user's own files that something of this experiment depends on, by name."""
 
     @classmethod
-    def open(cls, recipe: Recipe, run: Run, splits: Splits | None = None) -> "Experiment":
+    def open(cls, recipe: Recipe, run: Run, splits: Any = None, **live: Unpack[Live]) -> "Experiment":
         """Load the images and choose the device.
 
         Args:
             recipe: settings.
             run: the folder; it need not be locked or exist yet.
-            splits: images in memory instead of the recipe's data.
+            splits: images in memory instead of the recipe's data, see `Given`.
+            live: networks and a generator instead of the recipe's; see `Live`.
 
         Raises:
             DataError: the images cannot be used, or have a size that no generator can make.
             ConfigError: settings do not fit the data set or this machine.
         """
+        recipe, objects = with_objects(recipe, **live)
+        recipe.teacher.require_weights()
         recipe = from_dict(Recipe, to_dict(recipe))  # as workers read it: 1 and 1.0 would be different stages
-        images = splits or load_splits(recipe.data)
+        images = load_splits(recipe.data) if splits is None else given_splits(splits, recipe.data)
         _, height, width = images.train.shape
         if height != width:
             raise DataError(
@@ -59,7 +65,9 @@ class Experiment:
             )
         start_side(width)
         engine = Engine.pick(width, recipe.device, recipe.precision)
-        return cls(recipe, run, images, engine, in_memory=splits is not None)
+        given = {"splits": splits, **live}
+        names = tuple(name for name, value in given.items() if value is not None and not isinstance(value, str))
+        return cls(recipe, run, images, engine, names, live=objects)
 
     def with_recipe(self, recipe: Recipe) -> "Experiment":
         """Another recipe for the same images in the same folder; results in memory are shared."""
@@ -91,12 +99,16 @@ class Experiment:
             size: side of its images in pixels; default: that of the data.
         """
         channels, own_size, _ = self.splits.train.shape
+        found = self.live.get(name)
+        if isinstance(found, nn.Module):
+            return copied(found, name)
         return build_net(
             name,
             in_channels=channels,
             image_size=size or own_size,
             num_outputs=self.splits.task.head_size,
             seed=seed,
+            factory=found,
         )
 
     def model(self, name: str, seed: int, size: int | None = None) -> ImageModel:
@@ -113,6 +125,11 @@ class Experiment:
         Stages of gankd 0.1 are not reused where it computed the head in another way than now: last layers of networks
         that are not the zoo's had their outputs replaced by a float32 product, and heads of `+mlp` ran under autocast.
         """
+        found = self.live.get(name)
+        if isinstance(found, nn.Module):
+            return self.identity(name, lambda: Identity(found))
+        if found is not None:
+            return self.identity(f"{name} at {size}", lambda: identity_of_new(lambda: self.net(name, 0, size)))
         if is_own(name):
             module = name.rpartition(":")[0]
             return self.identity(f"{name} at {size}", lambda: identity_of_new(lambda: self.net(name, 0, size), module))

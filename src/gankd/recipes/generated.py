@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gankd.config import from_dict, to_dict
+from gankd.config import from_dict, require, to_dict
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import CheckpointError, TrustError
@@ -15,6 +15,7 @@ from gankd.generators.networks import LatentGenerator
 from gankd.models.contract import ImageModel, predict, predict_with_features
 from gankd.recipes.config import SynthConfig, TeacherConfig
 from gankd.recipes.experiment import Experiment
+from gankd.recipes.teacher import finished_teacher, teacher_stage
 from gankd.runs import Stage, fingerprint
 from gankd.seeds import BLOCK, derive_seed, rng
 from gankd.storage import FORMAT, fill, fitting, load_state, restore, save_state, write_hashed_json
@@ -52,7 +53,9 @@ def external_generator(experiment: Experiment, source: str) -> ExternalGenerator
     key = f"external generator {source}"
     if key not in experiment.memory:
         train = experiment.splits.train
-        experiment.memory[key] = open_external(source, train.task, train.shape, experiment.engine.device)
+        experiment.memory[key] = open_external(
+            source, train.task, train.shape, experiment.engine.device, experiment.live.get(source)
+        )
     found: ExternalGenerator = experiment.memory[key]
     return found
 
@@ -74,6 +77,18 @@ def make_generator(experiment: Experiment, teacher: ImageModel, config: GanConfi
         experiment.memory[stage.fingerprint] = _generator(experiment, teacher, config, stage)
     found: Generator = experiment.memory[stage.fingerprint]
     return found
+
+
+def finished_generator(experiment: Experiment, config: GanConfig) -> Generator:
+    """The generator that is finished, in eval mode.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    teacher = teacher_stage(experiment, experiment.recipe.teacher)
+    stage = gan_stage(experiment, config, teacher)
+    require(stage.done, f"no finished generator in {experiment.run.folder}; train it with gan or run")
+    return make_generator(experiment, finished_teacher(experiment, experiment.recipe.teacher), config, stage)
 
 
 def _generator(experiment: Experiment, teacher: ImageModel, config: GanConfig, stage: Stage) -> Generator:

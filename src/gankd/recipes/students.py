@@ -5,7 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from gankd.config import to_dict
+from gankd.errors import ModelError
 from gankd.identity import Identity, is_users
 from gankd.models import is_own
 from gankd.models.contract import ImageModel, check_model, evaluate
@@ -111,7 +114,7 @@ def _own_losses(experiment: Experiment, config: StudentConfig) -> dict[str, str]
         texts = [value for _, value in term.settings if isinstance(value, str)]
         for network in (part.strip() for text in texts for part in text.split(",")):
             if is_own(network) and "/" not in network:
-                found[f"{name} {network}"] = experiment.describe(network)
+                found[f"{name} {network}"] = experiment.describe(network, config.input_size)
     return found
 
 
@@ -193,6 +196,11 @@ def new_student(
     """Factory for networks that a loss trains alongside the student; appends each, with its name, to `made`."""
 
     def make(name: str, seed: int) -> ImageModel:
+        if isinstance(experiment.live.get(name or config.model), nn.Module):
+            raise ModelError(
+                "a loss trains further networks like the student, which is one network in memory; give student= a "
+                "class or function that makes one"
+            )
         size = config.input_size
         peer = ImageModel.for_data(experiment.net(name or config.model, seed, size), experiment.splits.train, size)
         if made is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.errors import ModelError
 from gankd.models.checkpoints import fill_from_checkpoint, own_names
@@ -30,7 +31,7 @@ def teacher_stage(experiment: Experiment, config: TeacherConfig) -> Stage:
         CheckpointError: the user's weights cannot be read. ModelError: no network of that name.
     """
     inputs = {"net": experiment.describe(config.model, input_size(config))}
-    if config.weights is not None:
+    if config.weights is not None and config.weights not in experiment.live:
         inputs["weights"] = _weights_fingerprint(experiment, Path(config.weights))
     # A trained teacher has no order of its own, and its stage is called as before there was this setting.
     settings = {name: value for name, value in config.identity.items() if name != "class_names"}
@@ -61,6 +62,17 @@ def make_teacher(experiment: Experiment, config: TeacherConfig, stage: Stage) ->
     return found
 
 
+def finished_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
+    """The teacher that is finished, in eval mode.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    stage = teacher_stage(experiment, config)
+    require(stage.done, f"no finished teacher in {experiment.run.folder}; train it with teach or run")
+    return make_teacher(experiment, config, stage)
+
+
 def other_teacher(recipe: Recipe, model: str | None) -> TeacherConfig:
     """Settings of the teacher whose outputs a student's losses read: the run's own, or another network trained alike.
 
@@ -77,7 +89,7 @@ def untrained_teacher(experiment: Experiment, config: TeacherConfig) -> ImageMod
     """Network of the teacher's architecture and input contract, for dry runs."""
     nets = [experiment.net(config.model, number, input_size(config)) for number in range(config.members)]
     if config.weights is not None:
-        return users_contract(nets[0], config, experiment.splits.train)
+        return _given(experiment, nets[0], config)
     return _untrained(nets, config, experiment.splits.train)
 
 
@@ -86,13 +98,23 @@ def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
     seeds = [derive_seed(experiment.recipe.seed, "teacher", number) for number in range(config.members)]
     nets = [experiment.net(config.model, seed, input_size(config)) for seed in seeds]
     if config.weights is not None:
-        weights = load_weights(Path(config.weights))
-        check_shapes(nets[0], own_names(weights, nets[0])[0], config, experiment.splits.train)
-        fill_from_checkpoint(nets[0], weights, f"{config.weights} does not fit {config.model}")
-        teacher = users_contract(nets[0], config, experiment.splits.train)
+        if config.weights not in experiment.live:
+            weights = load_weights(Path(config.weights))
+            check_shapes(nets[0], own_names(weights, nets[0])[0], config, experiment.splits.train)
+            fill_from_checkpoint(nets[0], weights, f"{config.weights} does not fit {config.model}")
+        teacher = _given(experiment, nets[0], config)
     else:
         teacher = _untrained(nets, config, experiment.splits.train)
     return experiment.engine.place(teacher).eval()
+
+
+def _given(experiment: Experiment, net: nn.Module, config: TeacherConfig) -> ImageModel:
+    """The contract of a network with the user's weights, which one in memory may bring along."""
+    teacher, brought = users_contract(net, config, experiment.splits.train), experiment.live.get(config.weights or "")
+    if isinstance(brought, ImageModel):
+        teacher.offset, teacher.factor = brought.offset, brought.factor
+        teacher.order = brought.order if teacher.order is None else teacher.order
+    return teacher
 
 
 def train_teacher(
@@ -112,8 +134,9 @@ def train_teacher(
     check_model(teacher, splits.train.to(engine.device), f"teacher {config.model}")
     if config.weights is not None:
         path, what = Path(config.weights), f"teacher {config.model}"
-        for remark in filter(None, (nest_of(path), own_names(load_weights(path), teacher.net)[1])):
-            experiment.say("teacher", f"{config.weights} is {remark}")
+        if config.weights not in experiment.live:
+            for remark in filter(None, (nest_of(path), own_names(load_weights(path), teacher.net)[1])):
+                experiment.say("teacher", f"{config.weights} is {remark}")
         check_given(teacher, splits.train, engine, experiment.recipe.seed, what, experiment.say)
         return
     stage.begin()

@@ -129,7 +129,7 @@ def _train_watched(experiment: Experiment, network: ImageModel, teacher: Stage, 
         experiment.say(
             "virtual",
             "the teacher is trained once more, for the generator to learn from its updates; "
-            "--set virtual.when=after avoids this",
+            "virtual.when=after avoids this",
         )
     train_teacher(experiment, config, network, part, watcher)
     if not again:

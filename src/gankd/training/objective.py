@@ -174,7 +174,7 @@ class Objective:
             if item.source is not None and item.source.needs_virtual and own is not None and own < temperature / 2:
                 found.append(
                     f"{item} reads at T={own:g} what is sampled at T={temperature:g}: errors of the samples count "
-                    f"{temperature / own:g} times; train the virtual teacher at --set virtual.temperature={own:g}"
+                    f"{temperature / own:g} times; train the virtual teacher at virtual.temperature={own:g}"
                 )
         return found
 

@@ -212,5 +212,5 @@ class VirtualTeacher:
             )
         remedy = ""
         if own["kind"] == other["kind"] and "low" in own:
-            remedy = f"; give the data its range: --set data.low={own['low']:g} --set data.high={own['high']:g}"
+            remedy = f"; give the data its range: data.low={own['low']:g} and data.high={own['high']:g}"
         raise DataError(f"{where} was made for {self.task.description}, the data are {task.description} (F12){remedy}")

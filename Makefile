@@ -33,14 +33,14 @@ results: $(WITH_GANKD)  ## the method on real images: make results DATA=FOLDER; 
 	$(ONE_THREAD) $(BIN)/gankd results --data $(DATA) --seeds 5
 
 losses: $(WITH_GANKD)  ## every distillation loss, with and without cGAN-KD; writes docs/losses.md and docs/losses.json
-	$(ONE_THREAD) $(BIN)/gankd compare digits turntable --set student.updates=1000 --set student.store_features=true --out runs/losses --page docs/losses.md
+	$(ONE_THREAD) $(BIN)/gankd compare digits turntable --set student.augment=[] --set student.updates=1000 --set student.store_features=true --out runs/losses --page docs/losses.md
 
 # DATA=file.npz adds another set: the first 20 classes of CIFAR-100 at 16 px (images, label, split, class_names).
 vkd: $(WITH_GANKD)  ## virtual teachers: all target sources, tuned and compared; writes docs/vkd.md and docs/vkd.json
-	$(ONE_THREAD) $(BIN)/gankd vkd table digits --seeds 5 --out runs/vkd/digits --page docs/vkd.md
-	$(ONE_THREAD) $(BIN)/gankd vkd table digits-noisy --seeds 5 --out runs/vkd/digits-noisy --page docs/vkd.md
+	$(ONE_THREAD) $(BIN)/gankd vkd table digits --set student.augment=[] --seeds 5 --out runs/vkd/digits --page docs/vkd.md
+	$(ONE_THREAD) $(BIN)/gankd vkd table digits-noisy --set student.augment=[] --seeds 5 --out runs/vkd/digits-noisy --page docs/vkd.md
 ifdef DATA
-	$(ONE_THREAD) $(BIN)/gankd vkd table cifar20 --data $(DATA) --seeds 5 --out runs/vkd/cifar20 --page docs/vkd.md
+	$(ONE_THREAD) $(BIN)/gankd vkd table cifar20 --data $(DATA) --set student.augment=[] --seeds 5 --out runs/vkd/cifar20 --page docs/vkd.md
 endif
 
 lists: $(WITH_GANKD)  ## write what gankd list prints and docs/settings.md, after a loss, network, recipe or setting has changed

@@ -56,6 +56,7 @@ torch.set_num_threads(1)  # as in workers: the same numbers everywhere, and no f
 TINY = (
     "seeds=2",
     "time_cap=1",
+    "weak_teacher=accept",
     "data.num_train=80",
     "teacher.model=cnn8",
     "teacher.members=1",

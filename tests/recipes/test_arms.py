@@ -124,6 +124,7 @@ def test_steps_that_an_arm_does_not_reach_do_nothing() -> None:
 
 def test_an_arm_carries_the_settings_of_its_students() -> None:
     recipe = override(RECIPES["digits"](), ["student.updates=100", "student.fake_share=0.75", "select.rho=0.9"])
+    recipe = override(recipe, ["student.augment=[]"])
     settings = ("student.lr=0.007", "select.rho=0.5", "student.fake_share=0.5")
     arm = Arm(name="own", images="adjusted", loss="AT", augment=("shift",), updates=7, settings=settings)
     own = arm.recipe(recipe)

@@ -46,7 +46,7 @@ FOLDERS = {
 
 @pytest.mark.parametrize(("name", "settings"), FOLDERS)
 def test_stages_are_called_as_before(name: str, settings: tuple[str, ...], tmp_path: Path) -> None:
-    recipe = override(RECIPES[name](), [*settings, "precision=fp32", "device=cpu", "time_cap=1"])
+    recipe = override(RECIPES[name](), [*settings, "precision=fp32", "device=cpu", "time_cap=1", "student.augment=[]"])
     experiment = Experiment.open(recipe, Run(tmp_path))
     stages = declare(experiment, default_arms(recipe), [0])
     found = {"teacher": stages.teacher, "gan": stages.gan, "ratio": stages.ratio, "synth": stages.synth}
@@ -63,7 +63,9 @@ def test_only_mixing_that_is_on_enters_an_identity(tmp_path: Path) -> None:
     plain = ("student.mix=none", "student.mix_alpha=0.5", "teacher.mix_alpha=2")  # nothing is mixed
     mixed = ("student.mix=mixup", "student.mix_alpha=0.5")
     for settings in ((), plain, ("student.mix=mixup",), mixed, ("student.mix=cutmix",), ("teacher.mix=cutmix",)):
-        recipe = override(RECIPES["digits"](), [*settings, "precision=fp32", "device=cpu", "time_cap=1"])
+        recipe = override(
+            RECIPES["digits"](), [*settings, "precision=fp32", "device=cpu", "time_cap=1", "student.augment=[]"]
+        )
         stages = declare(Experiment.open(recipe, Run(tmp_path)), default_arms(recipe), [0])
         students = tuple(stage.fingerprint for stage in stages.students.values())
         found[settings] = (stages.teacher.fingerprint, students)

@@ -59,6 +59,11 @@ STUDENTS = (
     Option("--arms", type=names, help="arms: names, or TOML files of your own, comma-separated (default: all)"),
     Option("--loss", help='what students learn from the teacher, as in "KD(T=4) + 0.8*CRD"; see gankd list losses'),
     WORKERS,
+    Option(
+        "--teacher",
+        choices=["auto"],
+        help="auto: if the teacher is not clearly better than its student, try longer, wider and other ones",
+    ),
 )
 
 

@@ -27,6 +27,7 @@ NAMES = (
     "set",
     "seeds",
     "loss",
+    "teacher",
     "trust",
 )
 """Keyword arguments of `prepared`. A command whose function takes one of them itself keeps it."""
@@ -41,6 +42,7 @@ def prepared(
     set: Sequence[str] = (),
     seeds: int | None = None,
     loss: str | None = None,
+    teacher: str | None = None,
     trust: bool = False,
     **images: Any,
 ) -> tuple["Recipe", Path]:
@@ -53,6 +55,7 @@ def prepared(
         config: TOML file of settings.
         set: changes as NAME=VALUE, applied after the file.
         seeds, loss: students per arm, and what they learn from the teacher.
+        teacher: auto, to try better ones where it is weak.
         trust: run the code that an earlier run names.
         **images: size, task, label, channels, val, test and skip_broken of the user's own images.
 
@@ -74,6 +77,8 @@ def prepared(
     recipe = override(recipe, set, "--set")
     if loss is not None:
         recipe = replace(recipe, student=replace(recipe.student, loss=loss))
+    if teacher == "auto":
+        recipe = replace(recipe, weak_teacher="improve")
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, expected a run folder; choose another --out")
     return with_absolute_paths(recipe), folder

@@ -15,7 +15,7 @@ from gankd.recipes.given import input_size
 from gankd.recipes.live import Given
 from gankd.recipes.stages import Stages, declare
 from gankd.recipes.students import assistant_configs
-from gankd.recipes.teacher import other_teacher
+from gankd.recipes.teacher import other_teacher, with_suited_augmentation
 from gankd.recipes.virtual import trained_alongside
 from gankd.runs import Run, Stage
 from gankd.seeds import BLOCK
@@ -69,7 +69,7 @@ def plan(
     Raises:
         GankdError: whatever the run itself would refuse at its start.
     """
-    experiment = Experiment.open(recipe, Run(Path(folder)), **given)
+    experiment = with_suited_augmentation(Experiment.open(recipe, Run(Path(folder)), **given))
     chosen = with_updates(experiment, chosen_arms(recipe, arms), keep=False)
     known = {arm.name: arm for arm in at_equal_time(experiment, chosen, measure=False)}
     chosen = [known.get(arm.name) or _longest(arm, recipe) for arm in chosen]

@@ -18,9 +18,9 @@ from gankd.text import Table, duration, plus_minus, wrap
 
 METHODS = methods_of(DEFAULT_ARMS.values())
 DEMO = ("digits", "rotated-digits")
-DEMO_CAP = 4.0
+DEMO_CAP = 2.0
 """Most updates of the demo's controls at equal time, in units of the others': with the default of 8 they would take
-longer than all else."""
+longer than all else together."""
 EVIDENCE = ("digits", "digits-all", "rotated-digits", "turntable")
 
 

@@ -26,8 +26,9 @@ from gankd.recipes.published import TABLES
 from gankd.recipes.ready import RECIPES
 from gankd.recipes.stages import declare
 from gankd.recipes.students import check_students
-from gankd.recipes.teacher import make_teacher, teacher_stage
+from gankd.recipes.teacher import make_teacher, teacher_stage, with_suited_augmentation
 from gankd.recipes.virtual import virtual_temperature
+from gankd.recipes.weak_teacher import with_strong_teacher
 from gankd.report.tables import best_arm, classes_table, evidence_rows, headline, results_table
 from gankd.runs import Run
 from gankd.seals import require_trust, seals
@@ -230,7 +231,7 @@ def opened(
         RunError: the folder is in use or cannot be written.
     """
     run = Run(Path(folder), console)
-    experiment = Experiment.open(recipe, run, **given)
+    experiment = with_suited_augmentation(Experiment.open(recipe, run, **given))
     with run:
         yield experiment
 
@@ -255,6 +256,7 @@ def started(
         for warning in experiment.splits.card.get("warnings", ()):
             experiment.say("data", warning)
         check_arms(experiment, arms)
+        experiment = with_suited_augmentation(experiment, make=True)
         before, kept = experiment.recipe, None
         with suppress(CheckpointError, ConfigError, TrustError):  # missing, damaged or a stranger's: written again
             before, kept = stored_run(Path(folder), given=True)
@@ -358,8 +360,10 @@ def run(
 
     wanted = chosen_arms(recipe, arms)
     with started(recipe, folder, console, wanted, **given) as experiment:
-        _store_run(experiment, None if arms is None else [_stored_arm(recipe, arm) for arm in wanted])
-        wanted = _train(experiment, wanted, workers)
+        stored = None if arms is None else [_stored_arm(recipe, arm) for arm in wanted]
+        _store_run(experiment, stored)
+        experiment, wanted = _train(experiment, wanted, workers)
+        _store_run(experiment, stored)  # the teacher may be another one
         page = experiment.run.folder / "report.html"
         result = replace(_result(experiment, wanted, "test"), report=page)
         write_hashed_json(experiment.run.folder / "results.json", result.to_dict())
@@ -367,14 +371,15 @@ def run(
     return result
 
 
-def _train(experiment: Experiment, arms: Sequence[Arm], workers: int) -> tuple[Arm, ...]:
+def _train(experiment: Experiment, arms: Sequence[Arm], workers: int) -> tuple[Experiment, tuple[Arm, ...]]:
     """Train the students of all arms; those whose length follows from the time of generated images come last.
 
     Returns:
-        The arms with their lengths.
+        The experiment, whose teacher may be another one (`with_strong_teacher`), and the arms with their lengths.
     """
-    recipe, seeds = experiment.recipe, range(experiment.recipe.seeds)
-    arms = with_updates(experiment, arms)
+    seeds = range(experiment.recipe.seeds)
+    experiment = with_strong_teacher(experiment, arms, seeds, workers)
+    recipe, arms = experiment.recipe, with_updates(experiment, arms)
     cgan_kd(experiment, [arm for arm in arms if not arm.timed], seeds, workers=workers)
     if any(arm.timed for arm in arms):
         generated = [arm_named(recipe, "adjusted")]
@@ -383,7 +388,7 @@ def _train(experiment: Experiment, arms: Sequence[Arm], workers: int) -> tuple[A
         students = recipe.seeds * sum(arm.images is not None for arm in arms)
         arms = at_equal_time(experiment, arms, students=students, workers=workers)
         cgan_kd(experiment, arms, seeds, workers=workers)
-    return tuple(arms)
+    return experiment, tuple(arms)
 
 
 def _stored_arm(recipe: Recipe, arm: Arm) -> str | Arm:
@@ -474,7 +479,8 @@ def student(
     """Train students; returns their validation metrics. Arguments as for `run`."""
     wanted = chosen_arms(recipe, arms)
     with started(recipe, folder, console, wanted, **given) as experiment:
-        return _result(experiment, _train(experiment, wanted, workers), "val")
+        experiment, wanted = _train(experiment, wanted, workers)
+        return _result(experiment, wanted, "val")
 
 
 def evaluate(

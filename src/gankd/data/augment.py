@@ -12,8 +12,11 @@ from torch import Tensor
 from gankd.data.trivial_augment import change_one_thing
 from gankd.data.windows import crop, erase
 
-Augmentation = Literal["shift", "rotate", "scale", "flip", "colour", "crop", "erase", "trivial", "translation", "color"]
-"""Kinds of change; the last two are other names of shift and colour."""
+Augmentation = Literal[
+    "shift", "rotate", "scale", "flip", "colour", "crop", "erase", "trivial", "translation", "color", "teacher"
+]
+"""Kinds of change. translation and color are other names of shift and colour; teacher stands for the teacher's kinds,
+in settings of students."""
 SYNONYMS = (("shift", "translation"), ("colour", "color"))
 """Names of one kind: settings take either; this file and DiffAugment each store the one they know."""
 
@@ -22,6 +25,11 @@ def known_as(kinds: Sequence[str], known: Collection[str]) -> tuple[Any, ...]:
     """`kinds`, each once and under the synonym that is in `known`; other names stay as they are."""
     other = {name: pair[1 - place] for pair in SYNONYMS for place, name in enumerate(pair)}
     return tuple(dict.fromkeys(kind if kind in known else other.get(kind, kind) for kind in kinds))
+
+
+def with_teachers(kinds: Sequence[Augmentation], teachers: Sequence[Augmentation]) -> tuple[Augmentation, ...]:
+    """`kinds`, each once, with the kinds of the teacher in the place of `teacher`."""
+    return tuple(dict.fromkeys(each for kind in kinds for each in (teachers if kind == "teacher" else [kind])))
 
 
 # --- drawing

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from gankd.config import from_dict, override, require, suggest, to_dict
-from gankd.data.augment import Augmentation
+from gankd.data.augment import Augmentation, with_teachers
 from gankd.errors import ConfigError
 from gankd.recipes.config import Recipe, StudentConfig
 from gankd.regular import require_regular
@@ -143,13 +143,13 @@ class Arm:
     def recipe(self, base: Recipe) -> Recipe:
         """`base` with all settings of this arm's students, their loss and number of updates included."""
         recipe = self.changed(base)
-        return replace(recipe, student=self._student(recipe.student))
+        return replace(recipe, student=self._student(recipe.student, recipe.teacher.augment))
 
-    def _student(self, config: StudentConfig) -> StudentConfig:
+    def _student(self, config: StudentConfig, teachers: tuple[Augmentation, ...]) -> StudentConfig:
         if self.loss is not None:
             config = replace(config, loss=self.loss)
-        if self.augment is not None:
-            config = replace(config, augment=self.augment)
+        augment = with_teachers(config.augment if self.augment is None else self.augment, teachers)
+        config = replace(config, augment=augment, views=config.views if augment else "online")
         if self.starts_from_another(config) and config.finetune_lr is not None:
             config = replace(config, lr=config.finetune_lr)
         if self.loss is not None and self.images is None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from gankd.config import check_ranges, require, suggest
+from gankd.data.augment import Augmentation
 from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
 from gankd.ranges import AboveZero, AtLeastOne, Count, CountFromTwo, Few, Seed, Side, UpToTen, ZeroToOne
@@ -152,12 +153,16 @@ class StudentConfig(DistillConfig):
     """The small network, and how it is trained."""
 
     where: ClassVar[str] = "student."
+    has_teacher: ClassVar[bool] = True
 
     model: str = "cnn8"
     """A zoo name (`gankd list models`) or module:name."""
     input_size: Count | None = None
     """Side in pixels of the images that the network, its assistants and peers read; others are resized to it, with
     antialiasing. Default: that of the data."""
+    augment: tuple[Augmentation, ...] = ("teacher",)
+    """Random changes of images. teacher: those that the teacher was trained with; of a given teacher, those in
+    teacher.augment that do not make it worse. Arms may have their own."""
     teacher: str | None = None
     """Another teacher for the losses, trained with the settings of the teacher. Default: the teacher that filters and
     adjusts."""
@@ -237,6 +242,9 @@ class Recipe:
     student: StudentConfig = field(default_factory=StudentConfig)
     seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Students per arm, each with its own initial weights and order of batches."""
+    weak_teacher: Literal["stop", "accept", "improve"] = "stop"
+    """Answer to a teacher that is not clearly better than its student on labels only, on validation images. stop: the
+    run ends before the generator; improve: longer, wider and other teachers are tried, as with --teacher auto."""
     time_cap: Annotated[float, Field(ge=1, le=100)] = 8.0
     """Most updates of the controls at equal time, in units of student.updates; 1 leaves these controls out."""
     seed: Seed = 0

@@ -30,9 +30,7 @@ def cifar_scarce() -> Recipe:
         ratio=RatioConfig(features="classifier"),
         synth=SynthConfig(pool=30_000),
         select=SelectConfig(count=20_000, adjust="soft"),
-        student=StudentConfig(
-            model="cnn16", updates=2000, lr=3e-3, loss="0.2*Label + 0.8*KD", augment=("flip",), views=4
-        ),
+        student=StudentConfig(model="cnn16", updates=2000, lr=3e-3, loss="0.2*Label + 0.8*KD"),
     )
 
 
@@ -61,7 +59,7 @@ def faces_scarce() -> Recipe:
         ratio=RatioConfig(features="classifier"),
         synth=SynthConfig(pool=20_000),
         select=SelectConfig(count=10_000),
-        student=StudentConfig(model="cnn16", updates=1200, lr=3e-3, augment=("flip",), views=4),
+        student=StudentConfig(model="cnn16", updates=1200, lr=3e-3),
     )
 
 

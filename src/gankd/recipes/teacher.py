@@ -3,11 +3,13 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gankd.config import require
+from gankd.data.augment import with_teachers
 from gankd.data.images import LabelledImages
 from gankd.errors import ModelError
 from gankd.models.checkpoints import fill_from_checkpoint, own_names
@@ -17,6 +19,7 @@ from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.config import Recipe, TeacherConfig
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.given import check_given, check_shapes, class_names, input_size, users_contract
+from gankd.recipes.suited import suited_kinds
 from gankd.runs import Stage, fingerprint
 from gankd.seeds import derive_seed
 from gankd.storage import restore, save_state
@@ -155,7 +158,10 @@ def finish_teacher(experiment: Experiment, config: TeacherConfig, teacher: Image
     refuse_chance_level(outputs, val, f"teacher {config.model}", given=config.weights is not None)
     save_state(stage.path("model.safetensors"), teacher.state_dict())
     labels = val.labels.cpu()
-    stage.finish(val=val.task.metrics(outputs, labels) | val.task.detail(outputs, labels))
+    facts: dict[str, Any] = {"val": val.task.metrics(outputs, labels) | val.task.detail(outputs, labels)}
+    if config.weights is not None:
+        facts["suited"] = suited_kinds(teacher, config.augment, val, experiment.engine, experiment.say)
+    stage.finish(**facts)
     teacher.eval()
 
 
@@ -170,6 +176,27 @@ def seen_images(experiment: Experiment, config: TeacherConfig) -> str:
         f"gankd drew the {words} images from yours: the given teacher may have been trained on some of them, and its "
         f"score on them may be too good; give images that it has not seen by {options}"
     )
+
+
+def with_suited_augmentation(experiment: Experiment, *, make: bool = False) -> Experiment:
+    """The experiment whose students are augmented by what suits a given teacher, of the kinds in teacher.augment.
+
+    Args:
+        experiment: with a teacher of any kind; those that are trained here suit what they were trained with.
+        make: check the given teacher if that was not done yet.
+    """
+    recipe = experiment.recipe
+    if recipe.teacher.weights is None or "teacher" not in recipe.student.augment:
+        return experiment
+    stage = teacher_stage(experiment, recipe.teacher)
+    if make:
+        make_teacher(experiment, recipe.teacher, stage)
+    if not stage.done:
+        return experiment
+    suited = (stage.result or {}).get("suited", recipe.teacher.augment)
+    kinds = with_teachers(recipe.student.augment, suited)
+    views = recipe.student.views if kinds else "online"
+    return experiment.with_recipe(replace(recipe, student=replace(recipe.student, augment=kinds, views=views)))
 
 
 def refuse_chance_level(outputs: Tensor, data: LabelledImages, what: str, *, given: bool = False) -> None:

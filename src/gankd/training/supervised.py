@@ -27,6 +27,8 @@ class SupervisedConfig:
 
     where: ClassVar[str] = ""
     """Group of settings that an error speaks of."""
+    has_teacher: ClassVar[bool] = False
+    """True if `teacher` may be among the kinds of augmentation; whoever trains with it replaces it before."""
 
     updates: Count = 2000
     """Number of optimiser steps."""
@@ -57,6 +59,10 @@ class SupervisedConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "augment", known_as(self.augment, DRAWS))  # as stored
         check_ranges(self)
+        require(
+            self.has_teacher or "teacher" not in self.augment,
+            f"{self.where}augment=teacher is for students in a recipe; name kinds of change, such as shift,flip",
+        )
         require(
             list(self.decay_at) == sorted(set(self.decay_at)),
             f"{self.where}decay_at must be rising shares within (0, 1), got {list(self.decay_at)}",

@@ -67,7 +67,7 @@ def test_editing_a_loss_of_your_own_makes_another_student(
 
 
 def test_titles_name_the_loss() -> None:
-    recipe = Recipe()
+    recipe = Recipe(time_cap=1)
     titles = {arm.name: arm.title for arm in default_arms(with_loss(recipe, "Label + KD(T=2) + 3*CRD"))}
     known = {name: arm.title for name, arm in DEFAULT_ARMS.items()}
     assert titles.pop("kd_matched") == "KD+CRD, equal updates"

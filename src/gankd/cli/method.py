@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 from gankd.cli.command import Command, Option, Shown
 from gankd.cli.options import RECIPE, RUN, STUDENTS, WORKERS
 from gankd.cli.recipe import prepared
-from gankd.cli.views import evaluated, facts, path, students, whole_run
+from gankd.cli.views import evaluated, facts, path, students_or_search, whole_run
 
 if TYPE_CHECKING:
+    from gankd.commands.search import SearchResult
+    from gankd.commands.stages import RunResult
     from gankd.console import Console
     from gankd.recipes.config import Recipe
     from gankd.recipes.published import Scale
@@ -24,6 +26,24 @@ def teach(recipe: "Recipe", folder: Path, *, virtual: bool = False, console: "Co
         return stages.teach(recipe, folder, console=console)
     made = vkd.train(recipe, folder, console=console)
     return {**stages.teach(recipe, folder, console=console), "virtual": made["file"]}
+
+
+def student(
+    recipe: "Recipe",
+    folder: Path,
+    *,
+    search: bool = False,
+    arms: list[str] | None = None,
+    workers: int = 1,
+    console: "Console | None" = None,
+) -> "RunResult | SearchResult":
+    """Train students, or search for their augmentation and length."""
+    from gankd.commands import stages
+    from gankd.commands.search import search as look
+
+    if search:
+        return look(recipe, folder, arms=arms, workers=workers, console=console)
+    return stages.student(recipe, folder, arms=arms, workers=workers, console=console)
 
 
 def plan(
@@ -95,10 +115,18 @@ COMMANDS = (
     Command(
         name="student",
         help="train students (and what they need, if missing)",
-        calls="gankd.commands.stages:student",
+        calls="gankd.cli.method:student",
         opens="recipe",
-        options=(*RECIPE, *STUDENTS),
-        view=students,
+        options=(
+            *RECIPE,
+            *STUDENTS,
+            Option(
+                "--search",
+                action="store_true",
+                help="choose augmentation and length for labels only, on validation images; the run folder keeps them",
+            ),
+        ),
+        view=students_or_search,
     ),
     Command(
         name="eval",

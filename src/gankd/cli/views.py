@@ -8,6 +8,7 @@ from gankd.cli.command import Shown, View
 from gankd.text import duration, number
 
 if TYPE_CHECKING:
+    from gankd.commands.search import SearchResult
     from gankd.commands.stages import RunResult
 
 
@@ -25,6 +26,15 @@ def evaluated(result: "RunResult", seconds: float) -> Shown:
     """Table of the students, and their accuracy on each class."""
     shown = students(result, seconds)
     return Shown("\n\n".join(filter(None, [shown.text, result.classes])), shown.facts)
+
+
+def students_or_search(result: "RunResult | SearchResult", seconds: float) -> Shown:
+    """Table of the students, or of a search."""
+    from gankd.commands.stages import RunResult
+
+    if isinstance(result, RunResult):
+        return students(result, seconds)
+    return Shown(result.text, result.to_dict())
 
 
 def whole_run(result: "RunResult", seconds: float) -> Shown:

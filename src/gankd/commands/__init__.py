@@ -6,6 +6,7 @@ from gankd.commands.inspect import inspect_networks
 from gankd.commands.listing import listing
 from gankd.commands.plan import plan
 from gankd.commands.sample import sample
+from gankd.commands.search import search
 from gankd.commands.stages import (
     RunResult,
     evaluate,
@@ -35,6 +36,7 @@ __all__ = [
     "resume",
     "run",
     "sample",
+    "search",
     "student",
     "synth",
     "teach",

@@ -268,7 +268,7 @@ def started(
                 f"changed since the last use of {folder}: {', '.join(changed)}; name the folder instead of the recipe "
                 "to keep them",
             )
-        _store_run(experiment, kept, by)
+        store_run(experiment, kept, by)
         yield experiment
 
 
@@ -303,7 +303,8 @@ def check_arms(experiment: Experiment, arms: Sequence[Arm]) -> None:
         experiment.say("feature maps", f"student <- {what}: {pairs}")
 
 
-def _store_run(experiment: Experiment, arms: Sequence[Any] | None, by: str | None = None) -> None:
+def store_run(experiment: Experiment, arms: Sequence[Any] | None, by: str | None = None) -> None:
+    """Keep the settings and arms of a run in its folder, and the command if `resume` cannot continue it."""
     stored = None if arms is None else [to_dict(arm) if isinstance(arm, Arm) else arm for arm in arms]
     facts: dict[str, Any] = {"recipe": to_dict(experiment.recipe), "arms": stored, "version": __version__}
     facts |= {"in_memory": list(experiment.in_memory), "code": experiment.code} | ({"by": by} if by else {})
@@ -361,9 +362,9 @@ def run(
     wanted = chosen_arms(recipe, arms)
     with started(recipe, folder, console, wanted, **given) as experiment:
         stored = None if arms is None else [_stored_arm(recipe, arm) for arm in wanted]
-        _store_run(experiment, stored)
+        store_run(experiment, stored)
         experiment, wanted = _train(experiment, wanted, workers)
-        _store_run(experiment, stored)  # the teacher may be another one
+        store_run(experiment, stored)  # the teacher may be another one
         page = experiment.run.folder / "report.html"
         result = replace(_result(experiment, wanted, "test"), report=page)
         write_hashed_json(experiment.run.folder / "results.json", result.to_dict())

@@ -10,6 +10,8 @@ from gankd.bench.results import ArmResult, Choice
 from gankd.tasks import Task
 from gankd.virtual import Inspection
 
+SEARCH = "search.json"
+"""File of a run folder with the settings of students that a search tried, and its choice."""
 MAX_GROUPS = 12
 """Most label groups with example images: more would make the page heavy, and nobody looks at them."""
 IMAGES_PER_GROUP = 8

@@ -38,6 +38,7 @@ from gankd.report.facts import (
     COMPARED_IMAGES,
     IMAGES_PER_GROUP,
     SCORED_IMAGES,
+    SEARCH,
     SWEEP_COLUMNS,
     SWEEP_ROWS,
     CopyFacts,
@@ -56,6 +57,7 @@ from gankd.report.facts import (
 from gankd.report.tables import best_arm
 from gankd.runs import Stage
 from gankd.seeds import rng
+from gankd.storage import read_json
 from gankd.synthetic import SyntheticSet
 from gankd.version import __version__
 from gankd.virtual import Inspection
@@ -168,6 +170,7 @@ def _commands(experiment: Experiment, action: str) -> list[str]:
 
 def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[str]:
     notes = [f"Data: {warning}." for warning in experiment.splits.card.get("warnings", ())]
+    notes += _searched(experiment)
     teacher, student = experiment.recipe.teacher, experiment.recipe.student
     if teacher.augment and not student.augment and teacher.weights is None:
         notes.append(
@@ -188,6 +191,20 @@ def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[
                     "would fill it."
                 )
     return notes
+
+
+def _searched(experiment: Experiment) -> list[str]:
+    """Note on a search that chose the students' augmentation and length, if these are in force."""
+    path = experiment.run.folder / SEARCH
+    found = read_json(path) if path.is_file() else {}
+    choice, student = found.get("choice", {}), experiment.recipe.student
+    if [list(student.augment), student.updates] != [choice.get("augment"), choice.get("updates")]:
+        return []
+    tried = len(next(iter(found["values"].values())))
+    return [
+        f"Augmentation and length of all students were chosen for the labels only, on validation images, among {tried} "
+        f"settings: {choice['setting']}."
+    ]
 
 
 def _models(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gankd.config import require
 from gankd.errors import ConfigError, DataError, ModelError
-from gankd.tasks.choices import Adjust, LabelSampling, Scale
+from gankd.tasks.choices import Adjust, LabelSampling, Scale, Stronger
 from gankd.tasks.given import in_best_order, logits_problem, odds_rise, order_of_outputs
 from gankd.tasks.typed import classes_from
 
@@ -37,6 +37,8 @@ class Classification:
     """Type of stored teacher outputs: logits tolerate the rounding."""
     filter_per_group: ClassVar[bool] = True
     """The published filter has a threshold per class."""
+    strong_augmentation: ClassVar[tuple[Stronger, ...]] = ("trivial", "erase")
+    """Kinds that strong augmentation adds to those of the teacher."""
     filter_share: ClassVar[float] = 0.9
     """Published rho: share of generated images that the filter keeps."""
     has_classes: ClassVar[bool] = True

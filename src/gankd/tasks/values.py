@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gankd.errors import ConfigError
-from gankd.tasks.choices import Adjust
+from gankd.tasks.choices import Adjust, Stronger
 
 
 class OfValues:
@@ -31,6 +31,8 @@ class OfValues:
     """Type of stored teacher outputs: they become labels."""
     filter_per_group: ClassVar[bool] = False
     """The published filter has one threshold for all labels."""
+    strong_augmentation: ClassVar[tuple[Stronger, ...]] = ("colour", "erase")
+    """Kinds that strong augmentation adds to those of the teacher; none changes a value."""
     filter_share: ClassVar[float] = 0.7
     """Published rho: share of generated images that the filter keeps."""
     has_classes: ClassVar[bool] = False

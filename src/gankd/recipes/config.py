@@ -61,8 +61,9 @@ class DataConfig:
     layout: Literal["auto", "classes", "splits"] = "auto"
     """folder: what the sub-folders are: classes, or splits with class folders inside. auto: by their names."""
     val: str | None = None
+    """folder, table, webdataset: another folder or file in the same format, whose images are all for validation."""
     test: str | None = None
-    """folder, table, webdataset: a folder or file in the same format, whose images are all for validation or test."""
+    """folder, table, webdataset: another folder or file in the same format, whose images are all for testing."""
     group: str | None = None
     """folder, table, webdataset: groups of images that no split divides, such as patients or videos: a column, a key of
     .json members, or the level of folders below the class folders (1, 2, ...)."""

@@ -219,10 +219,12 @@ class Feed:
             drawn = self.num_fake * config.fake_choices
             self._fake_batches = Batches(len(fakes.images), drawn, seed, "student fake")
         self._last_batches = Batches(len(real), config.batch_size, seed, "student real", "last")
-        shares = [(real.labels, self.num_real / config.batch_size)]
-        shares += [(fakes.labels, self.num_fake / config.batch_size)] if fakes else []
-        self.class_weights = weights_of_classes(config.class_weights, real.task, shares, config.where)
+        self.class_weights: Tensor | None = None
         """(K,) weights of the classes in label losses; None: all weigh the same."""
+        if config.class_weights != "none":
+            shares = [(real.labels, self.num_real / config.batch_size)]
+            shares += [(fakes.labels, self.num_fake / config.batch_size)] if fakes else []
+            self.class_weights = weights_of_classes(config.class_weights, real.task, shares, config.where)
         self.real_views = self._draw("real", len(real))
         self.fake_views = self._draw("fake", 0 if fakes is None else len(fakes.images))
         require(

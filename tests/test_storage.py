@@ -153,7 +153,7 @@ def test_failing_saves_leave_the_old_state(tmp_path: Path, monkeypatch: pytest.M
         save_state(tmp_path / "state", {"a": 2})
     with pytest.raises(OSError, match="No space"):
         write_json(tmp_path / "json", {"a": 2})
-    with pytest.raises(TypeError):
+    with pytest.raises(CheckpointError, match="state cannot be written .*get_extra_state must return plain data"):
         save_state(tmp_path / "state", {"a": object()})
     assert load_state(tmp_path / "state") == read_json(tmp_path / "json") == {"a": 1}
     assert sorted(item.name for item in tmp_path.iterdir()) == ["json", "state"]

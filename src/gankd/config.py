@@ -250,7 +250,7 @@ def _assign(cls: Any, values: dict[str, Any], path: list[str], text: str, where:
 
 
 def _types(cls: Any) -> dict[str, Any]:
-    return {field.name: field.type for field in fields(cls)}
+    return {field.name: field.type for field in fields(cls)} if is_dataclass(cls) else {}
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

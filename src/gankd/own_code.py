@@ -1,19 +1,44 @@
 """The user's own modules: networks and losses named "module:name"."""
 
+import ast
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import FrameType, ModuleType
+from typing import Any
 
 from gankd.errors import GankdError, ModelError
 
 IN_MEMORY = "memory:"
 """Beginning of the names of networks and generators that were passed in Python."""
+
+
+def with_arguments(name: str, arguments: Mapping[str, Any]) -> str:
+    """Name of a network with arguments of its constructor: my_nets:Tiny(width=8)."""
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})" if arguments else name
+
+
+def split_arguments(name: str) -> tuple[str, dict[str, Any]]:
+    """Inverse of `with_arguments`.
+
+    Raises:
+        ModelError: the arguments are not plain values by name.
+    """
+    plain, bracket, inside = name.partition("(")
+    if not (bracket and name.endswith(")")):
+        return name, {}
+    try:
+        call = ast.parse(f"f({inside}", mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert not call.args
+        return plain, {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        raise ModelError(f"model {name}: the arguments are not plain values by name, as in {plain}(width=8)") from None
 
 
 def import_own(module_name: str, what: str, error: type[GankdError]) -> ModuleType:

@@ -176,12 +176,32 @@ def save_state(path: Path, state: Any) -> None:
     """Write nested dicts, lists and tuples of tensors and plain values to one safetensors file, atomically."""
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, tensors)
-    _write_tensors(path, tensors, {"gankd": str(FORMAT), "tree": json.dumps(tree)})
+    _write_tensors(path, tensors, {"gankd": str(FORMAT), "tree": _plain(tree, path)})
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
-    """Write weights under their own names and a card of plain data, for any program that reads safetensors."""
-    _write_tensors(path, weights, {"card": json.dumps(dict(card))})
+    """Write weights under their own names and a card of plain data, for any program that reads safetensors.
+
+    What modules keep besides tensors (`get_extra_state`) goes into the card.
+    """
+    tensors = {name: value for name, value in weights.items() if isinstance(value, Tensor)}
+    extra = {name: value for name, value in weights.items() if name not in tensors}
+    _write_tensors(path, tensors, {"card": _plain({**card, **({"extra_state": extra} if extra else {})}, path)})
+
+
+def _plain(values: Any, path: Path) -> str:
+    """Values as JSON.
+
+    Raises:
+        CheckpointError: some are not plain data, as from `get_extra_state` of a user's module.
+    """
+    try:
+        return json.dumps(values)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error}): a module's get_extra_state must return plain data (numbers, texts, "
+            "lists, dicts), as nothing that is stored may run code"
+        ) from None
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -188,6 +188,18 @@ def test_a_users_own_network_gets_the_sizes_that_it_names(my_nets: str) -> None:
     assert build(f"{my_nets}:Plain+mlp", outputs=1)(torch.zeros(2, 3, 8, 8)).shape == (2, 1)
 
 
+@pytest.mark.usefixtures("my_nets")
+def test_arguments_in_the_name_reach_the_constructor() -> None:
+    sizes = build("nets_of_mine:everything(depth=3, kinds=['a:b', 'c'])").sizes
+    assert sizes == {"in_channels": 3, "image_size": 8, "num_outputs": 5, "depth": 3, "kinds": ["a:b", "c"]}
+    assert isinstance(build("nets_of_mine:needs_more(depth=2)"), nn.Flatten)
+    with pytest.raises(ModelError, match=r"the arguments are not plain values by name, as in nets_of_mine:fixed"):
+        build("nets_of_mine:fixed(open('x'))")
+    said = r"cannot be built with {'num_outputs': 5}: .*'depth' .set by itself: in_channels, in_chans, .* student.args"
+    with pytest.raises(ModelError, match=said):
+        build("nets_of_mine:needs_more")
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -18,6 +18,7 @@ from gankd.data.digits import load_digits
 from gankd.errors import CheckpointError, ConfigError, GankdError, ModelError
 from gankd.models import new_model
 from gankd.models.contract import ImageModel, evaluate
+from gankd.models.weights import load_weights
 from gankd.recipes import Recipe, digits
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.live import with_objects
@@ -245,3 +246,64 @@ def test_frozen_parts_stay_as_they_are(recipe: Recipe, tmp_path: Path) -> None:
     start = opened(recipe, tmp_path / "run", splits=IMAGES, student=half_frozen)
     assert evaluate(result.student, IMAGES.val, start.engine)["top1"] > 0
     assert not any(parameter.requires_grad for parameter in result.student.net.get_submodule("body").parameters())
+
+
+class Counting(Tiny):
+    """A network that keeps more than tensors."""
+
+    def __init__(self, num_classes: int, keep: Any = None) -> None:
+        super().__init__(num_classes)
+        self.keep = {"calls": 7, "names": ["a", "b"]} if keep is None else keep
+
+    def get_extra_state(self) -> Any:
+        return self.keep
+
+    def set_extra_state(self, state: Any) -> None:
+        self.keep = state
+
+
+def test_an_extra_state_is_stored_as_plain_data_or_refused(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = replace(recipe, seeds=1)
+    given: dict[str, Any] = {"splits": IMAGES, "student": Counting}
+    result = gankd.run(recipe, tmp_path / "run", arms=["real"], **given)
+    assert result.student.net.get_extra_state()["names"] == ["a", "b"]
+    found = gankd.export(recipe, tmp_path / "run", tmp_path / "s.safetensors", **given)
+    stored, _ = gankd.load_model(found.path, network=Counting(10, {}))
+    assert stored.net.get_extra_state() == {"calls": 7, "names": ["a", "b"]}
+    torch.save(result.student.net.state_dict(), tmp_path / "w.pt")
+    for file in ("w.pt", "s.safetensors"):
+        assert load_weights(tmp_path / file)["_extra_state"] == stored.net.get_extra_state()
+    given["student"] = partial(Counting, keep=object())
+    with pytest.raises(CheckpointError, match="cannot be written .*: a module's get_extra_state must return plain"):
+        gankd.run(recipe, tmp_path / "run", arms=["real"], **given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda net: net.requires_grad_(False), "student has nothing to train: all its weights are frozen"),
+        (lambda net: nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(10)), "nothing to train: it has no weights"),
+    ],
+)
+def test_a_student_without_anything_to_train_is_refused(
+    change: Callable[[nn.Module], nn.Module], message: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        gankd.run(recipe, tmp_path / "run", arms=["real"], splits=IMAGES, student=lambda: change(Tiny(10)))
+
+
+def test_arguments_belong_to_the_network_that_they_are_set_for(recipe: Recipe, tmp_path: Path) -> None:
+    wide = override(recipe, ["student.args={width=6}", "student.args.num_classes=10"])
+    experiment = opened(wide, tmp_path / "run", splits=IMAGES, student=Tiny, teacher="cnn4")
+    config = experiment.recipe.student
+    assert config.network == "memory:Tiny(width=6, num_classes=10)"
+    assert experiment.net(config.network, 0).get_parameter("head.weight").shape == (10, 96)
+    narrow = opened(recipe, tmp_path / "run", splits=IMAGES, student=Tiny, teacher="cnn4")
+    names = {each.describe(each.recipe.student.network) for each in (experiment, narrow)}
+    assert len(names) == 2
+    assert "args" not in recipe.student.identity
+    assert "args" not in recipe.teacher.identity
+    assert config.identity["args"] == {"width": 6, "num_classes": 10}
+    fixed = opened(replace(wide, seeds=1), tmp_path / "run", splits=IMAGES, student=Tiny(10))
+    with pytest.raises(ConfigError, match="memory:Tiny is made already, so args cannot be given to it"):
+        fixed.net(fixed.recipe.student.network, 0)

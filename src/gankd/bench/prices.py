@@ -112,7 +112,7 @@ class Prices:
 
     def teacher(self, experiment: Experiment, config: TeacherConfig) -> StepTime:
         """One update of one member of a teacher."""
-        return self.classifier(experiment, config.model, config, f"teacher {config.model}", config.input_size)
+        return self.classifier(experiment, config.network, config, f"teacher {config.model}", config.input_size)
 
     def classifier(
         self, experiment: Experiment, name: str, config: TeacherConfig, what: str, size: int | None = None
@@ -211,7 +211,7 @@ class Prices:
     def student(self, experiment: Experiment, arm: Arm, what: str = "") -> StepTime:
         """One update of a student of an arm on real images."""
         config = arm.recipe(experiment.recipe).student
-        return self._distilled(experiment, arm, config.model, what or f"student {config.model}")
+        return self._distilled(experiment, arm, config.network, what or f"student {config.model}")
 
     def assistant(self, experiment: Experiment, arm: Arm, place: int) -> StepTime:
         """One update of an arm's assistant."""

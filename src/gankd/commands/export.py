@@ -97,7 +97,7 @@ def export(
         mine, task, seeds = arms[best[0]], experiment.splits.task, range(recipe.seeds)
         stages = declare(experiment, [mine], [best[1]])
         measured = dict((stages.students[best].result or {})["val"])
-        name = mine.recipe(experiment.recipe).student.model
+        name = mine.recipe(experiment.recipe).student.network
         student = student_of(experiment, mine, best[1], stages).cpu().eval()
         facts = {"arm": best[0], "seed": best[1], "val": measured}
         check, written = ship(path, student, name, experiment.splits, facts, form=form, int8=int8)

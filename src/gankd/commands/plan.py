@@ -113,7 +113,7 @@ def shared_rows(experiment: Experiment, arms: Sequence[Arm], stages: Stages, pri
 
 def _teacher(experiment: Experiment, config: TeacherConfig, stage: Stage, prices: Prices) -> PlanRow:
     updates = config.updates * config.members if config.weights is None else 0
-    space = config.members * megabytes(experiment.net(config.model, 0, input_size(config)))
+    space = config.members * megabytes(experiment.net(config.network, 0, input_size(config)))
     return _row(stage, updates, lambda: prices.teacher(experiment, config), space)
 
 
@@ -144,7 +144,7 @@ def _ratio(experiment: Experiment, stage: Stage, prices: Prices) -> PlanRow:
 
 def _assistant(experiment: Experiment, arm: Arm, place: int, stage: Stage, prices: Prices) -> PlanRow:
     config = assistant_configs(experiment.recipe, arm)[place]
-    space = megabytes(experiment.net(config.model, 0, config.input_size))
+    space = megabytes(experiment.net(config.network, 0, config.input_size))
     return _row(stage, config.updates, lambda: prices.assistant(experiment, arm, place), space)
 
 
@@ -170,7 +170,7 @@ def students_row(
         config = arm.recipe(experiment.recipe).student
         step = prices.student(experiment, arm)
         seconds, counted = seconds + config.updates * step.seconds, counted or step.counted
-        space += megabytes(experiment.net(config.model, 0, config.input_size))
+        space += megabytes(experiment.net(config.network, 0, config.input_size))
     seconds /= max(1, min(experiment.engine.at_a_time(workers), len(left)))
     name = title or f"students ({len(stages.students)})"
     return PlanRow(name, "run" if left else "reuse", len(left), seconds, space, counted)

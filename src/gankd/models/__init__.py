@@ -27,7 +27,7 @@ from gankd.models import (
 from gankd.models.contract import ImageModel
 from gankd.models.libraries import MODULES, library_factory
 from gankd.models.parts import mlp_head
-from gankd.own_code import import_own, running_own_code
+from gankd.own_code import import_own, running_own_code, split_arguments
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     **cnn.NETWORKS,
@@ -62,7 +62,7 @@ def build_net(
     factory: Callable[..., nn.Module] | None = None,
 ) -> nn.Module:
     """Build a network with random weights: a zoo name, "timm:NAME" or "torchvision:NAME" if these are installed, or
-    "module:name" from the user's own code. Each name may end in "+mlp".
+    "module:name" from the user's own code. Each name may end in "+mlp", and then in arguments: my_nets:Tiny(width=8).
 
     The user's class or function is called with those of in_channels, image_size and num_outputs that are among its
     arguments, under these names or `SYNONYMS`; the current folder is on the import path. Its lazy layers get their
@@ -75,12 +75,13 @@ def build_net(
     Raises:
         ModelError: the model does not exist (with suggestions) or cannot be built.
     """
-    base, plus, head = name.partition("+")
+    plain, arguments = split_arguments(name)
+    base, plus, head = plain.partition("+")
     if plus and head != "mlp":
         raise ModelError(f"no head {head!r} for model {base}; write {base}+mlp, or {base} for its own head")
     sizes = {"in_channels": in_channels, "image_size": image_size, "num_outputs": num_outputs}
     factory = factory or _factory(base)
-    chosen = _arguments(factory, sizes)
+    chosen = _arguments(factory, sizes) | arguments
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -91,7 +92,11 @@ def build_net(
                 net = factory(**chosen)
         except Exception as error:  # the user's code may raise anything
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ModelError(f"model {base} cannot be built with {chosen}: {reason}") from error
+            remedy = ""
+            if isinstance(error, TypeError):
+                names = ", ".join(other for size in SYNONYMS.values() for other in size)
+                remedy = f" (set by itself: {names}; others by teacher.args or student.args, as in {{width=8}})"
+            raise ModelError(f"model {base} cannot be built with {chosen}: {reason}{remedy}") from error
         if not isinstance(net, nn.Module):
             raise ModelError(f"model {base} gave a {type(net).__name__}, expected a torch.nn.Module")
         if any(is_lazy(parameter) for parameter in net.parameters()):

@@ -9,10 +9,14 @@ from torch import Tensor
 
 from gankd.errors import CheckpointError
 from gankd.models.file_kinds import STATE_DICT, refuse_other_files
-from gankd.storage import CHANGED, intact
+from gankd.storage import CHANGED, intact, read_card
 
 NESTS = ("state_dict", "model_state_dict", "model", "net", "params", "ema")
 """Names under which training scripts put a state dict in a checkpoint; the first that is there is read."""
+
+
+EXTRA = "_extra_state"
+"""End of the names of what modules keep besides tensors."""
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -50,7 +54,7 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
                 raise CheckpointError(
                     f"{path} is an internal file of a run; to use its student elsewhere: gankd export RUN"
                 )
-            return state, ""
+            return state | read_card(path).get("extra_state", {}), ""
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -72,4 +76,7 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _is_state_dict(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(item, Tensor) for item in value.values())
+    """True for names and tensors, among which may be the plain data of `get_extra_state`."""
+    return isinstance(value, dict) and all(
+        isinstance(item, Tensor) or str(name).endswith(EXTRA) for name, item in value.items()
+    )

@@ -9,6 +9,7 @@ from gankd.config import check_ranges, require, suggest
 from gankd.data.augment import Augmentation
 from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
+from gankd.own_code import with_arguments
 from gankd.ranges import AboveZero, AtLeastOne, Count, CountFromTwo, Few, Seed, Side, UpToTen, ZeroToOne
 from gankd.settings import explained
 from gankd.synthetic import SelectConfig
@@ -116,6 +117,9 @@ class TeacherConfig(SupervisedConfig):
 
     model: str = "resnet20"
     """A zoo name (`gankd list models`) or module:name."""
+    args: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Arguments of the network's class or function, as in {width=8}, besides those that gankd sets (channels, size,
+    outputs)."""
     members: Few = 1
     """Number of networks; the teacher is their mean output."""
     weights: str | None = None
@@ -139,6 +143,19 @@ class TeacherConfig(SupervisedConfig):
             f"teacher.weights is one network, so teacher.members must be 1, got {self.members}",
         )
 
+    @property
+    def network(self) -> str:
+        """The model with its arguments, as `build_net` takes it."""
+        return with_arguments(self.model, self.args)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Settings that a teacher depends on, without arguments where there are none."""
+        settings = super().identity
+        if not self.args:
+            del settings["args"]
+        return settings
+
     def require_weights(self) -> None:
         """Raise ConfigError if settings of given weights are set without any; a network in memory has its own."""
         for name in ("mean", "std", "class_names"):
@@ -158,6 +175,9 @@ class StudentConfig(DistillConfig):
 
     model: str = "cnn8"
     """A zoo name (`gankd list models`) or module:name."""
+    args: dict[str, Any] = field(default_factory=dict, hash=False)
+    """Arguments of the network's class or function, as in {width=8}, besides those that gankd sets (channels, size,
+    outputs)."""
     input_size: Count | None = None
     """Side in pixels of the images that the network, its assistants and peers read; others are resized to it, with
     antialiasing. Default: that of the data."""
@@ -191,11 +211,17 @@ class StudentConfig(DistillConfig):
         )
 
     @property
+    def network(self) -> str:
+        """The model with its arguments, as `build_net` takes it."""
+        return with_arguments(self.model, self.args)
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """Settings that a student depends on, without an input size that is not set."""
+        """Settings that a student depends on, without an input size or arguments that are not set."""
         settings = super().identity
-        if self.input_size is None:
-            del settings["input_size"]
+        for name in ("input_size", "args"):
+            if not settings[name]:
+                del settings[name]
         return settings
 
     @property

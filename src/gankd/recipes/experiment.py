@@ -9,7 +9,7 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from gankd.config import from_dict, to_dict
+from gankd.config import from_dict, require, to_dict
 from gankd.data.images import Splits
 from gankd.engine import Engine
 from gankd.errors import DataError
@@ -17,6 +17,7 @@ from gankd.generators.networks import start_side
 from gankd.identity import Identity, identity_of_new
 from gankd.models import build_net, is_own
 from gankd.models.contract import ImageModel
+from gankd.own_code import split_arguments
 from gankd.recipes.config import Recipe
 from gankd.recipes.data import given_splits, load_splits
 from gankd.recipes.live import Live, Objects, copied, with_objects
@@ -99,8 +100,10 @@ class Experiment:
             size: side of its images in pixels; default: that of the data.
         """
         channels, own_size, _ = self.splits.train.shape
-        found = self.live.get(name)
+        base, arguments = split_arguments(name)
+        found = self.live.get(base)
         if isinstance(found, nn.Module):
+            require(not arguments, f"{base} is made already, so args cannot be given to it; give what makes it")
             return copied(found, name)
         return build_net(
             name,
@@ -125,13 +128,14 @@ class Experiment:
         Stages of gankd 0.1 are not reused where it computed the head in another way than now: last layers of networks
         that are not the zoo's had their outputs replaced by a float32 product, and heads of `+mlp` ran under autocast.
         """
-        found = self.live.get(name)
+        base, _ = split_arguments(name)
+        found = self.live.get(base)
         if isinstance(found, nn.Module):
             return self.identity(name, lambda: Identity(found))
         if found is not None:
             return self.identity(f"{name} at {size}", lambda: identity_of_new(lambda: self.net(name, 0, size)))
         if is_own(name):
-            module = name.rpartition(":")[0]
+            module = base.rpartition(":")[0]
             return self.identity(f"{name} at {size}", lambda: identity_of_new(lambda: self.net(name, 0, size), module))
         key = f"structure of {name} at {size}"
         if key not in self.memory:

@@ -90,7 +90,9 @@ def check_shapes(net: nn.Module, state: Mapping[str, Tensor], config: TeacherCon
     if own.keys() != state.keys():
         return
     other = {
-        name: (list(state[name].shape), list(own[name].shape)) for name in own if state[name].shape != own[name].shape
+        name: (list(state[name].shape), list(own[name].shape))
+        for name in own
+        if isinstance(own[name], Tensor) and state[name].shape != own[name].shape  # not an extra state
     }
     if not other:
         return

@@ -57,7 +57,7 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
     recipe = arm.recipe(experiment.recipe)
     config = recipe.student
     rests_on = {
-        "net": experiment.describe(config.model, config.input_size),
+        "net": experiment.describe(config.network, config.input_size),
         **_generated(experiment, arm, recipe, inputs),
     }
     if arm.reads_teacher:
@@ -124,7 +124,7 @@ def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[S
     stages: list[Stage] = []
     for config in assistant_configs(experiment.recipe, arm):
         before = stages[-1] if stages else lesson_stage(experiment, recipe)
-        net = experiment.describe(config.model, config.input_size)
+        net = experiment.describe(config.network, config.input_size)
         rests_on = {"net": net, "teacher": before.fingerprint, **_own_losses(experiment, config)}
         if arm.reads_virtual:
             assert inputs.virtual is not None
@@ -141,7 +141,7 @@ def assistant_configs(base: Recipe, arm: Arm) -> list[StudentConfig]:
     """Settings of each assistant of an arm, large to small; all start from scratch, with the recipe's learning rate."""
     config, lr = arm.recipe(base).student.from_scratch, arm.changed(base).student.lr
     chain = config.assistants if arm.reads_teacher else ()
-    return [replace(config, lr=lr, model=name, assistants=chain[:place]) for place, name in enumerate(chain)]
+    return [replace(config, lr=lr, model=name, args={}, assistants=chain[:place]) for place, name in enumerate(chain)]
 
 
 # --- checks -------------------------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _distinct(arms: Iterable[Arm]) -> list[Arm]:
 def _check_student(experiment: Experiment, arm: Arm) -> dict[str, Wiring]:
     recipe, engine = arm.recipe(experiment.recipe), experiment.engine
     config, train = recipe.student, experiment.splits.train.to(engine.device)
-    student = experiment.model(config.model, 0, config.input_size)
+    student = experiment.model(config.network, 0, config.input_size)
     check_model(student, train, f"student {config.model}")
     check_mixing(arm.objective or Objective(()), config, train.task)
     if arm.loss is None:
@@ -196,15 +196,15 @@ def new_student(
     """Factory for networks that a loss trains alongside the student; appends each, with its name, to `made`."""
 
     def make(name: str, seed: int) -> ImageModel:
-        if isinstance(experiment.live.get(name or config.model), nn.Module):
+        if isinstance(experiment.live.get(name or config.network), nn.Module):
             raise ModelError(
                 "a loss trains further networks like the student, which is one network in memory; give student= a "
                 "class or function that makes one"
             )
         size = config.input_size
-        peer = ImageModel.for_data(experiment.net(name or config.model, seed, size), experiment.splits.train, size)
+        peer = ImageModel.for_data(experiment.net(name or config.network, seed, size), experiment.splits.train, size)
         if made is not None:
-            made.append((name or config.model, peer))
+            made.append((name or config.network, peer))
         return peer
 
     return make
@@ -237,7 +237,7 @@ def make_assistants(experiment: Experiment, arm: Arm, material: Material, stages
     """
     for config, stage in zip(assistant_configs(experiment.recipe, arm), stages, strict=True):
         seed = derive_seed(experiment.recipe.seed, "assistant", *config.assistants, config.model)
-        assistant = experiment.model(config.model, seed, config.input_size)
+        assistant = experiment.model(config.network, seed, config.input_size)
         if stage.done:
             restore(assistant, stage.path("model.safetensors"))
         else:
@@ -263,7 +263,7 @@ def make_student(
         ModelError: the network does not fit the task. TrainingError: the loss is not finite.
     """
     config = arm.recipe(experiment.recipe).student
-    student = experiment.model(config.model, derive_seed(seed, "student"), config.input_size)
+    student = experiment.model(config.network, derive_seed(seed, "student"), config.input_size)
     if stage.done:
         return restore(student, stage.path("model.safetensors"))
     if start is not None:
@@ -275,7 +275,7 @@ def make_student(
 def restore_student(experiment: Experiment, arm: Arm, stage: Stage) -> ImageModel:
     """The student of a finished stage, in eval mode."""
     config = arm.recipe(experiment.recipe).student
-    student = experiment.model(config.model, 0, config.input_size)
+    student = experiment.model(config.network, 0, config.input_size)
     return restore(student, stage.path("model.safetensors"))
 
 

@@ -33,7 +33,7 @@ def teacher_stage(experiment: Experiment, config: TeacherConfig) -> Stage:
     Raises:
         CheckpointError: the user's weights cannot be read. ModelError: no network of that name.
     """
-    inputs = {"net": experiment.describe(config.model, input_size(config))}
+    inputs = {"net": experiment.describe(config.network, input_size(config))}
     if config.weights is not None and config.weights not in experiment.live:
         inputs["weights"] = _weights_fingerprint(experiment, Path(config.weights))
     # A trained teacher has no order of its own, and its stage is called as before there was this setting.
@@ -85,12 +85,12 @@ def other_teacher(recipe: Recipe, model: str | None) -> TeacherConfig:
         return recipe.teacher
     own = recipe.teacher
     size = own.input_size if own.weights is None else None
-    return replace(own, model=model, weights=None, mean=None, std=None, input_size=size, class_names=())
+    return replace(own, model=model, args={}, weights=None, mean=None, std=None, input_size=size, class_names=())
 
 
 def untrained_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
     """Network of the teacher's architecture and input contract, for dry runs."""
-    nets = [experiment.net(config.model, number, input_size(config)) for number in range(config.members)]
+    nets = [experiment.net(config.network, number, input_size(config)) for number in range(config.members)]
     if config.weights is not None:
         return _given(experiment, nets[0], config)
     return _untrained(nets, config, experiment.splits.train)
@@ -99,7 +99,7 @@ def untrained_teacher(experiment: Experiment, config: TeacherConfig) -> ImageMod
 def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
     """The teacher before training, or with the user's weights."""
     seeds = [derive_seed(experiment.recipe.seed, "teacher", number) for number in range(config.members)]
-    nets = [experiment.net(config.model, seed, input_size(config)) for seed in seeds]
+    nets = [experiment.net(config.network, seed, input_size(config)) for seed in seeds]
     if config.weights is not None:
         if config.weights not in experiment.live:
             weights = load_weights(Path(config.weights))
@@ -244,7 +244,10 @@ def _weights_fingerprint(experiment: Experiment, path: Path) -> str:
 def _hashes(state: dict[str, Tensor]) -> dict[str, str]:
     return {
         name: hashlib.blake2b(
-            value.contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes(), digest_size=16
+            value.contiguous().cpu().flatten().view(torch.uint8).numpy().tobytes()
+            if isinstance(value, Tensor)
+            else repr(value).encode(),  # an extra state
+            digest_size=16,
         ).hexdigest()
         for name, value in state.items()
     }

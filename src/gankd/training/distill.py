@@ -25,7 +25,7 @@ from gankd.tasks import Task
 from gankd.training.class_weights import weights_of_classes, weights_of_images
 from gankd.training.criterion import Signals, blamed_on, in_float32, joined, rows_of
 from gankd.training.lesson import DistillConfig, Fakes, Lesson
-from gankd.training.supervised import make_optimizer
+from gankd.training.supervised import make_optimizer, require_trainable
 from gankd.training.teacher_outputs import stored_signals
 from gankd.training.wiring import Connection, connect
 
@@ -80,6 +80,7 @@ def updates(
     check_model(engine.place(student), real, "student")
     if lesson.teacher is not None:  # frozen, with the statistics of its own training
         engine.place(lesson.teacher).eval()
+    require_trainable(student, "student")
     task, feed = real.task, Feed(real, fakes, config, engine, seed, student)
     taught = feed.taught
 

@@ -11,6 +11,7 @@ from gankd.data.augment import DRAWS, Augmentation, augment, known_as
 from gankd.data.images import LabelledImages
 from gankd.data.mix import Mix, check_mix, mix
 from gankd.engine import Engine
+from gankd.errors import ModelError
 from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.ranges import BelowOne, Count, CountFromTwo, UpToTen, Within
 from gankd.runs import Stage
@@ -114,6 +115,14 @@ def make_optimizer(
     return optimizer, schedule
 
 
+def require_trainable(model: torch.nn.Module, what: str) -> None:
+    """Raise ModelError if a network has no weights, or all of them are frozen."""
+    parameters = list(model.parameters())
+    if not any(parameter.requires_grad for parameter in parameters):
+        state = "all its weights are frozen (requires_grad=False); unfreeze some" if parameters else "it has no weights"
+        raise ModelError(f"{what} has nothing to train: {state}")
+
+
 def train_supervised(
     model: ImageModel,
     train: LabelledImages,
@@ -144,6 +153,7 @@ def train_supervised(
         config.mix == "none" or beside is None,
         f"{config.where}mix={config.mix}: a virtual teacher learns alongside from un-mixed images only; set it to none",
     )
+    require_trainable(model, stage.name)
     optimizer, schedule = make_optimizer(model, config)
     batches = Batches(len(train), config.batch_size, seed, "supervised")  # a function of (seed, step)
     weights = weights_of_classes(config.class_weights, train.task, [(train.labels, 1.0)], config.where)

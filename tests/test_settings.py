@@ -2,7 +2,7 @@
 
 import pydoc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -53,6 +53,7 @@ class Group:
     """Kinds."""
     share: Annotated[float, Field(gt=0)] | None = None
     bare: bool = True
+    given: dict[str, int] = field(default_factory=lambda: {"width": 8})
     plain: Literal["x"] | int = "x"
 
     """Below an empty line."""
@@ -66,6 +67,7 @@ def test_what_a_row_is_made_of() -> None:
         ("here.kinds", "[a]", "list: a or b"),
         ("here.share", "none", "number, positive, or none"),
         ("here.bare", "true", "true or false"),
+        ("here.given", "{width=8}", "{name=value, ...}"),
         ("here.plain", "x", "x or whole number"),
     ]
     assert "    here.size: Side in pixels. (whole number, in 1..8; default: 4)" in str(Group.__doc__)

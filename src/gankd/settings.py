@@ -7,7 +7,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -50,7 +50,8 @@ def settings_of(cls: type, prefix: str = "") -> Iterator[Setting]:
         if isinstance(field.type, type) and is_dataclass(field.type):
             yield from settings_of(field.type, f"{name}.")
         else:
-            yield Setting(name, _shown(field.default), _range(field.type), explained.get(field.name, ""))
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            yield Setting(name, _shown(default), _range(field.type), explained.get(field.name, ""))
 
 
 def explained(cls: C) -> C:
@@ -75,6 +76,8 @@ def _shown(value: Any) -> str:
     """A value as --set takes it."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}={_shown(item)}" for name, item in value.items()) + "}"
     if isinstance(value, float):
         return f"{value:g}"
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
@@ -83,6 +86,8 @@ def _shown(value: Any) -> str:
 def _range(kind: Any) -> str:
     """Values that a setting of this type may have, in words."""
     allowed, kinds = range_of(kind), get_args(kind)
+    if get_origin(kind) is dict:
+        return "{name=value, ...}"
     if get_origin(kind) is tuple:
         return f"list: {_range(kinds[0])}"
     if type(None) in kinds:

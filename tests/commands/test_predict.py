@@ -17,10 +17,12 @@ from gankd.bench.timing import Timing, timed
 from gankd.commands.export import Exported, export
 from gankd.commands.latency import Latency
 from gankd.commands.predict import predict
+from gankd.errors import ModelError
 from gankd.models.contract import ImageModel
-from gankd.models.exported import Limit, open_exported, run_by_onnx, write_onnx
+from gankd.models.exported import Limit, open_exported, run_by_onnx, to_torch_export, write_onnx
 from gankd.models.files import save_model
 from gankd.models.int8 import to_int8
+from gankd.models.portable import Portable
 from gankd.recipes import Recipe
 from gankd.recipes.experiment import Experiment
 from gankd.runs import Run
@@ -140,6 +142,23 @@ def test_an_int8_file_says_what_it_costs(
     assert open_exported(found.path).card["int8"] is True
     assert "times as fast as float32" in found.text
     assert "times as fast as float32" in found.page.read_text()
+
+
+class Choosing(torch.nn.Module):
+    """A network whose path depends on the pixels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)[:, :2] if x.sum() > 3 else x.flatten(1)[:, 2:4]
+
+
+def test_a_network_that_cannot_be_a_graph(capfd: pytest.CaptureFixture[str]) -> None:
+    model = ImageModel(Choosing(), size=8, mean=torch.zeros(1), std=torch.ones(1))
+    with pytest.raises(
+        ModelError, match="^my_nets:Choosing has no counterpart in torch.export .*; write its forward"
+    ) as error:
+        to_torch_export(Portable(model, Classification(num_classes=2)), 1, "my_nets:Choosing")
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_formats_that_do_not_fit(digits_run: tuple[Recipe, Path], refused: Callable[..., str]) -> None:

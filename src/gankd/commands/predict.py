@@ -104,8 +104,9 @@ def guarantee(model: ExportedModel) -> str:
         left = f"cannot tell up to a probability of {bound}" if limit.limit else "every image gets an answer"
         open_ = f"{100 * limit.unanswered:.1f} %"
         return f"{left}: at most {risk} get a wrong class, {kept}; of the test images {missed}, and {open_} get none"
-    ends = f"value ± {bound} {model.task.metric_unit}".rstrip()
-    return f"interval: {ends}, which misses at most {risk} of labels, {kept}; of the test images {missed}"
+    ends = "interval: value ±" if model.task.head_size == 1 else "mean error over the values up to"
+    ends = f"{ends} {bound} {model.task.metric_unit}".rstrip()
+    return f"{ends}, which misses at most {risk} of labels, {kept}; of the test images {missed}"
 
 
 def _images_at(path: Path) -> list[Path]:

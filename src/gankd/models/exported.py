@@ -1,10 +1,11 @@
 """Exported students, written as a graph of ONNX or of torch.export and opened again to label images."""
 
+import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -149,7 +150,9 @@ def to_onnx(portable: Portable, channels: int, what: str) -> bytes:
                 dynamic_shapes=({0: any_size, 2: any_size, 3: any_size},),
             )
         assert program is not None
-        return program.model_proto.SerializeToString()
+        graph: bytes = program.model_proto.SerializeToString()
+        run_by_onnx(graph)  # onnxruntime has no convolutions in double, for example
+        return graph
     except Exception as error:  # the user's network may raise anything
         raise _not_exportable(what, "ONNX", error) from None
 
@@ -254,20 +257,21 @@ def _card(text: str) -> dict[str, Any]:
 
 
 def _not_exportable(what: str, form: str, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split())[:300]
+    cause = error.__cause__ or error  # the exporter wraps what the network raised in advice about itself
+    reason = str(cause).strip().partition("\n")[0][:200]
     return ModelError(
-        f"{what} has no counterpart in {form}: {type(error).__name__} {reason}; write its forward without Python "
+        f"{what} has no counterpart in {form} ({type(cause).__name__} {reason}); write its forward without Python "
         "conditions on tensors, or export as .safetensors"
     )
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence for warnings that exporters of PyTorch give about themselves."""
+    """Silence for what exporters say of themselves: warnings, log lines, and whole graphs where they fail."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -203,15 +203,16 @@ def group_log_ratio(real_groups: Tensor, fake_groups: Tensor, num_groups: int) -
 
 
 def label_distance(labels: Tensor, reference: Tensor, task: Task) -> Tensor:
-    """(N,) distances of labels in [0, 1]: total variation of class probabilities, or |difference| / label range.
+    """(N,) distances of labels in [0, 1]: total variation of class probabilities, or |difference| / label range (of
+    several values the mean over them).
 
     For classes (N,) on both sides it is 1 where they differ; either side may hold probabilities (N, K). Values beyond
     the range of labels are clipped to it.
     """
     own, other = task.targets(labels), task.targets(reference)
-    if own.ndim == 2:
+    if own.ndim > 1 + len(task.label_shape):  # probabilities
         return (own - other).abs().sum(1) / 2
-    return (own.clamp(0, 1) - other.clamp(0, 1)).abs()
+    return (own.clamp(0, 1) - other.clamp(0, 1)).abs().reshape(len(own), -1).mean(1)
 
 
 def fit_rate(sizes: Sequence[int], errors: Sequence[float]) -> tuple[float, float]:

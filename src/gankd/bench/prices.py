@@ -226,8 +226,8 @@ class Prices:
 
         def work(updates: int) -> None:
             network = engine.place(untrained_teacher(experiment, teacher))
-            virtual, peers = untrained_virtual(experiment, recipe.virtual), new_student(experiment, config)
-            lesson = Lesson(config.objective, network, virtual, peers) if taught else None
+            virtual = untrained_virtual(experiment, recipe.virtual) if arm.reads_virtual else None
+            lesson = Lesson(config.objective, network, virtual, new_student(experiment, config)) if taught else None
             few, own = train.subset(torch.arange(2)), replace(config, updates=updates, assistants=())
             distill(net, train, few, own, engine, 0, lesson=lesson)
 

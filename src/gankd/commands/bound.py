@@ -230,7 +230,8 @@ class _Judge:
         recipe, task = self.experiment.recipe, self.experiment.splits.task
         seed = recipe.seed
         labels = selection.labels.cpu()
-        if labels.ndim == 2:  # to a loss that is linear in the label, soft labels are labels sampled from them
+        soft = labels.ndim > 1 + len(task.label_shape)
+        if soft:  # to a loss that is linear in the label, soft labels are labels sampled from them
             labels = torch.multinomial(labels.float(), 1, generator=rng(seed, "bound", "labels"))[:, 0]
         first, rest = fits.nonzero()[:fitted, 0], (~fits).nonzero()[:, 0]
         # The published schedule keeps an over-fitted last epoch, which would see less of the distance.
@@ -246,7 +247,7 @@ class _Judge:
 
         fake_scores = score(features[rest.to(features.device)], labels[rest])
         outputs = selection.teacher_outputs.cpu()
-        teacher = task.adjust(outputs, selection.labels, "soft" if selection.labels.ndim == 2 else "prediction")
+        teacher = task.adjust(outputs, selection.labels, "soft" if soft else "prediction")
         return Distance(
             "",
             int(selection.consistent.sum()),

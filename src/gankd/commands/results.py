@@ -289,13 +289,15 @@ def _agreement(experiment: Experiment, stages: Stages, teacher: ImageModel) -> l
 
 def _samples(experiment: Experiment, stages: Stages) -> Any:
     """Grid of generated images: a row per label (of many, some); of values, a column per value from low to high."""
-    task, recipe = experiment.splits.task, experiment.recipe
+    splits, task, recipe = experiment.splits, experiment.splits.task, experiment.recipe
     teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
     generator = make_generator(experiment, teacher, recipe.gan, stages.gan)
     values = task.sweep(GRID_COLUMNS)
     if values is None:
         groups = torch.linspace(0, task.num_groups - 1, min(GRID_ROWS, task.num_groups)).round().long()
-        labels = groups.repeat_interleave(GRID_COLUMNS)
+        real = splits.train.labels.cpu()
+        first = [(task.groups(real) == group).nonzero()[:1, 0] for group in groups]
+        labels = real[torch.cat(first)].repeat_interleave(GRID_COLUMNS, 0)
         images = sample_images(generator, labels, recipe.seed, "results samples")
     else:
         images = generator.sweep(values, GRID_ROWS, generator=rng(recipe.seed, "results samples"))

@@ -42,7 +42,7 @@ def sample(source: Path | str, labels: str, *, count: int, out: Path | str, seed
     wanted = parse_labels(labels, task)
     total = len(wanted) * count
     require(total <= MOST_IMAGES, f"--count {count} for {len(wanted)} labels is more than {MOST_IMAGES:,} images")
-    images = sample_images(generator, wanted.repeat_interleave(count), seed, "sample")
+    images = sample_images(generator, wanted.repeat_interleave(count, 0), seed, "sample")
     if out.suffix.lower() == ".png":
         grid = image_grid(images, columns=count, scale=max(1, 64 // images.shape[-1]))
         with atomic(out) as temporary:

@@ -259,7 +259,8 @@ def contact_images(data: LabelledImages) -> tuple[Tensor, int]:
     With few classes each has a row of its own, if all are equally frequent.
     """
     rows = min(data.task.num_groups, MOST_ROWS)
-    order = data.labels.cpu().argsort(stable=True)
+    # Several values have no order of their own: box by box.
+    order = (data.task.groups(data.labels) if data.task.label_shape else data.labels).cpu().argsort(stable=True)
     count = min(rows * COLUMNS, len(data))
     places = ((torch.arange(count) + 0.5) * len(data) / count).long()
     return data.images[order[places]], COLUMNS

@@ -88,6 +88,7 @@ DATA_SETS = {
     "rotated-digits": DataSet(
         "rotated_digits:load_rotated_digits", "The angle of a digit at 16x16", takes=(), shape=(1, 16, 1)
     ),
+    "blobs": DataSet("blobs:load_blobs", "Place and size of a disc at 16x16: three values", takes=()),
     "turntable": DataSet("turntable:load_turntable", "The yaw of rendered solids", takes=("size", "per_label")),
     # --- the user's own images
     "folder": DataSet(

@@ -265,6 +265,8 @@ class ImagePool(_Sampled):
 
         Labels choose in random order, classes among equal ones, values the nearest that is left.
         """
+        if self.labels.ndim == 2:
+            return self._match_rows(wanted, generator)
         order = torch.randperm(len(self), generator=generator)
         order = order[self.labels[order].argsort(stable=True)]
         labels: list[float] = self.labels[order].tolist()
@@ -281,6 +283,23 @@ class ImagePool(_Sampled):
             if fits:
                 index[number] = order[right]
                 above[right], below[right + 1] = right + 1, right
+        return index
+
+    def _match_rows(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
+        """The same for labels of several values (N, n): nearest by distance on the [0, 1] scale."""
+        from scipy.spatial import cKDTree
+
+        tree = cKDTree(self.task.targets(self.labels).numpy())
+        index, free = torch.full((len(wanted),), -1), torch.ones(len(self), dtype=torch.bool)
+        points = self.task.targets(wanted.cpu()).numpy()
+        for number in torch.randperm(len(wanted), generator=generator)[: len(self)].tolist():
+            count, nearest = 1, torch.zeros(0, dtype=torch.int64)
+            while len(nearest) == 0:  # more and more neighbours, until one is left
+                count = min(2 * count, len(self))
+                found = torch.from_numpy(tree.query(points[number], k=range(1, count + 1))[1])
+                nearest = found[free[found]]
+            index[number] = nearest[0]
+            free[nearest[0]] = False
         return index
 
 

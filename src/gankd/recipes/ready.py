@@ -45,6 +45,19 @@ def rotated_digits() -> Recipe:
     )
 
 
+def blobs() -> Recipe:
+    """Place and size of a disc at 16x16, three values, with 300 training images: regression of a vector."""
+    return Recipe(
+        name="blobs",
+        data=DataConfig(name="blobs", num_train=300),
+        teacher=TeacherConfig(model="resnet8", updates=1500, lr=3e-3),
+        gan=logistic(GanConfig(steps=1500, width_g=16, width_d=16)),
+        synth=SynthConfig(pool=12_000),
+        select=SelectConfig(count=5000),
+        student=StudentConfig(model="cnn16", updates=1200, lr=3e-3),
+    )
+
+
 def digits_all() -> Recipe:
     """All 898 training digits: with ample labels there is less to gain."""
     return replace(digits(), name="digits-all", data=DataConfig(name="digits"))
@@ -112,6 +125,7 @@ _OWN = {
         digits_noisy,
         digits_takd,
         rotated_digits,
+        blobs,
         rotated_digits_all,
         turntable,
         folder,

@@ -175,8 +175,9 @@ def _check_student(experiment: Experiment, arm: Arm) -> dict[str, Wiring]:
     check_mixing(arm.objective or Objective(()), config, train.task)
     if arm.loss is None:
         return {}
-    virtual = given_virtual(experiment, config) if arm.reads_virtual else None
-    virtual = virtual or untrained_virtual(experiment, recipe.virtual)
+    virtual = None
+    if arm.reads_virtual:
+        virtual = given_virtual(experiment, config) or untrained_virtual(experiment, recipe.virtual)
     teacher = other_teacher(recipe, config.teacher)
     networks = {f"teacher {teacher.model}": untrained_teacher(experiment, teacher)}
     networks |= {f"assistant {name}": experiment.model(name, 0, config.input_size) for name in config.assistants}

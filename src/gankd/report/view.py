@@ -93,6 +93,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "colours": len(CONTROL_COLOURS),
         "rows": _arm_rows(data, places),
         "forest": _forest(data, places),
+        "by_output": _by_output(data),
         "matched": _matched(data),
         "classes": tables.classes_rows(data.arms, data.choice),
         "time_note": " ".join(tables.time_note(data.arms)),
@@ -119,6 +120,20 @@ def _context(data: ReportData) -> dict[str, Any]:
 
 
 # --- result -------------------------------------------------------------------------------------------------
+
+
+def _by_output(data: ReportData) -> dict[str, Any] | None:
+    """Table of the errors of each output, a row per arm; None for labels of one value and for classes."""
+    task = data.task
+    if not task.parts or not data.arms:
+        return None
+    head = [f"{part}, {unit}" if (unit := task.unit_of(part)) else part for part in task.parts]
+    rows = []
+    for arm in data.arms:
+        found = [mean_stderr(arm.values_of(part)) for part in task.parts]
+        # Of one student there is no standard error.
+        rows.append((arm.title, [f"{mean:.3g}" + f" ± {error:.1g}" * math.isfinite(error) for mean, error in found]))
+    return {"head": head, "rows": rows}
 
 
 def _tiles(data: ReportData, places: int) -> list[dict[str, str]]:
@@ -447,6 +462,5 @@ def _model(model: ModelFacts, task: Task) -> dict[str, Any]:
             rows.append((words, show(card[key])))
     for split, metrics in model.metrics.items():
         for name, value in metrics.items():
-            unit = "nats" if name == "nll" else task.metric_unit
-            rows.append((f"{name}, {split}", f"{value:.4g} {unit}".rstrip()))
+            rows.append((f"{name}, {split}", f"{value:.4g} {task.unit_of(name)}".rstrip()))
     return {"role": model.role, "rows": rows}

@@ -53,6 +53,8 @@ class Classification:
     """Ways to mix labelled images."""
     not_when_mixed: ClassVar[tuple[str, ...]] = ("index", "labels")
     """Inputs of losses that a mixed image does not have: it is not one image, and has no single class."""
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Those of `metrics` that split the error by output."""
     table_notes: ClassVar[tuple[str, ...]] = (
         "nll is that of the student's outputs as they are: soft targets raise it, as students become less sure",
     )
@@ -219,6 +221,10 @@ class Classification:
             "top1": 100.0 * (self.predict(outputs) == labels).double().mean().item(),
             "nll": self.loss(outputs, labels).double().mean().item(),
         }
+
+    def unit_of(self, metric: str) -> str:
+        """Unit of one of `metrics`."""
+        return "nats" if metric == "nll" else self.metric_unit
 
     def chance(self, labels: Tensor) -> float:
         """Top-1 of always guessing the most frequent class of `labels`."""

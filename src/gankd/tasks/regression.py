@@ -33,7 +33,7 @@ class Regression(OfValues):
         require(self.high > self.low, f"a regression needs low < high, got [{self.low}, {self.high}]")
 
     @property
-    def metric_unit(self) -> str:
+    def metric_unit(self) -> str:  # type: ignore[override]
         """Unit of the metric: that of the labels."""
         return self.unit
 

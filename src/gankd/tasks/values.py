@@ -45,6 +45,9 @@ class OfValues:
     """Ways to mix labelled images. Values are not in proportion to the area of a part of the image."""
     not_when_mixed: ClassVar[tuple[str, ...]] = ("index",)
     """Inputs of losses that a mixed image does not have."""
+    metric_unit: ClassVar[str]
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Those of `metrics` that split the error by output."""
     table_notes: ClassVar[tuple[str, ...]] = ()
     default_adjust: ClassVar[Adjust] = "prediction"
     """Adjustment of labels that `auto` selects: the teacher's prediction."""
@@ -144,6 +147,10 @@ class OfValues:
     def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Mean absolute error, and root mean squared error."""
         raise NotImplementedError
+
+    def unit_of(self, metric: str) -> str:
+        """Unit of one of `metrics`."""
+        return self.metric_unit
 
     def chance(self, labels: Tensor) -> float:
         """Mean absolute error of always guessing the median of `labels`."""

@@ -43,7 +43,7 @@ class VectorRegression(OfValues):
         return "% of range"
 
     @property
-    def metric_unit(self) -> str:
+    def metric_unit(self) -> str:  # type: ignore[override]
         """Unit of the metric."""
         return self.unit
 
@@ -164,8 +164,17 @@ class VectorRegression(OfValues):
         return {
             "mae": shares.abs().mean().item(),
             "rmse": rmse.item(),
-            **{f"mae_{name}": error for name, error in zip(self.names, own, strict=True)},
+            **dict(zip(self.parts, own, strict=True)),
         }
+
+    @property
+    def parts(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of `metrics` that split the error by output."""
+        return tuple(f"mae_{name}" for name in self.names)
+
+    def unit_of(self, metric: str) -> str:
+        """Unit of one of `metrics`."""
+        return dict(zip(self.parts, (out.unit for out in self.outputs), strict=True)).get(metric, self.unit)
 
     def chance(self, labels: Tensor) -> float:
         """Mean absolute error, in per cent of range, of always guessing the median of each output."""

@@ -168,7 +168,7 @@ def train_ratio(
     def batch(real_index: Tensor, fake_index: Tensor) -> tuple[Tensor, Tensor]:
         """Features (2 B, F) of B pairs, real ones first, and the labels (2 B,) that condition both."""
         r, f = real_index.to(device), fake_index.to(device)
-        return torch.cat([real[r], fake[f]]), labels[r].repeat(2)
+        return torch.cat([real[r], fake[f]]), torch.cat([labels[r], labels[r]])
 
     # --- training: all networks in one step, each until its held-out loss stops falling
     judged = batch(*held.draw(max(JUDGED_PAIRS, num_late), rng(seed, "ratio", "judged")))

@@ -13,20 +13,25 @@ NEAREST = 16
 class Pairs:
     """Random (real, fake) index pairs of like labels, evenly over the label groups that have both.
 
-    Relies on groups that rise with the label, as classes and bins do.
+    Relies on groups that rise with the label, as classes and bins of one value do. Labels of several values have no
+    order: those of generated samples are searched for the nearest ones, by distance on the [0, 1] scale.
     """
 
     def __init__(self, task: Task, real: Tensor, fake: Tensor, use_real: Tensor, use_fake: Tensor) -> None:
+        one = real.ndim == 1
         self._real, self._fake = (
-            index[labels[index].argsort(stable=True)]
+            index[(labels if one else task.groups(labels))[index].argsort(stable=True)]
             for labels, index in ((real, use_real.nonzero()[:, 0]), (fake, use_fake.nonzero()[:, 0]))
         )
-        y, z = real[self._real], fake[self._fake]  # labels in rising order
+        y, z = real[self._real], fake[self._fake]  # labels in rising order, or those of several values group by group
         self._count = task.groups(y).bincount(minlength=task.num_groups)
         self._start = self._count.cumsum(0) - self._count
         fakes = task.groups(z).bincount(minlength=task.num_groups)
         self._groups = ((self._count > 0) & (fakes > 0)).nonzero()[:, 0]
         self.groups = len(self._groups)
+        if not one:
+            self._low, self._high, self._fake = _nearest(task, y, z, self._fake)
+            return
 
         # Generated samples of equal label, widened to at least NEAREST by neighbours in label order within the group.
         low, high = torch.searchsorted(z, y, right=False), torch.searchsorted(z, y, right=True)
@@ -44,6 +49,28 @@ class Pairs:
         real = self._start[group] + (which * self._count[group]).long()
         low = self._low[real]
         return self._real[real], self._fake[low + (whose * (self._high[real] - low)).long()]
+
+
+def _nearest(task: Task, y: Tensor, z: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Range (N,), (N,) of each real label (N, n) in an index that lists the `NEAREST` fakes of its own group, nearest
+    first; and that index.
+    """
+    from scipy.spatial import cKDTree
+
+    labels, others, groups = task.targets(y).numpy(), task.targets(z).numpy(), task.groups(z)
+    low, high = torch.zeros(len(y), dtype=torch.int64), torch.zeros(len(y), dtype=torch.int64)
+    lists: list[Tensor] = []
+    length = 0
+    for group in groups.unique().tolist():
+        mine = (task.groups(y) == group).nonzero()[:, 0]
+        theirs = (groups == group).nonzero()[:, 0]
+        nearest = min(NEAREST, len(theirs))
+        found = cKDTree(others[theirs.numpy()]).query(labels[mine.numpy()], k=range(1, nearest + 1))[1]  # (N, nearest)
+        lists.append(fake[theirs[torch.from_numpy(found)]].flatten())
+        low[mine] = length + nearest * torch.arange(len(mine))
+        high[mine] = low[mine] + nearest
+        length += len(lists[-1])
+    return low, high, torch.cat(lists)
 
 
 def held_out(groups: Tensor, share: float, seed: int, name: str) -> Tensor:

@@ -58,9 +58,9 @@ def test_true_labels_teach_and_shuffled_ones_do_not() -> None:
     )
     wanted = draw_places(256, rng(2, "wanted"))[:, :2]
     blind = (wanted - wanted.median(0).values).norm(dim=1).mean().item()
-    right = error(TRUE, 180)
-    assert right < 0.8 * blind
-    assert right < 0.6 * error(shuffled, 180)
+    right = error(TRUE, 300)
+    assert right < 0.7 * blind
+    assert right < 0.6 * error(shuffled, 300)
 
 
 @pytest.mark.parametrize(

@@ -286,7 +286,7 @@ class ImagePool(_Sampled):
         return index
 
     def _match_rows(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
-        """The same for labels of several values (N, n): nearest by distance on the [0, 1] scale."""
+        """Index as `_match` gives it, for labels of several values (N, n): nearest by distance on the [0, 1] scale."""
         from scipy.spatial import cKDTree
 
         tree = cKDTree(self.task.targets(self.labels).numpy())

@@ -55,6 +55,19 @@ def require_trust(path: Path, code: Collection[str], sealed: Any = None) -> None
             )
 
 
+def require_trusted_file(path: Path, folder: Path) -> None:
+    """Refuse a file whose reading can run code, unless the user trusts it or the run folder that names it.
+
+    Raises:
+        TrustError: with the file and the remedy.
+    """
+    if _trusted.isdisjoint([path.resolve(), *path.resolve().parents, folder.resolve()]):
+        raise TrustError(
+            f"{path} is a network with its code, which is not run unasked; if you trust the file: add --trust (in "
+            f"Python: gankd.trust('{path}')); or export the network to ONNX, which brings no code along"
+        )
+
+
 def seals(path: Path, code: Collection[str]) -> dict[str, str]:
     """Proofs, for a file that this user is about to write, that the user named this code; made with the user's key.
 

@@ -1,6 +1,7 @@
 """A teacher with the user's weights: read as it was trained, or refused with the likely cause."""
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from gankd.config import override
-from gankd.data.images import LabelledImages
+from gankd.console import Console
+from gankd.data.images import LabelledImages, Splits
 from gankd.engine import Engine
 from gankd.errors import CheckpointError, ConfigError, ModelError
-from gankd.models.contract import ImageModel
+from gankd.models.contract import EndsIn, ImageModel
 from gankd.models.head import teacher_head
 from gankd.recipes import digits
 from gankd.recipes.config import TeacherConfig
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.given import check_given, check_shapes, class_names, users_contract
-from gankd.recipes.teacher import teacher_stage
+from gankd.recipes.teacher import make_teacher, teacher_stage
 from gankd.runs import Run
 from gankd.seeds import rng
 from gankd.storage import save_weights
@@ -231,9 +233,9 @@ def test_probabilities_are_refused_and_their_logs_are_taken(count: int) -> None:
     def teacher(change: object) -> ImageModel:
         return model(After(net, change), data, half(3), half(3), task)
 
-    with pytest.raises(ModelError, match="Own ends in a softmax: .*remove the softmax"):
+    with pytest.raises(ModelError, match="Own ends in a softmax: .*teacher.ends_in=softmax.*remove the softmax"):
         checked(teacher(lambda outputs: outputs.softmax(1)), data)
-    with pytest.raises(ModelError, match="Own ends in a sigmoid: .*remove it"):
+    with pytest.raises(ModelError, match="Own ends in a sigmoid: .*teacher.ends_in=sigmoid.*remove it"):
         checked(teacher(lambda outputs: (4 + 1.7 * outputs).sigmoid()), data)
     (said,) = checked(teacher(lambda outputs: (outputs / 4).log_softmax(1)), data)
     assert said.startswith("ends in a log_softmax; its outputs serve as logits")
@@ -345,3 +347,88 @@ def test_the_setting_reaches_the_command_line_as_a_list_or_a_file(tmp_path: Path
     assert override(digits(), [weights, "teacher.class_names=names.txt"]).teacher.class_names == ("names.txt",)
     named = override(digits(), [weights, 'teacher.class_names=["a, b", "c"]'])
     assert named.teacher.class_names == ("a, b", "c")
+
+
+# --- the last step undone, and one output for two classes ----------------------------------------------------
+
+
+def test_the_inverse_of_the_last_step_gives_the_logits() -> None:
+    x, logits = torch.rand(5, 3, 1, 1, generator=rng(0, "x")), 3 * torch.randn(5, 3, generator=rng(0, "logits"))
+
+    def read(outputs: Tensor, ends_in: EndsIn, one_of_two: bool = False) -> Tensor:
+        net = After(nn.Identity(), lambda _: outputs)
+        return ImageModel(net, size=1, mean=half(3), std=half(3), ends_in=ends_in, one_of_two=one_of_two)(x)
+
+    torch.testing.assert_close(read(logits.softmax(1), "softmax"), logits.log_softmax(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(read(logits.sigmoid(), "sigmoid"), logits, rtol=1e-4, atol=1e-4)
+    assert read(torch.tensor([[0.0, 1.0]]), "softmax").isfinite().all()
+    z = logits[:, :1]
+    pair = torch.cat([torch.zeros_like(z), z], 1)
+    torch.testing.assert_close(read(z.sigmoid(), "sigmoid", one_of_two=True), pair, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pair.softmax(1)[:, 1:], z.sigmoid())  # the same probabilities as the network means
+    for single in (z, z[:, 0]):
+        assert torch.equal(read(single, "none", one_of_two=True), pair)
+    assert torch.equal(read(logits[:, :2], "none", one_of_two=True), logits[:, :2])
+
+
+ONE_LOGIT = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, in_channels, num_outputs=1):
+        super().__init__()
+        self.fc = nn.Linear(in_channels, num_outputs)
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+
+class Single(Net):
+    def __init__(self, in_channels):
+        super().__init__(in_channels)
+
+class Sure(Single):
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+"""
+
+
+@pytest.fixture
+def bright(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Splits:
+    """Dark and bright images, and the weights of networks with one output that tell them apart."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "one_logit.py").write_text(ONE_LOGIT)
+    torch.save({"fc.weight": torch.full((1, 3), 8.0), "fc.bias": torch.full((1,), -12.0)}, tmp_path / "w.pt")
+    labels = torch.arange(60) % 2
+    pixels = torch.randint(100, (60, 3, 8, 8), generator=rng(0, "p")) + 120 * labels[:, None, None, None]
+    task = Classification(num_classes=2, class_names=("dark", "light"))
+    data = LabelledImages(pixels.to(torch.uint8), labels, task)
+    return Splits(data, data, data, "bright")
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("Net", ()), ("Single", ()), ("Sure", ("teacher.ends_in=sigmoid",)), ("Sure", ())]
+)
+def test_one_output_for_two_classes(
+    name: str, more: tuple[str, ...], bright: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the constructor is asked for two outputs, and the weights have one."""
+    settings = (f"teacher.model=one_logit:{name}", "teacher.weights=w.pt", "teacher.mean=[0]", "teacher.std=[1]", *more)
+    recipe = override(digits(), settings)
+    said: list[str] = []
+    console = Console()
+    monkeypatch.setattr(console, "say", said.append)
+    (tmp_path / "run").mkdir()
+    experiment = Experiment.open(recipe, Run(tmp_path / "run", console), bright)
+    stage = teacher_stage(experiment, recipe.teacher)
+    if name == "Sure" and not more:
+        with pytest.raises(ModelError, match="ends in a sigmoid: .*set teacher.ends_in=sigmoid"):
+            make_teacher(experiment, recipe.teacher, stage)
+        return
+    outputs = make_teacher(experiment, recipe.teacher, stage)(bright.test.images)
+    z = 24 * bright.test.images.double().mean((1, 2, 3)) / 255 - 12
+    torch.testing.assert_close(outputs[:, 1].double(), z, rtol=1e-3, atol=1e-3)
+    assert (outputs[:, 0] == 0).all()
+    assert any("one output for two classes: read as the logit of light against dark" in line for line in said)
+    again = Experiment.open(recipe, Run(tmp_path / "run"), bright)
+    restored = make_teacher(again, recipe.teacher, teacher_stage(again, recipe.teacher))
+    assert torch.equal(restored(bright.test.images), outputs)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gankd.data.sets import published_shape
 from gankd.engine import Engine
-from gankd.models import build_net
+from gankd.models import ZOO, build_net
 from gankd.recipes.config import Recipe
 from gankd.recipes.generated import CLASSIFIER
 from gankd.recipes.published.table import PublishedTable, Scale
@@ -128,9 +128,9 @@ def training_step(
     """Operations of one update on `batch` images (C, H, W), which the teacher sees too if there is one; each network
     in its own size.
 
-    0 for the user's own networks, which cannot be counted without building them.
+    0 for networks other than the zoo's, which cannot be counted without building them.
     """
-    if any(":" in each for each in (name, teacher or "")):
+    if not all(_in_zoo(each) for each in (name, *([] if teacher is None else [teacher]))):
         return 0.0
     channels, side, _ = shape
     seen = 0.0 if teacher is None else network_work(teacher, channels, teacher_size or side, outputs).operations
@@ -149,11 +149,15 @@ def sampling_step(
     config: GanConfig, task: Task, shape: tuple[int, int, int], teacher: str, count: int, teacher_size: int | None
 ) -> float:
     """Operations of generating `count` images (C, H, W) and showing them to the teacher; 0 for a user's own teacher."""
-    if ":" in teacher:
+    if not _in_zoo(teacher):
         return 0.0
     generator, _ = _gan_work(config, task, shape)
     seen = network_work(teacher, shape[0], teacher_size or shape[1], task.head_size)
     return count * (generator.operations + seen.operations)
+
+
+def _in_zoo(name: str) -> bool:
+    return name.partition("+")[0] in ZOO
 
 
 @cache

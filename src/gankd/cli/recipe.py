@@ -79,6 +79,8 @@ def prepared(
         recipe = replace(recipe, student=replace(recipe.student, loss=loss))
     if teacher == "auto":
         recipe = replace(recipe, weak_teacher="improve")
+    if trust:
+        trust_files(folder)  # that of a new run, too
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder} is a file, expected a run folder; choose another --out")
     return with_absolute_paths(recipe), folder
@@ -101,11 +103,12 @@ def stored(target: str, *, trust: bool = False) -> tuple["Recipe", Path]:
 
 def with_absolute_paths(recipe: "Recipe") -> "Recipe":
     """Settings whose paths hold in any working directory: `resume` may be called from another folder."""
+    from gankd.models.network_files import is_network_file
 
     def absolute(path: str | None) -> str | None:
         return None if path is None else os.path.abspath(path)
 
-    names = recipe.teacher.class_names
+    names, model = recipe.teacher.class_names, recipe.teacher.model
     external = recipe.gan.external  # may also be module:name or diffusers:FOLDER
     return replace(
         recipe,
@@ -118,6 +121,7 @@ def with_absolute_paths(recipe: "Recipe") -> "Recipe":
         ),
         teacher=replace(
             recipe.teacher,
+            model=os.path.abspath(model) if is_network_file(model) else model,
             weights=absolute(recipe.teacher.weights),
             class_names=names if len(names) != 1 else (os.path.abspath(names[0]),),  # one item is a file of names
         ),

@@ -112,7 +112,7 @@ def shared_rows(experiment: Experiment, arms: Sequence[Arm], stages: Stages, pri
 
 
 def _teacher(experiment: Experiment, config: TeacherConfig, stage: Stage, prices: Prices) -> PlanRow:
-    updates = config.updates * config.members if config.weights is None else 0
+    updates = 0 if config.is_given else config.updates * config.members
     space = config.members * megabytes(experiment.net(config.network, 0, input_size(config)))
     return _row(stage, updates, lambda: prices.teacher(experiment, config), space)
 

@@ -15,6 +15,7 @@ from gankd.console import Console
 from gankd.errors import CheckpointError, ConfigError, TrustError
 from gankd.generators.external import Generator
 from gankd.models.contract import ImageModel
+from gankd.models.network_files import holds_code
 from gankd.recipes.arms import Arm, arm_named, chosen_arms, default_arms
 from gankd.recipes.cgan_kd import arm_images, cgan_kd
 from gankd.recipes.code import named_code
@@ -31,7 +32,7 @@ from gankd.recipes.virtual import virtual_temperature
 from gankd.recipes.weak_teacher import with_strong_teacher
 from gankd.report.tables import best_arm, classes_table, evidence_rows, headline, results_table
 from gankd.runs import Run
-from gankd.seals import require_trust, seals
+from gankd.seals import require_trust, require_trusted_file, seals
 from gankd.seals import trust as trust_files
 from gankd.storage import read_json, write_hashed_json
 from gankd.tasks import Task
@@ -228,8 +229,10 @@ def opened(
 
     Raises:
         DataError: the images cannot be used; the folder is not created then.
-        RunError: the folder is in use or cannot be written.
+        RunError: the folder is in use or cannot be written. TrustError: the teacher is a file with code.
     """
+    if holds_code(recipe.teacher.model):
+        require_trusted_file(Path(recipe.teacher.model), Path(folder))
     run = Run(Path(folder), console)
     experiment = with_suited_augmentation(Experiment.open(recipe, run, **given))
     with run:

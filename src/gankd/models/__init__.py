@@ -26,6 +26,7 @@ from gankd.models import (
 )
 from gankd.models.contract import ImageModel
 from gankd.models.libraries import MODULES, library_factory
+from gankd.models.network_files import is_network_file, open_network
 from gankd.models.parts import mlp_head
 from gankd.own_code import import_own, running_own_code, split_arguments
 
@@ -62,7 +63,8 @@ def build_net(
     factory: Callable[..., nn.Module] | None = None,
 ) -> nn.Module:
     """Build a network with random weights: a zoo name, "timm:NAME" or "torchvision:NAME" if these are installed, or
-    "module:name" from the user's own code. Each name may end in "+mlp", and then in arguments: my_nets:Tiny(width=8).
+    "module:name" from the user's own code. Each name may end in "+mlp", and then in arguments: my_nets:Tiny(width=8). Or
+    open the finished network in a file (`network_files`), whose code, if it holds any, is then trusted.
 
     The user's class or function is called with those of in_channels, image_size and num_outputs that are among its
     arguments, under these names or `SYNONYMS`; the current folder is on the import path. Its lazy layers get their
@@ -75,6 +77,8 @@ def build_net(
     Raises:
         ModelError: the model does not exist (with suggestions) or cannot be built.
     """
+    if is_network_file(name):
+        return open_network(name)
     plain, arguments = split_arguments(name)
     base, plus, head = plain.partition("+")
     if plus and head != "mlp":

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,10 @@ from gankd.engine import Engine
 from gankd.errors import ModelError
 from gankd.models.read_out import ReadOut
 from gankd.tasks import Scale, Task
+
+EndsIn = Literal["none", "softmax", "sigmoid"]
+LEAST_PROBABILITY = 1e-7
+"""Smaller ones are rounding errors of float32; their log would be as large as they are wrong."""
 
 
 class ImageModel(nn.Module):
@@ -44,18 +48,23 @@ class ImageModel(nn.Module):
         offset: Scale = 0.0,
         factor: Scale = 1.0,
         order: Tensor | None = None,
+        ends_in: EndsIn = "none",
+        one_of_two: bool = False,
     ) -> None:
         """Args:
         size: side in pixels that `net` expects; other images are resized.
         mean, std: per channel (C,), on the [0, 1] scale.
         offset, factor: from raw outputs to the task's units, of all outputs or of each.
         order: number of the output (K,) of each class; default: as the network gives them.
+        ends_in: last step of `net`, which is undone: the log of probabilities (N, K), or the log-odds of each.
+        one_of_two: a single output z is the logit of the second of two classes, and becomes (0, z).
         """
         super().__init__()
         self.net = net
         # JSON cards hold tuples as lists.
         self.offset, self.factor = (each if isinstance(each, float | int) else tuple(each) for each in (offset, factor))
         self.size = size
+        self.ends_in, self.one_of_two = ends_in, one_of_two
         self.register_buffer("mean", mean.view(1, -1, 1, 1).float())
         self.register_buffer("std", std.view(1, -1, 1, 1).float())
         self.register_buffer("order", order)
@@ -97,8 +106,14 @@ class ImageModel(nn.Module):
 
     def _finish(self, raw: Tensor) -> Tensor:
         raw = raw.float()
+        if self.ends_in == "softmax":
+            raw = raw.clamp_min(LEAST_PROBABILITY).log()
+        elif self.ends_in == "sigmoid":
+            raw = raw.logit(LEAST_PROBABILITY)
         if raw.ndim == 2 and raw.shape[1] == 1:
             raw = raw[:, 0]
+        if self.one_of_two and raw.ndim == 1:
+            raw = torch.stack([torch.zeros_like(raw), raw], 1)
         if self.order is not None:
             raw = raw[:, self.order]
         if self.scale is not None:
@@ -108,11 +123,15 @@ class ImageModel(nn.Module):
         return raw if self.offset == 0.0 and self.factor == 1.0 else self.offset + self.factor * raw
 
     def outputs_and_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs, and penultimate features (N, F): the input of the last linear layer (of each member), `ReadOut`.
+        """Outputs, and penultimate features (N, F): the input of the last linear layer (of each member), `ReadOut`. A
+        network in a file has only its outputs, which stand in for them.
 
         Raises:
             ModelError: the network has no linear layer to read features from.
         """
+        if hasattr(self.net, "only_outputs"):
+            outputs = self(images)
+            return outputs, outputs.reshape(len(outputs), -1)
         with ReadOut(self.members, type(self.net).__name__) as read_out:
             if read_out.can_be_found:
                 read_out.start()

@@ -65,13 +65,13 @@ def _archive(path: Path, start: bytes) -> str:
     own = {name.partition("/")[2] for name in names}
     if "constants.pkl" in own:
         return (
-            "is a TorchScript archive, a whole network with its code; for its weights only: "
-            "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')"
+            "is a TorchScript archive, a whole network with its code; if you trust it: --trust and "
+            f"teacher.model={path}, without teacher.weights"
         )
     if "archive_format" in own:
         return (
-            "is a network from torch.export, with its code; for its weights only: "
-            "torch.save(torch.export.load(FILE).state_dict, 'weights.pt')"
+            "is a network from torch.export, with its code; if you trust it: --trust and "
+            f"teacher.model={path}, without teacher.weights"
         )
     if ".data/extern_modules" in own:
         return f"is a torch.package archive, which holds Python code; {STATE_DICT}"

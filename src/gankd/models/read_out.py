@@ -18,7 +18,8 @@ class ReadOut:
     """
 
     def __init__(self, members: Sequence[nn.Module], name: str) -> None:
-        self.reason = f"{name} has no nn.Linear to read features from; end it in a linear layer"
+        closed = getattr(members[0], "only_outputs", None)  # a network in a file
+        self.reason = closed or f"{name} has no nn.Linear to read features from; end it in a linear layer"
         candidates = [
             [
                 module

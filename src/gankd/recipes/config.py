@@ -9,6 +9,8 @@ from gankd.config import check_ranges, require, suggest
 from gankd.data.augment import Augmentation
 from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
+from gankd.models.contract import EndsIn
+from gankd.models.network_files import is_network_file
 from gankd.own_code import with_arguments
 from gankd.ranges import AboveZero, AtLeastOne, Count, CountFromTwo, Few, Seed, Side, UpToTen, ZeroToOne
 from gankd.settings import explained
@@ -116,7 +118,8 @@ class TeacherConfig(SupervisedConfig):
     where: ClassVar[str] = "teacher."
 
     model: str = "resnet20"
-    """A zoo name (`gankd list models`) or module:name."""
+    """A zoo name (`gankd list models`), module:name, or the file of a whole trained network: .onnx, or with --trust a
+    TorchScript archive (.pt) or a program of torch.export (.pt2)."""
     args: dict[str, Any] = field(default_factory=dict, hash=False)
     """Arguments of the network's class or function, as in {width=8}, besides those that gankd sets (channels, size,
     outputs)."""
@@ -135,12 +138,18 @@ class TeacherConfig(SupervisedConfig):
     class_names: tuple[str, ...] = ()
     """Classes in the order of the outputs of `weights`: names, or a file with one name per line. Default: the order of
     the data."""
+    ends_in: EndsIn = "none"
+    """Last step of the network of `weights`, if it is a softmax or a sigmoid: its inverse gives the logits."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(
-            self.weights is None or self.members == 1,
+            not self.is_given or self.members == 1,
             f"teacher.weights is one network, so teacher.members must be 1, got {self.members}",
+        )
+        require(
+            self.weights is None or not is_network_file(self.model),
+            f"teacher.model={self.model} is a whole network with its weights; leave teacher.weights out",
         )
 
     @property
@@ -150,19 +159,28 @@ class TeacherConfig(SupervisedConfig):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Settings that a teacher depends on, without arguments where there are none."""
+        """Settings that a teacher depends on, without arguments where there are none, and without the last step of a
+        network that ends in its logits.
+        """
         settings = super().identity
         if not self.args:
             del settings["args"]
+        if self.ends_in == "none":
+            del settings["ends_in"]
         return settings
 
     def require_weights(self) -> None:
         """Raise ConfigError if settings of given weights are set without any; a network in memory has its own."""
-        for name in ("mean", "std", "class_names"):
+        for name in ("mean", "std", "class_names", "ends_in"):
             require(
-                self.weights is not None or getattr(self, name) in (None, ()),
+                self.is_given or getattr(self, name) in (None, (), "none"),
                 f"teacher.{name} belongs to teacher.weights, which is not set; leave it out",
             )
+
+    @property
+    def is_given(self) -> bool:
+        """True if the user gives the trained teacher: its weights, or a file of the whole network."""
+        return self.weights is not None or is_network_file(self.model)
 
 
 @explained
@@ -205,6 +223,12 @@ class StudentConfig(DistillConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         Objective.parse(self.loss)
+        for name in (self.model, *self.assistants, *filter(None, [self.teacher])):
+            require(
+                not is_network_file(name),
+                f"student: {name} is a finished network in a file, which cannot be trained; name one of the zoo or "
+                "module:name (as teacher: teacher.model)",
+            )
         require(
             self.start_updates is None or self.init == "finetune",
             f"student.start_updates is for student.init=finetune, got {self.start_updates} with {self.init}",

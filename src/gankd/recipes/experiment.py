@@ -17,6 +17,7 @@ from gankd.generators.networks import start_side
 from gankd.identity import Identity, identity_of_new
 from gankd.models import build_net, is_own
 from gankd.models.contract import ImageModel
+from gankd.models.network_files import file_state
 from gankd.own_code import split_arguments
 from gankd.recipes.config import Recipe
 from gankd.recipes.data import given_splits, load_splits
@@ -91,13 +92,14 @@ class Experiment:
         """Hash of all images and labels."""
         return self.splits.fingerprint()
 
-    def net(self, name: str, seed: int, size: int | None = None) -> nn.Module:
+    def net(self, name: str, seed: int, size: int | None = None, num_outputs: int | None = None) -> nn.Module:
         """Build a network with new weights.
 
         Args:
             name: a zoo name or module:name.
             seed: of the weights.
             size: side of its images in pixels; default: that of the data.
+            num_outputs: width of its last layer; default: that of the task.
         """
         channels, own_size, _ = self.splits.train.shape
         base, arguments = split_arguments(name)
@@ -109,7 +111,7 @@ class Experiment:
             name,
             in_channels=channels,
             image_size=size or own_size,
-            num_outputs=self.splits.task.head_size,
+            num_outputs=num_outputs or self.splits.task.head_size,
             seed=seed,
             factory=found,
         )
@@ -137,7 +139,7 @@ class Experiment:
         if is_own(name):
             module = base.rpartition(":")[0]
             return self.identity(f"{name} at {size}", lambda: identity_of_new(lambda: self.net(name, 0, size), module))
-        key = f"structure of {name} at {size}"
+        key = f"structure of {name} at {size}, file {file_state(name)}"
         if key not in self.memory:
             self.memory[key] = self._described(name, size)
         return str(self.memory[key])

@@ -13,6 +13,7 @@ from gankd.errors import CheckpointError, TrustError
 from gankd.generators.external import ExternalGenerator, Generator, ImagePool, is_code, open_external
 from gankd.generators.networks import LatentGenerator
 from gankd.models.contract import ImageModel, predict, predict_with_features
+from gankd.models.network_files import is_network_file
 from gankd.recipes.config import SynthConfig, TeacherConfig
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.teacher import finished_teacher, teacher_stage
@@ -184,7 +185,17 @@ def sample_images(generator: Generator, labels: Tensor, seed: int, purpose: str)
 
 
 def ratio_stage(experiment: Experiment, config: RatioConfig, gan: Stage) -> Stage:
-    """Identity and state of the density ratio."""
+    """Identity and state of the density ratio.
+
+    Raises:
+        ConfigError: features of the teacher are compared, and only its outputs can be read.
+    """
+    teacher = experiment.recipe.teacher.model
+    require(
+        config.features != "teacher" or not is_network_file(teacher),
+        f"ratio.features=teacher reads the embedding of the teacher, but {teacher} gives only its outputs; add "
+        "--set ratio.features=classifier",
+    )
     return experiment.stage("ratio", config, gan=gan.fingerprint)
 
 

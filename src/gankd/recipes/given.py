@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import CheckpointError, ConfigError, ModelError
 from gankd.models.contract import ImageModel, predict
+from gankd.models.network_files import fixed_side, is_network_file
 from gankd.recipes.config import TeacherConfig
 from gankd.seeds import rng
 from gankd.storage import read_card
@@ -26,8 +28,20 @@ FEWEST, PER_CLASS = 1000, 20
 
 
 def input_size(config: TeacherConfig) -> int | None:
-    """Side in pixels of the teacher's images, where the user or the card of the weights says so."""
-    return config.input_size or read_card(Path(config.weights or "")).get("size")
+    """Side in pixels of the teacher's images, where the user, the weights' card or the network's file says so.
+
+    Raises:
+        ConfigError: the user says something else than the file of the network.
+    """
+    if not is_network_file(config.model):
+        return config.input_size or read_card(Path(config.weights or "")).get("size")
+    fixed = fixed_side(config.model)
+    require(
+        None in (fixed, config.input_size) or fixed == config.input_size,
+        f"teacher.input_size={config.input_size}, but {config.model} takes only images of {fixed}x{fixed} pixels; "
+        "leave it out",
+    )
+    return config.input_size or fixed
 
 
 def class_names(config: TeacherConfig, task: Task) -> tuple[str, ...]:
@@ -81,6 +95,8 @@ def users_contract(net: nn.Module, config: TeacherConfig, train: LabelledImages)
         offset=card.get("offset", unit[0]),
         factor=card.get("factor", unit[1]),
         order=train.task.output_order(names, "teacher.class_names") if names else None,
+        ends_in=config.ends_in,
+        one_of_two=train.task.is_binary,
     )
 
 
@@ -146,8 +162,11 @@ def check_given(
     problem, advice = task.output_problem(outputs)
     if problem:
         raise ModelError(f"{what} {problem}")
-    if advice:
+    if advice and teacher.ends_in == "none":
         say("teacher", advice)
+    if teacher.one_of_two and teacher.raw(sample.images[:2].to(engine.device)).shape[1:] in ((), (1,)):
+        first, second = task.label_names
+        say("teacher", f"one output for two classes: read as the logit of {second} against {first}")
 
     # --- errors under each normalisation, and where outputs mean something else
     errors = task.errors(outputs, labels)
@@ -205,6 +224,8 @@ def _normalised(teacher: ImageModel, mean: Tensor, std: Tensor) -> ImageModel:
         offset=teacher.offset,
         factor=teacher.factor,
         order=teacher.order,
+        ends_in=teacher.ends_in,
+        one_of_two=teacher.one_of_two,
     )
 
 

@@ -41,6 +41,8 @@ def teacher_stage(experiment: Experiment, config: TeacherConfig) -> Stage:
     if config.weights is not None:
         settings["class_names"] = class_names(config, experiment.splits.task)
         settings["weights"] = "given"  # wherever they lie: their content is an input
+    elif config.is_given:
+        settings |= {"model": "given", "class_names": class_names(config, experiment.splits.task)}
     return experiment.stage("teacher", settings, **inputs)
 
 
@@ -83,15 +85,16 @@ def other_teacher(recipe: Recipe, model: str | None) -> TeacherConfig:
     """
     if model is None:
         return recipe.teacher
-    own = recipe.teacher
-    size = own.input_size if own.weights is None else None
-    return replace(own, model=model, args={}, weights=None, mean=None, std=None, input_size=size, class_names=())
+    other = replace(recipe.teacher, model=model, args={})
+    if not recipe.teacher.is_given:
+        return other
+    return replace(other, weights=None, mean=None, std=None, input_size=None, class_names=(), ends_in="none")
 
 
 def untrained_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
     """Network of the teacher's architecture and input contract, for dry runs."""
     nets = [experiment.net(config.network, number, input_size(config)) for number in range(config.members)]
-    if config.weights is not None:
+    if config.is_given:
         return _given(experiment, nets[0], config)
     return _untrained(nets, config, experiment.splits.train)
 
@@ -101,10 +104,9 @@ def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
     seeds = [derive_seed(experiment.recipe.seed, "teacher", number) for number in range(config.members)]
     nets = [experiment.net(config.network, seed, input_size(config)) for seed in seeds]
     if config.weights is not None:
-        if config.weights not in experiment.live:
-            weights = load_weights(Path(config.weights))
-            check_shapes(nets[0], own_names(weights, nets[0])[0], config, experiment.splits.train)
-            fill_from_checkpoint(nets[0], weights, f"{config.weights} does not fit {config.model}")
+        net = nets[0] if config.weights in experiment.live else _with_weights(experiment, config, nets[0])
+        teacher = _given(experiment, net, config)
+    elif config.is_given:
         teacher = _given(experiment, nets[0], config)
     else:
         teacher = _untrained(nets, config, experiment.splits.train)
@@ -115,7 +117,7 @@ def _given(experiment: Experiment, net: nn.Module, config: TeacherConfig) -> Ima
     """The contract of a network with the user's weights, which one in memory may bring along."""
     teacher, brought = users_contract(net, config, experiment.splits.train), experiment.live.get(config.weights or "")
     if isinstance(brought, ImageModel):
-        teacher.offset, teacher.factor = brought.offset, brought.factor
+        teacher.offset, teacher.factor, teacher.ends_in = brought.offset, brought.factor, brought.ends_in
         teacher.order = brought.order if teacher.order is None else teacher.order
     return teacher
 
@@ -136,10 +138,12 @@ def train_teacher(
     experiment.say("teacher", config.model + (f" x {members}" if members > 1 else ""))
     check_model(teacher, splits.train.to(engine.device), f"teacher {config.model}")
     if config.weights is not None:
-        path, what = Path(config.weights), f"teacher {config.model}"
+        path = Path(config.weights)
         if config.weights not in experiment.live:
             for remark in filter(None, (nest_of(path), own_names(load_weights(path), teacher.net)[1])):
                 experiment.say("teacher", f"{config.weights} is {remark}")
+    if config.is_given:
+        what = f"teacher {config.model}"
         check_given(teacher, splits.train, engine, experiment.recipe.seed, what, experiment.say)
         return
     stage.begin()
@@ -155,7 +159,7 @@ def finish_teacher(experiment: Experiment, config: TeacherConfig, teacher: Image
     """Measure the teacher on validation images, refuse one at chance level, and store its weights."""
     val = experiment.splits.val
     outputs = predict(teacher, val.images, experiment.engine).cpu()
-    refuse_chance_level(outputs, val, f"teacher {config.model}", given=config.weights is not None)
+    refuse_chance_level(outputs, val, f"teacher {config.model}", given=config.is_given)
     save_state(stage.path("model.safetensors"), teacher.state_dict())
     labels = val.labels.cpu()
     facts: dict[str, Any] = {"val": val.task.metrics(outputs, labels) | val.task.detail(outputs, labels)}
@@ -168,7 +172,7 @@ def finish_teacher(experiment: Experiment, config: TeacherConfig, teacher: Image
 def seen_images(experiment: Experiment, config: TeacherConfig) -> str:
     """Caution about a given teacher's score on splits that gankd drew: empty where there is no reason for one."""
     drawn = experiment.splits.card.get("drawn", [])
-    if config.weights is None or not drawn:
+    if not config.is_given or not drawn:
         return ""
     words = " and ".join({"val": "validation", "test": "test"}[part] for part in drawn)
     options = " and ".join(f"--{part} PATH" for part in drawn)
@@ -226,6 +230,20 @@ def refuse_chance_level(outputs: Tensor, data: LabelledImages, what: str, *, giv
             f"{what} is at chance level: {task.metric} {value}{''.join(f' ({each})' for each in found)} on {len(data)} "
             f"validation images, a constant guess has {task.chance(labels):.4g}; {remedy}"
         )
+
+
+def _with_weights(experiment: Experiment, config: TeacherConfig, net: nn.Module) -> nn.Module:
+    """`net` with the user's weights; if these are for one of two classes, a network with one output takes its place."""
+    weights, train = load_weights(Path(config.weights or "")), experiment.splits.train
+    if train.task.is_binary:
+        single = experiment.net(config.network, 0, input_size(config), num_outputs=1)
+        shapes = [{name: value.shape for name, value in own_names(weights, single)[0].items()}]
+        shapes += [{name: value.shape for name, value in each.state_dict().items()} for each in (net, single)]
+        if shapes[0] == shapes[2] != shapes[1]:
+            net = single
+    check_shapes(net, own_names(weights, net)[0], config, train)
+    fill_from_checkpoint(net, weights, f"{config.weights} does not fit {config.model}")
+    return net
 
 
 def _untrained(nets: list[nn.Module], config: TeacherConfig, train: LabelledImages) -> ImageModel:

@@ -33,7 +33,7 @@ from gankd.virtual import (
 def trained_alongside(recipe: Recipe, splits: Splits) -> bool:
     """True if the virtual teacher is trained alongside the teacher, False if after it; see `learns_alongside`."""
     teacher = recipe.teacher
-    watched = teacher.members == 1 and teacher.weights is None and teacher.mix == "none"
+    watched = teacher.members == 1 and not teacher.is_given and teacher.mix == "none"
     return learns_alongside(recipe.virtual, splits.task, teacher.updates if watched else None)
 
 

@@ -172,7 +172,7 @@ def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[
     notes = [f"Data: {warning}." for warning in experiment.splits.card.get("warnings", ())]
     notes += _searched(experiment)
     teacher, student = experiment.recipe.teacher, experiment.recipe.student
-    if teacher.augment and not student.augment and teacher.weights is None:
+    if teacher.augment and not student.augment and not teacher.is_given:
         notes.append(
             f"The teacher learned from augmented images ({', '.join(teacher.augment)}), all students from plain ones: "
             "augmenting the students (student.augment) may give them a part of the same gain."

@@ -75,6 +75,11 @@ class Classification:
         return self.num_classes
 
     @property
+    def is_binary(self) -> bool:
+        """True for two classes, for which one logit suffices."""
+        return self.num_classes == 2
+
+    @property
     def description(self) -> str:
         """The labels in words."""
         return f"{self.num_classes} classes"

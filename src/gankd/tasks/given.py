@@ -29,8 +29,8 @@ def logits_problem(outputs: Tensor) -> tuple[str, str]:
     """A reason to refuse these outputs (N, K) as logits, and advice about them; each may be empty."""
     if (outputs >= 0).all() and ((outputs.sum(1) - 1).abs() < 0.02).all():
         return (
-            "ends in a softmax: its outputs are probabilities, and logits are expected; remove the softmax "
-            "from its forward, or let it return their log",
+            "ends in a softmax: its outputs are probabilities, and logits are expected; set teacher.ends_in=softmax, "
+            "and their log is read, or remove the softmax from its forward",
             "",
         )
     # Sure logits with 0 for the best class look the same, and there is nothing to say about them.
@@ -41,7 +41,8 @@ def logits_problem(outputs: Tensor) -> tuple[str, str]:
         )
     if outputs.min() >= 0 and outputs.max() <= 1 and outputs.min() < 0.1 and outputs.max() > 0.9:
         return (
-            "ends in a sigmoid: all its outputs lie in [0, 1], and logits are expected; remove it from its forward",
+            "ends in a sigmoid: all its outputs lie in [0, 1], and logits are expected; set teacher.ends_in=sigmoid, "
+            "and their log-odds are read, or remove it from its forward",
             "",
         )
     return "", ""

@@ -59,6 +59,11 @@ class OfValues:
     """Number of label groups, for budgets and per-label statistics."""
 
     @property
+    def is_binary(self) -> bool:
+        """False: labels are values."""
+        return False
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """Values have no names."""
         return ()

@@ -199,6 +199,8 @@ def _wiring(
         return Wiring()
     if teacher is None:
         raise ConfigError(f"the loss {objective} reads feature maps, which are paired with a teacher's: give one")
+    if closed := getattr(teacher.net, "only_outputs", ""):
+        raise ModelError(f"the loss {objective} reads feature maps, but the teacher {closed}")
     return Wiring.find(student, teacher, images, config.student_taps, config.teacher_taps)
 
 

@@ -15,7 +15,19 @@ from torch import Tensor
 from gankd.data.copies import check_copies
 from gankd.data.images import LabelledImages, Splits
 from gankd.data.labels import settle
-from gankd.data.own import ChannelChoice, Choices, Item, TaskChoice, and_more, common_size, counted, joined, shown
+from gankd.data.own import (
+    ChannelChoice,
+    Choices,
+    FitChoice,
+    Item,
+    TaskChoice,
+    and_more,
+    common_size,
+    counted,
+    fitted,
+    joined,
+    shown,
+)
 from gankd.data.store import arrange, source_key
 from gankd.errors import DataError
 from gankd.tasks import Task
@@ -171,7 +183,7 @@ def splits_of_arrays(
     labels, task, index, how = settle(path, items, choices, class_names=class_names)
     _, height, width, _ = sets[0].shape
     side = choices.size or common_size(path, items[:1], [(width, height)])
-    train, val, test = arrange_arrays(path, sets, labels, task, index, side, choices.channels)
+    train, val, test = arrange_arrays(path, sets, labels, task, index, side, choices.channels, choices.fit)
     colour = "grey" if train.shape[0] == 1 else "RGB"
     card = {
         "origin": f"{what} {shown(path.name)}: {counted(len(items), 'image')}, {width}x{height} pixels, "
@@ -193,6 +205,7 @@ def arrange_arrays(
     index: Mapping[str, Tensor],
     side: int,
     channels: ChannelChoice = "auto",
+    how: FitChoice = "crop",
 ) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
     """Train, validation and test: `index` counts through all sets, in their order.
 
@@ -213,11 +226,11 @@ def arrange_arrays(
             for first, block in images.blocks():
                 rows = row[passed + first :][: len(block)]
                 used = rows >= 0
-                target[rows[used]] = fit(block[used], side, channels)
+                target[rows[used]] = fit(block[used], side, channels, how)
             passed += len(images)
 
     def key() -> str:
-        return source_key([], *(images.key() for images in sets), side, grey)
+        return source_key([], *(images.key() for images in sets), side, grey, *([how] if how != "crop" else []))
 
     return arrange(labels, task, index, (1 if grey else 3, side, side), key, fill)
 
@@ -293,19 +306,16 @@ def refuse_strange(items: list[Item], count: int, where: str) -> None:
 # Pixels
 
 
-def fit(pixels: Array, side: int, channels: ChannelChoice) -> Array:
-    """uint8 (N, H, W, C) to (N, C, side, side): the central square resampled, colours as chosen."""
+def fit(pixels: Array, side: int, channels: ChannelChoice, how: FitChoice = "crop") -> Array:
+    """uint8 (N, H, W, C) to (N, C, side, side): resampled by `fitted`, colours as chosen."""
     count, height, width, depth = pixels.shape
-    short = min(height, width)
-    top, left = (height - short) // 2, (width - short) // 2
-    pixels = pixels[:, top : top + short, left : left + short]
     grey = depth == 1 if channels == "auto" else channels == "grey"
-    if short != side or (grey and depth == 3):
-        fitted = np.empty((count, side, side, 1 if grey else depth), np.uint8)
+    if (height, width) != (side, side) or (grey and depth == 3):
+        resampled = np.empty((count, side, side, 1 if grey else depth), np.uint8)
         for row, picture in enumerate(pixels):
             image = Image.fromarray(picture if depth == 3 else picture[..., 0])
-            image = (image.convert("L") if grey else image).resize((side, side), Image.Resampling.BICUBIC)
-            fitted[row] = np.asarray(image).reshape(side, side, -1)
-        pixels = fitted
+            image = fitted(image.convert("L") if grey else image, side, how)
+            resampled[row] = np.asarray(image).reshape(side, side, -1)
+        pixels = resampled
     pixels = np.broadcast_to(pixels, (count, side, side, 1 if grey else 3))
     return np.array(pixels.transpose(0, 3, 1, 2), order="C")

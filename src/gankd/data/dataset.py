@@ -101,7 +101,7 @@ def _picture(where: str, image: Any, choices: Choices, before: list[Array]) -> A
     height, width = pixels.shape[:2]
     if choices.size is not None or choices.channels != "auto":
         side = choices.size or common_size(Path(where), [Item("", Path(), "", where, None)], [(width, height)])
-        pixels = fit(pixels[None], side, choices.channels)[0].transpose(1, 2, 0)
+        pixels = fit(pixels[None], side, choices.channels, choices.fit)[0].transpose(1, 2, 0)
     if before and pixels.shape != before[0].shape:
         kinds = " and ".join(f"{w}x{h} {'grey' if c == 1 else 'RGB'}" for h, w, c in (before[0].shape, pixels.shape))
         raise DataError(f"{where}: expected images of one size and colour, got {kinds}; set size or channels")

@@ -19,7 +19,18 @@ from gankd.data.copies import check_copies
 from gankd.data.heic import heic_formats, is_heic
 from gankd.data.images import Splits
 from gankd.data.labels import settle
-from gankd.data.own import SMALLEST_SIZE, ChannelChoice, Choices, Item, and_more, common_size, counted, shown
+from gankd.data.own import (
+    SMALLEST_SIZE,
+    ChannelChoice,
+    Choices,
+    FitChoice,
+    Item,
+    and_more,
+    common_size,
+    counted,
+    fitted,
+    shown,
+)
 from gankd.data.store import arrange, source_key
 from gankd.errors import DataError
 from gankd.regular import require_regular
@@ -215,8 +226,8 @@ def splits_of_pictures(
         task,
         index,
         (1 if grey else 3, side, side),
-        lambda: source_key(pictures.paths, side, grey),
-        lambda target, row: decode_into(target, row, root, items, pictures, remedy=_OR_SKIP),
+        lambda: source_key(pictures.paths, side, grey, *([choices.fit] if choices.fit != "crop" else [])),
+        lambda target, row: decode_into(target, row, root, items, pictures, how=choices.fit, remedy=_OR_SKIP),
     )
     path = root.resolve()
     name = (path.stem if path.is_file() else path.name) or "root"
@@ -264,11 +275,12 @@ def decode_into(
     items: list[Item],
     pictures: Pictures,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
+    how: FitChoice = "crop",
     remedy: str = "",
     *,
     draft: bool = True,
 ) -> None:
-    """Write image i to target[row[i]], (C, side, side) each; those with row -1 are not opened.
+    """Write image i to target[row[i]], (C, side, side) each, as `fitted` does; those with row -1 are not opened.
 
     `remedy` ends the error about files that cannot be read. `draft` allows to decode large JPEG files at a fraction of
     their size, which is faster and a little different.
@@ -280,7 +292,7 @@ def decode_into(
 
     def read(index: int, source: Source) -> None:
         if row[index] >= 0:
-            target[row[index]] = _decode(source, side, grey, resample, draft=draft)
+            target[row[index]] = _decode(source, side, grey, resample, how, draft=draft)
 
     _refuse_unreadable(root, items, pictures.visit(read), remedy)
 
@@ -357,6 +369,7 @@ def _decode(
     side: int,
     grey: bool,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
+    how: FitChoice = "crop",
     *,
     draft: bool = True,
 ) -> npt.NDArray[np.uint8]:
@@ -366,7 +379,7 @@ def _decode(
             image.draft(None, (2 * side, 2 * side))
         with _decoded.hold(image.width * image.height * _BYTES_PER_PIXEL):
             try:
-                return square(image, side, grey, resample)
+                return square(image, side, grey, resample, how)
             finally:
                 image.close()  # its pixels too, before others get their turn
 
@@ -404,16 +417,17 @@ def common_channels(root: Path, items: list[Item], grey: list[bool], channels: C
 
 
 def square(
-    opened: Image.Image, side: int, grey: bool, resample: Image.Resampling = Image.Resampling.BICUBIC
+    opened: Image.Image,
+    side: int,
+    grey: bool,
+    resample: Image.Resampling = Image.Resampling.BICUBIC,
+    how: FitChoice = "crop",
 ) -> npt.NDArray[np.uint8]:
-    """uint8 (C, side, side): upright, opaque, the central square resampled; `opened` is turned in place."""
+    """uint8 (C, side, side): upright, opaque, resampled by `fitted`; `opened` is turned in place."""
     ImageOps.exif_transpose(opened, in_place=True)
     image = flatten(opened).convert("L" if grey else "RGB")
     if image.size != (side, side):
-        short = min(image.size)
-        left, top = (image.width - short) // 2, (image.height - short) // 2
-        square = image.crop((left, top, left + short, top + short))
-        image = square.resize((side, side), resample)
+        image = fitted(image, side, how, resample)
     return np.asarray(image).reshape(side, side, -1).transpose(2, 0, 1)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from gankd.config import require
@@ -17,6 +18,7 @@ from gankd.tasks import Task
 
 TaskChoice = Literal["auto", "classification", "regression"]
 ChannelChoice = Literal["auto", "grey", "rgb"]
+FitChoice = Literal["crop", "pad", "stretch"]
 DuplicateChoice = Literal["refuse", "allow"]
 
 SPLIT_NAMES = {
@@ -57,6 +59,7 @@ class Settings(TypedDict, total=False):
     label: tuple[str, ...]
     size: int | None
     channels: ChannelChoice
+    fit: FitChoice
     low: float | None
     high: float | None
     duplicates: DuplicateChoice
@@ -86,8 +89,10 @@ class Choices:
     """Column of the label in a table, whatever its name; several columns are one label of several values. Arrays: names
     of the values."""
     size: int | None = None
-    """Height and width in pixels, a multiple of 4 from 8 to 256, to which the central square is resampled, bicubic and
+    """Height and width in pixels, a multiple of 4 from 8 to 256, to which images are resampled, bicubic and
     antialiased; default: square images of one size stay as they are."""
+    fit: FitChoice = "crop"
+    """What becomes of an image that is not square: its central square; with black bars, the whole; stretched."""
     channels: ChannelChoice = "auto"
     """grey: one channel; rgb: three, which repeat grey levels; auto: those that all images have."""
     low: float | None = None
@@ -110,6 +115,7 @@ class Choices:
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", tuple(self.label))
         check_settings(self.task, self.size, self.channels, self.low, self.high)
+        require(self.fit in get_args(FitChoice), f"fit must be crop, pad or stretch, got {self.fit!r}")
         known = get_args(DuplicateChoice)
         require(self.duplicates in known, f"duplicates must be {' or '.join(known)}, got {self.duplicates!r}")
 
@@ -170,6 +176,19 @@ def size_fits(size: int) -> bool:
 def nearest_size(size: int) -> int:
     """Nearest side that fits."""
     return min(max(4 * round(size / 4), SMALLEST_SIZE), LARGEST_SIZE)
+
+
+def fitted(
+    image: Image.Image, side: int, how: FitChoice, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """A square picture of `side` pixels: the central square of an image, the whole between black bars, or stretched."""
+    if how == "pad":
+        return ImageOps.pad(image, (side, side), resample)
+    if how == "crop":
+        short = min(image.size)
+        left, top = (image.width - short) // 2, (image.height - short) // 2
+        image = image.crop((left, top, left + short, top + short))
+    return image.resize((side, side), resample)
 
 
 def shown(name: str | Path) -> str:

@@ -77,7 +77,7 @@ def _archives(base: str, files: dict[str, tuple[str, int]]) -> tuple[Archive, ..
     return tuple(Archive(base + name, digest, size) for name, (digest, size) in files.items())
 
 
-OWN = ("task", "label", "size", "channels", "low", "high", "duplicates")
+OWN = ("task", "label", "size", "channels", "fit", "low", "high", "duplicates")
 """Settings that readers of the user's own images take."""
 FILES = (*OWN, "val", "test", "group", "skip_broken")
 """Those that readers of image files take."""

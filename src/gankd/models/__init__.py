@@ -63,8 +63,8 @@ def build_net(
     factory: Callable[..., nn.Module] | None = None,
 ) -> nn.Module:
     """Build a network with random weights: a zoo name, "timm:NAME" or "torchvision:NAME" if these are installed, or
-    "module:name" from the user's own code. Each name may end in "+mlp", and then in arguments: my_nets:Tiny(width=8). Or
-    open the finished network in a file (`network_files`), whose code, if it holds any, is then trusted.
+    "module:name" from the user's own code. Each name may end in "+mlp", and then in arguments: my_nets:Tiny(width=8).
+    Or open the finished network in a file (`network_files`), whose code, if it holds any, is then trusted.
 
     The user's class or function is called with those of in_channels, image_size and num_outputs that are among its
     arguments, under these names or `SYNONYMS`; the current folder is on the import path. Its lazy layers get their

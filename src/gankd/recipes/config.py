@@ -61,6 +61,8 @@ class DataConfig:
     """Side in pixels: 32 or 64 for turntable; images from files are cropped and resized to it."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
     """Colours of own images; auto: those of the files, which must all have the same."""
+    fit: Literal["crop", "pad", "stretch"] = "crop"
+    """own images that are not square, with a size: their central square, the whole with black bars, or stretched."""
     layout: Literal["auto", "classes", "splits"] = "auto"
     """folder: what the sub-folders are: classes, or splits with class folders inside. auto: by their names."""
     val: str | None = None
@@ -196,7 +198,7 @@ class StudentConfig(DistillConfig):
     args: dict[str, Any] = field(default_factory=dict, hash=False)
     """Arguments of the network's class or function, as in {width=8}, besides those that gankd sets (channels, size,
     outputs)."""
-    input_size: Count | None = None
+    input_size: Side | None = None
     """Side in pixels of the images that the network, its assistants and peers read; others are resized to it, with
     antialiasing. Default: that of the data."""
     augment: tuple[Augmentation, ...] = ("teacher",)

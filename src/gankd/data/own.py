@@ -92,7 +92,7 @@ class Choices:
     """Height and width in pixels, a multiple of 4 from 8 to 256, to which images are resampled, bicubic and
     antialiased; default: square images of one size stay as they are."""
     fit: FitChoice = "crop"
-    """What becomes of an image that is not square: its central square; with black bars, the whole; stretched."""
+    """Treatment of images that are not square: their central square, the whole between black bars, or stretched."""
     channels: ChannelChoice = "auto"
     """grey: one channel; rgb: three, which repeat grey levels; auto: those that all images have."""
     low: float | None = None

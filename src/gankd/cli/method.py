@@ -114,9 +114,8 @@ COMMANDS = (
     ),
     Command(
         name="student",
-        help="train students (and what they need, if missing)",
-        calls="gankd.cli.method:student",
-        opens="recipe",
+        help="train students (and what they need, if missing), or students of a pack",
+        calls="gankd.cli.packs:student",
         options=(
             *RECIPE,
             *STUDENTS,

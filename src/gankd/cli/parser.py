@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from gankd.cli import images, losses, method, pages, published, students, virtual
+from gankd.cli import images, losses, method, packs, pages, published, students, virtual
 from gankd.cli.command import OUTPUT, Command
 from gankd.config import suggest
 from gankd.errors import ConfigError
@@ -14,6 +14,7 @@ from gankd.version import __version__
 COMMANDS: tuple[Command, ...] = (
     *method.COMMANDS,
     *students.COMMANDS,
+    *packs.COMMANDS,
     *losses.COMMANDS,
     *published.COMMANDS,
     *images.COMMANDS,

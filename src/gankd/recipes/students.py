@@ -67,7 +67,7 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
         assert inputs.virtual is not None
         rests_on["virtual"] = inputs.virtual
     if arm.loss is not None:
-        rests_on |= _own_losses(experiment, config)
+        rests_on |= own_losses(experiment, config)
     if arm.starts_from_another(config):
         rests_on["init"] = student_stage(experiment, arm.start, seed, inputs).fingerprint
     rests_on["data"] = experiment.data_fingerprint
@@ -104,7 +104,7 @@ def _settings(experiment: Experiment, config: StudentConfig, arm: Arm) -> dict[s
     return settings
 
 
-def _own_losses(experiment: Experiment, config: StudentConfig) -> dict[str, str]:
+def own_losses(experiment: Experiment, config: StudentConfig) -> dict[str, str]:
     """Identity of every loss of the user's own, and of every network of the user's that a loss trains as a peer."""
     found = {}
     for term in config.objective.terms:
@@ -125,7 +125,7 @@ def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[S
     for config in assistant_configs(experiment.recipe, arm):
         before = stages[-1] if stages else lesson_stage(experiment, recipe)
         net = experiment.describe(config.network, config.input_size)
-        rests_on = {"net": net, "teacher": before.fingerprint, **_own_losses(experiment, config)}
+        rests_on = {"net": net, "teacher": before.fingerprint, **own_losses(experiment, config)}
         if arm.reads_virtual:
             assert inputs.virtual is not None
             rests_on["virtual"] = inputs.virtual

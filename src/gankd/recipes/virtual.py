@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gankd.config import to_dict
 from gankd.data.images import Splits
-from gankd.errors import CheckpointError
+from gankd.errors import CheckpointError, ConfigError
 from gankd.models.contract import ImageModel
 from gankd.recipes.config import Recipe, StudentConfig
 from gankd.recipes.experiment import Experiment
@@ -41,6 +41,17 @@ def virtual_stage(experiment: Experiment, config: VirtualConfig, teacher: Stage)
     """Identity and state of the virtual teacher that this run trains."""
     settings = {**to_dict(config), "beside": trained_alongside(experiment.recipe, experiment.splits)}
     return experiment.stage("virtual", settings, teacher=teacher.fingerprint)
+
+
+def finished_virtual(experiment: Experiment, teacher: Stage) -> Stage | None:
+    """The virtual teacher that this run has trained, if there is one."""
+    if experiment.recipe.student.virtual is not None or not teacher.done:
+        return None
+    try:
+        stage = virtual_stage(experiment, experiment.recipe.virtual, teacher)
+    except ConfigError:  # settings that no virtual teacher can have
+        return None
+    return stage if stage.done else None
 
 
 def given_fingerprint(path: str) -> str:

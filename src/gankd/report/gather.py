@@ -16,7 +16,7 @@ from gankd.bench.compare import student_of
 from gankd.bench.model_card import model_card
 from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.config import to_dict
-from gankd.errors import ConfigError, GankdError
+from gankd.errors import GankdError
 from gankd.generators.copies import nearest
 from gankd.models.contract import ImageModel, evaluate_in_detail
 from gankd.recipes.arms import Arm, arm_named
@@ -32,8 +32,8 @@ from gankd.recipes.generated import (
 )
 from gankd.recipes.stages import Stages, declare
 from gankd.recipes.teacher import make_teacher, seen_images
+from gankd.recipes.virtual import finished_virtual
 from gankd.recipes.virtual import inspected as inspect_experiment
-from gankd.recipes.virtual import virtual_stage
 from gankd.report.facts import (
     COMPARED_IMAGES,
     IMAGES_PER_GROUP,
@@ -55,7 +55,6 @@ from gankd.report.facts import (
     StageFacts,
 )
 from gankd.report.tables import best_arm
-from gankd.runs import Stage
 from gankd.seeds import rng
 from gankd.storage import read_json
 from gankd.synthetic import SyntheticSet
@@ -104,7 +103,7 @@ def gather(
     recipe, splits, task = experiment.recipe, experiment.splits, experiment.splits.task
     generated = arm_named(recipe, "adjusted")
     stages = declare(experiment, [*arms, replace(generated, name="generated images")], range(recipe.seeds))
-    virtual = _virtual_stage(experiment, stages.teacher)
+    virtual = finished_virtual(experiment, stages.teacher)
     notes = [*filter(None, [best_arm(comparison.arms, choice)]), *_notes(experiment, arms, stages)]
     if virtual is not None and inspected is None:
         try:
@@ -149,17 +148,6 @@ def gather(
         **(_generated(experiment, stages, groups) if stages.teacher.done and stages.gan.done else {}),
         **(_processed(experiment, stages, generated, groups) if all(stage.done for stage in shared) else {}),
     )
-
-
-def _virtual_stage(experiment: Experiment, teacher: Stage) -> Stage | None:
-    """The virtual teacher of this run if it is there."""
-    if experiment.recipe.student.virtual is not None or not teacher.done:
-        return None
-    try:
-        stage = virtual_stage(experiment, experiment.recipe.virtual, teacher)
-    except ConfigError:  # settings that no virtual teacher can have
-        return None
-    return stage if stage.done else None
 
 
 def _commands(experiment: Experiment, action: str) -> list[str]:

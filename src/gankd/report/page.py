@@ -16,7 +16,7 @@ def write_report(data: ReportData, path: Path) -> None:
     """
     from gankd.report.view import report_html  # matplotlib takes a second to import
 
-    _write(path, report_html(data))
+    write_page(path, report_html(data))
 
 
 def write_index(reports: Sequence[tuple[ReportData, str]], path: Path) -> None:
@@ -31,10 +31,15 @@ def write_index(reports: Sequence[tuple[ReportData, str]], path: Path) -> None:
     """
     from gankd.report.view import index_html
 
-    _write(path, index_html(reports))
+    write_page(path, index_html(reports))
 
 
-def _write(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
+    """Write a page, atomically.
+
+    Raises:
+        RunError: the page cannot be written.
+    """
     try:
         with atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

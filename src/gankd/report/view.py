@@ -41,12 +41,12 @@ CONTROL_COLOURS = ("blue", "orange", "purple")
 
 def report_html(data: ReportData) -> str:
     """The page of one run."""
-    return _template("report.html").render(_context(data))
+    return template("report.html").render(_context(data))
 
 
 def index_html(reports: Sequence[tuple[ReportData, str]]) -> str:
     """The page that links to several runs, given as (run, address of its report)."""
-    return _template("index.html").render(
+    return template("index.html").render(
         runs=[_context(data) | {"href": href} for data, href in reports],
         title="gankd: distilled through generated images",
         seconds=sum(data.seconds for data, _ in reports),
@@ -58,7 +58,8 @@ def index_html(reports: Sequence[tuple[ReportData, str]]) -> str:
 
 
 @cache
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """A page's template, with the filters that pages share."""
     environment = Environment(
         loader=PackageLoader("gankd.report", ""),
         autoescape=True,

@@ -344,13 +344,18 @@ class Teaching:
         self._fake: Signals | None = None
         self._sizes = len(feed.real), 0 if feed.fakes is None else len(feed.fakes.images)
         reader, config, fakes = net.teacher, feed.config, feed.fakes
+        given = None if fakes is None else fakes.teacher_outputs
+        if reader is not None and given is not None and fakes is not None and fakes.every_view:
+            views = 1 if feed.fake_views is None else len(feed.fake_views)
+            outputs = torch.cat([task.on_unit_scale(given.float())] * views)
+            self._fake = dict.fromkeys(reader.names, outputs)
+            return
         if reader is None or not feed.fixed or not (set(reader.names) <= OUTPUTS or config.store_features):
             return
         paths = [pair[1].path for pair in net.wiring.pairs]
         store = partial(stored_signals, reader, engine=feed.engine, kinds=config.augment, paths=paths)
         if feed.num_real or feed.config.fake_until < 1:
             self._real = store(feed.real.images, views=feed.real_views, folder=folder)
-        given = None if fakes is None else fakes.teacher_outputs
         if given is not None and set(reader.names) <= OUTPUTS and not config.augment:
             self._fake = dict.fromkeys(reader.names, task.on_unit_scale(given.float()))
         elif fakes is not None:

@@ -1,7 +1,7 @@
 """Lesson of a student, images and losses, and the settings of its training."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -97,11 +97,13 @@ class Fakes:
     """(M,) or (M, K) in user units, from the same teacher that the student learns from; default: computed."""
     folder: Path | None = None
     """Folder that keeps other outputs of the teacher for the next student."""
+    every_view: bool = False
+    """The outputs count for every view of an image: the teacher is not there to look at views."""
 
     def to(self, device: torch.device) -> "Fakes":
         """These images on another device."""
         outputs = None if self.teacher_outputs is None else self.teacher_outputs.to(device)
-        return Fakes(self.images.to(device), self.labels.to(device), outputs, self.folder)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), teacher_outputs=outputs)
 
 
 @dataclass(frozen=True)

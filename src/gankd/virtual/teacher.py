@@ -1,5 +1,6 @@
 """The virtual teacher: a generator of a teacher's outputs, with stored outputs and hints of the training images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -157,18 +158,38 @@ class VirtualTeacher:
 
     def save(self, path: Path) -> None:
         """Write to one file, numbers in float16; bank and hints have files of their own."""
-        save_state(
-            path,
-            {
-                "format": FORMAT,
-                "kind": KIND,
-                "task": task_to_dict(self.task),
-                "config": to_dict(self.config),
-                "generator": {name: value.half() for name, value in self.generator.state_dict().items()},
-                "means": self.means.half(),
-                "facts": self.facts,
-            },
-        )
+        save_state(path, {"format": FORMAT, "kind": KIND, **self.stored()})
+
+    def stored(self) -> dict[str, Any]:
+        """Nested state for a file, numbers in float16, without bank and hints."""
+        return {
+            "task": task_to_dict(self.task),
+            "config": to_dict(self.config),
+            "generator": {name: value.half() for name, value in self.generator.state_dict().items()},
+            "means": self.means.half(),
+            "facts": self.facts,
+        }
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any], where: str) -> "VirtualTeacher":
+        """Inverse of `stored`; nothing is built that is larger than its weights.
+
+        Args:
+            stored: nested state of a file.
+            where: the file, for messages.
+
+        Raises:
+            CheckpointError: not a virtual teacher. ConfigError: a setting is refused.
+        """
+        problem = f"{where} is not a complete virtual teacher"
+        try:
+            config, task = from_dict(VirtualConfig, stored["config"], where), task_from_dict(stored["task"])
+            generator = fitting(lambda: build_generator(task, config), stored["generator"], problem)
+            generator.load_state_dict({name: value.float() for name, value in stored["generator"].items()})
+            means, facts = stored["means"].float(), dict(stored["facts"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(f"{problem}: {' '.join(str(error).split())[:200]}") from None
+        return cls(task, config, generator.requires_grad_(False).eval(), means, facts)
 
     @classmethod
     def load(cls, path: Path, bank: Path | None = None, hints: Path | None = None) -> "VirtualTeacher":
@@ -178,20 +199,7 @@ class VirtualTeacher:
             CheckpointError: missing, damaged, or not a virtual teacher.
         """
         stored = _stored(path, KIND, "no virtual teacher; gankd vkd train writes one as virtual.safetensors")
-        try:
-            config = from_dict(VirtualConfig, stored["config"], str(path))
-            task = task_from_dict(stored["task"])
-            generator = fitting(
-                lambda: build_generator(task, config), stored["generator"], f"{path} is not a complete virtual teacher"
-            )
-            generator.load_state_dict({name: value.float() for name, value in stored["generator"].items()})
-            means = stored["means"].float()
-            facts = dict(stored["facts"])
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise CheckpointError(
-                f"{path} is not a complete virtual teacher: {' '.join(str(error).split())[:200]}"
-            ) from None
-        found = cls(task, config, generator.requires_grad_(False).eval(), means, facts)
+        found = cls.restored(stored, str(path))
         if bank is not None:
             found = replace(found, bank=Bank.load(bank))
         return found if hints is None else replace(found, hints=Hints.load(hints))

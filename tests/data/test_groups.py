@@ -118,7 +118,9 @@ def test_a_level_of_folders(tmp_path: Path) -> None:
         path.write_bytes(png(k))
     check(load_folder(tmp_path, group="1"))
     assert "drawn 7 : 1 : 2 by 2 (15, none divided)" in load_folder(tmp_path, group="2").card["split"]
-    with pytest.raises(DataError, match=r"data.group=3: .*png is in 2 folders below its class"):
+    with pytest.raises(
+        DataError, match=r"no folder at level 3 below the class for ill/p0/left/00.png; add it, or leave"
+    ):
         load_folder(tmp_path, group="3")
     for wrong in ("patient", "0"):
         with pytest.raises(ConfigError, match="data.group is a level of folders below the class folders, 1, 2"):
@@ -133,10 +135,23 @@ def refused(root: Path, group: str = "patient", **settings: Any) -> str:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     csv(tmp_path, [*PATIENTS[:-1], ""])
-    assert "line 61: no patient for 59.png; fill it in, or leave data.group out" in refused(tmp_path)
+    assert "line 61: no patient for 59.png; add it, or leave data.group out" in refused(tmp_path)
     assert "data.group: no column video; " in refused(tmp_path, "video")
     csv(tmp_path, ["a"] * 30 + ["b"] * 30)
     assert "expected at least 3 groups (patient) to share among train, val, test, got 2" in refused(tmp_path)
+
+
+def test_own_test_images_need_no_groups(tmp_path: Path) -> None:
+    for k, patient in enumerate(PATIENTS):
+        path = tmp_path / "a" / LABELS[k] / patient / f"{k:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(k))
+        if k < 8:
+            (tmp_path / "b" / LABELS[k]).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "b" / LABELS[k] / f"{k}.png").write_bytes(png(100 + k))
+    splits = load_folder(tmp_path / "a", group=1, test=str(tmp_path / "b"))
+    assert len(splits.test) == 8
+    assert "drawn 7 : 1 by 1 (15, none divided)" in splits.card["split"]
 
 
 def test_the_users_own_split_may_not_divide_a_group(tmp_path: Path) -> None:

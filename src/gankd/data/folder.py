@@ -85,30 +85,25 @@ def _items(root: Path, layout: Layout, choices: Choices) -> tuple[Path, list[Ite
         root = folder_of_classes(root)
     if os.path.lexists(root / TABLE):
         require(layout == "auto", f"layout is for class folders, but {shown(root)} has {TABLE}; leave it out")
-        return root, read_table(root / TABLE, choices.label, choices.group), ""
+        return root, read_table(root / TABLE, choices.label, choices.group_name), ""
     require(
         not choices.label,
         f"label names columns of {TABLE}, but the labels of {shown(root)} are its class folders; leave it out",
     )
-    items, passed_over = _read_class_folders(root, layout, grouped=choices.group is not None)
-    if choices.group is not None:
-        items = [replace(item, group=_folder_level(root, item, choices.group)) for item in items]
+    items, passed_over = _read_class_folders(root, layout, grouped=choices.group_name is not None)
+    if choices.group_name is not None:
+        items = [replace(item, group=_folder_level(root, item, choices.group_name)) for item in items]
     return root, items, passed_over
 
 
-def _folder_level(root: Path, item: Item, level: str) -> str:
-    """Folders of an image down to `level` below its class."""
+def _folder_level(root: Path, item: Item, level: str) -> str | None:
+    """Folders of an image down to `level` below its class; None if it is less deep."""
     require(
         level.isdecimal() and int(level) > 0,
         f"data.group is a level of folders below the class folders, 1, 2, ..., got {level!r} (or a column of {TABLE})",
     )
     below = item.key.partition(f"{item.label}/")[2].split("/")[:-1]
-    if len(below) < int(level):
-        raise DataError(
-            f"{shown(root)}: data.group={level}: {shown(item.key)} is in {counted(len(below), 'folder')} below its "
-            "class; move it into a folder of its group"
-        )
-    return "/".join(below[: int(level)])
+    return "/".join(below[: int(level)]) if len(below) >= int(level) else None
 
 
 # Settings, names, folders

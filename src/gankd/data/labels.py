@@ -210,7 +210,7 @@ def settle(
         if class_names:
             classes = replace(classes, class_names=tuple(class_names[int(n)] for n in classes.class_names))
         found = classes
-    index, split = draw_split(root, items, labels, found, choices.seed, group=choices.group)
+    index, split = draw_split(root, items, labels, found, choices.seed, group=choices.group_name)
     given = {item.part for item in items}
     card: dict[str, Any] = {"split": split, "labels": f"{kind}: {why}"}
     card["drawn"] = [part for part in ("val", "test") if part not in given]

@@ -70,7 +70,7 @@ class FileSettings(Settings, total=False):
     """Keyword arguments of readers of image files."""
 
     skip_broken: bool
-    group: str | None
+    group: int | str | None
     val: str | None
     test: str | None
 
@@ -103,7 +103,7 @@ class Choices:
     """Draws the splits that are not given."""
     duplicates: DuplicateChoice = "refuse"
     """Equal images on two sides of a split: refuse, or only warn."""
-    group: str | None = None
+    group: int | str | None = None
     """Column, or level of folders, that names groups of images (a patient, a video) which no split divides."""
     val: str | None = None
     """Folder or file in the same format, whose images are all for validation."""
@@ -118,6 +118,11 @@ class Choices:
         require(self.fit in get_args(FitChoice), f"fit must be crop, pad or stretch, got {self.fit!r}")
         known = get_args(DuplicateChoice)
         require(self.duplicates in known, f"duplicates must be {' or '.join(known)}, got {self.duplicates!r}")
+
+    @property
+    def group_name(self) -> str | None:
+        """`group` as text: the name of a column may be a number, too."""
+        return None if self.group is None else str(self.group)
 
     @property
     def other_paths(self) -> dict[str, Path]:
@@ -258,7 +263,7 @@ def draw_split(
 
 
 def refuse_divided(root: Path, items: list[Item], what: str) -> None:
-    """Raise DataError where the user's own split divides a group, or an image has none.
+    """Raise DataError where the user's own split divides a group, or a training image has none.
 
     Args:
         root: folder or file, for the message.
@@ -267,10 +272,11 @@ def refuse_divided(root: Path, items: list[Item], what: str) -> None:
     """
     first: dict[str, Item] = {}
     for item in items:
+        if not item.group and item.part in ("val", "test"):
+            continue  # the user's own split may come from elsewhere, without groups
         if not item.group:
-            raise DataError(
-                f"{item.where}: no {shown(what)} for {shown(item.key)}; fill it in, or leave data.group out"
-            )
+            missing = f"folder at level {what} below the class" if what.isdecimal() else shown(what)
+            raise DataError(f"{item.where}: no {missing} for {shown(item.key)}; add it, or leave data.group out")
         other = first.setdefault(item.group, item)
         if other.part != item.part:
             raise DataError(

@@ -62,7 +62,7 @@ def load_parquet(path: Path, choices: Choices) -> Splits:
     image = find_column(first.names, (*IMAGE_COLUMNS, "img"), first.where)
     labels = label_columns(first.names, choices.label, first.where, (*LABEL_COLUMNS, "fine_label"))
     split = first.names.index(SPLIT_COLUMN) if SPLIT_COLUMN in first.names else None
-    group = group_column(first.names, choices.group, first.where)
+    group = group_column(first.names, choices.group_name, first.where)
     named = first.holds_paths(image)
 
     def items_of(some: list[_Shard]) -> list[Item]:

@@ -68,7 +68,7 @@ def _read_shards(
             text,
             part_of[sample.shard],
             sample.where,
-            _group(sample, choices.group),
+            _group(sample, choices.group_name),
         )
         for sample, (text, _) in zip(samples, texts, strict=True)
     ]

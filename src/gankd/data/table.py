@@ -74,9 +74,9 @@ def load_table(
         refuse_other_paths(path, choices)
         items, pixels = _read_pixels(path, columns)
         return splits_of_arrays(path, items, [pixels], choices)
-    items = read_table(path, choices.label, choices.group)
+    items = read_table(path, choices.label, choices.group_name)
     for part, other in choices.other_paths.items():
-        items = with_part(items, read_table(other, choices.label, choices.group), part, other)
+        items = with_part(items, read_table(other, choices.label, choices.group_name), part, other)
     items = sorted(items, key=lambda item: item.key)
     return splits_of_pictures(path, items, Files([item.path for item in items]), choices, what="table")
 

@@ -69,7 +69,7 @@ class DataConfig:
     """folder, table, webdataset: another folder or file in the same format, whose images are all for validation."""
     test: str | None = None
     """folder, table, webdataset: another folder or file in the same format, whose images are all for testing."""
-    group: str | None = None
+    group: int | str | None = None
     """folder, table, webdataset: groups of images that no split divides, such as patients or videos: a column, a key of
     .json members, or the level of folders below the class folders (1, 2, ...)."""
     duplicates: Literal["refuse", "allow"] = "refuse"

@@ -35,7 +35,12 @@ def test_each_source_of_images(how: FitChoice, tmp_path: Path) -> None:
             Image.fromarray(WIDE).save(tmp_path / label / f"{number}.png")
     check(load_folder(tmp_path, size=12, fit=how, duplicates="allow").train.images[0], how)
     check(torch.from_numpy(fit(WIDE[None], 12, "auto", how))[0], how)
-    check(splits_from_dataset([(WIDE, label) for label in "ab" * 4], size=12, fit=how).train.images[0], how)
+    check(
+        splits_from_dataset([(WIDE, label) for label in "ab" * 4], size=12, fit=how, duplicates="allow").train.images[
+            0
+        ],
+        how,
+    )
     tall = WIDE.transpose(1, 0, 2)[None]  # the same picture on its side
     check(torch.from_numpy(fit(tall, 12, "auto", how))[0].transpose(1, 2), how)
 

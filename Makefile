@@ -16,7 +16,7 @@ INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
 # too: sums in another order give another teacher and another generator.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo evidence results losses vkd lists costs bench test house lint format clean
+.PHONY: help demo evidence results losses vkd lists costs bench test chaos nightly house lint format clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -54,6 +54,12 @@ bench: $(WITH_GANKD)  ## measure speed, see benchmarks/
 
 test: $(WITH_DEV)  ## all tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
+
+chaos: $(WITH_DEV)  ## kill commands at random, 200 times, and resume them; writes benchmarks/results/chaos.md
+	$(ONE_THREAD) $(BIN)/python tests/faults/chaos.py --rounds 200 --page benchmarks/results/chaos.md
+
+nightly: $(WITH_DEV) chaos  ## the same, with hostile inputs, changed bytes and disk errors in their full number
+	NIGHTLY=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/faults
 
 house: $(WITH_DEV)  ## print what keeps the code readable: import circles, words that are said otherwise ...
 	@$(BIN)/python tests/test_structure.py

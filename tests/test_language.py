@@ -93,7 +93,7 @@ def test_docstrings_begin_with_their_subject(path: Path) -> None:
 
 def test_the_readme_is_short() -> None:
     text = (ROOT / "README.md").read_text()
-    assert len(text.split()) < 1400
+    assert len(text.split()) < 1500
     assert [line for line in text.splitlines() if len(line) > 120] == []
 
 

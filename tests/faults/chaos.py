@@ -102,7 +102,7 @@ def cases(root: Path) -> list[Case]:
         words = [
             "compare",
             "digits",
-            "--losses",
+            "--loss",
             "KD",
             "--seeds",
             "1",
@@ -252,7 +252,7 @@ def difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 def undisturbed(case: Case, root: Path) -> None:
     """Run a case once to its end, for its result and its number of file operations."""
-    folder = root / f"whole {case.name}"
+    folder = root / case.name
     case.prepare(folder)
     begun = time.monotonic()
     code = ended(started(case.words(folder), root / "log", counted=root / "count"))
@@ -276,7 +276,8 @@ class Round:
 
 def disturbed(case: Case, root: Path, chance: random.Random) -> Round:
     """Kill a case once or more, let it end, and compare."""
-    folder, kills = Path(tempfile.mkdtemp(dir=root)) / "run", 0
+    folder, kills = root / case.name, 0  # where the undisturbed run was: some stages depend on paths
+    shutil.rmtree(folder)
     case.prepare(folder)
     killing = True
     while True:
@@ -292,9 +293,7 @@ def disturbed(case: Case, root: Path, chance: random.Random) -> Round:
         if not killing:
             break
         killing = killing and chance.random() < 0.5
-    problem = difference(outcome(folder), case.expected)
-    shutil.rmtree(folder.parent)
-    return Round(case.name, kills, problem)
+    return Round(case.name, kills, difference(outcome(folder), case.expected))
 
 
 @contextmanager
@@ -326,7 +325,8 @@ def rounds(count: int, wanted: Sequence[str], seed: int, minutes: float, say: Ca
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         root = Path(name)
         os.environ["XDG_CONFIG_HOME"] = str(root / "config")
-        chosen = [case for case in cases(root) if not wanted or case.name in wanted or case.name == "run"]
+        needed = {*wanted, *(["run"] if "export" in wanted else [])}
+        chosen = [case for case in cases(root) if not wanted or case.name in needed]
         with served(root / "served") as url:
             files = tuple(
                 Archive(url + path.name, hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)

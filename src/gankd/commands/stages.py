@@ -282,7 +282,8 @@ def _tell_changed_code(experiment: Experiment, arms: Sequence[Arm]) -> None:
     with suppress(CheckpointError):
         before = read_json(experiment.run.folder / RUN_FILE)
     stored = before.get("code", {}) if isinstance(before, dict) else {}
-    changed = [name for name, digest in experiment.code.items() if stored.get(name, digest) != digest]
+    known = stored if isinstance(stored, dict) else {}
+    changed = [name for name, digest in experiment.code.items() if known.get(name, digest) != digest]
     if changed:
         experiment.say("code", f"changed: {', '.join(changed)}; what depends on it is trained again")
 

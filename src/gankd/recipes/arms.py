@@ -294,6 +294,8 @@ def _read(stored: Mapping[str, Any], where: str, number: int) -> Arm:
         found = Arm(**plain)
     except ConfigError as error:
         raise ConfigError(f"{where}{error}") from None
+    except (TypeError, AttributeError) as error:  # a number for a loss, say
+        raise ConfigError(f"{arm}: a field has a value of the wrong kind ({error})") from None
     return from_dict(Arm, to_dict(found), arm)
 
 

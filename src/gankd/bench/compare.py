@@ -1,6 +1,7 @@
 """Measure finished students arm by arm, against the controls among them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from gankd.bench.results import ArmResult, Choice, Comparison, Split, with_intervals
 from gankd.models.contract import ImageModel, predict
@@ -48,18 +49,39 @@ def _mean(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
 
+def compare_pipelines(experiment: Experiment, arms: Sequence[Arm], split: Split = "test") -> Comparison:
+    """`compare` for all students of a run; over several pipelines, the means of each, paired by pipeline."""
+    parts = [compare(each, arms, seeds, split) for each, seeds in experiment.pipelines()]
+    if len(parts) == 1:
+        return parts[0]
+    results = []
+    for arm in arms:
+        own = {number: found for number, part in enumerate(parts) for found in part.arms if found.name == arm.name}
+        if own:
+            first = next(iter(own.values()))
+            metrics = tuple(
+                {name: sum(found.values_of(name)) / len(found.seeds) for name in first.metrics[0]}
+                for found in own.values()
+            )
+            seconds = sum(found.seconds for found in own.values()) / len(own)
+            by_class = _mean([found.by_class for found in own.values()])
+            changed = replace(first, seeds=tuple(own), metrics=metrics, seconds=seconds, by_class=by_class)
+            results.append(replace(changed, over="pipeline"))
+    return Comparison(with_intervals(results, parts[0].task), parts[0].task, split)
+
+
 def student_of(experiment: Experiment, arm: Arm, seed: int, stages: Stages) -> ImageModel:
     """One finished student, in eval mode."""
     return restore_student(experiment, arm, stages.students[arm.name, seed])
 
 
-def chosen_by_validation(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int]) -> Choice:
+def chosen_by_validation(experiment: Experiment, arms: Sequence[Arm]) -> Choice:
     """The arms whose students do best on validation images: of all, of the method, of the controls.
 
     Of equal arms the first is chosen, so default controls come before arms with generated images.
     """
     sign = 1 if experiment.splits.task.higher_is_better else -1
-    found = compare(experiment, arms, seeds, "val").arms
+    found = compare_pipelines(experiment, arms, "val").arms
     means = {arm.name: sign * sum(arm.values) / len(arm.values) for arm in found}
 
     def best(*roles: str) -> str | None:

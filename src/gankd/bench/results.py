@@ -20,8 +20,9 @@ class ArmResult:
 
     arm: Arm
     seeds: tuple[int, ...]
+    """Seeds of the students, or numbers of pipelines."""
     metrics: tuple[Mapping[str, float], ...]
-    """All metrics of each student, in the order of `seeds`."""
+    """All metrics of each student, or their means in each pipeline, in the order of `seeds`."""
     metric: str
     """The task's own metric, by which arms are compared."""
     updates: int
@@ -30,6 +31,8 @@ class ArmResult:
     """Mean wall time of one training."""
     loss: str = "Label"
     """The objective in force."""
+    over: Literal["seed", "pipeline"] = "seed"
+    """Unit over which intervals are: students, or whole pipelines with other teachers and generators."""
     by_class: Mapping[str, float] = field(default_factory=dict)
     """Accuracy in per cent on the images of each class, mean over the students; empty for values."""
     vs: Mapping[str, Interval] = field(default_factory=dict)

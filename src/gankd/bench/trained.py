@@ -34,7 +34,7 @@ class Trained:
         """
         seeds, task = range(self.experiment.recipe.seeds), self.experiment.splits.task
         stages = declare(self.experiment, self.arms, seeds).students
-        wanted = arm or chosen_by_validation(self.experiment, self.arms, seeds).best
+        wanted = arm or chosen_by_validation(self.experiment, self.arms).best
         done = {cell: stage.result or {} for cell, stage in stages.items() if stage.done}
         mine = [cell for cell in done if cell[0] == wanted and seed in (None, cell[1])]
         sign = 1 if task.higher_is_better else -1

@@ -77,7 +77,15 @@ COMMANDS = (
         help="run the whole method: every stage, all arms and controls, report.html",
         calls="gankd.commands.stages:run",
         opens="recipe",
-        options=(*RECIPE, *STUDENTS),
+        options=(
+            *RECIPE,
+            *STUDENTS,
+            Option(
+                "--pipelines",
+                type=int,
+                help="repetitions of everything, teacher and generator included, over which intervals are (default: 1)",
+            ),
+        ),
         view=whole_run,
     ),
     Command(

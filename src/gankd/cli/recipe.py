@@ -41,6 +41,7 @@ def prepared(
     config: Path | None = None,
     set: Sequence[str] = (),
     seeds: int | None = None,
+    pipelines: int | None = None,
     loss: str | None = None,
     teacher: str | None = None,
     trust: bool = False,
@@ -54,7 +55,8 @@ def prepared(
         data: file or folder of the images.
         config: TOML file of settings.
         set: changes as NAME=VALUE, applied after the file.
-        seeds, loss: students per arm, and what they learn from the teacher.
+        seeds, pipelines: students per arm, and repetitions of the whole pipeline.
+        loss: what students learn from the teacher.
         teacher: auto, to try better ones where it is weak.
         trust: run the code that an earlier run names.
         **images: size, task, label, channels, val, test and skip_broken of the user's own images.
@@ -74,6 +76,8 @@ def prepared(
     recipe = replace(recipe, data=replace(recipe.data, **changes))
     if seeds is not None:
         recipe = replace(recipe, seeds=seeds)
+    if pipelines is not None:
+        recipe = replace(recipe, pipelines=pipelines)
     recipe = override(recipe, set, "--set")
     if loss is not None:
         recipe = replace(recipe, student=replace(recipe.student, loss=loss))

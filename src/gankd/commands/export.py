@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from gankd.bench.compare import chosen_by_validation, compare, student_of
+from gankd.bench.compare import chosen_by_validation, compare_pipelines, student_of
 from gankd.bench.shipment import Shipment, ship
 from gankd.bench.trained import Trained
 from gankd.commands.predict import guarantee
@@ -94,7 +94,7 @@ def export(
         if best is None:
             which = f"student{f' of arm {arm}' if arm else ''}{f' with seed {seed}' if seed is not None else ''}"
             raise ConfigError(f"no finished {which} in {folder}; train it with: gankd student {folder}")
-        mine, task, seeds = arms[best[0]], experiment.splits.task, range(recipe.seeds)
+        mine, task = arms[best[0]], experiment.splits.task
         stages = declare(experiment, [mine], [best[1]])
         measured = dict((stages.students[best].result or {})["val"])
         name = mine.recipe(experiment.recipe).student.network
@@ -103,8 +103,8 @@ def export(
         check, written = ship(path, student, name, experiment.splits, facts, form=form, int8=int8)
         limit = guarantee(written)
         page = path.with_suffix(".md")
-        choice = chosen_by_validation(experiment, list(arms.values()), seeds)
-        arms_table = markdown_table(compare(experiment, list(arms.values()), seeds).arms, task, choice)
+        choice = chosen_by_validation(experiment, list(arms.values()))
+        arms_table = markdown_table(compare_pipelines(experiment, list(arms.values())).arms, task, choice)
         with atomic(page) as temporary:
             temporary.write_text(student_card(path.name, written.card, check, experiment.splits, arms_table, limit))
     return Exported(path, page, name, *best, measured, mine.role, task, check, limit)

@@ -73,9 +73,12 @@ def plan(
     chosen = with_updates(experiment, chosen_arms(recipe, arms), keep=False)
     known = {arm.name: arm for arm in at_equal_time(experiment, chosen, measure=False)}
     chosen = [known.get(arm.name) or _longest(arm, recipe) for arm in chosen]
-    stages, prices = declare(experiment, chosen, range(recipe.seeds)), Prices(timer or Timer())
-    rows = shared_rows(experiment, chosen, stages, prices)
-    return [*rows.values(), students_row(experiment, chosen, stages, prices, workers)]
+    prices, rows = Prices(timer or Timer()), []
+    for number, (each, seeds) in enumerate(experiment.pipelines(), 1):
+        stages = declare(each, chosen, seeds)
+        own = [*shared_rows(each, chosen, stages, prices).values(), students_row(each, chosen, stages, prices, workers)]
+        rows += own if number == 1 else [replace(row, stage=f"{row.stage}, pipeline {number}") for row in own]
+    return rows
 
 
 def shared_rows(experiment: Experiment, arms: Sequence[Arm], stages: Stages, prices: Prices) -> dict[str, PlanRow]:

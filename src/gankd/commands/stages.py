@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from gankd.bench.budget import at_equal_time, with_updates
-from gankd.bench.compare import chosen_by_validation, compare
+from gankd.bench.compare import chosen_by_validation, compare_pipelines
 from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.bench.trained import Trained
 from gankd.config import from_dict, require, suggest, to_dict
@@ -379,6 +379,8 @@ def run(
 def _train(experiment: Experiment, arms: Sequence[Arm], workers: int) -> tuple[Experiment, tuple[Arm, ...]]:
     """Train the students of all arms; those whose length follows from the time of generated images come last.
 
+    Further pipelines take over the teacher's settings and these lengths.
+
     Returns:
         The experiment, whose teacher may be another one (`with_strong_teacher`), and the arms with their lengths.
     """
@@ -393,6 +395,8 @@ def _train(experiment: Experiment, arms: Sequence[Arm], workers: int) -> tuple[E
         students = recipe.seeds * sum(arm.images is not None for arm in arms)
         arms = at_equal_time(experiment, arms, students=students, workers=workers)
         cgan_kd(experiment, arms, seeds, workers=workers)
+    for each, own in experiment.pipelines()[1:]:
+        cgan_kd(each, arms, own, workers=workers)
     return experiment, tuple(arms)
 
 
@@ -531,18 +535,16 @@ def write_page(experiment: Experiment, inspected: Inspection | None = None) -> P
     from gankd.report.gather import gather
     from gankd.report.page import write_report
 
-    seeds = range(experiment.recipe.seeds)
     arms = finished_arms(experiment)
     path = experiment.run.folder / "report.html"
-    found, choice = compare(experiment, arms, seeds), chosen_by_validation(experiment, arms, seeds)
+    found, choice = compare_pipelines(experiment, arms), chosen_by_validation(experiment, arms)
     write_report(gather(experiment, arms, found, choice, inspected), path)
     return path
 
 
 def _result(experiment: Experiment, arms: Sequence[Arm], split: Literal["val", "test"]) -> RunResult:
-    seeds, folder = range(experiment.recipe.seeds), experiment.run.folder
-    found = compare(experiment, arms, seeds, split)
+    folder, found = experiment.run.folder, compare_pipelines(experiment, arms, split)
     if not found.arms:
         raise ConfigError(f"no finished student in {folder}; run: gankd student {folder}")
-    chosen = chosen_by_validation(experiment, arms, seeds)
+    chosen = chosen_by_validation(experiment, arms)
     return RunResult(experiment.recipe.name, found, chosen, trained=Trained(experiment, arms))

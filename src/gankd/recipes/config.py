@@ -295,6 +295,9 @@ class Recipe:
     student: StudentConfig = field(default_factory=StudentConfig)
     seeds: Annotated[int, Field(ge=1, le=1000)] = 3
     """Students per arm, each with its own initial weights and order of batches."""
+    pipelines: Annotated[int, Field(ge=1, le=100)] = 1
+    """Repetitions of everything from the teacher to the students, each with other seeds; results are then paired by
+    pipeline, so that intervals cover the luck of teacher and generator."""
     weak_teacher: Literal["stop", "accept", "improve"] = "stop"
     """Answer to a teacher that is not clearly better than its student on labels only, on validation images. stop: the
     run ends before the generator; improve: longer, wider and other teachers are tried, as with --teacher auto."""

@@ -75,6 +75,14 @@ class Experiment:
         """Another recipe for the same images in the same folder; results in memory are shared."""
         return replace(self, recipe=from_dict(Recipe, to_dict(recipe)))
 
+    def pipelines(self) -> "list[tuple[Experiment, range]]":
+        """The repetitions of the whole pipeline: experiments with seeds of their own, and seeds of their students."""
+        recipe, found = self.recipe, []
+        for number in range(recipe.pipelines):
+            own = self if number == 0 else self.with_recipe(replace(recipe, seed=recipe.seed + number))
+            found.append((own, range(number * recipe.seeds, (number + 1) * recipe.seeds)))
+        return found
+
     def stage(self, name: str, settings: Any, **inputs: str) -> Stage:
         """Stage of this run whose result depends on the recipe's seed and the images, besides what is given.
 

@@ -112,7 +112,8 @@ def gather(
             notes.append(f"Virtual teacher: {str(error).rstrip('.')}.")
     shared = [stages.teacher, *filter(None, [virtual]), stages.gan, stages.ratio, stages.synth]
     students = [stages.students[arm.name, seed] for seed in range(recipe.seeds) for arm in arms]
-    done = [stage for stage in [*shared, *students] if stage.done]
+    further = [stage for each, seeds in experiment.pipelines()[1:] for stage in declare(each, arms, seeds)]
+    done = [stage for stage in [*shared, *students, *further] if stage.done]
     groups = [task.group_name(group) for group in range(task.num_groups)]
     counts = task.groups(splits.train.labels).bincount(minlength=task.num_groups)
     return ReportData(

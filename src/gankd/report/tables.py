@@ -53,7 +53,7 @@ def headline(arms: Sequence[ArmResult], task: Task, choice: Choice) -> Headline:
     places = decimals(arms, task)
     reaches = f"{fixed(mean_stderr(arm.values)[0], places)} {task.metric_unit}".rstrip()
     reaches = f'"{arm.title}" reaches {reaches} {METRIC_WORDS.get(task.metric, task.metric)}'
-    seeds = _seeds(len(arm.seeds))
+    seeds = _counted(len(arm.seeds), arm)
     if not arm.vs:
         return Headline(f"The arm {reaches}; there is no control to compare it with ({seeds}).", "no interval")
 
@@ -70,7 +70,7 @@ def headline(arms: Sequence[ArmResult], task: Task, choice: Choice) -> Headline:
         other = by_name[control]
         against = f'the control "{other.title}"'
         same = "equal updates" if arm.updates == other.updates else f"{arm.updates} updates, not {other.updates}"
-        seeds = f"{_seeds(len(paired_values(arm, other)))}, {same}"
+        seeds = f"{_counted(len(paired_values(arm, other)), arm)}, {same}"
     return Headline(_sentence(f"arm {reaches}", against, gain, seeds, places, difference_unit(task)), verdict)
 
 
@@ -105,11 +105,11 @@ def results_table(
     words = METRIC_WORDS.get(task.metric, task.metric)
     direction = "higher" if task.higher_is_better else "lower"
     unit = f" in {task.metric_unit}" if task.metric_unit else ""
-    caption = f"{words}{unit} on the {split} split ({direction} is better), mean ± standard error over seeds"
-    notes = []
+    over, notes = arms[0].over, []
+    caption = f"{words}{unit} on the {split} split ({direction} is better), mean ± standard error over {over}s"
     if any(arm.vs for arm in arms):
-        notes.append("difference [95 % paired interval over seeds], + is better:")
-        notes.append("> better   < worse   = no difference found   ? one seed, no interval")
+        notes.append(f"difference [95 % paired interval over {over}s], + is better:")
+        notes.append(f"> better   < worse   = no difference found   ? one {over}, no interval")
     notes += time_note(arms)
     return _table(arms, task, choice, MARKS, caption, notes).plain(width)
 
@@ -246,8 +246,8 @@ def difference_unit(task: Task) -> str:
     return "points" if task.metric_unit == "%" else task.metric_unit
 
 
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
+def _counted(count: int, arm: ArmResult) -> str:
+    return f"{count} {arm.over}{'s' if count > 1 else ''}"
 
 
 def _or_none(value: float) -> float | None:

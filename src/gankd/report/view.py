@@ -97,6 +97,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "by_output": _by_output(data),
         "matched": _matched(data),
         "classes": tables.classes_rows(data.arms, data.choice),
+        "over": data.arms[0].over if data.arms else "seed",
         "time_note": " ".join(tables.time_note(data.arms)),
         "seeds": max((len(arm.seeds) for arm in data.arms), default=0),
         "groups": _spread(data.groups, MAX_GROUPS),
@@ -174,7 +175,8 @@ def _arm_rows(data: ReportData, places: int) -> list[dict[str, Any]]:
                 "points": [_percent(value, low, high) for value in arm.values if math.isfinite(value)],
                 "mean_at": _percent(mean, low, high) if math.isfinite(mean) else None,
                 "each": ", ".join(
-                    f"seed {seed}: {fixed(value, places)}" for seed, value in zip(arm.seeds, arm.values, strict=True)
+                    f"{arm.over} {seed}: {fixed(value, places)}"
+                    for seed, value in zip(arm.seeds, arm.values, strict=True)
                 ),
                 "vs": {name: {"text": gain.text(places), "verdict": gain.verdict} for name, gain in arm.vs.items()},
             }

@@ -12,6 +12,7 @@ from gankd.recipes.arms import Arm
 from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.config import TeacherConfig
 from gankd.recipes.experiment import Experiment
+from gankd.recipes.generated import check_disk
 from gankd.recipes.stages import declare
 from gankd.recipes.students import restore_student
 from gankd.recipes.suited import clearly_smaller
@@ -41,8 +42,12 @@ def with_strong_teacher(
     recipe = experiment.recipe
     control = next((arm for arm in arms if arm.role == "control" and arm.loss is None and arm.updates == "equal"), None)
     generated = [arm for arm in arms if arm.images is not None]
-    if recipe.weak_teacher == "accept" or control is None or not generated or declare(experiment, generated).gan.done:
+    if recipe.weak_teacher == "accept" or control is None or not generated:
         return experiment
+    stages = declare(experiment, generated)
+    if stages.gan.done:
+        return experiment
+    check_disk(experiment, recipe.synth, stages.synth)  # as `cgan_kd` does, before anything is trained
     students = cgan_kd(experiment, [control], seeds, workers=workers).students.values()
     each = [_errors(experiment, restore_student(experiment, control, stage)) for stage in students]
     of_students = sum(each[1:], each[0]) / len(each)

@@ -61,10 +61,11 @@ def test_a_run_beats_chance_and_its_generator_takes_vectors(
     assert (code, "50 is outside [1" in err) == (2, True), err
     code, _, err = gankd("sample", folder, "--labels", "6,5:11:3,2,8,8,2", "--count", "2", "--out", grid)
     assert code == 0, err
-    assert Image.open(grid).height > 4 * 16  # four labels
+    with Image.open(grid) as picture:
+        assert picture.height > 4 * 16  # four labels
 
     student = tmp_path / "student.safetensors"
-    code, _, err = gankd("export", folder, "--out", student)
+    code, _, err = gankd("export", folder, "--to", student)
     assert code == 0, err
     model, task = load_model(student)
     assert isinstance(task, VectorRegression)

@@ -97,18 +97,6 @@ class Regression(OfValues):
                 "as its argument num_outputs or num_classes"
             )
 
-    def normalise(self, labels: Tensor) -> Tensor:
-        """User units to [0, 1]."""
-        return (labels - self.low) / self.span
-
-    def denormalise(self, labels01: Tensor) -> Tensor:
-        """[0, 1] to user units."""
-        return self.low + self.span * labels01
-
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Squared error (N,) on the [0, 1] label scale (Ding et al. 2023)."""
-        return ((outputs.float() - labels) / self.span) ** 2
-
     def closeness(self, labels: Tensor) -> Tensor:
         """(N, N) log-odds, up to a constant, with which rows of `labels` (N,) are mixed.
 

@@ -1,18 +1,15 @@
 """Common part of the tasks whose labels are values, one or several."""
 
-import math
-from collections.abc import Sequence
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from gankd.errors import ConfigError
 from gankd.tasks.choices import Adjust, Stronger
+from gankd.tasks.value_labels import ValueLabels
 
 
-class OfValues:
+class OfValues(ValueLabels):
     """Labels are numbers in float32, and a model's outputs are such labels.
 
     Shapes are (N,) for one value and (N, n) for n; below, (N, ...) is either.
@@ -55,50 +52,21 @@ class OfValues:
     """Reading of the teacher by filter and labels: part of the identity of students, as 0.1 did not clip."""
     answer_name: ClassVar[str] = "value"
     """Name of what an exported student gives."""
-    num_groups: ClassVar[int]
-    """Number of label groups, for budgets and per-label statistics."""
-
-    @property
-    def is_binary(self) -> bool:
-        """False: labels are values."""
-        return False
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Values have no names."""
-        return ()
-
-    @property
-    def label_dtype(self) -> torch.dtype:
-        """Type of stored labels; never an integer, so that 34.9 years stay 34.9."""
-        return torch.float32
-
-    def first_classes(self, count: int, what: str) -> NoReturn:
-        """Raise ConfigError: values have no first classes."""
-        raise ConfigError(
-            f"data.classes keeps the first classes, but the labels of {what} are values; leave it out, or, "
-            "where numbers are names of your own classes, add --task classification"
-        )
-
-    def target_loss(self, source: str, temperature: float) -> str:
-        """Default loss of a student that learns from a target source."""
-        return f"Label + Distribution@{source}"
-
-    def distribution_size(self, bins: int) -> int:
-        """Length of a distribution over labels: `bins` equal parts of the label range."""
-        return bins
+    low: float
+    high: float
+    """Range of one value. Several have a range each, and scales of their own."""
 
     def normalise(self, labels: Tensor) -> Tensor:
         """User units to [0, 1], (N, ...)."""
-        raise NotImplementedError
+        return (labels - self.low) / (self.high - self.low)
 
     def denormalise(self, labels01: Tensor) -> Tensor:
         """[0, 1] to user units, (N, ...)."""
-        raise NotImplementedError
+        return self.low + (self.high - self.low) * labels01
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Squared error (N,) on the [0, 1] label scale."""
-        raise NotImplementedError
+        """Squared error (N,) on the [0, 1] label scale (Ding et al. 2023)."""
+        return ((outputs.float() - labels) / (self.high - self.low)) ** 2
 
     def excess_loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Loss (N,) above the least that the labels allow, which is 0."""
@@ -124,31 +92,6 @@ class OfValues:
         """The values themselves."""
         return outputs
 
-    def answers(self, outputs: Tensor) -> Tensor:
-        """The values themselves: what an exported student gives."""
-        return outputs
-
-    def outputs_of(self, answers: Tensor) -> Tensor:
-        """Inverse of `answers`."""
-        return answers
-
-    def doubt(self, answers: Tensor, labels: Tensor) -> Tensor:
-        """Error (N,) of each answer: the label lies within it around the value."""
-        return self.errors(answers, labels)
-
-    def unanswered(self, answers: Tensor, limit: float) -> float | None:
-        """None: values get an interval and not a refusal."""
-        return None
-
-    def metric_interval(self, errors: Tensor) -> tuple[float, float]:
-        """95 % interval of the mean of errors (N,) over images: +- 1.96 standard errors."""
-        half = 1.96 * errors.double().std(correction=min(1, len(errors) - 1)).item() / math.sqrt(len(errors))
-        return errors.double().mean().item() - half, errors.double().mean().item() + half
-
-    def errors(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Error (N,) of each answer."""
-        raise NotImplementedError
-
     def metrics(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Mean absolute error, and root mean squared error."""
         raise NotImplementedError
@@ -157,40 +100,9 @@ class OfValues:
         """Unit of one of `metrics`."""
         return self.metric_unit
 
-    def chance(self, labels: Tensor) -> float:
-        """Mean absolute error of always guessing the median of `labels`."""
-        raise NotImplementedError
-
-    def by_class(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
-        """An empty dictionary: values have no classes."""
-        return {}
-
     def beats_chance(self, outputs: Tensor, labels: Tensor) -> bool:
         """True if these values leave less than nine tenths of a constant guess's mean absolute error."""
         return self.metrics(outputs, labels)["mae"] < 0.9 * self.chance(labels)
-
-    def nearly_right(self, errors: Tensor, labels: Tensor) -> bool:
-        """True if these errors (N,) leave nothing to look for."""
-        return errors.mean().item() <= 0.02 * self.chance(labels)
-
-    def clearly_less(self, errors: Tensor, before: Tensor, labels: Tensor) -> bool:
-        """True if `errors` (N,) are those of a better reading of the same network, and not only by luck.
-
-        They are at most half of those `before`, by three standard errors, less by a twentieth of a constant guess's
-        error, and at most 0.7 of that.
-        """
-        gain, chance = before - errors, self.chance(labels)
-        return errors.mean().item() <= min(0.5 * before.mean().item(), 0.7 * chance) and gain.mean().item() >= max(
-            3 * gain.std().item() / math.sqrt(len(gain)), 0.05 * chance
-        )
-
-    def output_order(self, names: Sequence[str], setting: str) -> Tensor:
-        """Raise ConfigError: values have no classes."""
-        raise ConfigError(f"{setting} is for classes, and the labels are values; leave it out")
-
-    def output_problem(self, outputs: Tensor) -> tuple[str, str]:
-        """A reason to refuse these outputs (N, ...), and advice about them: none, as any number may be a value."""
-        return "", ""
 
     def adjust(self, outputs: Tensor, labels: Tensor, how: Adjust) -> Tensor:
         """Labels (N, ...) after adjustment: the assigned ones, or the teacher's predictions, within the range."""
@@ -199,20 +111,3 @@ class OfValues:
     def clipped(self, outputs: Tensor) -> Tensor:
         """A teacher's outputs (N, ...) in float, within the label range, as the authors' code clips them."""
         raise NotImplementedError
-
-    def written(self, labels: Tensor) -> np.ndarray:
-        """Labels (N, ...) as a file of a user's own images holds them: the values."""
-        values: np.ndarray = labels.numpy()
-        return values
-
-    def counts(self, labels: Tensor) -> list[float]:
-        """Number of labels (N, ...) in each group."""
-        return [float(value) for value in self.groups(labels).bincount(minlength=self.num_groups)]
-
-    def groups(self, labels: Tensor) -> Tensor:
-        """Group number (N,) of each label."""
-        raise NotImplementedError
-
-    def absent(self, labels: Tensor) -> list[int]:
-        """An empty list: no value has to occur."""
-        return []

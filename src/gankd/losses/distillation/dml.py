@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
+from gankd.losses.distillation.kd import are_logits
 from gankd.losses.distillation.prediction import squared_distance
-from gankd.losses.distillation.spec import are_logits, loss
+from gankd.losses.distillation.spec import loss
 from gankd.tasks import Task
 
 

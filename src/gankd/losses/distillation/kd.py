@@ -5,8 +5,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import require
-from gankd.losses.distillation.spec import are_logits, loss, over_outputs
+from gankd.losses.distillation.spec import loss
 from gankd.tasks import Task
+
+
+def over_outputs(errors: Tensor) -> Tensor:
+    """(N,) mean over the outputs of errors (N, n); errors (N,) of one output as they are."""
+    return errors if errors.ndim == 1 else errors.mean(1)
+
+
+def are_logits(outputs: Tensor, task: Task | None) -> bool:
+    """True if outputs are logits (N, K), False if they are values (N,), or (N, n) as labels of `task` are."""
+    return outputs.ndim == 2 and (task is None or task.label_shape == ())
 
 
 def scaled(logits: Tensor, temperature: float | Tensor, standardise: bool = False) -> Tensor:

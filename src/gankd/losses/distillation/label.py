@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.config import require
-from gankd.losses.distillation.kd import scaled
-from gankd.losses.distillation.spec import loss, over_outputs
+from gankd.losses.distillation.kd import over_outputs, scaled
+from gankd.losses.distillation.spec import loss
 
 
 @loss("Label", is_label_loss=True)

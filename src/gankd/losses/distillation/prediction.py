@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from gankd.config import require
-from gankd.losses.distillation.spec import loss, over_outputs
+from gankd.losses.distillation.kd import over_outputs
+from gankd.losses.distillation.spec import loss
 
 
 @loss("L1")

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.spec import loss, over_outputs
+from gankd.losses.distillation.kd import over_outputs
+from gankd.losses.distillation.spec import loss
 
 
 class TeacherError(nn.Module):

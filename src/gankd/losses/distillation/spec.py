@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from gankd.config import suggest
 from gankd.errors import ConfigError
-from gankd.tasks import Task
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -57,16 +56,6 @@ def network_inputs() -> dict[str, str]:
         for side in ("student", "teacher")
         for name, text in NETWORK_INPUTS.items()
     }
-
-
-def over_outputs(errors: Tensor) -> Tensor:
-    """(N,) mean over the outputs of errors (N, n); errors (N,) of one output as they are."""
-    return errors if errors.ndim == 1 else errors.mean(1)
-
-
-def are_logits(outputs: Tensor, task: Task | None) -> bool:
-    """True if outputs are logits (N, K), False if they are values (N,), or (N, n) as labels of `task` are."""
-    return outputs.ndim == 2 and (task is None or task.label_shape == ())
 
 
 class LossModule(nn.Module):

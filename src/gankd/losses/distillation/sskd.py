@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.spec import LossModule, are_logits, loss
+from gankd.losses.distillation.kd import are_logits
+from gankd.losses.distillation.spec import LossModule, loss
 from gankd.tasks import Task
 
 

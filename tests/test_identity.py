@@ -206,6 +206,11 @@ def test_the_state_of_a_live_network_is_its_identity(change: Callable[[nn.Sequen
     assert Identity(first).fingerprint != Identity(second).fingerprint
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler itself
+def test_a_compiled_network_is_the_network() -> None:
+    assert Identity(torch.compile(net())).fingerprint == Identity(net()).fingerprint
+
+
 def scaled(factor: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: factor * x
 
@@ -227,7 +232,7 @@ class Tiny(nn.Module):
     def forward(self, x):
         # {comment}
         return scaled(x)
-unused = {unused}
+unused = act = {unused}
 print(Identity(Tiny()).fingerprint, Identity(scaled).fingerprint)
 """
 

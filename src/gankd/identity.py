@@ -26,6 +26,7 @@ from gankd.own_files import IMPORTERS, OwnFiles, is_own
 SCALARS = (bool, int, float, complex, bytes, type(None), torch.dtype, torch.device, torch.Size, slice, range)
 MAIN = ("__main__", "__mp_main__")
 NOT_STATE = {"training", "_is_full_backward_hook", "_non_persistent_buffers_set"}
+NOT_STATE |= {"_is_torch_compile", "_compiled_call_impl"}
 NOT_CODE = {"__doc__", "__module__", "__dict__", "__weakref__", "__qualname__", "__annotations__", "__firstlineno__"}
 NOT_CODE |= {"__static_attributes__", "__annotate_func__", "__annotations_cache__"}
 
@@ -193,8 +194,9 @@ class Identity:
 
 
 def _names(code: types.CodeType) -> set[str]:
-    """Global names, and names of attributes, that a function and the functions in it use."""
-    return set(code.co_names).union(*(_names(part) for part in code.co_consts if isinstance(part, types.CodeType)))
+    """Global names that a function and the functions in it read; those of attributes do not count."""
+    found = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return found.union(*(_names(part) for part in code.co_consts if isinstance(part, types.CodeType)))
 
 
 def _imported_by(code: types.CodeType) -> set[str]:

@@ -56,6 +56,9 @@ class RunResult:
     report: Path | None = None
     trained: Trained | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return f"{self.table}\n{self.headline}".rstrip()
+
     @property
     def student(self) -> ImageModel:
         """The student that is best on validation images, which `export` would write; see `Trained`."""

@@ -105,7 +105,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Command]]:
 def begun(recipe: Recipe, folder: Path, *settings: str, arms: list[str] | None = None) -> Path:
     """A run folder as `gankd run` leaves it at its very start."""
     recipe = override(recipe, settings)
-    stored = {"recipe": to_dict(recipe), "arms": arms, "version": __version__, "in_memory": False, "code": {}}
+    stored = {"recipe": to_dict(recipe), "arms": arms, "version": __version__, "in_memory": [], "code": {}}
     write_hashed_json(folder / "run.json", stored)
     return folder
 

@@ -340,6 +340,8 @@ class Run:
             (self.folder / ".lock").write_text(str(os.getpid()))
             for name in ("*.json", "*.html"):  # nothing else: users may keep files of their own here
                 remove_leftovers(self.folder, name)
+            for stage in self.folder.glob("*-????????/**/"):  # students keep a teacher's outputs with a finished stage
+                remove_leftovers(stage, "teacher-*.safetensors")
         except Timeout:
             holder = (self.folder / ".lock").read_text().strip()
             raise RunError(

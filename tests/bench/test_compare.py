@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 import gankd.recipes.cgan_kd
 import gankd.recipes.teacher
@@ -15,7 +17,7 @@ from gankd.commands import run
 from gankd.config import override
 from gankd.console import Console
 from gankd.errors import ConfigError, ModelError
-from gankd.models.contract import ImageModel, evaluate
+from gankd.models.contract import ImageModel, evaluate, predict
 from gankd.recipes import RECIPES, Recipe
 from gankd.recipes.arms import Arm, arm_named, chosen_arms, default_arms
 from gankd.recipes.cgan_kd import cgan_kd
@@ -91,7 +93,10 @@ def test_only_finished_students_are_compared(
     assert (control.name, control.seeds, arm.name, arm.seeds) == ("real_matched", (0, 1), "adjusted", (1,))
     stages, splits = declare(experiment, arms, range(2)), experiment.splits
     student = student_of(experiment, arm_named(recipe, "real_matched"), 1, stages)
-    assert control.metrics[1] == evaluate(student, splits.test, experiment.engine)
+    expected = evaluate(student, splits.test, experiment.engine)
+    assert control.metrics[1] == {**expected, "balanced": control.metrics[1]["balanced"]}
+    by_class = splits.task.by_class(predict(student, splits.test.images, experiment.engine), splits.test.labels)
+    assert control.metrics[1]["balanced"] == pytest.approx(sum(by_class.values()) / len(by_class))
     assert control.values[1] == control.metrics[1]["top1"]
     validation = compare(experiment, arms, range(2), "val")
     assert validation.split == "val"
@@ -118,16 +123,20 @@ def test_validation_chooses_the_headline(
     asked: list[int] = []
     bonus: dict[str, float] = {}
 
-    def scored(student: Any, data: Any, engine: Any) -> dict[str, float]:
-        asked.append(len(data))
-        return {data.task.metric: 50.0 + bonus.get(student.arm, 0.0)}
+    def scored(student: Any, images: Tensor, engine: Any) -> Tensor:
+        asked.append(len(images))
+        return torch.tensor(50.0 + bonus.get(student.arm, 0.0))
 
     def named(experiment: Experiment, arm: Arm, stage: Stage) -> ImageModel:
         loaded = restore_student(experiment, arm, stage)
         loaded.arm = arm.name  # type: ignore[assignment]
         return loaded
 
-    monkeypatch.setattr(module, "evaluate", scored)
+    task = type(experiment.splits.task)
+    monkeypatch.setattr(module, "predict", scored)
+    monkeypatch.setattr(task, "metrics", lambda task, outputs, _: {task.metric: outputs.item()})
+    for name in ("detail", "by_class"):
+        monkeypatch.setattr(task, name, lambda *_: {})
     monkeypatch.setattr(module, "restore_student", named)
     bonus.update(better)
     method = next(iter(better))

@@ -430,7 +430,7 @@ def test_stage_boundaries_of_the_zoo(name: str, paths: list[str]) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_every_zoo_network_has_stages_at_small_sizes(name: str) -> None:
     sides = [shape[1] for shape in found(zoo(name, 8), 8).values()]
-    assert sides in ([8, 4], [8, 4, 2], [4, 2])
+    assert sides in ([8, 4], [8, 4, 2], [4, 2], [4, 4, 4, 4])  # the last are tokens of a vision transformer
 
 
 def test_a_net_of_no_matter_how_many_wrappers_has_the_same_stages() -> None:

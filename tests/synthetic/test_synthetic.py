@@ -290,7 +290,8 @@ def test_adjusted_labels(pool: SyntheticSet, angles: SyntheticSet) -> None:
     labels, outputs = adjusted(pool, "soft")
     torch.testing.assert_close(labels, outputs.float().softmax(1))
     labels, outputs = adjusted(angles, "auto")
-    assert torch.equal(labels, outputs)
+    assert torch.equal(labels, ANGLES.clipped(outputs))
+    assert (labels != outputs).any()
     assert labels.dtype == torch.float32
     assert (labels != labels.round()).any()
     chosen = select(angles, SelectConfig(adjust="none"), 0)
@@ -301,7 +302,7 @@ def test_published_quantiles_are_the_defaults(pool: SyntheticSet, angles: Synthe
     config = SelectConfig(subsample="none")
     assert len(select(pool, config, 0)) == pytest.approx(0.9 * COUNT, abs=4)
     chosen = select(angles, config, 0)
-    assert len(chosen) == pytest.approx(0.7 * COUNT, abs=1)
+    assert len(chosen) == pytest.approx(0.7 * COUNT, abs=4)  # values clipped to the range are ties
     assert len(set(chosen.report["thresholds"])) == 1  # one for all labels
 
 

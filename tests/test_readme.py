@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from gankd.cli.parser import parser
 from gankd.text import interval
@@ -53,6 +54,7 @@ def test_a_data_set_in_memory() -> None:
 
 def test_networks_generator_and_images_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)  # of the page's images
     names = run_program("python.md", "class Small(nn.Module)")
     images = names["images"][:5]
     assert names["result"].student(images).shape == (5, 2)

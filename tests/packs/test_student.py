@@ -129,6 +129,7 @@ def test_losses_of_outputs_train(digits_file: Path, tmp_path: Path, loss: str) -
         ("student.loss=CRD", "which only the teacher itself has"),
         ("student.loss=KD@virtual", "this pack has none"),
         ("student.mix=mixup", "the teacher never saw"),
+        ("student.fake_until=0.9", "a pack holds none"),
         ("student.fake_share=0.5", "means nothing for a pack"),
         ("gan.steps=3", "means nothing for a pack"),
         ("data.root=/etc", "means nothing for a pack"),

@@ -77,8 +77,12 @@ def only_generated(config: StudentConfig, virtual: VirtualTeacher | None) -> Stu
 
     Raises:
         ConfigError: a loss reads more of a teacher than its outputs, or the outputs for mixed images, or a virtual
-            teacher that is missing.
+            teacher that is missing; or the last updates would be on real images.
     """
+    require(
+        config.fake_until == 1,
+        f"student.fake_until={config.fake_until:g} ends with real images, and a pack holds none; leave it out",
+    )
     objective = config.objective
     beyond = beyond_outputs(objective)
     if beyond:

@@ -172,7 +172,7 @@ def _refuse_old(module: str, path: Path, digest: str) -> None:
     before, first = _imported.get(module, (None, digest))
     if before is spec and first != digest:
         raise ConfigError(
-            f"{path} has changed since this process imported it, so what runs is not what it says; start Python anew, "
+            f"{path} has changed since this process imported it, so what runs is not what it says; restart Python, "
             f"or call importlib.reload({module}) and make the networks again"
         )
     _imported[module] = (spec, digest)

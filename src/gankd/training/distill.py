@@ -259,10 +259,12 @@ class Feed:
     def index(self, step: int) -> Tensor:
         """(N,) positions in the training data of the images of a step; on the CPU."""
         real, fake = self._positions(step)
-        return real if fake is None else torch.cat([real, fake + self.first_fake])
+        return real if fake is None else torch.cat([real, fake.cpu() + self.first_fake])
 
     def _positions(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Real images, and generated ones unless the step has none; on the CPU."""
+        """Real images on the CPU, and generated ones unless the step has none; these on the device if they are chosen
+        there, so that nothing waits for it.
+        """
         if self._fake_batches is None:
             return self._real_batches(step), None
         config = self.config
@@ -281,12 +283,13 @@ class Feed:
         """
         assert self.fakes is not None
         assert self.student is not None
+        index = index.to(self.engine.device)
         self.student.eval()  # no batch statistics of images that are not trained on
         with self.engine.autocast():
-            outputs = self.student(self.fakes.images[index.to(self.engine.device)])
+            outputs = self.student(self.fakes.images[index])
         self.student.train()
-        excess = self.real.task.excess_loss(outputs, self.fakes.labels[index.to(self.engine.device)])
-        return index[excess.topk(self.num_fake).indices.cpu()]
+        excess = self.real.task.excess_loss(outputs, self.fakes.labels[index])
+        return index[excess.topk(self.num_fake).indices]
 
     def __call__(self, step: int) -> Batch:
         config, device = self.config, self.engine.device

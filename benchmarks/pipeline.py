@@ -11,9 +11,11 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
@@ -33,6 +35,7 @@ from gankd.training.lesson import DistillConfig, Fakes, Lesson
 from gankd.training.ratio import RatioConfig, train_ratio
 
 ROUNDS = 7
+STUDENTS = 3
 RESULTS = Path(__file__).parent / "results"
 NOTES = """\
 Each row compares gankd with itself or with a plain way to do the same. Two rows show only a part:
@@ -40,7 +43,10 @@ Each row compares gankd with itself or with a plain way to do the same. Two rows
 - vicinity: the search for a window. A whole draw takes 1/54 of the time of CcGAN's code at batch 512 and 1/5.5 at
   batch 16 (7,683 labels; measured separately).
 - passes: log-ratios are simulated (normal), with a burn-in of 500. On stored pools, with the sizes in the authors'
-  scripts, the running maximum takes 3.2 passes (digits) and 23.7 (rotated-digits); measured separately."""
+  scripts, the running maximum takes 3.2 passes (digits) and 23.7 (rotated-digits); measured separately.
+
+Students of one arm train one after another because all in one batched model (`torch.func.vmap`, which makes grouped
+convolutions) takes longer on a processor, the more so the larger the images."""
 
 
 def medians(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
@@ -122,6 +128,36 @@ def students(rows: list[dict[str, object]]) -> None:
     )
 
 
+def seeds(rows: list[dict[str, object]], size: int, count: int) -> None:
+    """Steps of three students of one arm: one after another, as gankd trains them, against all in one batched model."""
+    engine = Engine.pick(size, "cpu")
+    make = partial(build_net, "cnn16", in_channels=3, image_size=size, num_outputs=10)
+    nets = [engine.place(make(seed=seed)).train() for seed in range(STUDENTS)]
+    images = torch.randn(STUDENTS, count, 3, size, size, generator=rng(0, "benchmark images"))
+    labels = torch.randint(10, (STUDENTS, count), generator=rng(0, "benchmark labels"))
+    parameters, buffers = torch.func.stack_module_state(nets)
+    skeleton = make(seed=0).to("meta")
+    layout = torch.channels_last if engine.channels_last else torch.contiguous_format
+    own = [part.contiguous(memory_format=layout) for part in images]
+    together = torch.func.vmap(lambda *state: torch.func.functional_call(skeleton, state[:2], state[2:]))
+
+    def in_turn() -> None:
+        for net, part, classes in zip(nets, own, labels, strict=True):
+            with engine.autocast():
+                logits = net(part)
+            torch.autograd.grad(F.cross_entropy(logits.float(), classes), list(net.parameters()))
+
+    def batched() -> None:
+        with engine.autocast():
+            logits = together(parameters, buffers, images)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum") / count
+        torch.autograd.grad(loss, list(parameters.values()))
+
+    a, b = medians(in_turn, batched)
+    done = STUDENTS * count
+    rows.append(row(f"steps of {STUDENTS} students, {size} px", "in turn", "batched", done / a, done / b, "images/s"))
+
+
 def ratio(rows: list[dict[str, object]]) -> None:
     """The ratio network on stored features against features computed again at every step."""
     data = toy(32)
@@ -201,7 +237,16 @@ def row(part: str, ours: str, other: str, a: float, b: float, unit: str, *, more
 def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, object]] = []
-    for measure in (vicinity, rejection, ratio, students, gan, sampling):
+    for measure in (
+        vicinity,
+        rejection,
+        ratio,
+        students,
+        partial(seeds, size=8, count=128),
+        partial(seeds, size=32, count=32),
+        gan,
+        sampling,
+    ):
         measure(rows)
     lines = [f"{'part':<37} {'ours':>22} {'against':>26} {'ratio':>7}"]
     for line in rows:

@@ -5,6 +5,7 @@ samples do not depend on the batch size or the number of processes.
 """
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -22,6 +23,19 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 def rng(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator for one purpose."""
     return torch.Generator(device).manual_seed(derive_seed(seed, *purpose))
+
+
+def in_blocks(rows: Tensor, index: Tensor, seed: int, purpose: str) -> Callable[..., Tensor]:
+    """A sampler (labels, generator) that returns the rows at `index` in order, also if it begins with a later block.
+
+    A block is identified by its random numbers, rng(seed, purpose, block), which do not depend on earlier blocks.
+    """
+    blocks = {rng(seed, purpose, block).initial_seed(): part for block, part in enumerate(index.split(BLOCK))}
+
+    def sample(_: Tensor, *, generator: torch.Generator) -> Tensor:
+        return rows[blocks[generator.initial_seed()]]
+
+    return sample
 
 
 def seed_own_layers(seed: int, step: int) -> None:

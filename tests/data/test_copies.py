@@ -37,9 +37,9 @@ def jpeg(image: Tensor) -> Tensor:
 def test_equal_images() -> None:
     train, test = scenes(50, 0), scenes(20, 1)
     test[3], test[7] = train[41], train[5]
-    assert exact_copies(data(test), data(train)) == [Copy(3, 41), Copy(7, 5)]
+    assert exact_copies(test, train) == [Copy(3, 41), Copy(7, 5)]
     blank = torch.full((4, 3, 32, 32), 255, dtype=torch.uint8)
-    assert exact_copies(data(blank), data(blank)) == near_copies(data(blank), data(blank)) == []
+    assert exact_copies(blank, blank) == near_copies(blank, blank) == []
 
 
 def test_nearly_equal_images() -> None:
@@ -52,7 +52,7 @@ def test_nearly_equal_images() -> None:
     }
     for row, image in changes.items():
         test[row] = image
-    assert near_copies(data(test), data(train)) == [Copy(2, 11), Copy(5, 150), Copy(9, 77), Copy(30, 3)]
+    assert near_copies(test, train) == [Copy(2, 11), Copy(5, 150), Copy(9, 77), Copy(30, 3)]
 
 
 def test_sorting_and_blocks_miss_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_sorting_and_blocks_miss_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert 10 < len(plain) < 290
     for block in (7, 1000):
         monkeypatch.setattr(copies, "BLOCK", block)
-        assert near_copies(test, train) == plain
+        assert near_copies(test.images, train.images) == plain
 
 
 def test_correlation_ignores_brightness_and_contrast() -> None:

@@ -70,7 +70,7 @@ def plan(
         GankdError: whatever the run itself would refuse at its start.
     """
     experiment = with_suited_augmentation(Experiment.open(recipe, Run(Path(folder)), **given))
-    chosen = with_updates(experiment, chosen_arms(recipe, arms), keep=False)
+    chosen = with_updates(experiment, chosen_arms(experiment.recipe, arms), keep=False)
     known = {arm.name: arm for arm in at_equal_time(experiment, chosen, measure=False)}
     chosen = [known.get(arm.name) or _longest(arm, recipe) for arm in chosen]
     prices, rows = Prices(timer or Timer()), []
@@ -102,6 +102,11 @@ def shared_rows(experiment: Experiment, arms: Sequence[Arm], stages: Stages, pri
         rows[stages.ratio.fingerprint] = _ratio(experiment, stages.ratio, prices)
         blocks, space = recipe.synth.pool // BLOCK + 1, recipe.synth.pool * bytes_per_image(experiment) / 1e6
         rows[stages.synth.fingerprint] = _row(stages.synth, blocks, lambda: prices.sampling(experiment), space)
+    if stages.unlabelled is not None:
+        count = len(experiment.splits.unlabelled)  # type: ignore[arg-type]
+        rows[stages.unlabelled.fingerprint] = _row(
+            stages.unlabelled, 0, StepTime, count * bytes_per_image(experiment) / 1e6
+        )
     for arm in arms:
         lesson = stages.lessons.get(arm.name)
         if lesson is not None and lesson.fingerprint not in rows:

@@ -22,7 +22,7 @@ from gankd.recipes.code import named_code
 from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import make_generator, make_ratio, make_ratio_features
-from gankd.recipes.live import Given
+from gankd.recipes.live import Given, named
 from gankd.recipes.published import TABLES
 from gankd.recipes.ready import RECIPES
 from gankd.recipes.stages import declare
@@ -366,7 +366,7 @@ def run(
     from gankd.report.gather import gather
     from gankd.report.page import write_report
 
-    wanted = chosen_arms(recipe, arms)
+    wanted = chosen_arms(named(recipe, given), arms)
     with started(recipe, folder, console, wanted, **given) as experiment:
         stored = None if arms is None else [_stored_arm(recipe, arm) for arm in wanted]
         store_run(experiment, stored)

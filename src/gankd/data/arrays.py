@@ -28,7 +28,7 @@ from gankd.data.own import (
     joined,
     shown,
 )
-from gankd.data.store import arrange, source_key
+from gankd.data.store import Fill, Key, arrange, source_key
 from gankd.errors import DataError
 from gankd.tasks import Task
 
@@ -212,6 +212,18 @@ def arrange_arrays(
     Raises:
         DataError: the sets differ in shape, or a block of the file cannot be read.
     """
+    grey, key, fill = decoder(path, sets, side, channels, how)
+    return arrange(labels, task, index, (1 if grey else 3, side, side), key, fill)
+
+
+def decoder(
+    path: Path, sets: Sequence[Images], side: int, channels: ChannelChoice, how: FitChoice
+) -> tuple[bool, Key, Fill]:
+    """True if images become grey, and their identity and decoding as `arrange` takes them.
+
+    Raises:
+        DataError: the sets differ in shape.
+    """
     shapes = [images.shape[1:] for images in sets]
     if len(set(shapes)) > 1:
         raise DataError(
@@ -219,6 +231,9 @@ def arrange_arrays(
             "bring them to one"
         )
     grey = shapes[0][2] == 1 if channels == "auto" else channels == "grey"
+
+    def key() -> str:
+        return source_key([], *(images.key() for images in sets), side, grey, *([how] if how != "crop" else []))
 
     def fill(target: npt.NDArray[np.uint8], row: npt.NDArray[np.int64]) -> None:
         passed = 0
@@ -229,10 +244,7 @@ def arrange_arrays(
                 target[rows[used]] = fit(block[used], side, channels, how)
             passed += len(images)
 
-    def key() -> str:
-        return source_key([], *(images.key() for images in sets), side, grey, *([how] if how != "crop" else []))
-
-    return arrange(labels, task, index, (1 if grey else 3, side, side), key, fill)
+    return grey, key, fill
 
 
 # Labels

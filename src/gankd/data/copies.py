@@ -44,20 +44,20 @@ def blank(images: Tensor) -> Tensor:
     return (flat == flat[..., :1]).flatten(1).all(1)
 
 
-def exact_copies(first: LabelledImages, second: LabelledImages) -> list[Copy]:
-    """Images of `first` whose pixels are also in `second`, unless they are blank."""
-    place = {key: number for number, key in reversed([*enumerate(digests(second.images))])}
-    found = [Copy(number, place[key]) for number, key in enumerate(digests(first.images)) if key in place]
-    return [copy for copy in found if not bool(blank(first.images[copy.first, None]))]
+def exact_copies(first: Tensor, second: Tensor) -> list[Copy]:
+    """Images of `first` (N, C, H, W) whose pixels are also in `second` (M, C, H, W), unless they are blank."""
+    place = {key: number for number, key in reversed([*enumerate(digests(second))])}
+    found = [Copy(number, place[key]) for number, key in enumerate(digests(first)) if key in place]
+    return [copy for copy in found if not bool(blank(first[copy.first, None]))]
 
 
-def near_copies(first: LabelledImages, second: LabelledImages) -> list[Copy]:
+def near_copies(first: Tensor, second: Tensor) -> list[Copy]:
     """Images of `first` that are nearly equal to one of `second`, up to brightness and contrast, in their order.
 
     Grey thumbnails of 8x8 cells find the nearest image; the correlation of all pixels decides. Thumbnails are sorted
     along the direction in which they differ most, so that each is compared only with those that may be near.
     """
-    queries, references = thumbnails(first.images), thumbnails(second.images)
+    queries, references = thumbnails(first), thumbnails(second)
     direction = torch.linalg.eigh(references.T @ references).eigenvectors[:, -1]
     at, there = queries @ direction, references @ direction
     order, others = at.argsort(), there.argsort()
@@ -72,7 +72,7 @@ def near_copies(first: LabelledImages, second: LabelledImages) -> list[Copy]:
             nearest = torch.where(likeness > best, some[place], nearest)
             best = best.maximum(likeness)
         found += [Copy(int(rows[row]), int(nearest[row])) for row in (best > ALIKE).nonzero()[:, 0].tolist()]
-    return sorted(copy for copy in found if correlation(first.images[copy.first], second.images[copy.second]) > ALIKE)
+    return sorted(copy for copy in found if correlation(first[copy.first], second[copy.second]) > ALIKE)
 
 
 def thumbnails(images: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def check_copies(
     Raises:
         DataError: equal images, unless `allowed`.
     """
-    warnings, images = [], dict(zip(SHARES, parts, strict=True))
+    warnings, images = [], dict(zip(SHARES, (part.images for part in parts), strict=True))
     for first, second in PAIRS:
         exact = exact_copies(images[first], images[second])
         equal = {copy.first for copy in exact}

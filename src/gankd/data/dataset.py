@@ -62,7 +62,7 @@ def splits_from_dataset(
                     f"{where}: expected a pair (image, label), got {type(pair).__name__}; "
                     "give [(row['image'], row['label']) for row in data], or the like"
                 )
-            pictures.append(_picture(where, pair[0], choices, pictures))
+            pictures.append(picture(where, pair[0], choices, pictures))
             labels.append(_label(where, pair[1]))
             places.append((part, where))
         if not places or places[-1][0] != part:
@@ -95,8 +95,12 @@ def _pairs(pairs: Any) -> Iterator[Any]:
     return iter(pairs)
 
 
-def _picture(where: str, image: Any, choices: Choices, before: list[Array]) -> Array:
-    """uint8 (H, W, C) in the common size and colour."""
+def picture(where: str, image: Any, choices: Choices, before: list[Array]) -> Array:
+    """uint8 (H, W, C) of an image in memory, in the size and colour of the choices, or of those `before`.
+
+    Raises:
+        DataError: it cannot be read as an image, or differs from those before.
+    """
     pixels = _pixels(where, image)
     height, width = pixels.shape[:2]
     if choices.size is not None or choices.channels != "auto":

@@ -93,6 +93,8 @@ class Splits:
     name: str
     card: dict[str, Any] = field(default_factory=dict)
     """Facts for the report: origin, licence, how it was split."""
+    unlabelled: Tensor | None = None
+    """uint8 images (M, C, H, W) of the user's without labels, which only the teacher labels; none is in a split."""
 
     def __repr__(self) -> str:
         counts = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"
@@ -108,6 +110,6 @@ class Splits:
         return replace(self, train=self.train.to(device), val=self.val.to(device), test=self.test.to(device))
 
     def fingerprint(self) -> str:
-        """Hash of all three splits."""
+        """Hash of all three splits; images without labels are not part of it."""
         parts = (self.train, self.val, self.test)
         return hashlib.blake2b("".join(p.fingerprint() for p in parts).encode(), digest_size=16).hexdigest()

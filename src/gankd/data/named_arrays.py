@@ -51,8 +51,22 @@ def load_named(path: Path, names: Sequence[str], read: Read, choices: Choices, e
     return splits_of_arrays(path, items, [images for images, _ in sets], choices, class_names=class_names)
 
 
-def _roles(where: str, names: Sequence[str], example: str) -> Roles:
-    """Role of each array."""
+def unlabelled_sets(path: Path, names: Sequence[str], read: Read, example: str) -> list[Images]:
+    """All arrays of images, whether they have labels or not.
+
+    Raises:
+        DataError: there is none, or one cannot be used.
+    """
+    roles = _roles(shown(path), names, example, labelled=False)
+    return [
+        Images(f"{shown(path)}: {shown(name)}", read(name, False), path)
+        for (role, _), name in roles.items()
+        if role == "images"
+    ]
+
+
+def _roles(where: str, names: Sequence[str], example: str, *, labelled: bool = True) -> Roles:
+    """Role of each array; `labelled` asks for labels of all images."""
     known: dict[tuple[str, str], str] = {}
     for name in names:
         first, _, last = name.lower().replace("/", "_").partition("_")
@@ -69,11 +83,12 @@ def _roles(where: str, names: Sequence[str], example: str) -> Roles:
     if ("images", "") in roles:  # then arrays of single splits have another purpose
         roles = {(role, part): name for (role, part), name in roles.items() if part == ""}
     got = f"got {', '.join(map(shown, names[:20])) or 'no arrays'}{and_more(len(names[20:]), 'arrays')}"
-    if not {("images", ""), ("images", "train")} & set(roles):
+    found = {part for role, part in roles if role == "images"}
+    if not (found & {"", "train"} if labelled else found):
         others = ", ".join(ROLES["images"][1:])
         raise DataError(f"{where}: expected an array images (or {others}, or x_train), {got}; write it by {example}")
     for role, part in roles:
-        if role == "images" and ("labels", part) not in roles:
+        if labelled and role == "images" and ("labels", part) not in roles:
             first, *rest = (f"{word}_{part}" if part else word for word in ROLES["labels"])
             raise DataError(f"{where}: expected an array {first} (or {', '.join(rest)}), {got}; write it by {example}")
     return roles

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Unpack
 
@@ -10,7 +11,7 @@ from numpy.lib.npyio import NpzFile
 
 from gankd.data.arrays import Array, Stream, read_blocks
 from gankd.data.images import Splits
-from gankd.data.named_arrays import load_named
+from gankd.data.named_arrays import Read, load_named
 from gankd.data.own import Choices, Settings, shown
 from gankd.errors import DataError
 
@@ -45,8 +46,18 @@ def load_npz(path: str | Path, **settings: Unpack[Settings]) -> Splits:
         ConfigError: a setting is out of range.
         DataError: the file, an array or a label cannot be used.
     """
-    path = Path(path)
     choices = Choices(**settings)
+    with open_npz(Path(path)) as (names, read):
+        return load_named(Path(path), names, read, choices, EXAMPLE)
+
+
+@contextmanager
+def open_npz(path: Path) -> Iterator[tuple[list[str], Read]]:
+    """Names of the arrays of a file, and how to read them while it is open.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     where = shown(path)
     if path.is_dir():
         raise DataError(f"{where} is a folder; for a folder of images: gankd run folder --data {where}")
@@ -58,7 +69,7 @@ def load_npz(path: str | Path, **settings: Unpack[Settings]) -> Splits:
             def read(name: str, whole: bool) -> Array | Stream:
                 return _array(where, stored, name, whole)
 
-            return load_named(path, stored.files, read, choices, EXAMPLE)
+            yield stored.files, read
     except OSError as error:
         raise DataError(f"cannot read {where}: {error.strerror}; check its permissions") from None
 

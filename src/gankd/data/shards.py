@@ -75,6 +75,13 @@ def _read_shards(
     return samples, items, all(suffix == ".cls" for _, suffix in texts)
 
 
+def unlabelled_members(path: Path) -> tuple[list[Item], "_Members"]:
+    """Items and pictures of all images in a shard or a folder of shards, whether they have labels or not."""
+    samples = [sample for shard in _find(path) for sample in _samples(shard)]
+    items = [Item(f"{each.shard.name}/{each.image.name}", each.shard, "", each.where, None) for each in samples]
+    return items, _Members(samples)
+
+
 def _find(path: Path) -> list[Path]:
     expected = "expected a .tar file, or a folder of them"
     if not path.exists():

@@ -26,7 +26,7 @@ from gankd.generators.networks import LatentGenerator, to_float, to_uint8
 from gankd.identity import Identity, identity_of_new
 from gankd.models import build_net
 from gankd.own_code import import_own
-from gankd.seeds import BLOCK, rng
+from gankd.seeds import in_blocks
 from gankd.tasks import Task
 
 Shape = tuple[int, int, int]
@@ -249,16 +249,8 @@ class ImagePool(_Sampled):
         return index[index >= 0]
 
     def in_blocks(self, index: Tensor, seed: int, purpose: str) -> Callable[..., Tensor]:
-        """A sampler that returns the images at `index` in order, also if it begins with a later block.
-
-        A block is identified by its random numbers, rng(seed, purpose, block), which do not depend on earlier blocks.
-        """
-        blocks = {rng(seed, purpose, block).initial_seed(): part for block, part in enumerate(index.split(BLOCK))}
-
-        def sample(_: Tensor, *, generator: torch.Generator) -> Tensor:
-            return self.images[blocks[generator.initial_seed()]]
-
-        return sample
+        """A sampler that returns the images at `index` in order; see `gankd.seeds.in_blocks`."""
+        return in_blocks(self.images, index, seed, purpose)
 
     def _match(self, wanted: Tensor, generator: torch.Generator) -> Tensor:
         """Index (N,) of an image for each label, none twice; -1 if there is none left.

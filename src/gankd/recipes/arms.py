@@ -39,6 +39,8 @@ class Arm:
     """Text for tables and pages; default: the name."""
     images: Processing | None = None
     """Generated images that are added to the real ones; default: real images only."""
+    unlabelled: bool = False
+    """True: the user's images without labels are added too (`data.unlabelled`), with the teacher's labels."""
     loss: str | None = None
     """Sum of losses, as in student.loss; default: the labels only."""
     augment: tuple[Augmentation, ...] | None = None
@@ -105,6 +107,11 @@ class Arm:
                 raise ConfigError(f"{where}: {error}") from None
 
     @property
+    def sees_more(self) -> bool:
+        """True if students see other images besides the real ones with labels."""
+        return self.images is not None or self.unlabelled
+
+    @property
     def timed(self) -> bool:
         """True if the length follows from the time that generated images take (`bench.budget`)."""
         return self.updates in ("time", "shared time")
@@ -112,8 +119,10 @@ class Arm:
     @property
     def folder_name(self) -> str:
         """Kind of student in the names of stage folders: arms that differ in loss or settings share it."""
-        if self.images is not None:
-            return self.images + "_kd" * (self.loss is not None)
+        if self.sees_more:
+            return "_".join(
+                [*filter(None, [self.images]), *["unlabelled"] * self.unlabelled, *["kd"] * (self.loss is not None)]
+            )
         if self.loss is not None:
             return "kd_matched"
         return "real" if self.updates == "passes" else "real_matched"
@@ -152,8 +161,8 @@ class Arm:
         config = replace(config, augment=augment, views=config.views if augment else "online")
         if self.starts_from_another(config) and config.finetune_lr is not None:
             config = replace(config, lr=config.finetune_lr)
-        if self.loss is not None and self.images is None:
-            config = replace(config, kd_on="both")  # without generated images, real ones are all there is to learn on
+        if self.loss is not None and not self.sees_more:
+            config = replace(config, kd_on="both")  # real images are all there is to learn on
         if isinstance(self.updates, int):
             return replace(config, updates=self.updates)
         if self.updates == "equal" or self.timed:
@@ -184,11 +193,19 @@ class Arm:
             return replace(config, adjust="none")
         return config if self.images == "adjusted" else None
 
+    def unlabelled_selection(self, config: SelectConfig) -> SelectConfig | None:
+        """Settings that choose this arm's images without labels: filter and labels of `config`, for as many as pass.
+
+        They are real images: there is no generator whose density they could be weighed against.
+        """
+        return replace(config, subsample="none", count=None) if self.unlabelled else None
+
 
 def default_arms(recipe: Recipe) -> tuple[Arm, ...]:
     """The comparison that every report shows: students without generated images, then the method step by step.
 
-    Titles name the losses of student.loss. Controls at equal time are left out with time_cap=1.
+    Titles name the losses of student.loss. Controls at equal time are left out with time_cap=1. Arms with images
+    without labels join where `data.unlabelled` names some: alone they are controls, as they need no generator.
     """
     loss = recipe.student.loss
     words = "+".join(Objective.parse(loss).complete.distilling.labels) or "labels"
@@ -198,16 +215,29 @@ def default_arms(recipe: Recipe) -> tuple[Arm, ...]:
         Arm(name="real_shared", title="real, equal time (shared)", updates="shared time", role="control"),
         Arm(name="kd_shared", title=f"{words}, equal time (shared)", loss=loss, updates="shared time", role="control"),
     )
+    controls: tuple[Arm, ...] = ()
+    methods: tuple[Arm, ...] = ()
+    if recipe.data.unlabelled is not None:
+        alone = Arm(name="unlabelled", title="+ unlabelled images", unlabelled=True, role="control")
+        joined = replace(
+            alone, name="adjusted_unlabelled", title="cGAN-KD + unlabelled", images="adjusted", role="method"
+        )
+        controls, methods = (
+            (arm, replace(arm, name=f"{arm.name}_kd", title=f"{arm.title} + {words}", loss=loss))
+            for arm in (alone, joined)
+        )
     return (
         Arm(name="real", title="real, equal passes", updates="passes"),
         Arm(name="real_matched", title="real, equal updates", role="control"),
         Arm(name="kd_matched", title=f"{words}, equal updates", loss=loss, role="control"),
         *(timed if recipe.time_cap > 1 else ()),
+        *controls,
         Arm(name="raw", title="+ raw generated images", images="raw"),
         Arm(name="subsampled", title="+ subsampled", images="subsampled"),
         Arm(name="filtered", title="+ filtered", images="filtered"),
         Arm(name="adjusted", title="+ adjusted: cGAN-KD", images="adjusted", role="method"),
         Arm(name="adjusted_kd", title=f"cGAN-KD + {words}", images="adjusted", loss=loss, role="method"),
+        *methods,
     )
 
 
@@ -222,6 +252,10 @@ def arm_named(recipe: Recipe, name: str) -> Arm:
         ConfigError: there is none.
     """
     known = {arm.name: arm for arm in default_arms(recipe)}
+    require(
+        name not in ("unlabelled", "unlabelled_kd") or name in known,
+        f"arm {name} shows images without labels; name some: --set data.unlabelled=FOLDER",
+    )
     require(name in known, f"no arm {name!r}; {suggest(name, known)} (arms of your own: name a TOML file)")
     return known[name]
 

@@ -25,6 +25,7 @@ from gankd.recipes.generated import (
 from gankd.recipes.stages import Cell, Stages, declare
 from gankd.recipes.students import Material, make_assistants, make_student
 from gankd.recipes.teacher import make_teacher, other_teacher
+from gankd.recipes.unlabelled import make_unlabelled, select_unlabelled
 from gankd.recipes.virtual import given_virtual, make_virtual
 from gankd.recipes.workers import run_jobs
 from gankd.runs import Run
@@ -83,14 +84,19 @@ def cgan_kd(
             origin = {"gan": stages.gan.fingerprint, "ratio": stages.ratio.fingerprint}
             make_pool(experiment, teacher, generator, features, ratio, recipe.synth, stages.synth, origin)
 
+    # --- the user's images without labels, as the teacher labels them
+    if stages.unlabelled is not None and any(arm.unlabelled for arm in arms):
+        teacher = make_teacher(experiment, recipe.teacher, stages.teacher)
+        make_unlabelled(experiment, teacher, stages.unlabelled)
+
     # --- what the students of each arm learn from: selected images, a teacher or its assistants, the virtual teacher
     materials = {}
     for arm in arms:
         own = arm.recipe(recipe)
         config = other_teacher(own, own.student.teacher)
         material = Material(virtual=virtual, filtered=config == recipe.teacher)
-        if arm.images is not None:
-            material = replace(material, selection=arm_images(experiment, arm, stages), pool=stages.synth)
+        if arm.sees_more:
+            material = replace(material, selections=_selections(experiment, arm, stages))
         if arm.reads_teacher:
             stage = stages.lessons[arm.name]
             material = replace(material, teacher=make_teacher(experiment, config, stage), outputs=stage.folder)
@@ -112,6 +118,20 @@ def arm_images(experiment: Experiment, arm: Arm, stages: Stages) -> Selection:
     assert config is not None
     teacher = make_teacher(experiment, experiment.recipe.teacher, stages.teacher)
     return select_images(experiment, open_pool(experiment, stages.synth), teacher, config, stages.synth)
+
+
+def _selections(experiment: Experiment, arm: Arm, stages: Stages) -> tuple[tuple[Selection, Path], ...]:
+    """Images that an arm adds to the real ones, generated ones first, each with the folder of their pool."""
+    found = []
+    if arm.images is not None:
+        found.append((arm_images(experiment, arm, stages), stages.synth.path("pool")))
+    config = arm.unlabelled_selection(arm.recipe(experiment.recipe).select)
+    if config is not None:
+        assert stages.unlabelled is not None
+        teacher = make_teacher(experiment, experiment.recipe.teacher, stages.teacher)
+        chosen = select_unlabelled(experiment, teacher, config, stages.unlabelled)
+        found.append((chosen, stages.unlabelled.path("pool")))
+    return tuple(found)
 
 
 def _train_students(

@@ -69,6 +69,9 @@ class DataConfig:
     """folder, table, webdataset: another folder or file in the same format, whose images are all for validation."""
     test: str | None = None
     """folder, table, webdataset: another folder or file in the same format, whose images are all for testing."""
+    unlabelled: str | None = None
+    """Images without labels, for arms whose students see them with the teacher's labels: a folder of image files or of
+    .tar shards, or an .npz or .h5 file. Default: none."""
     group: int | str | None = None
     """folder, table, webdataset: groups of images that no split divides, such as patients or videos: a column, a key of
     .json members, or the level of folders below the class folders (1, 2, ...)."""

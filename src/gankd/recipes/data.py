@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any, cast
 
 from gankd.config import require
 from gankd.data.given import splits_of
 from gankd.data.images import LabelledImages, Splits
+from gankd.data.own import shown
 from gankd.data.scarce import scarce
 from gankd.data.sets import DATA_SETS
+from gankd.data.unlabelled import load_unlabelled, unlabelled_of, with_unlabelled
 from gankd.errors import ConfigError
 from gankd.recipes.config import DataConfig
 
@@ -59,6 +62,20 @@ def given_splits(given: Any, config: DataConfig) -> Splits:
         high=config.high,
         seed=config.seed,
     )
+
+
+def add_unlabelled(splits: Splits, config: DataConfig, given: Any = None) -> Splits:
+    """The splits with the images without labels that `config` names, or that are given in memory.
+
+    Raises:
+        DataError: they cannot be used.
+    """
+    assert config.unlabelled is not None
+    if given is not None:
+        return with_unlabelled(splits, unlabelled_of(given, splits.train.shape, config.fit), "in memory")
+    path = Path(config.unlabelled)
+    images = load_unlabelled(path, splits.train.shape, config.fit, skip_broken=config.skip_broken)
+    return with_unlabelled(splits, images, shown(path))
 
 
 def reader_of(name: str) -> Callable[..., Splits]:

@@ -20,7 +20,7 @@ from gankd.models.contract import ImageModel
 from gankd.models.network_files import file_state
 from gankd.own_code import split_arguments
 from gankd.recipes.config import Recipe
-from gankd.recipes.data import given_splits, load_splits
+from gankd.recipes.data import add_unlabelled, given_splits, load_splits
 from gankd.recipes.live import Live, Objects, copied, with_objects
 from gankd.runs import Run, Stage, fingerprint
 
@@ -60,6 +60,8 @@ class Experiment:
         recipe.teacher.require_weights()
         recipe = from_dict(Recipe, to_dict(recipe))  # as workers read it: 1 and 1.0 would be different stages
         images = load_splits(recipe.data) if splits is None else given_splits(splits, recipe.data)
+        if recipe.data.unlabelled is not None:
+            images = add_unlabelled(images, recipe.data, objects.get(recipe.data.unlabelled))
         _, height, width = images.train.shape
         if height != width:
             raise DataError(
@@ -68,7 +70,7 @@ class Experiment:
         start_side(width)
         engine = Engine.pick(width, recipe.device, recipe.precision)
         given = {"splits": splits, **live}
-        names = tuple(name for name, value in given.items() if value is not None and not isinstance(value, str))
+        names = tuple(name for name, value in given.items() if value is not None and not isinstance(value, str | Path))
         return cls(recipe, run, images, engine, names, live=objects)
 
     def with_recipe(self, recipe: Recipe) -> "Experiment":

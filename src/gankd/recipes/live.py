@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypedDict
 
 from torch import nn
@@ -32,6 +33,9 @@ class Live(TypedDict, total=False):
     generator: Any
     """Source of images for labels, of a kind that `gan.external` takes: a function (labels, generator), a network with
     z_dim, or an object with such a function as `sample`; or a text, as in `gan.external`."""
+    unlabelled: Any
+    """Images without labels: an array or tensor, or anything that gives images one by one; or a path, as in
+    `data.unlabelled`."""
 
 
 class Given(Live, total=False):
@@ -67,7 +71,18 @@ def with_objects(recipe: Recipe, **live: Any) -> tuple[Recipe, Objects]:
     if generator is not None:
         source = generator if isinstance(generator, str) else _name(generator, objects, "generator")
         recipe = replace(recipe, gan=replace(recipe.gan, external=source))
+    unlabelled = live.get("unlabelled")
+    if unlabelled is not None:
+        found = str(unlabelled) if isinstance(unlabelled, str | Path) else IN_MEMORY + "unlabelled"
+        objects |= {} if isinstance(unlabelled, str | Path) else {found: unlabelled}
+        recipe = replace(recipe, data=replace(recipe.data, unlabelled=found))
     return recipe, objects
+
+
+def named(recipe: Recipe, given: Given) -> Recipe:
+    """The recipe with names for what is given in memory."""
+    live: Any = {role: value for role, value in given.items() if role != "splits"}
+    return with_objects(recipe, **live)[0]
 
 
 def _trained(recipe: Recipe, teacher: nn.Module, objects: Objects) -> Any:

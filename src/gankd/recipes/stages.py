@@ -8,6 +8,7 @@ from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import gan_stage, ratio_stage, synth_stage
 from gankd.recipes.students import Inputs, assistant_stages, lesson_stage, student_stage
 from gankd.recipes.teacher import teacher_stage
+from gankd.recipes.unlabelled import unlabelled_stage
 from gankd.recipes.virtual import given_fingerprint, virtual_stage
 from gankd.runs import Stage
 
@@ -34,6 +35,8 @@ class Stages:
     """None: no loss reads a virtual teacher of this run."""
     generated: Generated | None
     """None: no arm sees generated images."""
+    unlabelled: Stage | None
+    """Images without labels as the teacher labels them; None: no arm sees any."""
     lessons: dict[str, Stage]
     """Teacher whose outputs the losses of an arm read, by arm."""
     assistants: dict[str, list[Stage]]
@@ -63,9 +66,10 @@ class Stages:
     @property
     def shared(self) -> list[Stage]:
         """Every stage that students depend on, once, in the order of the method."""
-        stages = [] if self.virtual is None and self.generated is None else [self.teacher]
-        stages += [] if self.virtual is None else [self.virtual]
-        stages += [] if self.generated is None else [self.gan, self.ratio, self.synth]
+        own = [] if self.virtual is None else [self.virtual]
+        own += [] if self.generated is None else [self.gan, self.ratio, self.synth]
+        own += [] if self.unlabelled is None else [self.unlabelled]
+        stages = [self.teacher, *own] if own else []
         stages += self.lessons.values()
         stages += [stage for chain in self.assistants.values() for stage in chain]
         return list({stage.fingerprint: stage for stage in stages}.values())
@@ -97,6 +101,8 @@ class Stages:
         if any(arm.images is not None for arm in arms):
             needed.append(self.teacher)
             needed += [] if self.synth.done else [self.gan, self.ratio, self.synth]
+        if self.unlabelled is not None and any(arm.unlabelled for arm in arms):
+            needed += [self.teacher, self.unlabelled]
         for arm in arms:
             needed += [*([self.lessons[arm.name]] if arm.reads_teacher else []), *self.assistants[arm.name]]
         return {stage.fingerprint for stage in needed if not stage.done}
@@ -130,12 +136,16 @@ def declare(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int] = 
         ratio = ratio_stage(experiment, recipe.ratio, gan)
         generated = Generated(gan, ratio, synth_stage(experiment, recipe.synth, ratio))
     read = given_fingerprint(given) if given is not None and any(arm.reads_virtual for arm in arms) else None
-    inputs = Inputs(read if virtual is None else virtual.fingerprint, None if generated is None else generated.synth)
+    unlabelled = unlabelled_stage(experiment, teacher) if any(arm.unlabelled for arm in arms) else None
+    inputs = Inputs(
+        read if virtual is None else virtual.fingerprint, None if generated is None else generated.synth, unlabelled
+    )
     finetuned = {arm.name: arm for arm in arms if arm.starts_from_another(arm.recipe(recipe).student)}
     return Stages(
         teacher,
         virtual,
         generated,
+        unlabelled,
         {arm.name: lesson_stage(experiment, arm.recipe(recipe)) for arm in arms if arm.reads_teacher},
         {arm.name: assistant_stages(experiment, arm, inputs) for arm in arms},
         {(arm.name, seed): student_stage(experiment, arm, seed, inputs) for seed in seeds for arm in arms},

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gankd.config import to_dict
@@ -38,6 +39,7 @@ class Inputs:
     virtual: str | None
     """Fingerprint of the virtual teacher, of this run or from a file."""
     synth: Stage | None
+    unlabelled: Stage | None
 
 
 def lesson_stage(experiment: Experiment, recipe: Recipe) -> Stage:
@@ -58,7 +60,7 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
     config = recipe.student
     rests_on = {
         "net": experiment.describe(config.network, config.input_size),
-        **_generated(experiment, arm, recipe, inputs),
+        **_selected(experiment, arm, recipe, inputs),
     }
     if arm.reads_teacher:
         chain = assistant_stages(experiment, arm, inputs)
@@ -75,16 +77,20 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
     return experiment.run.stage(f"student-{arm.folder_name}-{seed}", settings, rests_on)
 
 
-def _generated(experiment: Experiment, arm: Arm, recipe: Recipe, inputs: Inputs) -> dict[str, str]:
-    chosen = arm.selection(recipe.select)
-    if chosen is None:
-        return {}
-    assert inputs.synth is not None
-    reading = experiment.splits.task.reading_of_teacher if chosen.reads_teacher else ""
-    return {
-        "synth": inputs.synth.fingerprint,
-        "select": fingerprint(to_dict(chosen), *([reading] if reading else [])),
-    }
+def _selected(experiment: Experiment, arm: Arm, recipe: Recipe, inputs: Inputs) -> dict[str, str]:
+    """Identity of the images that an arm adds to the real ones."""
+    found = {}
+    for what, stage, chosen in (
+        ("", inputs.synth, arm.selection(recipe.select)),
+        ("unlabelled ", inputs.unlabelled, arm.unlabelled_selection(recipe.select)),
+    ):
+        if chosen is None:
+            continue
+        assert stage is not None
+        reading = experiment.splits.task.reading_of_teacher if chosen.reads_teacher else ""
+        found[what.strip() or "synth"] = stage.fingerprint
+        found[f"{what}select"] = fingerprint(to_dict(chosen), *([reading] if reading else []))
+    return found
 
 
 def _settings(experiment: Experiment, config: StudentConfig, arm: Arm) -> dict[str, Any]:
@@ -93,7 +99,7 @@ def _settings(experiment: Experiment, config: StudentConfig, arm: Arm) -> dict[s
     del settings["virtual"]  # its content is an input
     for name in ("init", "finetune_lr", "start_updates"):  # what they lead to is in lr, updates and inputs
         del settings[name]
-    if arm.images is None:
+    if not arm.sees_more:
         del settings["fake_share"]  # here it only affects the number of updates, which is stored
     settings["teacher"] = None  # its stage is an input
     objective = arm.objective
@@ -129,7 +135,7 @@ def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[S
         if arm.reads_virtual:
             assert inputs.virtual is not None
             rests_on["virtual"] = inputs.virtual
-        rests_on |= _generated(experiment, arm, recipe, inputs)
+        rests_on |= _selected(experiment, arm, recipe, inputs)
         settings = config.identity | {"teacher": None}
         del settings["virtual"]
         name = f"assistant-{len(stages) + 1}-{arm.folder_name}"
@@ -218,10 +224,9 @@ def new_student(
 class Material:
     """Results of earlier stages that the students of one arm learn from; None for those that they do not need."""
 
-    selection: Selection | None = None
-    """Generated images with their adjusted labels."""
-    pool: Stage | None = None
-    """Stage of the pool: a teacher's outputs for generated images are kept there."""
+    selections: tuple[tuple[Selection, Path], ...] = ()
+    """Images besides the real ones, generated or without labels, with their adjusted labels; each with the folder where
+    a teacher's outputs for them are kept."""
     teacher: ImageModel | None = None
     """Network whose outputs the losses read: a teacher, or the last assistant."""
     outputs: Path | None = None
@@ -328,13 +333,16 @@ def _train(
 
 
 def _fakes(material: Material, *, with_outputs: bool) -> Fakes | None:
-    """Generated images, with the outputs stored in the pool if these are of the network that teaches.
+    """All images besides the real ones, with the outputs stored in the pool if these are of the network that teaches.
 
     An assistant has outputs of its own for them.
     """
-    selection = material.selection
-    if selection is None:
+    if not material.selections:
         return None
-    assert material.pool is not None
-    outputs = selection.teacher_outputs if with_outputs else None
-    return Fakes(selection.images(), selection.labels, outputs, folder=material.pool.path("pool"))
+    chosen = [selection for selection, _ in material.selections]
+    return Fakes(
+        torch.cat([selection.images() for selection in chosen]),
+        torch.cat([selection.labels for selection in chosen]),
+        torch.cat([selection.teacher_outputs for selection in chosen]) if with_outputs else None,
+        folder=material.selections[-1][1],
+    )

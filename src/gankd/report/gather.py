@@ -168,6 +168,11 @@ def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[
         )
     if caution := seen_images(experiment, teacher):
         notes.append(f"{caution[0].upper()}{caution[1:]}.")
+    if stages.unlabelled is not None:
+        notes.append(
+            f"Images without labels: {experiment.splits.card['unlabelled']}. The teacher labelled them, and its filter "
+            "chose among them."
+        )
     advice = (stages.ratio.result or {}).get("advice")
     if advice:
         notes.append(f"Density ratio: {advice}.")

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gankd.bench.prices import StepTime, Timer, seconds_per_step
+from gankd.bench.prices import Prices, StepTime, Timer, seconds_per_step
 from gankd.commands.plan import PlanRow, plan, plan_table
 from gankd.config import override
 from gankd.errors import GankdError
-from gankd.recipes import Recipe
+from gankd.recipes import RECIPES, Recipe
+from gankd.recipes.arms import arm_named
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.teacher import make_teacher, teacher_stage
 from gankd.runs import Run
@@ -130,13 +131,30 @@ def test_a_loss_that_reads_a_virtual_teacher_plans_it(digits_run: tuple[Recipe, 
 
 
 @pytest.mark.parametrize(("step", "calls"), [(0.1, [1, 1, 1, 1, 5, 5, 5]), (1.5, [1, 1])])
-def test_slow_steps_are_timed_once(step: float, calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_steps_are_timed_once(step: float, calls: list[int]) -> None:
     clock, made = [0.0], []
 
     def work(steps: int) -> None:
         made.append(steps)
         clock[0] += step * steps
 
-    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
-    assert seconds_per_step(work) == pytest.approx(step)
+    assert seconds_per_step(work, clock=lambda: clock[0]) == pytest.approx(step)
     assert made == calls
+
+
+def test_a_students_step_costs_the_same_however_many_images_there_are(
+    tmp_path: Path, work: Callable[[Callable[[], object]], int]
+) -> None:
+    """A teacher's outputs for all images are stored before the first step, which is not the price of a step."""
+    counts = []
+    for images in (300, 898):
+        recipe = override(RECIPES["digits"](), [f"data.num_train={images}", "student.augment=[]"])
+        experiment, taken = Experiment.open(recipe, Run(tmp_path)), []
+
+        def timer(what: str, steps: Callable[[int], None], *_: object, taken: list[int] = taken) -> StepTime:
+            taken.append(work(lambda: steps(1)))
+            return StepTime(1.0)
+
+        Prices(timer).student(experiment, arm_named(recipe, "kd_matched"))  # type: ignore[arg-type]
+        counts += taken
+    assert counts[1] == pytest.approx(counts[0], rel=0.05)

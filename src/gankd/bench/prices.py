@@ -10,6 +10,7 @@ import torch
 
 from gankd.bench.cost import gan_step, machine_speed, sampling_step, training_step
 from gankd.console import Console
+from gankd.data.images import LabelledImages
 from gankd.models.contract import predict_with_features
 from gankd.recipes.arms import Arm
 from gankd.recipes.config import TeacherConfig
@@ -37,6 +38,10 @@ LONGEST_STEP = 10.0
 """Seconds from which on a step of a published table is not timed at all."""
 
 
+IMAGES = 256
+"""Training images with which steps of students are timed, at most."""
+
+
 class StepTime(NamedTuple):
     """Cost of one step."""
 
@@ -51,10 +56,13 @@ class Timer:
     Args:
         console: where it is printed.
         count: estimate long steps from the shapes of networks.
+        clock: seconds; `time.process_time` leaves out what other processes take on a busy machine.
     """
 
-    def __init__(self, console: Console | None = None, *, count: bool = False) -> None:
-        self.console, self.count = console or Console("quiet"), count
+    def __init__(
+        self, console: Console | None = None, *, count: bool = False, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.console, self.count, self.clock = console or Console("quiet"), count, clock
 
     @cached_property
     def speed(self) -> float:
@@ -67,12 +75,14 @@ class Timer:
         if guess > LONGEST_STEP:
             self.console.say(f"{what:<40} about {duration(guess)} a step, from shapes: too long to time")
             return StepTime(guess, counted=True)
-        found = StepTime(seconds_per_step(work))
+        found = StepTime(seconds_per_step(work, clock=self.clock))
         self.console.say(f"{what:<40} {found.seconds:.2g} s a step")
         return found
 
 
-def seconds_per_step(work: Callable[[int], None], few: int = 1, many: int = 5) -> float:
+def seconds_per_step(
+    work: Callable[[int], None], few: int = 1, many: int = 5, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Seconds per step of `work(steps)`.
 
     That is the difference between many and few steps, so that set-up does not count; the fastest of three each, as
@@ -80,9 +90,9 @@ def seconds_per_step(work: Callable[[int], None], few: int = 1, many: int = 5) -
     """
 
     def once(steps: int) -> float:
-        start = time.perf_counter()
+        start = clock()
         work(steps)
-        return time.perf_counter() - start
+        return clock() - start
 
     work(few)
     first = once(few)
@@ -219,7 +229,8 @@ class Prices:
         return self._distilled(experiment, arm, name, f"assistant {name}")
 
     def _distilled(self, experiment: Experiment, arm: Arm, name: str, what: str) -> StepTime:
-        recipe, train, engine = arm.recipe(experiment.recipe), experiment.splits.train, experiment.engine
+        recipe, engine = arm.recipe(experiment.recipe), experiment.engine
+        train = some(experiment.splits.train)  # a teacher's outputs for all images are stored once, not at every step
         config, taught = recipe.student, arm.loss is not None
         teacher = other_teacher(recipe, config.teacher)
         net = experiment.model(name, 0, config.input_size)
@@ -245,6 +256,12 @@ class Prices:
                 teacher_size=input_size(teacher),
             ),
         )
+
+
+def some(images: LabelledImages) -> LabelledImages:
+    """At most `IMAGES` of the images, evenly spread."""
+    count = min(len(images), IMAGES)
+    return images.subset(torch.arange(count) * len(images) // count)
 
 
 def megabytes(module: torch.nn.Module) -> float:

@@ -148,6 +148,37 @@ def intact_json(text: str, values: dict[str, Any]) -> bool:
     return bool(stored == _hash(f"{start}{_NO_HASH}{end}".encode()))
 
 
+def append_json_line(path: Path, values: Mapping[str, Any]) -> None:
+    """Add plain data with its hash as one line in one write, so that a kill leaves whole lines but for the last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(file).st_size
+        torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
+        os.write(file, (b"\n" if torn else b"") + hashed_json(values).encode() + b"\n")
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Plain data of all whole lines of `append_json_line`, without the hashes.
+
+    Raises:
+        CheckpointError: a line has changed since it was written.
+    """
+    found = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):  # cut short by a kill
+            continue
+        if isinstance(values, dict) and not intact_json(line, values):
+            raise CheckpointError(f"{path} has a line that has {CHANGED}: delete that line, and run again")
+        found.append(values)
+    return found
+
+
 _NO_HASH = "0" * 32
 
 

@@ -2,9 +2,7 @@
 kept as it ends, and one that fails does not stop the others.
 """
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +24,7 @@ from gankd.recipes.stages import Cell, Stages, declare
 from gankd.recipes.students import check_students, restore_student
 from gankd.recipes.teacher import make_teacher, other_teacher, teacher_stage, untrained_teacher
 from gankd.runs import Stage
-from gankd.storage import CHANGED, hashed_json, intact_json, read_json
+from gankd.storage import append_json_line, read_json, read_json_lines
 from gankd.version import __version__
 
 CELLS = "cells.jsonl"
@@ -77,16 +75,8 @@ def versions() -> dict[str, str]:
 
 
 def append_cell(path: Path, cell: CellResult) -> None:
-    """Add one line in one write, so that a kill leaves whole lines but for the last."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        size = os.fstat(file).st_size
-        torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
-        os.write(file, (b"\n" if torn else b"") + hashed_json(to_dict(cell)).encode() + b"\n")
-        os.fsync(file)
-    finally:
-        os.close(file)
+    """Add one line."""
+    append_json_line(path, to_dict(cell))
 
 
 def read_cells(path: Path) -> list[CellResult]:
@@ -99,14 +89,7 @@ def read_cells(path: Path) -> list[CellResult]:
         raise CheckpointError(f"no results {path}; gankd bench writes {CELLS} and bench.json")
     stored: Any = []
     if path.suffix == ".jsonl":
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                cell = json.loads(line)
-            except (ValueError, RecursionError):  # cut short by a kill
-                continue
-            if isinstance(cell, dict) and not intact_json(line, cell):
-                raise CheckpointError(f"{path} has a line that has {CHANGED}: delete that line, and run again")
-            stored.append(cell)
+        stored = read_json_lines(path)
     else:
         content = read_json(path)
         stored = content.get("cells") if isinstance(content, dict) else None

@@ -10,6 +10,7 @@ from gankd.config import from_dict, require, to_dict
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import CheckpointError, TrustError
+from gankd.generators.copies import nearest
 from gankd.generators.external import ExternalGenerator, Generator, ImagePool, is_code, open_external
 from gankd.generators.networks import LatentGenerator
 from gankd.models.contract import ImageModel, predict, predict_with_features
@@ -32,6 +33,9 @@ from gankd.training.supervised import train_supervised
 
 CLASSIFIER = "resnet20"
 """Network that is trained for the features of the density ratio, where these are not the teacher's."""
+
+COMPARED_IMAGES = 1000
+"""Generated images that are compared with every real one."""
 
 # --- generator ----------------------------------------------------------------------------------------------
 
@@ -314,6 +318,18 @@ def open_pool(experiment: Experiment, stage: Stage) -> SyntheticSet:
         experiment.memory[stage.fingerprint] = SyntheticSet(stage.path("pool"))
     found: SyntheticSet = experiment.memory[stage.fingerprint]
     return found
+
+
+def copies(experiment: Experiment, pool: SyntheticSet) -> tuple[int, float, float]:
+    """Images of a pool that are copies of a training and of a test image, in per cent, and how many were compared.
+
+    Test images were never shown to the generator: theirs is the share that chance gives.
+    """
+    order = torch.randperm(len(pool), generator=rng(0, "report copies"))
+    device, splits = experiment.engine.device, experiment.splits
+    images = pool.images(order[:COMPARED_IMAGES]).to(device)
+    of_train, of_test = (nearest(images, part.images.to(device)).percent for part in (splits.train, splits.test))
+    return len(images), of_train, of_test
 
 
 def make_pool(

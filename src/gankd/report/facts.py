@@ -17,8 +17,6 @@ MAX_GROUPS = 12
 IMAGES_PER_GROUP = 8
 """Real images of one label group, and as many generated ones."""
 SWEEP_ROWS, SWEEP_COLUMNS = 6, 9
-COMPARED_IMAGES = 1000
-"""Generated images that are compared with every real one."""
 SCORED_IMAGES = 8
 """Kept images with their scores, and as many dropped ones."""
 
@@ -80,7 +78,7 @@ class ScoredImages:
     disagreement: Sequence[float] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CopyFacts:
     """Generated images that copy a real one (`generators.copies`), in per cent."""
 

@@ -17,12 +17,12 @@ from gankd.bench.model_card import model_card
 from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.config import to_dict
 from gankd.errors import GankdError
-from gankd.generators.copies import nearest
 from gankd.models.contract import ImageModel, evaluate_in_detail
 from gankd.recipes.arms import Arm, arm_named
 from gankd.recipes.cgan_kd import arm_images
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import (
+    copies,
     make_generator,
     make_ratio,
     make_ratio_features,
@@ -35,7 +35,6 @@ from gankd.recipes.teacher import make_teacher, seen_images
 from gankd.recipes.virtual import finished_virtual
 from gankd.recipes.virtual import inspected as inspect_experiment
 from gankd.report.facts import (
-    COMPARED_IMAGES,
     IMAGES_PER_GROUP,
     SCORED_IMAGES,
     SEARCH,
@@ -306,16 +305,8 @@ def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequenc
             acceptance=[share or 0.0 for share in selection.report["acceptance"]],
             teacher_stddev=selection.report["teacher_stddev"],
         ),
-        "copies": _copies(experiment, pool),
+        "copies": CopyFacts(*copies(experiment, pool)),
     }
-
-
-def _copies(experiment: Experiment, pool: SyntheticSet) -> CopyFacts:
-    order = torch.randperm(len(pool), generator=rng(0, "report copies"))
-    device, splits = experiment.engine.device, experiment.splits
-    images = pool.images(order[:COMPARED_IMAGES]).to(device)
-    of_train, of_test = (nearest(images, part.images.to(device)).percent for part in (splits.train, splits.test))
-    return CopyFacts(count=len(images), of_train=of_train, of_test=of_test)
 
 
 def _scored(pool: SyntheticSet, index: Tensor) -> ScoredImages:

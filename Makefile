@@ -16,7 +16,7 @@ INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
 # too: sums in another order give another teacher and another generator.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo evidence results losses vkd lists costs bench test chaos nightly house lint format clean
+.PHONY: help demo evidence results map losses vkd lists costs bench test chaos nightly house lint format clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -31,6 +31,9 @@ evidence: $(WITH_GANKD)  ## the demo with more seeds; writes docs/evidence.md an
 # DATA: folder with cifar.npz, faces.npz and steering.npz, written by examples/real_sets.py from the published sets.
 results: $(WITH_GANKD)  ## the method on real images: make results DATA=FOLDER; writes docs/results.md and .json
 	$(ONE_THREAD) $(BIN)/gankd results --data $(DATA) --seeds 5
+
+map: $(WITH_GANKD)  ## where generated images pay: all cells of embedded images; writes docs/where_it_pays.md
+	$(ONE_THREAD) $(BIN)/gankd map
 
 losses: $(WITH_GANKD)  ## every distillation loss, with and without cGAN-KD; writes docs/losses.md and docs/losses.json
 	$(ONE_THREAD) $(BIN)/gankd compare digits turntable --set student.augment=[] --set student.updates=1000 --set student.store_features=true --out runs/losses --page docs/losses.md

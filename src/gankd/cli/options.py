@@ -1,5 +1,6 @@
 """Options that several commands share, and how their values are read."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,23 @@ def numbers(option: str, kind: Callable[[float], float] = float) -> Callable[[st
             raise ConfigError(f"{option} takes numbers with commas between them, got {text!r}") from None
 
     return read
+
+
+def paths_by_name(text: str) -> tuple[str, str]:
+    """NAME=PATH."""
+    name, sign, path = text.partition("=")
+    if not (name and sign and path):
+        raise ConfigError(f"--data takes NAME=PATH, for example cifar-scarce=cifar.npz, got {text!r}")
+    return name, path
+
+
+def seconds(text: str) -> float:
+    """A time such as 45m, 2h or 1h30m, in seconds."""
+    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    if not text or found is None:
+        raise ConfigError(f"--time takes a time such as 45m, 2h or 1h30m, got {text!r}")
+    hours, minutes, rest = (int(part or 0) for part in found.groups())
+    return 3600.0 * hours + 60 * minutes + rest
 
 
 TRUST = Option("--trust", action="store_true", help="run the code (module:name) that the files of this folder name")

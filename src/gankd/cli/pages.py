@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gankd.cli.command import Command, Option
-from gankd.cli.options import WORKERS, names
+from gankd.cli.options import WORKERS, changes, names, paths_by_name, seconds
 from gankd.cli.views import several_runs
 
 DOCS = Option("--docs", type=Path, default=Path("docs"), help="folder of the pages (default: docs)")
@@ -45,5 +45,32 @@ COMMANDS = (
             WORKERS,
         ),
         view=several_runs,
+    ),
+    Command(
+        name="map",
+        help="run the cells of the map of where generated images pay; writes docs/where_it_pays.md",
+        calls="gankd.commands.map:run_map",
+        options=(
+            Option(
+                "--plan", action="store_true", help="measure what the cells would take here instead of running them"
+            ),
+            Option("--page", action="store_true", help="only write the page, from the finished cells"),
+            Option("--only", type=names, metavar="RECIPE", help="recipes, comma-separated (default: all)"),
+            Option(
+                "--data",
+                action="append",
+                type=paths_by_name,
+                metavar="NAME=PATH",
+                help="file of the images of a recipe that reads one; without it its cells are left out",
+            ),
+            Option(
+                "--time", dest="seconds", type=seconds, help="begin no further cell after this time, as in 45m or 2h"
+            ),
+            changes("cells"),
+            Option("--out", type=Path, help="run folders, one per recipe (default: runs/map)"),
+            Option("--file", type=Path, help="finished cells, a line each (default: those that come with gankd)"),
+            Option("--docs", type=Path, help="folder of the page (default: docs)"),
+            WORKERS,
+        ),
     ),
 )

@@ -370,7 +370,7 @@ def run(
     with started(recipe, folder, console, wanted, **given) as experiment:
         stored = None if arms is None else [_stored_arm(recipe, arm) for arm in wanted]
         store_run(experiment, stored)
-        experiment, wanted = _train(experiment, wanted, workers)
+        experiment, wanted = trained(experiment, wanted, workers)
         store_run(experiment, stored)  # the teacher may be another one
         page = experiment.run.folder / "report.html"
         result = replace(_result(experiment, wanted, "test"), report=page)
@@ -379,7 +379,7 @@ def run(
     return result
 
 
-def _train(experiment: Experiment, arms: Sequence[Arm], workers: int) -> tuple[Experiment, tuple[Arm, ...]]:
+def trained(experiment: Experiment, arms: Sequence[Arm], workers: int) -> tuple[Experiment, tuple[Arm, ...]]:
     """Train the students of all arms; those whose length follows from the time of generated images come last.
 
     Further pipelines take over the teacher's settings and these lengths.
@@ -491,7 +491,7 @@ def student(
     """Train students; returns their validation metrics. Arguments as for `run`."""
     wanted = chosen_arms(recipe, arms)
     with started(recipe, folder, console, wanted, **given) as experiment:
-        experiment, wanted = _train(experiment, wanted, workers)
+        experiment, wanted = trained(experiment, wanted, workers)
         return _result(experiment, wanted, "val")
 
 

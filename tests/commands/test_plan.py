@@ -146,15 +146,14 @@ def test_a_students_step_costs_the_same_however_many_images_there_are(
     tmp_path: Path, work: Callable[[Callable[[], object]], int]
 ) -> None:
     """A teacher's outputs for all images are stored before the first step, which is not the price of a step."""
-    counts = []
+    counts: list[int] = []
     for images in (300, 898):
         recipe = override(RECIPES["digits"](), [f"data.num_train={images}", "student.augment=[]"])
-        experiment, taken = Experiment.open(recipe, Run(tmp_path)), []
+        experiment = Experiment.open(recipe, Run(tmp_path))
 
-        def timer(what: str, steps: Callable[[int], None], *_: object, taken: list[int] = taken) -> StepTime:
-            taken.append(work(lambda: steps(1)))
+        def timer(what: str, steps: Callable[[int], None], *_: object) -> StepTime:
+            counts.append(work(lambda: steps(1)))
             return StepTime(1.0)
 
         Prices(timer).student(experiment, arm_named(recipe, "kd_matched"))  # type: ignore[arg-type]
-        counts += taken
     assert counts[1] == pytest.approx(counts[0], rel=0.05)

@@ -157,7 +157,7 @@ def _seconds(experiment: Experiment, arms: Sequence[Arm]) -> float:
 
 
 def pipeline_facts(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int]) -> dict[str, Any]:
-    """What a short probe can know too, and more, of one finished pipeline.
+    """Facts of one finished pipeline, some of which a short probe can know, too.
 
     Metrics of the teacher on validation images and of a student on labels only on its training images; the first and
     the last check of the generator; of the pool, AUC of the density ratio, T.stddev, images kept, copies in per cent.

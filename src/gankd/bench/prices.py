@@ -259,7 +259,7 @@ class Prices:
 
 
 def some(images: LabelledImages) -> LabelledImages:
-    """At most `IMAGES` of the images, evenly spread."""
+    """The images, or `IMAGES` of them, evenly spread."""
     count = min(len(images), IMAGES)
     return images.subset(torch.arange(count) * len(images) // count)
 

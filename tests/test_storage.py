@@ -231,6 +231,21 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 5
 
 
+def test_the_next_write_removes_what_a_killed_write_left_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a[1].json"  # a name with characters of patterns
+    left, other = tmp_path / ".a[1].json.0a_b1c2d", tmp_path / ".b.json.0a_b1c2d"
+    for path in (left, other):
+        path.touch()
+    with atomic(target) as first:
+        assert not left.exists()
+        first.write_text("first")
+        with atomic(target) as second:  # somebody else writes the same file meanwhile
+            assert first.exists()
+            second.write_text("second")
+    assert target.read_text() == "first"
+    assert {path.name for path in tmp_path.iterdir()} == {target.name, other.name}
+
+
 @pytest.mark.timeout(20)
 def test_json_that_never_ends_or_nests_too_deeply_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.json")

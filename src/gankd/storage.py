@@ -1,13 +1,15 @@
 """Files that survive a kill and run no code when read: nested state in safetensors, plain data in JSON."""
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,13 +30,15 @@ REMEDY = "if it belongs to a stage, delete that stage's folder and run again"
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; it is renamed to `path` once it is complete and on disk."""
-    temporary = path
+    """Yield a temporary path in the same folder; it is renamed to `path` once it is complete and on disk.
+
+    Temporary files of the same `path` are deleted if the process that wrote them was killed.
+    """
+    temporary, handle = path, -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        _remove_abandoned(path)
+        handle, temporary = _locked_temporary(path)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
@@ -45,8 +49,37 @@ def atomic(path: Path) -> Iterator[Path]:
         error.filename = str(path)  # instead of the temporary file, or of no name after a failed write
         raise
     finally:
-        if temporary != path:
+        if handle >= 0:
             temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _locked_temporary(path: Path) -> tuple[int, Path]:
+    """Open file and path of a new temporary file for `path`, locked as long as this process writes it."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        _lock(handle)
+        if os.path.exists(name):  # else another process took it for abandoned before it was locked
+            return handle, Path(name)
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file until it is closed; False if another process has it, or on file systems without locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Delete temporary files for `path` that no living process has locked."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+        if temporary.is_file():  # a pipe would block
+            with suppress(OSError), temporary.open("r+b") as file:
+                if _lock(file.fileno()):
+                    temporary.unlink()
 
 
 def _umask() -> int:

@@ -13,6 +13,7 @@ import gankd.recipes.generated
 import gankd.recipes.students
 import gankd.recipes.teacher
 from gankd import commands
+from gankd.commands import stages
 from gankd.commands.stages import find_recipe, find_run, stored_run
 from gankd.config import override
 from gankd.errors import CheckpointError, ConfigError
@@ -111,6 +112,24 @@ def test_resume_keeps_settings_seeds_and_arms(
     arms = json.loads(out.splitlines()[-1])["arms"]
     assert [(arm["arm"], arm["seeds"]) for arm in arms] == [("raw", [0]), ("real", [0])]
     assert commands.resume(folder).arms[0].seeds == (0,)
+
+
+def test_a_run_killed_as_soon_as_its_settings_are_stored_resumes_with_its_arms(
+    digits_run: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, store = Path(shutil.copytree(digits_run[1], tmp_path / "run")), stages.store_run
+
+    def killed(*given: Any) -> None:
+        store(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "store_run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        commands.run(digits_run[0], folder, arms=["raw", "real"])
+    assert stored_run(folder)[1] == ["raw", "real"]
+    with pytest.raises(KeyboardInterrupt):
+        commands.run(digits_run[0], folder)
+    assert stored_run(folder)[1] is None
 
 
 def test_changed_settings_are_said_once(

@@ -249,6 +249,8 @@ def started(
     console: Console | None,
     arms: Sequence[Arm] = (),
     by: str | None = None,
+    *,
+    resumed: bool = False,
     **given: Unpack[Given],
 ) -> Iterator[Experiment]:
     """`opened`, with the settings stored for `resume` once the arms are known to fit; tells which settings changed.
@@ -257,6 +259,7 @@ def started(
         recipe, folder, console, given: as for `run`.
         arms: whose students will be trained.
         by: the command, if it is not one that `resume` can continue.
+        resumed: `resume` trains these arms, instead of those that it trained before.
     """
     with opened(recipe, folder, console, **given) as experiment:
         for warning in experiment.splits.card.get("warnings", ()):
@@ -274,7 +277,7 @@ def started(
                 f"changed since the last use of {folder}: {', '.join(changed)}; name the folder instead of the recipe "
                 "to keep them",
             )
-        store_run(experiment, kept, by)
+        store_run(experiment, _stored_arms(experiment.recipe, arms) if resumed else kept, by)
         yield experiment
 
 
@@ -367,9 +370,8 @@ def run(
     from gankd.report.page import write_report
 
     wanted = chosen_arms(named(recipe, given), arms)
-    with started(recipe, folder, console, wanted, **given) as experiment:
-        stored = None if arms is None else [_stored_arm(recipe, arm) for arm in wanted]
-        store_run(experiment, stored)
+    with started(recipe, folder, console, wanted, resumed=True, **given) as experiment:
+        stored = _stored_arms(experiment.recipe, wanted)
         experiment, wanted = trained(experiment, wanted, workers)
         store_run(experiment, stored)  # the teacher may be another one
         page = experiment.run.folder / "report.html"
@@ -403,9 +405,12 @@ def trained(experiment: Experiment, arms: Sequence[Arm], workers: int) -> tuple[
     return experiment, tuple(arms)
 
 
-def _stored_arm(recipe: Recipe, arm: Arm) -> str | Arm:
-    """A default arm by its name, so that it follows the recipe's loss; the user's own as it is."""
-    return arm.name if arm in default_arms(recipe) else arm
+def _stored_arms(recipe: Recipe, arms: Sequence[Arm]) -> list[str | Arm] | None:
+    """Default arms by their names, so that they follow the recipe's loss, the user's own as they are; None for the
+    default comparison.
+    """
+    default = default_arms(recipe)
+    return None if tuple(arms) == default else [arm.name if arm in default else arm for arm in arms]
 
 
 def resume(folder: Path | str, *, workers: int = 1, console: Console | None = None, trust: bool = False) -> RunResult:

@@ -1,10 +1,13 @@
 """Weights from elsewhere: names with the prefixes of wrappers, other types, and files of other networks."""
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gankd.errors import CheckpointError
+from gankd.models import build_net
 from gankd.models.checkpoints import fill_from_checkpoint, own_names
 
 
@@ -26,6 +29,7 @@ def filled(weights: dict[str, Tensor], outputs: int = 5) -> nn.Module:
 
 
 PREFIXES = ["", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "_orig_mod.module.", "model.net."]
+PREFIXES += ["backbone.", "student.encoder."]
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -86,17 +90,110 @@ def refusal(weights: dict[str, Tensor], outputs: int = 5) -> str:
 def test_other_weights_are_refused_with_both_lists_and_the_likely_cause() -> None:
     made, _ = trained()
     weights = made.state_dict()
-    other = {f"backbone.{name}": value for name, value in weights.items()}
-    assert refusal(other) == (
-        "big.pt does not fit net: the file has no 0.weight, 0.bias, 1.weight and 6 more; the network has no "
-        "backbone.0.weight, backbone.0.bias, backbone.1.weight and 6 more; no name is the same: it is another network, "
-        "or its names have a prefix to remove"
-    )
     less = {name: value for name, value in weights.items() if name != "3.bias"}
-    assert refusal(less).startswith("big.pt does not fit net: the file has no 3.bias; it is another network, or")
+    differs = "only the last layers differ: it has another head"
+    assert refusal(less) == f"big.pt does not fit net: the file has no 3.bias; {differs}"
     more = {**weights, "4.weight": torch.ones(2)}
-    assert "net: the network has no 4.weight; it is another network, or the same with another depth" in refusal(more)
+    assert refusal(more) == f"big.pt does not fit net: the network has no 4.weight; {differs}"
     said = refusal(weights, outputs=7)
     assert "size mismatch, the file has 3.weight [5, 64] instead of [7, 64], 3.bias [5] instead of [7]; " in said
-    assert said.endswith("it was made for another number of outputs, channels or another width")
+    assert said.endswith("it has another number of outputs (5 instead of 7)")
     assert "the file has no 0.weight" in refusal({})
+
+
+def weights_of(name: str, outputs: int = 10, channels: int = 3) -> dict[str, Tensor]:
+    return build_net(name, in_channels=channels, image_size=32, num_outputs=outputs, seed=0).state_dict()
+
+
+def cause(weights: Mapping[str, Tensor], name: str = "resnet20") -> str:
+    """The last clause of the refusal for a network of the zoo."""
+    net = build_net(name, in_channels=3, image_size=32, num_outputs=10, seed=1)
+    with pytest.raises(CheckpointError) as error:
+        fill_from_checkpoint(net, weights, "big.pt does not fit net")
+    assert "\n" not in str(error.value)
+    return str(error.value).rpartition("; ")[2]
+
+
+def without(weights: Mapping[str, Tensor], *ends: str) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if not name.endswith(ends)}
+
+
+def test_another_shape_of_the_same_network() -> None:
+    assert cause(weights_of("resnet20", 7)) == "it has another number of outputs (7 instead of 10)"
+    assert cause(weights_of("resnet20x2")) == "it has another width, or reads images with other channels"
+    assert cause(weights_of("resnet20", channels=1)) == "it has another width, or reads images with other channels"
+    layers = [sum(value.ndim > 1 for value in weights_of(name).values()) for name in ("resnet32", "resnet20")]
+    deeper = f"it is the same kind of network with another depth ({layers[0]} layers instead of {layers[1]} layers)"
+    assert cause(weights_of("resnet32")) == deeper
+
+
+def test_another_head() -> None:
+    own = weights_of("resnet20")
+    last = list(own)[-2].rpartition(".")[0]
+    head = {f"{last}.0.weight": torch.ones(64, 64), f"{last}.2.weight": torch.ones(9, 64)}
+    more = {name: value for name, value in own.items() if not name.startswith(f"{last}.")} | head
+    assert cause(more) == f"it ends in a head of 2 layers ({last}.0 to {last}.2), and the network in another"
+    assert cause(weights_of("resnet20+mlp")).startswith(("it ends in a head of", "only the last layers differ"))
+    body = {name: value for name, value in own.items() if not name.startswith(f"{last}.")}
+    assert cause(body) == "only the last layers differ: it has another head"
+
+
+def test_statistics_of_batch_normalisation() -> None:
+    own = weights_of("resnet20")
+    bare = without(own, "running_mean", "running_var", "num_batches_tracked")
+    assert cause(bare).startswith("it lacks the statistics of batch normalisation: save model.state_dict(), and not")
+    norm = nn.BatchNorm2d(4, track_running_stats=False)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), nn.Linear(64, 5))
+    with pytest.raises(CheckpointError, match="the network keeps no statistics of batch normalisation, as track_run"):
+        fill_from_checkpoint(net, trained()[0].state_dict(), "")
+
+
+def test_several_networks_in_one_file() -> None:
+    own = weights_of("resnet20")
+    both = {f"{part}.{name}": value for part in ("online_model", "ema_model") for name, value in own.items()}
+    said = "it holds several such networks, under online_model. and ema_model.: save the one that you want by itself"
+    assert cause(both) == said
+    net = build_net("resnet20", in_channels=3, image_size=32, num_outputs=10, seed=1)
+    beside = {f"model.{name}": value for name, value in own.items()} | both
+    assert "read without model. in the names of its weights; online_model." in own_names(beside, net)[1]
+    averaged = {f"module.{name}": value for name, value in own.items()} | {"n_averaged": torch.tensor(3)}
+    assert own_names(averaged, net)[1] == "read without module. in the names of its weights; n_averaged not used"
+
+
+@pytest.mark.parametrize(
+    ("sign", "said"),
+    [
+        ("layer1.0.conv1.lora_A.weight", "it holds low-rank adapters: merge them into the weights before saving"),
+        ("layer1.0.conv1.zero_point", "its weights are quantised: save those before quantisation"),
+        ("layer1.0.conv1.weight_mask", "its weights are pruned under masks"),
+        ("layer1.0.conv1.weight_g", "its weights are parametrised (weight or spectral normalisation)"),
+        ("layer1.0.parametrizations.weight.original0", "its weights are parametrised"),
+    ],
+)
+def test_weights_that_are_stored_in_another_way(sign: str, said: str) -> None:
+    assert cause(weights_of("resnet20") | {sign: torch.ones(1)}).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("layer1.0.conv1.weight", "ResNets of torchvision or timm: name that network, for example torchv"),
+        ("encoder.layers.encoder_layer_0.ln_1.weight", "vision transformers of torchvision or timm"),
+        ("blocks.0.attn.qkv.weight", "vision transformers of torchvision or timm"),
+        ("conv_stem.weight", "EfficientNets and MobileNets of torchvision or timm"),
+        ("features.0.weight", "VGGs, MobileNets and DenseNets of torchvision or timm"),
+        ("stages.0.0.conv_dw.weight", "ConvNeXts and RegNets of torchvision or timm"),
+    ],
+)
+def test_names_of_other_libraries(name: str, said: str) -> None:
+    found = cause({name: torch.ones(3, 3), "head.weight": torch.ones(10, 3)})
+    assert found.startswith(f"its names are those of {said}")
+
+
+def test_the_same_network_under_other_names() -> None:
+    own = weights_of("resnet20")
+    other = {f"part{number}": value for number, value in enumerate(own.values())}
+    assert cause(other) == (
+        "its shapes are the network's, in the same order, so only names differ: rename them, or save it again"
+    )
+    assert cause({"a": torch.ones(2)}).startswith("no name is the same: it is another network, or its names have")

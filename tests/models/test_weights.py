@@ -65,6 +65,7 @@ def test_a_users_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "code ran" not in capsys.readouterr().out
     torch.save({"epoch": 3, "best": weights, "net": {}, "model": {"names": ["a"]}}, tmp_path / "more.pt")
     assert "is not a state_dict (names to tensors), nor has it one under state_dict, model_state" in refused("more.pt")
+    assert "state_dict_ema, model_ema (but one each under best); save only" in refused("more.pt")
     torch.save([weights], tmp_path / "list.pt")
     assert "is not a state_dict" in refused("list.pt")
     for name in ("net.safetensors", "net.pt"):

@@ -8,6 +8,7 @@ from itertools import product
 from torch import Tensor, nn
 
 from gankd.errors import CheckpointError
+from gankd.models.causes import likely_cause
 
 PREFIXES = ("module.", "model.", "net.")
 """Beginnings of all names, from DataParallel, Lightning and common training scripts."""
@@ -31,8 +32,10 @@ def fill_from_checkpoint(net: nn.Module, weights: Mapping[str, Tensor], problem:
 
 
 def own_names(weights: Mapping[str, Tensor], net: nn.Module) -> tuple[Mapping[str, Tensor], str]:
-    """A state dict under the names that `net` has, without `module.`, `_orig_mod.`, `model.`, `net.` or several of
-    these, and what was done to it in words for the user. It stays as it is if that does not give all of the names.
+    """A state dict under the names that `net` has, and what was done to it in words for the user.
+
+    Removed from the beginning of its names are `module.`, `_orig_mod.`, `model.`, `net.` or several of these, or else
+    the only beginning (`backbone.`) under which it has all of the names. It stays as it is if there is no such one.
     """
     names = {name for name in net.state_dict() if not name.endswith("num_batches_tracked")}  # missing in old files
     if not weights or names <= set(weights):
@@ -40,16 +43,27 @@ def own_names(weights: Mapping[str, Tensor], net: nn.Module) -> tuple[Mapping[st
     remark = ""
     if any(COMPILED in name for name in weights) and not any(COMPILED in name for name in names):
         weights, remark = {name.replace(COMPILED, ""): value for name, value in weights.items()}, COMPILED
-    for length in range(3):
-        for parts in product(PREFIXES, repeat=length):
-            prefix = "".join(parts)
-            if names <= {name.removeprefix(prefix) for name in weights if name.startswith(prefix)}:
-                own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-                remark = " and ".join(part for part in (remark, prefix) if part)
-                others = [name for name in weights if not name.startswith(prefix)]
-                without = f"; {_some(others)} not used" if others else ""
-                return own, f"read without {remark} in the names of its weights{without}"
-    return weights, ""
+    prefixes = _prefixes(weights, names)
+    usual = ["".join(parts) for length in range(3) for parts in product(PREFIXES, repeat=length)]
+    prefix = next((prefix for prefix in usual if prefix in prefixes), prefixes[0] if len(prefixes) == 1 else None)
+    if prefix is None:
+        return weights, ""
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    remark = " and ".join(part for part in (remark, prefix) if part)
+    others = [name for name in weights if not name.startswith(prefix)]
+    without = f"; {_some(others)} not used" if others else ""
+    return own, f"read without {remark} in the names of its weights{without}"
+
+
+def _prefixes(weights: Mapping[str, Tensor], names: set[str]) -> list[str]:
+    """Beginnings, "" or up to a point, under which weights have all of the names."""
+    last = min(names)
+    ends = [name.removesuffix(last) for name in weights if name.endswith(last)]
+    return [
+        prefix
+        for prefix in dict.fromkeys(ends)
+        if (prefix == "" or prefix.endswith(".")) and all(f"{prefix}{name}" in weights for name in names)
+    ]
 
 
 def _mismatch(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
@@ -63,14 +77,13 @@ def _mismatch(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> st
     if unknown:
         facts.append(f"the network has no {_some(unknown)}")
     if other:
-        shapes = [f"{name} {list(found[name].shape)} instead of {list(expected[name].shape)}" for name in other]
-        facts.append(f"size mismatch, the file has {_some(shapes)}")
-    if missing and unknown and len(missing) == len(expected):
-        facts.append("no name is the same: it is another network, or its names have a prefix to remove")
-    elif facts and (missing or unknown):
-        facts.append("it is another network, or the same with another depth or other layers")
-    elif facts:
-        facts.append("it was made for another number of outputs, channels or another width")
+        differing = [f"{name} {list(found[name].shape)} instead of {list(expected[name].shape)}" for name in other]
+        facts.append(f"size mismatch, the file has {_some(differing)}")
+    if facts:
+        names = {name for name in expected if not name.endswith("num_batches_tracked")}
+        shapes_found = {name: value.shape for name, value in found.items() if isinstance(value, Tensor)}
+        shapes = {name: value.shape for name, value in expected.items()}
+        facts.append(likely_cause(shapes_found, shapes, _prefixes(found, names) if names else ()))
     return "; ".join(facts)
 
 

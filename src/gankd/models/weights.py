@@ -11,7 +11,7 @@ from gankd.errors import CheckpointError
 from gankd.models.file_kinds import STATE_DICT, refuse_other_files
 from gankd.storage import CHANGED, intact, read_card
 
-NESTS = ("state_dict", "model_state_dict", "model", "net", "params", "ema")
+NESTS = ("state_dict", "model_state_dict", "model", "net", "params", "ema", "state_dict_ema", "model_ema")
 """Names under which training scripts put a state dict in a checkpoint; the first that is there is read."""
 
 
@@ -67,8 +67,14 @@ def _read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         return state, ""
     nests = [name for name in NESTS if isinstance(state, dict) and state.get(name) and _is_state_dict(state[name])]
     if not nests:
+        held = (
+            [str(name) for name, value in state.items() if value and _is_state_dict(value)]
+            if isinstance(state, dict)
+            else []
+        )
+        beside = f" (but one each under {', '.join(held)})" if held else ""
         raise CheckpointError(
-            f"{path} is not a state_dict (names to tensors), nor has it one under {', '.join(NESTS)}; "
+            f"{path} is not a state_dict (names to tensors), nor has it one under {', '.join(NESTS)}{beside}; "
             "save only model.state_dict()"
         )
     others = f", not from {', '.join(nests[1:])}: save that as a file of its own to use it" if nests[1:] else ""

@@ -16,7 +16,10 @@ from PIL import Image
 
 from gankd.data.folder import load_folder
 from gankd.data.groups import group_strata, share_groups
+from gankd.data.h5 import load_h5
+from gankd.data.idx import load_idx
 from gankd.data.images import Splits
+from gankd.data.npz import load_npz
 from gankd.data.own import SHARES
 from gankd.data.shards import load_shards
 from gankd.data.table import load_table
@@ -109,6 +112,55 @@ def test_a_column_of_every_format(tmp_path: Path) -> None:
                 header.size = len(content)
                 archive.addfile(header, io.BytesIO(content))
     check(load_shards(tmp_path / "x.tar", group="patient"))
+
+
+def pixels(row: slice = slice(None)) -> Any:
+    return np.stack([np.asarray(Image.open(io.BytesIO(png(k)))) for k in range(COUNT)])[row]
+
+
+def test_arrays(tmp_path: Path) -> None:
+    names = np.array(PATIENTS)
+    np.savez(tmp_path / "x.npz", images=pixels(), label=LABELS, Patient=names)
+    check(load_npz(tmp_path / "x.npz", group="patient"))
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["images"], file["label"], file["patient"] = pixels(), [k % 2 for k in range(COUNT)], np.arange(COUNT) // 4
+    check(load_h5(tmp_path / "x.h5", group="patient", task="classification"))
+
+    parts = {"train": slice(0, 40), "test": slice(40, 60)}
+    arrays: dict[str, Any] = {f"x_{part}": pixels(row) for part, row in parts.items()}
+    arrays |= {f"y_{part}": np.array(LABELS)[row] for part, row in parts.items()}
+    groups: dict[str, Any] = {f"patient_{part}": names[row] for part, row in parts.items()}
+    np.savez(tmp_path / "y.npz", **arrays, **groups)
+    assert (
+        "given; train, val drawn 7 : 1 by patient (10, none"
+        in load_npz(tmp_path / "y.npz", group="patient").card["split"]
+    )
+    groups["patient_test"] = np.array(["p1", *names[41:]])
+    np.savez(tmp_path / "y.npz", **arrays, **groups)
+    for path, group, said in (
+        ("y.npz", "patient", r"patient p1 is in train and in test, as x_train\[4\] and x_test\[0\]"),
+        ("x.npz", "video", "no array video of groups, got images, label, Patient; name one, or leave data.group out"),
+        ("x.npz", "images", r"expected images \(60,\), a group for each image as a whole number or text, got uint8"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load_npz(tmp_path / path, group=group)
+
+
+def test_text_beside_idx_files(tmp_path: Path) -> None:
+    def idx(array: Any) -> bytes:
+        return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+    labels = np.array([k % 2 for k in range(COUNT)], np.uint8)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(pixels()))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
+    with pytest.raises(DataError, match=r"no patient for train\[0\]; add it, or leave data.group out"):
+        load_idx(tmp_path, group="patient")
+    (tmp_path / "train-patient.txt").write_text("\n".join(PATIENTS) + "\n")
+    check(load_idx(tmp_path, group="patient"))
+    (tmp_path / "train-patient.txt").write_text("p1\n")
+    with pytest.raises(DataError, match="expected a group for each image, a line each, got 1 line and 60 images"):
+        load_idx(tmp_path, group="patient")
 
 
 def test_a_level_of_folders(tmp_path: Path) -> None:

@@ -283,6 +283,11 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
         replace(CONFIG, **settings)
 
 
+def test_arguments_of_earlier_versions_name_those_of_today() -> None:
+    with pytest.raises(ConfigError, match=r'no argument objective, teacher; .* distill\(..., lesson=Lesson\("KD'):
+        train(CLASSES, CONFIG, objective="KD", teacher=teacher_of(CLASSES))
+
+
 class Forgetful(torch.nn.Module):
     """A user's network that draws from the global generator."""
 

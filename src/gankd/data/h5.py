@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gankd.data.arrays import Array, Images
 from gankd.data.images import Splits
 from gankd.data.named_arrays import load_named
-from gankd.data.own import Choices, Settings, and_more, counted, shown
+from gankd.data.own import ArraySettings, Choices, and_more, counted, shown
 from gankd.errors import DataError
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -20,7 +20,7 @@ MOST_REPEATS = 10
 EXAMPLE = 'file["images"], file["label"] = images, label'
 
 
-def load_h5(path: str | Path, **settings: Unpack[Settings]) -> Splits:
+def load_h5(path: str | Path, **settings: Unpack[ArraySettings]) -> Splits:
     """Read images and labels from an HDF5 file; names, layouts and settings are those of `load_npz`.
 
     Arrays in groups go by their path: `train/images` is `train_images`. Images are read in blocks.

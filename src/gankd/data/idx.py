@@ -4,7 +4,7 @@ import gzip
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from gankd.data.arrays import Array, Images, Stream, label_texts, read_blocks, splits_of_arrays
 from gankd.data.images import Splits
-from gankd.data.own import SPLIT_NAMES, Choices, Item, Settings, counted, shown
+from gankd.data.own import SPLIT_NAMES, ArraySettings, Choices, Item, counted, shown
 from gankd.errors import DataError
 from gankd.regular import require_regular
 
@@ -28,7 +28,7 @@ ANEW = "the file is damaged; fetch it again"
 EXPECTED = "train-images-idx3-ubyte and train-labels-idx1-ubyte, as they are or as .gz"
 
 
-def load_idx(path: str | Path, **settings: Unpack[Settings]) -> Splits:
+def load_idx(path: str | Path, **settings: Unpack[ArraySettings]) -> Splits:
     """Read a folder with MNIST's four files, or those of a set in its format; with `t10k`, the test split is given.
 
     Classes are the numbers in the file of labels, however many, unless `task` is "regression". A missing val
@@ -67,7 +67,11 @@ def load_idx(path: str | Path, **settings: Unpack[Settings]) -> Splits:
         sets.append(Images(shown(found[part, "images"]), pixels, found[part, "images"]))
         texts = label_texts(where, np.concatenate(list(labels.blocks())), choices.task)
         given = part if len(found) > 2 else None
-        items += [Item(f"{part}[{row}]", folder, text, f"{where}[{row}]", given) for row, text in enumerate(texts)]
+        groups = _groups(found[part, "labels"], choices.group_name, len(texts))
+        items += [
+            Item(f"{part}[{row}]", folder, text, f"{where}[{row}]", given, group)
+            for row, (text, group) in enumerate(zip(texts, groups, strict=True))
+        ]
     splits = splits_of_arrays(folder, items, sets, choices, what="folder")
     if not assumed:
         return splits
@@ -98,6 +102,24 @@ def _find(path: Path, folder: Path) -> dict[tuple[str, str], Path]:
     if ("train", "images") not in found and ("train", "labels") not in found:
         raise DataError(f"{shown(folder)}: expected {EXPECTED}, got none; put the files there")
     return found
+
+
+def _groups(labels: Path, name: str | None, count: int) -> Sequence[str | None]:
+    """Group of each image from a text file next to the file of labels, if the user names groups; none without one."""
+    if name is None:
+        return [None] * count
+    path = labels.with_name(f"{re.split('[-.]labels', labels.name)[0]}-{name}.txt")
+    if not path.is_file():
+        return [None] * count
+    with _refusing(shown(path)):
+        require_regular(path)
+        lines = [line.strip() for line in path.read_text(errors="replace").splitlines()]
+    if len(lines) != count:
+        raise DataError(
+            f"{shown(path)}: expected a group for each image, a line each, got {counted(len(lines), 'line')} and "
+            f"{counted(count, 'image')}; write it again"
+        )
+    return lines
 
 
 def _read(path: Path, role: str) -> Stream:

@@ -43,7 +43,8 @@ def load_named(path: Path, names: Sequence[str], read: Read, choices: Choices, e
         ConfigError: a range of classes. DataError: an array or a label cannot be used.
     """
     roles = _roles(shown(path), names, example)
-    sets = [_read_set(path, roles, read, part, choices.task) for role, part in roles if role == "images"]
+    groups = choices.group_name and _group_arrays(path, names, choices.group_name)
+    sets = [_read_set(path, roles, read, part, choices.task, groups or {}) for role, part in roles if role == "images"]
     items = [item for _, found in sets for item in found]
     if len({item.label for item in items}) < 2:
         raise DataError(f"{shown(path)}: expected at least 2 different labels, got only {shown(items[0].label)}")
@@ -94,8 +95,10 @@ def _roles(where: str, names: Sequence[str], example: str, *, labelled: bool = T
     return roles
 
 
-def _read_set(path: Path, roles: Roles, read: Read, part: str, task: TaskChoice) -> tuple[Images, list[Item]]:
-    """Images of a split (of all if "") and an item for each."""
+def _read_set(
+    path: Path, roles: Roles, read: Read, part: str, task: TaskChoice, groups: dict[str, str]
+) -> tuple[Images, list[Item]]:
+    """Images of a split (of all if "") and an item for each, with its group from the array that `groups` names."""
     images, label = roles["images", part], roles["labels", part]
     where = f"{shown(path)}: {shown(label)}"
     pixels = Images(f"{shown(path)}: {shown(images)}", read(images, False), path)
@@ -110,10 +113,47 @@ def _read_set(path: Path, roles: Roles, read: Read, part: str, task: TaskChoice)
     parts: list[str | None] = [part or None] * len(texts)
     if part == "" and ("split", "") in roles:
         parts = _parts(path, roles["split", ""], read, len(texts))
+    own: Sequence[str | None] = [None] * len(texts)
+    if part in groups:
+        own = _groups(path, groups[part], read, len(texts))
     return pixels, [
-        Item(f"{images}[{row}]", path, text, f"{where}[{row}]", chosen)
-        for row, (text, chosen) in enumerate(zip(texts, parts, strict=True))
+        Item(f"{images}[{row}]", path, text, f"{where}[{row}]", chosen, group)
+        for row, (text, chosen, group) in enumerate(zip(texts, parts, own, strict=True))
     ]
+
+
+def _group_arrays(path: Path, names: Sequence[str], group: str) -> dict[str, str]:
+    """Array of groups of each split, or of all under "".
+
+    Raises:
+        DataError: there is none.
+    """
+    found = {}
+    for name in names:
+        first, _, last = name.lower().replace("/", "_").partition("_")
+        known = {name.lower(): "", **({last: first} if first in SPLIT_NAMES else {first: last})}
+        part = known.get(group.lower())
+        if part == "" or part in SPLIT_NAMES:
+            found["" if part == "" else SPLIT_NAMES[part]] = name
+    if not found:
+        got = f"{', '.join(map(shown, names[:20]))}{and_more(len(names[20:]), 'arrays')}"
+        raise DataError(
+            f"{shown(path)}: no array {shown(group)} of groups, got {got}; name one, or leave data.group out"
+        )
+    return found
+
+
+def _groups(path: Path, name: str, read: Read, count: int) -> list[str]:
+    """The group of each image."""
+    array: Array = read(name, False)
+    if tuple(array.shape) in ((count,), (count, 1)):
+        array = read(name, True)
+    if tuple(array.shape) not in ((count,), (count, 1)) or array.dtype.kind not in "biuSU":
+        raise DataError(
+            f"{shown(path)}: expected {shown(name)} ({count},), a group for each image as a whole number or text, got "
+            f"{array.dtype} {tuple(array.shape)}; save one entry per image"
+        )
+    return texts_of(array.reshape(-1))
 
 
 # Labels

@@ -12,13 +12,13 @@ from numpy.lib.npyio import NpzFile
 from gankd.data.arrays import Array, Stream, read_blocks
 from gankd.data.images import Splits
 from gankd.data.named_arrays import Read, load_named
-from gankd.data.own import Choices, Settings, shown
+from gankd.data.own import ArraySettings, Choices, shown
 from gankd.errors import DataError
 
 EXAMPLE = "np.savez(file, images=images, label=label)"
 
 
-def load_npz(path: str | Path, **settings: Unpack[Settings]) -> Splits:
+def load_npz(path: str | Path, **settings: Unpack[ArraySettings]) -> Splits:
     """Read images and labels from a numpy archive, in one of two layouts; `named_arrays.ROLES` has the names
     of arrays.
 

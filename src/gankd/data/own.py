@@ -66,11 +66,16 @@ class Settings(TypedDict, total=False):
     seed: int
 
 
-class FileSettings(Settings, total=False):
+class ArraySettings(Settings, total=False):
+    """Keyword arguments of readers of files of arrays."""
+
+    group: int | str | None
+
+
+class FileSettings(ArraySettings, total=False):
     """Keyword arguments of readers of image files."""
 
     skip_broken: bool
-    group: int | str | None
     val: str | None
     test: str | None
 
@@ -104,7 +109,7 @@ class Choices:
     duplicates: DuplicateChoice = "refuse"
     """Equal images on two sides of a split: refuse, or only warn."""
     group: int | str | None = None
-    """Column, or level of folders, that names groups of images (a patient, a video) which no split divides."""
+    """Column, array, text file or level of folders with groups of images (patients, videos) that no split divides."""
     val: str | None = None
     """Folder or file in the same format, whose images are all for validation."""
     test: str | None = None

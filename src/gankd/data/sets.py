@@ -79,7 +79,9 @@ def _archives(base: str, files: dict[str, tuple[str, int]]) -> tuple[Archive, ..
 
 OWN = ("task", "label", "size", "channels", "fit", "low", "high", "duplicates")
 """Settings that readers of the user's own images take."""
-FILES = (*OWN, "val", "test", "group", "skip_broken")
+ARRAYS = (*OWN, "group")
+"""Those that readers of files of arrays take."""
+FILES = (*ARRAYS, "val", "test", "skip_broken")
 """Those that readers of image files take."""
 
 DATA_SETS = {
@@ -103,7 +105,7 @@ DATA_SETS = {
         "npz:load_npz",
         "The user's own images: arrays in an .npz file",
         "the .npz file of your arrays",
-        OWN,
+        ARRAYS,
         files=((r".*\.npz", "arrays in .npz"),),
     ),
     "table": DataSet(
@@ -125,7 +127,7 @@ DATA_SETS = {
         "idx:load_idx",
         "The user's own images: IDX files, as MNIST's",
         "the folder of your IDX files",
-        OWN,
+        ARRAYS,
         origin=Download(
             _archives(
                 "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -270,7 +272,7 @@ DATA_SETS = {
         "h5:load_h5",
         "The user's own images: arrays in an .h5 file",
         "the .h5 file of your arrays",
-        OWN,
+        ARRAYS,
         files=((r".*\.(h5|hdf5)", "arrays in h5"),),
     ),
 }

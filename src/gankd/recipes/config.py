@@ -73,8 +73,8 @@ class DataConfig:
     """Images without labels, for arms whose students see them with the teacher's labels: a folder of image files or of
     .tar shards, or an .npz or .h5 file. Default: none."""
     group: int | str | None = None
-    """folder, table, webdataset: groups of images that no split divides, such as patients or videos: a column, a key of
-    .json members, or the level of folders below the class folders (1, 2, ...)."""
+    """Groups of own images that no split divides, as patients or videos: a column, a key of .json members, an array
+    (npz, h5), the level of folders below the class folders (1, 2, ...), or, for idx, WORD of files train-WORD.txt."""
     duplicates: Literal["refuse", "allow"] = "refuse"
     """Own images that are equal in two splits: refuse them, or only warn."""
     skip_broken: bool = False

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Never
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ def distill(
     lesson: Lesson | None = None,
     fakes: Fakes | None = None,
     stage: Stage | None = None,
+    **former: Never,
 ) -> ImageModel:
     """Train `student` in place; return it in eval mode, as it is after the last update.
 
@@ -52,11 +54,17 @@ def distill(
         lesson: losses and what they read; default: labels only.
         fakes: generated images, `config.fake_share` of each batch.
         stage: shows and keeps progress.
+        former: nothing; losses and networks were arguments once, and the error names their place of today.
 
     Raises:
-        ConfigError: a loss is for the other task or misses an input. ModelError: outputs do not fit the task, or a
-            loss does not fit the networks. TrainingError: the loss is not finite.
+        ConfigError: a loss is for the other task or misses an input; an argument of earlier versions. ModelError:
+            outputs do not fit the task, or a loss does not fit the networks. TrainingError: the loss is not finite.
     """
+    require(
+        not former,
+        f"distill has no argument {', '.join(former)}; losses and what they read are one argument, as in "
+        'distill(..., lesson=Lesson("KD + FitNet", teacher=teacher)), from gankd.training.lesson import Lesson',
+    )
     stage = stage or Stage("student")
     for _ in updates(student, real, config, engine, seed, lesson=lesson or Lesson(), fakes=fakes, stage=stage):
         pass

@@ -69,6 +69,36 @@ def test_torchvision_is_asked_for_a_network_without_weights(asked: list[dict[str
     assert grey.bias is None
 
 
+def test_a_transformer_is_built_for_the_size_of_the_images(asked: list[dict[str, Any]]) -> None:
+    class Fixed(nn.Linear):
+        """Takes images of one size."""
+
+        def __init__(self, size: int) -> None:
+            super().__init__(1, 1)
+            self.image_size, self.pretrained_cfg = size, {"fixed_input_size": True, "input_size": (3, size, size)}
+
+    def make(name: str, *, img_size: int = 224, image_size: int = 224, **_: Any) -> nn.Module:
+        return Fixed(min(img_size, image_size))
+
+    sys.modules["timm"].create_model = make  # type: ignore[attr-defined]
+    sys.modules["torchvision.models"].get_model = make  # type: ignore[attr-defined]
+    for name in ("timm:vit", "torchvision:vit_b_16"):
+        assert [build_net(name, in_channels=3, image_size=n, num_outputs=1, seed=0).image_size for n in (224, 64)] == [
+            224,
+            64,
+        ]
+    assert asked == []
+
+
+@pytest.mark.compat
+@pytest.mark.parametrize("size", [64, 224])
+@pytest.mark.parametrize("name", ["timm:vit_tiny_patch16_224", "timm:convnext_atto", "torchvision:vit_b_16"])
+def test_real_networks_for_images_of_another_size(name: str, size: int) -> None:
+    pytest.importorskip(name.partition(":")[0], exc_type=ImportError)
+    net = build_net(name, in_channels=3, image_size=size, num_outputs=4, seed=0).eval()
+    assert net(torch.zeros(1, 3, size, size)).shape == (1, 4)
+
+
 @pytest.mark.usefixtures("asked")
 def test_a_library_network_takes_the_regression_head() -> None:
     net = build("timm:small+mlp", outputs=1).eval()

@@ -98,7 +98,7 @@ def _another_head(
 
 
 def _other_names(found: Shapes, expected: Shapes) -> str:
-    """What names say that are those of another library, or of the same network; empty if nothing."""
+    """Cause where only names differ, or names are those of another library; else empty."""
     same = [shape for shape in found.values() if len(shape)] == [shape for shape in expected.values() if len(shape)]
     for sign, (kind, names) in LIBRARIES.items():
         if any(re.search(sign, name) for name in found):

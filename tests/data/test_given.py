@@ -68,6 +68,7 @@ EXPECTED = {(image.tobytes(), int(label)) for image, label in zip(LEVELS, LABELS
         Rows(),
         [(image, label) for image, label in zip(LEVELS, LABELS, strict=True)],
         [{"img": image, "target": label} for image, label in zip(LEVELS, LABELS, strict=True)],
+        [{"x": image, "Age": label} for image, label in zip(LEVELS, LABELS, strict=True)],
     ],
     ids=[
         "arrays",

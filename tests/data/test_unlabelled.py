@@ -90,7 +90,13 @@ def test_images_become_those_of_training(tmp_path: Path) -> None:
 
 def test_images_in_memory() -> None:
     images = pictures(4)
-    for given in (images, rows(images), list(images), [(image, 1) for image in images]):
+    for given in (
+        images,
+        rows(images),
+        list(images),
+        [(image, 1) for image in images],
+        [{"Img": image} for image in images],
+    ):
         assert torch.equal(unlabelled_of(given, SHAPE), images)
     assert unlabelled_of(rows(images), (1, 8, 8)).shape == (4, 1, 8, 8)
     with pytest.raises(DataError, match="unlabelled: expected images, got none"):

@@ -10,7 +10,7 @@ from gankd.data.own import SPLIT_NAMES, Settings
 from gankd.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img", "pixels", "picture", "photo", "x")
-LABEL_COLUMNS = ("label", "labels", "target", "class", "value", "y")
+LABEL_COLUMNS = ("label", "labels", "target", "class", "value", "y", "angle", "age")
 """Names of columns in rows, the likeliest first."""
 
 
@@ -82,11 +82,11 @@ class _Pairs:
             if not isinstance(row, Mapping):
                 yield row
                 continue
-            columns = columns or (_column(self.part, row, IMAGE_COLUMNS), _column(self.part, row, LABEL_COLUMNS))
+            columns = columns or (column(self.part, row, IMAGE_COLUMNS), column(self.part, row, LABEL_COLUMNS))
             yield row[columns[0]], row[columns[1]]
 
 
-def _column(part: str, row: Mapping[str, Any], known: tuple[str, ...]) -> str:
+def column(part: str, row: Mapping[str, Any], known: tuple[str, ...]) -> str:
     """The column of images or of labels in a row."""
     by_small = {str(name).lower(): name for name in row}
     found = next((by_small[name] for name in known if name in by_small), None)

@@ -1,5 +1,6 @@
 """The user's images without labels, in the size and colour of the training images."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gankd.data.arrays import Array, Images, decoder
 from gankd.data.copies import exact_copies, near_copies
 from gankd.data.dataset import picture
 from gankd.data.files import Files, decode_into, survey, walk, without_broken
+from gankd.data.given import IMAGE_COLUMNS, column
 from gankd.data.h5 import EXAMPLE as H5_EXAMPLE
 from gankd.data.h5 import is_h5, open_h5
 from gankd.data.images import Splits
@@ -86,7 +88,7 @@ def unlabelled_of(given: Any, shape: Shape, how: FitChoice = "crop") -> Tensor:
 
     Args:
         given: an array or tensor (M, ...), or anything else that gives images one by one, each as
-            `splits_from_dataset` takes them; of pairs, the first.
+            `splits_from_dataset` takes them; of pairs, the first; of rows, the column of images.
         shape, how: as for `load_unlabelled`.
 
     Raises:
@@ -96,6 +98,8 @@ def unlabelled_of(given: Any, shape: Shape, how: FitChoice = "crop") -> Tensor:
     choices = Choices(size=side, channels="grey" if channels == 1 else "rgb", fit=how)
     pixels: list[Array] = []
     for row, image in enumerate(given):
+        if isinstance(image, Mapping):
+            image = image[column("unlabelled", image, IMAGE_COLUMNS)]
         image = image[0] if isinstance(image, tuple | list) else image
         pixels.append(picture(f"unlabelled[{row}]", image, choices, pixels))
     if not pixels:

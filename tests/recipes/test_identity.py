@@ -77,3 +77,18 @@ def test_whole_numbers_and_floats_name_the_same_stages(tmp_path: Path) -> None:
     experiments += [opened.with_recipe(each) for each in (whole, given)]  # a grid changes settings that way
     stages = [[stage.fingerprint for stage in declare(each, default_arms(each.recipe), [0])] for each in experiments]
     assert all(each == stages[0] for each in stages)
+
+
+def test_a_fresh_pool_follows_the_length_of_the_students_and_equals_one_of_that_size(tmp_path: Path) -> None:
+    recipe = override(override(digits(), ["synth.fresh=true"]), ["student.updates=100", "select.rho=0.8"])
+    assert recipe.select.count == 100 * 32
+    assert recipe.synth.pool == 100 * 32 / (0.5 * 0.8)
+    assert from_dict(Recipe, to_dict(recipe)) == recipe
+
+    by_hand = override(digits(), ["student.updates=100", "select.rho=0.8", "select.count=3200", "synth.pool=8000"])
+    made = []
+    for same in (recipe, by_hand):
+        with Run(tmp_path) as run:
+            stages = declare(Experiment.open(same, run), default_arms(same), [0])
+            made.append({stage.fingerprint for stage in stages})
+    assert made[0] == made[1]

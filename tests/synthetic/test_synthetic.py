@@ -320,6 +320,20 @@ def test_smaller_counts_are_balanced_prefixes(pool: SyntheticSet) -> None:
     assert torch.equal(short.accepted, everything.accepted)
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"rho": 0.5}, {"subsample": "none"}, {"filter": "none"}, {"accept_share": 0.2}]
+)
+@pytest.mark.parametrize("which", ["pool", "angles"])
+def test_at_least_the_kept_share_of_a_pool_is_left(
+    which: str, changes: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    config, found = SelectConfig(**changes), request.getfixturevalue(which)
+    left = len(select(found, config, 0)) / COUNT
+    assert left > config.kept_share - 0.01
+    if config.rho is not None or config.filter == "none" or which == "angles":  # a default rho of classes keeps more
+        assert left == pytest.approx(config.kept_share, abs=0.01)
+
+
 def test_seed_decides_the_rejection_alone(pool: SyntheticSet) -> None:
     config = SelectConfig(accept_share=0.3)
     assert torch.equal(select(pool, config, 0).index, select(pool, config, 0).index)

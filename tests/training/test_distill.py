@@ -196,6 +196,16 @@ def test_choosing_leaves_no_trace_in_batch_statistics() -> None:
     assert student.training
 
 
+@pytest.mark.parametrize("changes", [{}, {"fake_share": 1.0}, {"fake_choices": 3}, {"fake_until": 0.75}])
+def test_as_many_generated_images_as_a_training_draws_are_drawn_once_each(changes: dict[str, Any]) -> None:
+    config = replace(CONFIG, updates=8, **changes)
+    data = toy(CLASSES, config.generated_seen, "fake")
+    feed = Feed(toy(CLASSES), Fakes(data.images, data.labels), config, PLAIN, 7, model(CLASSES))
+    assert feed._fake_batches is not None
+    drawn = torch.cat([feed._fake_batches(step) for step in range(round(config.fake_until * 8))])
+    assert sorted(drawn.tolist()) == list(range(config.generated_seen))
+
+
 def test_generated_images_end_before_the_last_updates() -> None:
     feed = Feed(toy(CLASSES), fakes_of(CLASSES), replace(CONFIG, updates=20, fake_until=0.9), PLAIN, 7)
     assert [feed(step).num_real for step in range(20)] == [5] * 18 + [10] * 2

@@ -198,7 +198,7 @@ def _oracle(recipe: Recipe, folder: Path, workers: int, console: Console) -> tup
         recipe,
         gan=replace(recipe.gan, external=str(file.resolve())),
         ratio=replace(recipe.ratio, features="teacher"),  # nothing is subsampled: no network of its own for that
-        synth=replace(recipe.synth, pool=len(held), labels="empirical"),
+        synth=replace(recipe.synth, pool=len(held), labels="empirical", fresh=False),
         select=replace(
             recipe.select, subsample="none", filter="none", count=min(recipe.select.count or len(held), len(held))
         ),

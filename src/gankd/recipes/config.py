@@ -1,11 +1,12 @@
 """All settings of a run in one frozen dataclass."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from gankd.config import check_ranges, require, suggest
+from gankd.config import check_ranges, require, suggest, to_dict
 from gankd.data.augment import Augmentation
 from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
@@ -276,9 +277,19 @@ class SynthConfig:
     labels: LabelSampling = "balanced"
     """Labels of the pool. balanced: distinct training labels equally often; empirical: as often as in training;
     uniform: any label in the range."""
+    fresh: bool = False
+    """Generates so many images that a student sees hardly any twice: sets pool and select.count, whatever they are.
+    Pays for values; costs time and disk in proportion to student.updates."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Settings that a pool depends on: what `fresh` leads to is in `pool`."""
+        settings = to_dict(self)
+        del settings["fresh"]
+        return settings
 
 
 @explained
@@ -315,3 +326,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.synth.fresh:
+            seen = self.student.generated_seen
+            synth = replace(self.synth, pool=math.ceil(seen / self.select.kept_share))
+            object.__setattr__(self, "synth", synth)
+            object.__setattr__(self, "select", replace(self.select, count=seen))

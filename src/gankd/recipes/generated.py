@@ -297,7 +297,7 @@ def make_ratio(
 
 def synth_stage(experiment: Experiment, config: SynthConfig, ratio: Stage) -> Stage:
     """Identity and state of the pool; selections from it are not part of it."""
-    return experiment.stage("synth", config, ratio=ratio.fingerprint)
+    return experiment.stage("synth", config.identity, ratio=ratio.fingerprint)
 
 
 def bytes_per_image(experiment: Experiment) -> int:

@@ -15,7 +15,10 @@ from gankd.subsampling.rejection import accept, budgeted_acceptance, running_max
 from gankd.synthetic.pool import SyntheticSet
 from gankd.synthetic.relabel import FilterRule, keep_most_consistent
 from gankd.synthetic.variety import teacher_stddevs
-from gankd.tasks import Adjust
+from gankd.tasks import Adjust, Classification, Regression
+
+RUNNING_MAX_SHARE = 0.1
+"""Assumed acceptance of rejection with a running maximum, a safe lower bound; 0.25 was measured on digits."""
 
 
 @explained
@@ -47,6 +50,17 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    @property
+    def accepted_share(self) -> float:
+        """Share of a pool that subsampling leaves, at least."""
+        return {"budget": self.accept_share, "running_max": RUNNING_MAX_SHARE, "none": 1.0}[self.subsample]
+
+    @property
+    def kept_share(self) -> float:
+        """Share of a pool that subsampling and filter leave, at least."""
+        rho = min(Classification.filter_share, Regression.filter_share) if self.rho is None else self.rho
+        return self.accepted_share * (1.0 if self.filter == "none" else rho)
 
     @property
     def reads_teacher(self) -> bool:

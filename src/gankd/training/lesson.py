@@ -78,6 +78,12 @@ class DistillConfig(SupervisedConfig):
         )
 
     @property
+    def generated_seen(self) -> int:
+        """Generated images in all batches of a training, and those that are drawn for them but not taken."""
+        in_batch = round(self.fake_share * self.batch_size)
+        return round(self.fake_until * self.updates) * in_batch * self.fake_choices
+
+    @property
     def identity(self) -> dict[str, Any]:
         """These settings as plain data, without those that choose generated images where all are taken alike."""
         settings = super().identity

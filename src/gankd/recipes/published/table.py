@@ -25,10 +25,6 @@ POOL_MARGIN = 1.1
 """Images that subsampling and filter should leave, in units of the largest M^g; above 1 as acceptance is random."""
 
 
-RUNNING_MAX_SHARE = 0.1
-"""Assumed acceptance of rejection with a running maximum, a safe lower bound; 0.25 was measured on digits."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """A student and its teacher."""
@@ -205,10 +201,9 @@ class PublishedTable:
     def with_pool(self, recipe: Recipe) -> Recipe:
         """Return `recipe` with a pool large enough for the largest M^g after subsampling and filter."""
         select = recipe.select
-        accepted = {"budget": select.accept_share, "running_max": RUNNING_MAX_SHARE, "none": 1.0}[select.subsample]
         kept = 1.0 if select.filter == "none" or select.rho is None else select.rho
         most = max(self._count(recipe, arm) for arm in self.arms)
-        needed = round(POOL_MARGIN * most / (accepted * kept))
+        needed = round(POOL_MARGIN * most / (select.accepted_share * kept))
         return replace(recipe, synth=replace(recipe.synth, pool=max(recipe.synth.pool, needed)))
 
     def owned(self) -> dict[str, str]:

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from gankd.bench.map_results import FILE, MapArm, MapResult, add_result, of_cells, read_results
+from gankd.bench.map_results import FILE, MapArm, MapResult, add_result, label_facts, of_cells, read_results
 from gankd.bench.stats import paired_interval
 from gankd.commands import map as command
 from gankd.commands.map import run_map, write_page
-from gankd.errors import CheckpointError, ConfigError
+from gankd.errors import CheckpointError, ConfigError, TrainingError
+from gankd.recipes.config import DataConfig
+from gankd.recipes.data import load_splits
 from gankd.recipes.map_grid import GRID
 from gankd.report.map import map_page, sentence
 from gankd.storage import NOTES
@@ -50,7 +52,10 @@ def test_two_cells_share_their_stages_and_run_once(
     assert base.gain == paired_interval(
         base.arms[base.method].test, base.arms[base.control].test, higher_is_better=True
     )
-    assert set(base.facts[0]) == {"teacher", "on_train", "first", "last", "auc", "stddev", "kept", "copies"}
+    assert base.facts[0].keys() == {
+        *("teacher", "distance", "imbalance", "on_train", "first", "last", "auc", "stddev", "kept", "copies")
+    }
+    assert base.facts[0]["first"]["frechet"] >= 0  # a check, not a line of losses
 
     assert set(run_map(changes=changes, seconds=0, **places).found) == {cells[0]}  # type: ignore[arg-type]
     done = run_map(changes=changes, **places)  # type: ignore[arg-type]
@@ -61,6 +66,20 @@ def test_two_cells_share_their_stages_and_run_once(
     assert other.arms["real_matched"] == base.arms["real_matched"]
     assert other.arms["adjusted"].test != base.arms["adjusted"].test
     assert not (tmp_path / "docs").exists()  # results of other settings are not the page's
+
+
+def test_a_cell_that_fails_does_not_stop_the_others(
+    tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gankd: Callable[..., Outcome]
+) -> None:
+    monkeypatch.setattr(command, "GRID", GRID[:2])
+
+    def failing(cell: object, *_: object) -> MapResult:
+        raise TrainingError(f"gan: the generator of {cell} collapsed")
+
+    monkeypatch.setattr(command, "_run_cell", failing)
+    code, out, _ = gankd("map", "--file", tmp_path / "map.jsonl", "--docs", tmp_path)
+    assert (code, out.count("failed: gan: the generator of")) == (1, 2)
+    assert read_results(tmp_path / "map.jsonl") == []
 
 
 def made(control: tuple[float, ...], method: tuple[float, ...], unit: str = "points") -> MapResult:
@@ -86,6 +105,17 @@ def made(control: tuple[float, ...], method: tuple[float, ...], unit: str = "poi
         seconds=3.0,
         version="1",
     )
+
+
+def test_labels_that_are_missing_are_a_distance() -> None:
+    base, gap = (label_facts(load_splits(DataConfig(name="rotated-digits", gap=gap))) for gap in (1, 8))
+    # Six bands of 2.5 degrees, each with a gap of 17.5 after it; the last gap has no band behind it.
+    assert gap["distance"] == pytest.approx((5 * 17.5 / 4 + 17.5 / 2) / 6 * 17.5 / 20, rel=0.2)
+    assert base["distance"] < 0.2
+    assert gap["imbalance"] > base["imbalance"] > 1
+    assert label_facts(load_splits(DataConfig(name="digits")))["distance"] == 0
+    tail = label_facts(load_splits(DataConfig(name="digits", tail=50)))["imbalance"]
+    assert tail == pytest.approx(89 / 25.2, rel=0.05)
 
 
 def test_sentences_say_which_way_it_went() -> None:

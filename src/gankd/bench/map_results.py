@@ -9,6 +9,7 @@ from typing import Any
 from gankd.bench.compare import chosen_by_validation, compare_pipelines, student_of
 from gankd.bench.stats import Interval, paired_interval
 from gankd.config import from_dict, to_dict
+from gankd.data.images import Splits
 from gankd.errors import CheckpointError, ConfigError
 from gankd.models.contract import evaluate
 from gankd.recipes.arms import Arm, Role, arm_named
@@ -159,24 +160,41 @@ def _seconds(experiment: Experiment, arms: Sequence[Arm]) -> float:
 def pipeline_facts(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int]) -> dict[str, Any]:
     """Facts of one finished pipeline, some of which a short probe can know, too.
 
-    Metrics of the teacher on validation images and of a student on labels only on its training images; the first and
-    the last check of the generator; of the pool, AUC of the density ratio, T.stddev, images kept, copies in per cent.
+    Metrics of the teacher on validation images and of a student on labels only on its training images; how far labels
+    are from those of training; the first and the last check of the generator; of the pool, AUC of the density ratio,
+    T.stddev, images kept, copies in per cent.
     """
     splits, metric = experiment.splits, experiment.splits.task.metric
     stages, labels_only = declare(experiment, arms, seeds), arm_named(experiment.recipe, "real_matched")
     student = student_of(experiment, labels_only, seeds[0], stages)
     selection = arm_images(experiment, arm_named(experiment.recipe, "adjusted"), stages)
     _, of_train, of_test = copies(experiment, open_pool(experiment, stages.synth))
+    checks = [line for line in stages.gan.history if "frechet" in line]
     return {
         "teacher": (stages.teacher.result or {})["val"][metric],
+        **label_facts(splits),
         "on_train": evaluate(student, splits.train, experiment.engine)[metric],
-        "first": _finite(stages.gan.history[0]),
-        "last": _finite(stages.gan.history[-1]),
+        "first": _finite(checks[0]),
+        "last": _finite(checks[-1]),
         "auc": (stages.ratio.result or {})["auc"],
         "stddev": _finite(selection.report["teacher_stddev"]),
         "kept": selection.report["counts"],
         "copies": [of_train, of_test],
     }
+
+
+def label_facts(splits: Splits) -> dict[str, float]:
+    """Coverage of the labels by the training images.
+
+    distance: mean distance of a validation label to the nearest training label, in label units; 0 for classes.
+    imbalance: images of the largest label group in units of the mean group.
+    """
+    from scipy.spatial import KDTree  # half a second to import
+
+    train, val = (part.labels.cpu().double().reshape(len(part), -1).numpy() for part in (splits.train, splits.val))
+    counts = splits.train.task.groups(splits.train.labels.cpu()).bincount().float()
+    distances, _ = KDTree(train).query(val)
+    return {"distance": float(distances.mean()), "imbalance": (counts.max() / counts.mean()).item()}
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from gankd.commands.stages import check_arms, opened, trained
 from gankd.config import require, suggest
 from gankd.console import Console
 from gankd.data.sets import DATA_SETS
+from gankd.errors import GankdError, RunError
 from gankd.recipes.arms import Arm, chosen_arms
 from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
@@ -38,6 +39,13 @@ class MapRun:
     page: Path | None
     hours: Mapping[MapCell, float] | None = None
     """Hours of one core that each unfinished cell would take here, where they were measured."""
+    failures: Mapping[MapCell, str] = field(default_factory=dict)
+    """Errors of cells that failed, in one line each."""
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a cell failed."""
+        return int(bool(self.failures))
 
     @property
     def text(self) -> str:
@@ -54,7 +62,8 @@ class MapRun:
         if self.hours is not None:
             total += f" by the estimate, {sum(self.hours.values()):.1f} here"
         table = Table(head, rows, align="lllrl" + "r" * (len(head) - 5)).plain()
-        return "\n".join([table, total, *([f"page: {self.page}"] if self.page else [])])
+        failed = [f"{cell.name} failed: {error}" for cell, error in self.failures.items()]
+        return "\n".join([table, total, *failed, *([f"page: {self.page}"] if self.page else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -62,7 +71,8 @@ class MapRun:
             {**vars(cell), "finished": cell in self.found, "hours_here": (self.hours or {}).get(cell)}
             for cell in self.cells
         ]
-        return {"cells": cells, "page": self.page and str(self.page)}
+        failures = {cell.name: error for cell, error in self.failures.items()}
+        return {"cells": cells, "failures": failures, "page": self.page and str(self.page)}
 
 
 def run_map(
@@ -80,6 +90,8 @@ def run_map(
     console: Console | None = None,
 ) -> MapRun:
     """Run the cells that are not finished, each into the file as it ends; write docs/where_it_pays.md.
+
+    A cell that fails does not stop the others.
 
     Args:
         only: recipes; default: all.
@@ -110,18 +122,25 @@ def run_map(
     left = [cell for cell in able if cell not in found]
     if plan:
         return MapRun(tuple(cells), found, None, _hours(left, data, changes))
-    begun = time.monotonic()
+    begun, failures = time.monotonic(), dict[MapCell, str]()
     for cell in [] if page else left:
         if seconds is not None and time.monotonic() - begun >= seconds:
             break
         console.say(f"== {cell.name} (estimate {duration(cell.hours * HOUR)} of one core)")
-        result = _run_cell(cell, data.get(cell.recipe), changes, Path(out), workers, console)
+        try:
+            result = _run_cell(cell, data.get(cell.recipe), changes, Path(out), workers, console)
+        except RunError:  # the folder is in use, or cannot be written: so it is for the other cells
+            raise
+        except GankdError as error:
+            failures[cell] = str(error)
+            console.say(f"failed: {error}")
+            continue
         add_result(file, result)
         found = {**found, cell: result}
         console.say(sentence(result))
         if not changes:  # after every cell, so that page and file agree whenever this ends
             write_page(file, Path(docs))
-    return MapRun(tuple(cells), found, None if changes else write_page(file, Path(docs)))
+    return MapRun(tuple(cells), found, None if changes else write_page(file, Path(docs)), failures=failures)
 
 
 def write_page(file: Path, docs: Path) -> Path:

@@ -21,6 +21,7 @@ CASES: dict[str, tuple[RatioLoss, Tensor]] = {
     "softplus, penalty 0.01": (lambda fake, real: softplus_ratio_loss(fake, real, 0.01), RATIO),
     "softplus, penalty 10": (lambda fake, real: softplus_ratio_loss(fake, real, 10.0), RATIO),
     "ulsif": (ulsif_ratio_loss, RATIO),
+    "ulsif, penalty 10": (lambda fake, real: ulsif_ratio_loss(fake, real, 10.0), RATIO),
 }
 
 
@@ -80,6 +81,8 @@ def test_logistic_loss_is_ln_2_at_ratio_one_and_bce_for_equal_counts() -> None:
 def test_ulsif_by_hand() -> None:
     loss = ulsif_ratio_loss(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0, 5.0]))
     assert loss.item() == pytest.approx((1 + 9) / 4 - 3)
+    loss = ulsif_ratio_loss(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0, 5.0]), 0.5)
+    assert loss.item() == pytest.approx((1 + 9) / 4 - 3 + 0.5 * (2 - 1) ** 2)
 
 
 @pytest.mark.parametrize("name", CASES)

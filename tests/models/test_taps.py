@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
+from typing import Any
 
 import pytest
 import torch
@@ -816,6 +817,27 @@ def test_preactivations_of_the_zoo_are_sums_with_the_shortcut() -> None:
     for before, after in zip(signals.preactivations, signals.features, strict=True):
         assert (before < 0).any()
         torch.testing.assert_close(before.relu(), after)
+
+
+def test_preactivations_of_a_wide_resnet_are_what_the_next_relu_reads() -> None:
+    net: Any = zoo("wrn_16_1")
+    torch.nn.init.uniform_(net.stages[1][0].bn1.bias, -1, 1)
+    model = wrap(net.eval())
+    with Tapped(model, ["stages.0", "stages.1", "last"], preactivations=True) as tapped, torch.no_grad():
+        signals = tapped(images())
+    first, second = signals.features[:2]
+    torch.testing.assert_close(signals.preactivations[0], net.stages[1][0].bn1(first))
+    torch.testing.assert_close(signals.preactivations[1], net.stages[2][0].bn1(second))
+    torch.testing.assert_close(signals.preactivations[2], net.last[0](net.stages[2](second)))
+    assert ((signals.preactivations[0] > 0) != (first > 0)).any()
+
+
+def test_a_map_that_is_normalised_without_a_relu_is_its_own_preactivation() -> None:
+    """The projections of MobileNetV2 are linear, and a convolution comes next."""
+    net = zoo("mobilenet_v2")
+    with Tapped(wrap(net), ["stages.1"], preactivations=True) as tapped:
+        signals = tapped(images())
+    assert torch.equal(signals.preactivations[0], signals.features[0])
 
 
 # ---- compiled

@@ -264,3 +264,10 @@ def test_what_cannot_be_used_is_refused_in_one_line() -> None:
         train_ratio(*real, broken, fake[1], CLASSES, FAST, 0)
     with pytest.raises(DataError, match="at least 2 real and 2 fake"):
         train_ratio(real[0][::3], real[1][::3], fake[0][1::3], fake[1][1::3], CLASSES, FAST, 0)
+
+
+def test_a_penalty_is_applied_or_refused() -> None:
+    with pytest.raises(ConfigError, match="penalty is for loss=softplus and ulsif, got 0.1 with logistic"):
+        RatioConfig(penalty=0.1)
+    assert RatioConfig(loss="ulsif").identity["penalised"]  # earlier results ignored it
+    assert "penalised" not in RatioConfig().identity

@@ -123,6 +123,7 @@ def loss_rows(costs: dict[str, float]) -> list[Row]:
             "summary": found.summary,
             "paper": found.paper,
             "weight": found.weight,
+            "own_weight": found.own_weight,
             "inputs": list(found.inputs),
             "tasks": list(found.tasks),
             "generated": True,

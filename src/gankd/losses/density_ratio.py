@@ -40,15 +40,19 @@ def softplus_ratio_loss(ratio_fake: Tensor, ratio_real: Tensor, penalty: float =
     return fake_term - real.sigmoid().mean() + penalty * (fake.mean() - 1) ** 2
 
 
-def ulsif_ratio_loss(ratio_fake: Tensor, ratio_real: Tensor) -> Tensor:
+def ulsif_ratio_loss(ratio_fake: Tensor, ratio_real: Tensor, penalty: float = 0.0) -> Tensor:
     """Least-squares density-ratio loss (uLSIF), least at r(x) = p_real(x) / p_fake(x); may be negative.
 
         1/2 E_fake[r^2] - E_real[r]  =  1/2 E_fake[(r - p_real / p_fake)^2] + constant         [1]
 
+    To this, penalty (E_fake[r] - 1)^2 is added, as in `softplus_ratio_loss`.
+
     Args:
         ratio_fake: (N,) ratios of generated samples.
         ratio_real: (M,) ratios of real samples; M may differ from N.
+        penalty: lambda, >= 0.
 
     [1] Kanamori, Hido, Sugiyama. A least-squares approach to direct importance estimation. JMLR 10 (2009).
     """
-    return ratio_fake.float().square().mean() / 2 - ratio_real.float().mean()
+    fake = ratio_fake.float()
+    return fake.square().mean() / 2 - ratio_real.float().mean() + penalty * (fake.mean() - 1) ** 2

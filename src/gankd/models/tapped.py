@@ -72,8 +72,9 @@ class Tapped(nn.Module):
     Args:
         model: shares its parameters; store its own `state_dict`.
         taps: where to read maps; for a bare path the map is always copied.
-        preactivations: also read the maps before their ReLU (or ReLU6, or clamp at 0); a map that is not
-            directly the output of one is read as it is.
+        preactivations: also read the maps before their ReLU (or ReLU6, or clamp at 0). A sum that the next block
+            normalises before its ReLU, as in a Wide ResNet, is read as that batch normalisation gives it; any other
+            map that is not directly the output of a ReLU is read as it is.
     """
 
     def __init__(self, model: ImageModel, taps: Sequence[Tap | str], *, preactivations: bool = False) -> None:
@@ -81,7 +82,7 @@ class Tapped(nn.Module):
         self.model = model
         self.preactivations = preactivations
         self._paths = [tap if isinstance(tap, str) else tap.path for tap in taps]
-        self._caught: dict[tuple[str, int], tuple[Tensor, Tensor | None]] | None = None
+        self._caught: dict[tuple[str, int], tuple[Tensor, Tensor]] | None = None
         self._relus: _Relus | None = None
         self._read_out = ReadOut(model.members, type(model.net).__name__)
         self._hooks = [
@@ -107,9 +108,11 @@ class Tapped(nn.Module):
     def forward(self, images: Tensor) -> Signals:
         caught = self._caught = {}
         self._read_out.start()
+        before: dict[tuple[str, int], Tensor] = {}
         if self.preactivations:
             with _Relus() as self._relus:
                 outputs = self.model(images)
+            before = {key: as_map(self._relus.before(output)) for key, (_, output) in caught.items()}
             self._relus = None
         else:
             outputs = self.model(images)
@@ -118,14 +121,12 @@ class Tapped(nn.Module):
         embedding = torch.cat([features for _, features in read], 1) if read else None
         features, preactivations = [], []
         for path in self._paths:
-            maps = [
-                caught[key] for key in ((path, number) for number in range(len(self.model.members))) if key in caught
-            ]
-            if len(maps) < len(self.model.members):
+            keys = [(path, number) for number in range(len(self.model.members))]
+            if not all(key in caught for key in keys):
                 raise ModelError(f"tap {path!r} of {type(self.model.net).__name__} did not run this time; name another")
-            features.append(_side_by_side([after for after, _ in maps]))
+            features.append(_side_by_side([caught[key][0] for key in keys]))
             if self.preactivations:
-                preactivations.append(_side_by_side([after if before is None else before for after, before in maps]))
+                preactivations.append(_side_by_side([before[key] for key in keys]))
         return Signals(outputs, embedding, features, preactivations)
 
     def close(self) -> None:
@@ -146,8 +147,9 @@ class Tapped(nn.Module):
         def hook(_: nn.Module, inputs: Any, output: Tensor) -> None:
             if self._caught is not None:
                 after = output.clone() if copy else output
-                before = None if self._relus is None else self._relus.input_of(output)
-                self._caught[key] = as_map(after), None if before is None else as_map(before)
+                if self._relus is not None:
+                    self._relus.watch(output, after)
+                self._caught[key] = as_map(after), output
 
         return hook
 
@@ -157,31 +159,48 @@ def _side_by_side(maps: list[Tensor]) -> Tensor:
 
 
 class _Relus(TorchFunctionMode):
-    """Remembers the input of every ReLU-like call, for as long as its result lives."""
+    """Remembers the input of every ReLU-like call for as long as its result lives, and finds that of watched maps."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._inputs = WeakIdKeyDictionary()
+        self._inputs = WeakIdKeyDictionary()  # result of a ReLU -> its input, and the result's version
+        self._watched = WeakIdKeyDictionary()  # map -> its values before the ReLU, as far as known
+        self._normalised = WeakIdKeyDictionary()  # result of a batch normalisation -> the watched map that it read
 
-    def input_of(self, output: Tensor) -> Tensor | None:
-        """Input of the ReLU that gave `output`; None if it comes from another call, or was changed since."""
+    def watch(self, output: Tensor, after: Tensor) -> None:
+        """Look for the values before the ReLU of `output`, a map just made; `after` stands for it where it has none."""
         before, version = self._inputs.get(output, (None, None))
-        return before if version == output._version else None
+        found = version == output._version
+        self._watched[output] = before if found else after, found
+
+    def before(self, output: Tensor) -> Tensor:
+        """Values of a watched map before its own ReLU, or before the next one behind a batch normalisation."""
+        found: Tensor = self._watched[output][0]
+        return found
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _NORMS:
+            read, output = args[0] if args else kwargs["input"], func(*args, **kwargs)
+            if not self._watched.get(read, (None, True))[1]:
+                self._normalised[output] = read
+            return output
         if not _is_relu(func, args, kwargs):
             return func(*args, **kwargs)
-        before = args[0] if args else kwargs["input"]
-        if func.__name__.endswith("_") or kwargs.get("inplace", False):
-            before = before.clone()
+        read = args[0] if args else kwargs["input"]
+        source = self._normalised.get(read)
+        in_place = func.__name__.endswith("_") or kwargs.get("inplace", False)
+        before = read.clone() if in_place else read
+        if source is not None and not self._watched[source][1]:
+            self._watched[source] = before, True
         output = func(*args, **kwargs)
         self._inputs[output] = before, output._version
         return output
 
 
+_NORMS = {F.batch_norm, torch.batch_norm}
 _RELUS = {torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu, F.relu6}
 _FLOORS = {
     *(F.hardtanh, torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_),

@@ -200,7 +200,7 @@ def ratio_stage(experiment: Experiment, config: RatioConfig, gan: Stage) -> Stag
         f"ratio.features=teacher reads the embedding of the teacher, but {teacher} gives only its outputs; add "
         "--set ratio.features=classifier",
     )
-    return experiment.stage("ratio", config, gan=gan.fingerprint)
+    return experiment.stage("ratio", config.identity, gan=gan.fingerprint)
 
 
 class RatioFeatures:

@@ -104,10 +104,15 @@ def _settings(experiment: Experiment, config: StudentConfig, arm: Arm) -> dict[s
     settings["teacher"] = None  # its stage is an input
     objective = arm.objective
     if objective is not None:
-        return settings | {"loss": str(objective.for_task(experiment.splits.task))}
+        return settings | {"loss": str(objective.for_task(experiment.splits.task)), **_reading(objective)}
     for name in ("loss", "assistants", "kd_on", "store_features", "student_taps", "teacher_taps"):
         del settings[name]
     return settings
+
+
+def _reading(objective: Objective) -> dict[str, Any]:
+    """Mark of results since sums in front of a batch normalisation and a ReLU are read behind the former."""
+    return {"preactivations": "normalised"} if any("preactivations" in name for name in objective.inputs) else {}
 
 
 def own_losses(experiment: Experiment, config: StudentConfig) -> dict[str, str]:
@@ -136,7 +141,7 @@ def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[S
             assert inputs.virtual is not None
             rests_on["virtual"] = inputs.virtual
         rests_on |= _selected(experiment, arm, recipe, inputs)
-        settings = config.identity | {"teacher": None}
+        settings = config.identity | {"teacher": None} | _reading(config.objective)
         del settings["virtual"]
         name = f"assistant-{len(stages) + 1}-{arm.folder_name}"
         stages.append(experiment.stage(name, settings, **rests_on))

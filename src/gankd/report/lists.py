@@ -145,13 +145,13 @@ def _losses(rows: Sequence[Row], machine: Machine) -> Table:
         facts = [row["paper"], f"reads {', '.join(row['inputs'])}", f"settings {settings}" if settings else ""]
         facts.append(f"needs {row['needs']}" if row["needs"] else "")
         lines += [
-            [row["name"], f"{row['weight']:.4g}", tasks, cost, row["summary"]],
+            [row["name"], f"{row['weight']:.4g}" + " *" * row["own_weight"], tasks, cost, row["summary"]],
             ["", "", "", "", "; ".join(filter(None, facts))],
         ]
     notes = (
         "All losses work on real and on generated images.",
-        "weight: published weight, used where none is written. For values it is divided by 100 unless the loss reads "
-        "outputs.",
+        "weight: used where none is written; as published, or * chosen here. For values it is divided by 100 unless "
+        "the loss reads outputs.",
         "cost: time of an update in units of a student trained on labels only; resnet14 -> cnn16, 16 px, batch 64, the "
         f"teacher runs at every update. Measured on {machine.name}"
         + ("." if machine.here else "; gankd list losses --measure measures here."),

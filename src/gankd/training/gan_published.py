@@ -108,7 +108,8 @@ def sagan_utkface() -> GanConfig:
 def sngan_rc49() -> GanConfig:
     """CcGAN with SNGAN at 64 pixels on RC-49 (Ding et al., versions 1 and 2; the authors' scripts).
 
-    Deviations as in `sagan_steering`. Init is PyTorch's, as nothing else is on record.
+    Deviations as in `sagan_steering`. Xavier's weights are published with a gain of sqrt 2 in the 3x3 convolutions of
+    the blocks; here it is 1 in all layers.
     """
     return replace(
         sagan_steering(),
@@ -118,5 +119,4 @@ def sngan_rc49() -> GanConfig:
         d_steps=1,
         vicinity_m=2.0,
         diff_augment=(),
-        init="default",
     )

@@ -5,7 +5,7 @@
     term("KD", T=4) + 0.8 * term("CRD") + 0.5 * term(my_loss) + term("DKD") @ Source("table")
 
 `@name` selects what a loss reads in place of the teacher (`gankd.virtual.sources`). The label loss is added if no term
-is one; a name without a number has its published weight.
+is one; a name without a number has the weight of `gankd list losses`.
 """
 
 import ast
@@ -51,7 +51,7 @@ class Term:
 
     @property
     def coefficient(self) -> float:
-        """The weight in force: the published one if none is set."""
+        """The weight in force: that of the loss if none is set."""
         return self.loss.weight if self.weight is None else self.weight
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class Objective:
     def parse(cls, text: str) -> "Objective":
         """Read an expression of losses, `+`, `*`, numbers and brackets; nothing in it is executed.
 
-        A number in front of a loss replaces its published weight. Your own loss is `module:name`.
+        A number in front of a loss replaces its own weight. Your own loss is `module:name`.
 
         Raises:
             ConfigError: not such an expression, an unknown loss or setting (with suggestions).
@@ -220,7 +220,7 @@ EXAMPLE = 'write for example: "KD(T=4) + 0.8*CRD", "0.1*CE + 0.9*KD@virtual" or 
 
 
 def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
-    """One loss with its published weight: a name, "module:name", or a function marked by `@loss`.
+    """One loss with its own weight: a name, "module:name", or a function marked by `@loss`.
 
     Raises:
         ConfigError: no such loss, or it has no such setting (with suggestions).
@@ -247,7 +247,7 @@ def term(what: str | Callable[..., Any], **settings: Any) -> Objective:
 
 
 def term_of(found: Loss) -> Objective:
-    """One loss with its published weight, from @virtual if it reads only target sources."""
+    """One loss with its own weight, from @virtual if it reads only target sources."""
     return term(found.name) @ Source("virtual") if found.needs_source else term(found.name)
 
 

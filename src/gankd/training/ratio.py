@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from gankd.config import check_ranges, require
+from gankd.config import check_ranges, require, to_dict
 from gankd.errors import DataError, ModelError, TrainingError
 from gankd.losses.density_ratio import logistic_ratio_loss, softplus_ratio_loss, ulsif_ratio_loss
 from gankd.ranges import AtLeastZero, BelowOne, Count, CountFromTwo, UpToOne, Within
@@ -23,6 +23,8 @@ JUDGED_PAIRS = 2048
 """Held-out pairs, evenly over label groups, that judge each epoch; more where more are held out."""
 FINAL_PAIRS = 16384
 """Held-out pairs that calibrate the chosen network and give the facts."""
+PENALTY = 0.01
+"""lambda as published, the default."""
 
 
 @explained
@@ -36,8 +38,8 @@ class RatioConfig:
     """`logistic` learns log-ratios and is bounded below; `softplus` is published, `ulsif` least squares."""
     head: Literal["auto", "log", "relu", "softplus"] = "auto"
     """The network's output: `auto` is log for logistic, relu (published) for softplus, softplus for ulsif."""
-    penalty: AtLeastZero = 0.01
-    """lambda of the softplus loss: pulls the mean ratio of generated samples to 1."""
+    penalty: AtLeastZero = PENALTY
+    """lambda, which pulls the mean ratio of generated samples to 1; logistic needs none and refuses another."""
     features: Literal["teacher", "classifier", "autoencoder"] = "teacher"
     """Network whose features are compared: the teacher, or one trained for this purpose as in the paper."""
     hidden: tuple[int, ...] = (256, 128, 64)
@@ -76,6 +78,10 @@ class RatioConfig:
             self.loss != "logistic" or self.head in ("auto", "log"),
             f"loss=logistic learns log-ratios and needs head=log, got {self.head}",
         )
+        require(
+            self.loss != "logistic" or self.penalty == PENALTY,
+            f"ratio.penalty is for loss=softplus and ulsif, got {self.penalty:g} with logistic; set it to {PENALTY}",
+        )
 
     @property
     def output(self) -> Head:
@@ -84,6 +90,11 @@ class RatioConfig:
             return self.head
         heads: dict[str, Head] = {"logistic": "log", "softplus": "relu", "ulsif": "softplus"}
         return heads[self.loss]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Settings as plain data; a note tells uLSIF with its penalty from earlier results, which ignored it."""
+        return to_dict(self) | ({"penalised": True} if self.loss == "ulsif" else {})
 
     def learning_rate_factor(self, step: int, per_epoch: int) -> float:
         """Learning rate of an update as a share of `lr`, with `per_epoch` updates in an epoch."""
@@ -235,7 +246,7 @@ def _loss(values: Tensor, config: RatioConfig) -> Tensor:
         return logistic_ratio_loss(of_fake, of_real)
     if config.loss == "softplus":
         return softplus_ratio_loss(of_fake, of_real, config.penalty)
-    return ulsif_ratio_loss(of_fake, of_real)
+    return ulsif_ratio_loss(of_fake, of_real, config.penalty)
 
 
 class _Best:

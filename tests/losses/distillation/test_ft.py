@@ -32,6 +32,15 @@ def test_a_plus_between_the_factors_misses_the_loop_over_the_formula(p: int) -> 
     torch.testing.assert_close(direct(student, teacher, p)(student, teacher), torch.tensor(expected))
 
 
+def test_attention_compares_where_the_factors_are_strong() -> None:
+    """By hand: mean squares over two channels are (5, 0) and (4.5, 8), normalised (1, 0) and (9, 16) / sqrt(337)."""
+    student, teacher = [torch.tensor([[[[1.0, 0.0]], [[3.0, 0.0]]]])], [torch.tensor([[[[3.0, 0.0]], [[0.0, 4.0]]]])]
+    part = FT(student, teacher, attention=True)
+    part.pretrained["paraphraser"], part.translator = nn.Identity(), nn.Sequential()
+    length = math.sqrt(9**2 + 16**2)
+    assert part(student, teacher).item() == pytest.approx((1 - 9 / length + 16 / length) / 2)
+
+
 def test_a_case_by_hand_and_the_zero_of_equal_directions() -> None:
     student, teacher = [torch.tensor([[[[3.0, 4.0]]]])], [torch.tensor([[[[0.5, 0.0]]]])]
     assert direct(student, teacher)(student, teacher).item() == pytest.approx((0.4 + 0.8) / 2)

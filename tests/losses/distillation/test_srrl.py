@@ -46,6 +46,22 @@ def test_srrl_is_zero_where_the_adapted_embedding_is_the_teachers() -> None:
     torch.testing.assert_close(srrl(student, teacher), torch.zeros(6, dtype=torch.float64))
 
 
+def test_one_row_is_normalised_by_running_statistics() -> None:
+    """As where a batch has one generated image and the loss works on these."""
+    student, teacher = embedding(3, 1, 2).requires_grad_(), embedding(4, 1, 3)
+    srrl = SRRL(student, teacher, nn.Linear(3, 2)).double()
+    norm = srrl.adapter[1]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.running_mean is not None
+    running = norm.running_mean.clone()
+    value = srrl(student, teacher)
+    value.backward()
+    torch.testing.assert_close(value, srrl.eval()(student, teacher))
+    torch.testing.assert_close(norm.running_mean, running)
+    assert student.grad is not None
+    assert (student.grad != 0).any()
+
+
 def test_srrl_gradient() -> None:
     torch.manual_seed(2)
     student, teacher = embedding(3, 4, 2).requires_grad_(), embedding(4, 4, 3)

@@ -22,7 +22,7 @@ def kernel(embedding: Tensor, gamma: float, order: int) -> Tensor:
     return math.exp(-2 * gamma) * sum(terms[1:], terms[0])
 
 
-@loss("CC", paper="Peng et al., ICCV 2019", weight=100)
+@loss("CC", paper="Peng et al., ICCV 2019", weight=100, own_weight=True)
 class CC(nn.Module):
     """Match a Gaussian kernel between the embeddings of the batch's images.
 

@@ -10,7 +10,7 @@ from gankd.losses.distillation.kd import kd_loss
 from gankd.losses.distillation.spec import loss
 
 
-@loss("CTKD", paper="Li, Li, Yang, Zhao, Song, Luo, Li, Yang, AAAI 2023")
+@loss("CTKD", paper="Li, Li, Yang, Zhao, Song, Luo, Li, Yang, AAAI 2023", own_weight=True)
 class Ctkd(nn.Module):
     """Curriculum temperature: KD with a temperature trained against the student, gently at first.
 

@@ -8,7 +8,7 @@ from gankd.config import require
 from gankd.losses.distillation.spec import loss
 
 
-@loss("Distribution", paper="after Kim, IEEE Access 2022", weight=0.1)
+@loss("Distribution", paper="after Kim, IEEE Access 2022", weight=0.1, own_weight=True)
 class Distribution(nn.Module):
     """Likelihood of the label and KL to a distribution over values, for an auxiliary head.
 

@@ -36,7 +36,8 @@ def dkd(
         teacher_logits: (N, K).
         labels: (N,) classes.
         progress: share of the updates done.
-        alpha, beta: weights of the two parts, at least 0; beta 8 is for CIFAR-100, 0.5 for ImageNet.
+        alpha, beta: weights of the two parts, at least 0; beta is published by pair, for CIFAR-100 2 (ResNet-56
+            and 110), 6 (VGG-13, and WRN -> WRN) or 8 (others), for ImageNet 0.5.
         T: temperature; 1 for ImageNet.
         warmup: share of the updates over which the loss grows linearly to its full size (20 of 240 epochs), update
             by update where the authors count epochs; 0: no warm-up.

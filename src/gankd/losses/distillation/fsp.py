@@ -21,7 +21,8 @@ class FSP(LossModule):
     Departures from [1], which needs equal widths: where they differ, 1x1 convolutions with batch normalisation bring
     the student's maps to the teacher's widths, and these may learn part of the flow in the student's place. The larger
     map of two stages is pooled by mean instead of maximum. The sum over channel pairs is a mean, as in later
-    comparisons.
+    comparisons. Stages are paired without the stem, which RepDistiller has, too: student.student_taps and
+    student.teacher_taps can name it.
 
     Args:
         student_features, teacher_features: at least 2 paired maps (N, C, H, W); sizes need not agree.

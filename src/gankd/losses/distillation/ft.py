@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.maps import keep_layout, same_size
+from gankd.losses.distillation.maps import BatchNorm2d, keep_layout, same_size
 from gankd.losses.distillation.spec import LossModule, loss
 
 
-@loss("FT", paper="Kim, Park, Kwak, NeurIPS 2018", weight=200)
+@loss("FT", paper="Kim, Park, Kwak, NeurIPS 2018", weight=500)
 class FT(LossModule):
     """Match the direction of the student's translated last map to the teacher's paraphrased one.
 
@@ -26,6 +26,8 @@ class FT(LossModule):
         k: factor channels per channel of the teacher's map.
         p: 1 (absolute difference) or 2 (squared).
         pretrain: length of the pre-training as a share of the student's updates.
+        attention: compare maps of the mean square over the factor channels, normalised, as RepDistiller and cGAN-KD
+            do. Their weight of 200 belongs to this function, the authors' 500 to the one above.
 
     Returns:
         (N,) one value per row, independent of the scale of either factor.
@@ -44,12 +46,13 @@ class FT(LossModule):
         k: float = 0.5,
         p: int = 1,
         pretrain: float = 0.125,
+        attention: bool = False,
     ) -> None:
         super().__init__()
         require(k > 0, f"FT: k must be positive, got {k}")
         require(p in (1, 2), f"FT: p must be 1 or 2, got {p}")
         require(pretrain >= 0, f"FT: pretrain must be at least 0, got {pretrain}")
-        self.p, self.pretrain = p, pretrain
+        self.p, self.pretrain, self.attention = p, pretrain, attention
         student, teacher = student_features[-1].shape[1], teacher_features[-1].shape[1]
         factors = max(1, int(k * teacher))
         self.pretrained = nn.ModuleDict(
@@ -71,7 +74,11 @@ class FT(LossModule):
         with torch.no_grad():  # otherwise the paraphraser would learn factors that are easy to translate
             teacher = self.pretrained["paraphraser"](teacher_features[-1])
         student, teacher = same_size(keep_layout(self.translator(student_features[-1])), teacher)
-        return (F.normalize(student.flatten(1)) - F.normalize(teacher.flatten(1))).abs().pow(self.p).mean(1)
+        return (self._direction(student) - self._direction(teacher)).abs().pow(self.p).mean(1)
+
+    def _direction(self, factors: Tensor) -> Tensor:
+        """(N, ...) vectors of length 1."""
+        return F.normalize((factors.square().mean(1) if self.attention else factors).flatten(1))
 
 
 def _layers(*channels: int, norm: bool = False) -> nn.Sequential:
@@ -80,6 +87,6 @@ def _layers(*channels: int, norm: bool = False) -> nn.Sequential:
     for before, after in pairwise(channels):
         layers.append(nn.Conv2d(before, after, 3, padding=1, bias=not norm))
         if norm:
-            layers.append(nn.BatchNorm2d(after))
+            layers.append(BatchNorm2d(after))
         layers.append(nn.LeakyReLU(0.1))
     return nn.Sequential(*layers)

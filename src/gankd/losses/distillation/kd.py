@@ -73,7 +73,7 @@ def regression_kd_loss(student: Tensor, teacher: Tensor, span: float) -> Tensor:
     return over_outputs(((difference if difference.dtype == torch.float64 else difference.float()) / span).square())
 
 
-@loss("KD", paper="Hinton, Vinyals, Dean, 2015")
+@loss("KD", paper="Hinton, Vinyals, Dean, 2015", own_weight=True)
 def kd(
     student_outputs: Tensor,
     teacher_outputs: Tensor,

@@ -11,7 +11,7 @@ from gankd.losses.distillation.fsp import to_teacher_widths
 from gankd.losses.distillation.spec import loss
 
 
-@loss("KDSVD", paper="Lee, Kim, Song, ECCV 2018", weight=1)
+@loss("KDSVD", paper="Lee, Kim, Song, ECCV 2018", weight=1, own_weight=True)
 class KDSVD(nn.Module):
     """Match how the main directions of consecutive feature maps relate.
 

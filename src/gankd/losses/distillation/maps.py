@@ -15,7 +15,25 @@ def same_size(*maps: Tensor) -> list[Tensor]:
 
 def project(in_channels: int, out_channels: int) -> nn.Module:
     """1x1 convolution and batch normalisation from one width to another."""
-    return _Projection(nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+    return _Projection(nn.Conv2d(in_channels, out_channels, 1, bias=False), BatchNorm2d(out_channels))
+
+
+class _OfOneRow(nn.Module):
+    """Batch normalisation that uses its running statistics where a channel has one value, hence no variance."""
+
+    def forward(self, m: Tensor) -> Tensor:
+        assert isinstance(self, nn.modules.batchnorm._BatchNorm)
+        if self.training and m.numel() == m.shape[1]:
+            return F.batch_norm(m, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(m)
+
+
+class BatchNorm1d(_OfOneRow, nn.BatchNorm1d):
+    """Batch normalisation of embeddings (N, F), from N = 1 on."""
+
+
+class BatchNorm2d(_OfOneRow, nn.BatchNorm2d):
+    """Batch normalisation of maps (N, C, H, W), also of a single pixel."""
 
 
 class _Projection(nn.Sequential):

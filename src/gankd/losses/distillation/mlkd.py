@@ -8,7 +8,7 @@ from gankd.losses.distillation.kd import kd_loss, scaled
 from gankd.losses.distillation.spec import loss
 
 
-@loss("MLKD", paper="Jin, Wang, Lin, CVPR 2023")
+@loss("MLKD", paper="Jin, Wang, Lin, CVPR 2023", own_weight=True)
 def mlkd(
     student_logits: Tensor,
     teacher_logits: Tensor,

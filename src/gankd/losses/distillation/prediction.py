@@ -8,7 +8,7 @@ from gankd.losses.distillation.kd import over_outputs
 from gankd.losses.distillation.spec import loss
 
 
-@loss("L1")
+@loss("L1", own_weight=True)
 def absolute_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
     """Absolute distance to the teacher's values, robust to its outliers.
 
@@ -24,7 +24,7 @@ def absolute_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
     return over_outputs((student_values - teacher_values).abs())
 
 
-@loss("L2")
+@loss("L2", own_weight=True)
 def squared_distance(student_values: Tensor, teacher_values: Tensor) -> Tensor:
     """Squared distance to the teacher's values; KD for regression.
 

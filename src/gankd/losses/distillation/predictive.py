@@ -43,7 +43,7 @@ class TeacherError(nn.Module):
         return self.mean.clamp_min(self.floor**2)
 
 
-@loss("Gaussian", paper="Nix, Weigend, ICNN 1994")
+@loss("Gaussian", paper="Nix, Weigend, ICNN 1994", own_weight=True)
 class Gaussian(nn.Module):
     """KL from a Gaussian with the teacher's usual error to one with the student's own variance.
 
@@ -93,7 +93,7 @@ class Gaussian(nn.Module):
         return over_outputs(variance * (log_ratio + torch.expm1(-log_ratio)) + torch.exp(-log_ratio) * distance)
 
 
-@loss("Histogram", paper="Imani, White, ICML 2018", weight=0.01)
+@loss("Histogram", paper="Imani, White, ICML 2018", weight=0.01, own_weight=True)
 class Histogram(nn.Module):
     """KL between histograms of labels: the teacher's Gaussian and the student's auxiliary head.
 

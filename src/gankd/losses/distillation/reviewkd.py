@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
-from gankd.losses.distillation.maps import keep_layout, project
+from gankd.losses.distillation.maps import BatchNorm2d, keep_layout, project
 from gankd.losses.distillation.spec import loss
 
 
@@ -20,6 +20,9 @@ class ReviewKD(nn.Module):
     HCL is `hierarchical_context`. As published, the embedding is the deepest level, of size 1x1, the teacher's maps are
     pre-activations, and a student's map is resized to the teacher's. The weight rises linearly over the first 20 of
     240 epochs: warm = min(1, progress / warmup).
+
+    The published weight depends on the pair: 0.6 for ResNet-56 -> 20, 1 for ResNet-110 -> 32, 8 for ResNet-32x4 ->
+    ShuffleNetV2, 5 for other pairs.
 
     Args:
         student_features, teacher_preactivations: paired maps (N, C, H, W); one pair is enough.
@@ -82,7 +85,7 @@ class Fusion(nn.Module):
         self.inward = project(channels, width)
         self.attention = None if deepest else nn.Conv2d(2 * width, 2, 1)
         self.outward = nn.Sequential(
-            nn.Conv2d(width, out_channels, 3, padding=1, bias=False), nn.BatchNorm2d(out_channels)
+            nn.Conv2d(width, out_channels, 3, padding=1, bias=False), BatchNorm2d(out_channels)
         )
 
     def forward(self, own: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from gankd.losses.distillation.kd import scaled
 from gankd.losses.distillation.spec import loss
 
 
-@loss("SetMatch", paper="Székely, Rizzo, JSPI 2013")
+@loss("SetMatch", paper="Székely, Rizzo, JSPI 2013", own_weight=True)
 def set_match(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, T: float = 4.0) -> Tensor:
     """Energy distance between the student's and the teacher's softened outputs of each class.
 

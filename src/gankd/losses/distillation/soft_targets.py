@@ -8,7 +8,7 @@ from gankd.losses.distillation.kd import scaled
 from gankd.losses.distillation.spec import loss
 
 
-@loss("SoftTargets", paper="after Kim, IEEE Access 2022")
+@loss("SoftTargets", paper="after Kim, IEEE Access 2022", own_weight=True)
 def soft_targets(student_logits: Tensor, teacher_logits: Tensor, *, T: float = 4.0) -> Tensor:
     """Cross-entropy of the student, unsoftened, to the teacher's softened classes.
 

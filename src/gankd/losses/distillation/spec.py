@@ -99,18 +99,20 @@ class Loss:
     make: Callable[..., Any]
     paper: str
     weight: float
-    """Published weight; see `weight_for`."""
+    """Published weight, or one that was chosen here; see `weight_for`."""
     is_label_loss: bool
     """It replaces the task's own loss."""
     classification_only: bool
     """Set where no input implies it."""
     needs: str = ""
     """Settings that a user has to give, in words."""
+    own_weight: bool = False
+    """The weight was chosen here: none is published, or one next to another share of the label loss."""
 
     def weight_for(self, divisor: float) -> float:
         """Weight of a term written without a number; `divisor` is the task's `weight_divisor`.
 
-        Losses that read outputs shrink with the task's own loss and keep their published weight.
+        Losses that read outputs shrink with the task's own loss and keep their weight.
         """
         with_outputs = {"label_loss", "student_outputs", "student_values", "student_logits"} & set(self.inputs)
         return self.weight if with_outputs else self.weight / divisor
@@ -186,6 +188,7 @@ def loss(
     is_label_loss: bool = False,
     classification_only: bool = False,
     needs: str = "",
+    own_weight: bool = False,
 ) -> Callable[[F], F]:
     """Make a function or an `nn.Module` class a distillation loss; it stays what it was otherwise.
 
@@ -199,7 +202,7 @@ def loss(
 
     def mark(make: F) -> F:
         make.gankd_loss = Loss(  # type: ignore[attr-defined]
-            name, make, paper, weight, is_label_loss, classification_only, needs
+            name, make, paper, weight, is_label_loss, classification_only, needs, own_weight
         )
         return make
 

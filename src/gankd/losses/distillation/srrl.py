@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankd.config import require
+from gankd.losses.distillation.maps import BatchNorm1d
 from gankd.losses.distillation.spec import loss
 
 
@@ -49,7 +50,7 @@ class SRRL(nn.Module):
         require(beta >= 0, f"SRRL: beta must not be negative, got {beta}")
         self.alpha, self.beta = alpha, beta
         width = teacher_embedding.shape[1]
-        self.adapter = nn.Sequential(nn.Linear(student_embedding.shape[1], width, bias=False), nn.BatchNorm1d(width))
+        self.adapter = nn.Sequential(nn.Linear(student_embedding.shape[1], width, bias=False), BatchNorm1d(width))
         self.register_buffer("weight", teacher_head.weight.detach().clone(), persistent=False)
 
     def forward(self, student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ BLKD_LOSS, TAKD_LOSS, SSKD_LOSS = (
 
 def _loss(name: str) -> str:
     losses = {"BLKD": BLKD_LOSS, "TAKD": TAKD_LOSS, "SSKD": SSKD_LOSS, "ReviewKD": "Label + ReviewKD"}
-    return losses.get(name, f"Label + KD(T=4) + {name}")
+    terms = {"FT": "200*FT(attention=True)"}  # the function of the published code, to which its weight belongs
+    return losses.get(name, f"Label + KD(T=4) + {terms.get(name, name)}")
 
 
 def taught(*names: str) -> tuple[Arm, ...]:

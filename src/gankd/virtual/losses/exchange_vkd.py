@@ -63,7 +63,7 @@ class Peer:
     """Time of reading, on this process's clock in seconds."""
 
 
-@loss("ExchangeVKD", paper="after Kim, IEEE Access 2022", needs="a shared folder and a name in it")
+@loss("ExchangeVKD", paper="after Kim, IEEE Access 2022", needs="a shared folder and a name in it", own_weight=True)
 class ExchangeVKD(LossModule):
     """Learn from samples of generators that peers in other processes put into a shared folder.
 

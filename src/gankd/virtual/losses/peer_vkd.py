@@ -12,7 +12,7 @@ from gankd.tasks import Task
 from gankd.virtual.losses.own_knowledge import OwnKnowledge, check_temperature, learn_from, sigmoid_ramp, trust
 
 
-@loss("PeerVKD", paper="after Kim, IEEE Access 2022")
+@loss("PeerVKD", paper="after Kim, IEEE Access 2022", own_weight=True)
 class PeerVKD(nn.Module):
     """Learn together with peers of the student, each from samples of the others' generators.
 

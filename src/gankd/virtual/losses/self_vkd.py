@@ -12,7 +12,7 @@ from gankd.tasks import Task
 from gankd.virtual.losses.own_knowledge import OwnKnowledge, check_temperature, linear_ramp
 
 
-@loss("SelfVKD", paper="after Kim, IEEE Access 2022")
+@loss("SelfVKD", paper="after Kim, IEEE Access 2022", own_weight=True)
 class SelfVKD(LossModule):
     """Learn from a generator of one's own softened outputs, given the label; no teacher.
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from outcomes import TINY
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -52,34 +53,6 @@ def work() -> Callable[[Callable[[], object]], int]:
 
 os.environ["PYTHONPATH"] = str(Path(cli.__file__).parents[2])  # other processes of the tests import the same tree
 torch.set_num_threads(1)  # as in workers: the same numbers everywhere, and no fight over the cores
-
-TINY = (
-    "seeds=2",
-    "time_cap=1",
-    "weak_teacher=accept",
-    "data.num_train=80",
-    "teacher.model=cnn8",
-    "teacher.members=1",
-    "teacher.updates=60",
-    "teacher.lr=0.02",
-    "teacher.augment=[]",
-    "gan.steps=6",
-    "gan.batch_size=16",
-    "gan.width_g=4",
-    "gan.width_d=4",
-    "gan.z_dim=4",
-    "gan.embedding_width=8",
-    "gan.health_checks=1",
-    "gan.ili_updates=4",
-    "ratio.epochs=3",
-    "ratio.hidden=[32]",
-    "ratio.dropout=[0.2]",
-    "synth.pool=768",
-    "select.count=100",
-    "student.model=cnn4",
-    "student.updates=6",
-)
-"""Every stage in about three seconds."""
 
 
 @pytest.fixture(scope="session")

@@ -19,18 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from outcomes import PRELOAD, difference, outcome
 
 from gankd.commands import resume
 from gankd.config import override, to_dict
 from gankd.recipes import Recipe
 from gankd.runs import Run
-from gankd.storage import load_state, read_json, write_hashed_json
-from gankd.synthetic import SyntheticSet
+from gankd.storage import write_hashed_json
 from gankd.version import __version__
 
 VICTIM = Path(__file__).parent / "victim.py"
-PRELOAD = ["gankd.commands", "gankd.report.page", "gankd.report.gather", "sklearn.datasets", "torch._dynamo"]
 LONG = 10**7
 """Steps that no test waits for."""
 
@@ -110,40 +108,8 @@ def begun(recipe: Recipe, folder: Path, *settings: str, arms: list[str] | None =
     return folder
 
 
-def outcome(folder: Path) -> dict[str, Any]:
-    """All that a run has found, without times and paths."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.suffix == ".safetensors" and path.name != "checkpoint.safetensors":
-            found[name] = load_state(path)
-        elif path.name == "done.json":
-            found[name] = read_json(path)["result"]
-        elif path.name in ("config.json", "metrics.jsonl"):
-            found[name] = path.read_bytes()
-        elif path.name == "manifest.json":  # not file by file: the victims' files are smaller
-            pool = SyntheticSet(path.parent)
-            found[name] = [pool.images(), pool.teacher_outputs(), pool.labels, pool.log_ratio]
-    results = read_json(folder / "results.json")
-    found["results"] = [results["headline"], results["arms"]]
-    return found
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
-
-
 def assert_same(folder: Path, expected: Path) -> None:
-    a, b = outcome(folder), outcome(expected)
-    assert a.keys() == b.keys()
-    assert [name for name in a if not same(a[name], b[name])] == []
+    assert difference(outcome(folder), outcome(expected)) == ""
 
 
 # --- kill -9 ------------------------------------------------------------------------------------------------

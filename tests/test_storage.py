@@ -218,10 +218,10 @@ def test_a_restored_optimizer_continues_to_the_last_bit(tmp_path: Path, kind: st
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    with suppress(StopIteration), atomic(tmp_path / "state.safetensors") as temporary:
+    with suppress(StopIteration), atomic(tmp_path / "state.safetensors"):
         (tmp_path / "copy").write_bytes(b"half")
         leftover = tmp_path / "copy"
-        leftover = leftover.rename(tmp_path / f"{temporary.name[:-8]}0a_b1c2d")
+        leftover = leftover.rename(tmp_path / ".state.safetensors.0a_b1c2d.part")
         raise StopIteration
     for name in (".lock", ".nfs0000000000a1b2c3", "state.safetensors", "a.b.12345678"):
         (tmp_path / name).write_text("")
@@ -233,8 +233,9 @@ def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
 
 def test_the_next_write_removes_what_a_killed_write_left_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "a[1].json"  # a name with characters of patterns
-    left, other = tmp_path / ".a[1].json.0a_b1c2d", tmp_path / ".b.json.0a_b1c2d"
-    for path in (left, other):
+    left, other = tmp_path / ".a[1].json.0a_b1c2d.part", tmp_path / ".b.json.0a_b1c2d.part"
+    own = tmp_path / ".a[1].json.original"
+    for path in (left, other, own):
         path.touch()
     with atomic(target) as first:
         assert not left.exists()
@@ -243,7 +244,7 @@ def test_the_next_write_removes_what_a_killed_write_left_and_nothing_else(tmp_pa
             assert first.exists()
             second.write_text("second")
     assert target.read_text() == "first"
-    assert {path.name for path in tmp_path.iterdir()} == {target.name, other.name}
+    assert {path.name for path in tmp_path.iterdir()} == {target.name, other.name, own.name}
 
 
 @pytest.mark.timeout(20)

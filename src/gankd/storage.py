@@ -25,6 +25,8 @@ FORMAT = 1
 """Version of every file and folder that gankd writes; a stage of another version is not reused."""
 
 
+PART = ".part"
+"""Ending of the temporary files of `atomic`, so that none of the user's own is taken for one."""
 REMEDY = "if it belongs to a stage, delete that stage's folder and run again"
 
 
@@ -57,7 +59,7 @@ def atomic(path: Path) -> Iterator[Path]:
 def _locked_temporary(path: Path) -> tuple[int, Path]:
     """Open file and path of a new temporary file for `path`, locked as long as this process writes it."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(suffix=PART, prefix=f".{path.name}.", dir=path.parent)
         _lock(handle)
         if os.path.exists(name):  # else another process took it for abandoned before it was locked
             return handle, Path(name)
@@ -75,7 +77,7 @@ def _lock(handle: int) -> bool:
 
 def _remove_abandoned(path: Path) -> None:
     """Delete temporary files for `path` that no living process has locked."""
-    for temporary in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.????????{PART}"):
         if temporary.is_file():  # a pipe would block
             with suppress(OSError), temporary.open("r+b") as file:
                 if _lock(file.fileno()):
@@ -112,7 +114,7 @@ def _sync_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Delete temporary files of `atomic` left by a process that was killed while writing; `name` is a pattern."""
-    for path in folder.glob(f".{name}.????????"):
+    for path in folder.glob(f".{name}.????????{PART}"):
         if path.is_file():
             path.unlink()
 

@@ -73,7 +73,7 @@ def test_an_interrupted_decoding_leaves_nothing(tiny_memory: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         build(SHAPE, lambda: "key", breaks)
     assert [path.name for path in (tiny_memory / "key").iterdir()] == ["lock"]
-    left = tiny_memory / "key" / ".images.npy.abcdefgh"  # of a process that was killed
+    left = tiny_memory / "key" / ".images.npy.abcdefgh.part"  # of a process that was killed
     left.touch()
     build(SHAPE, lambda: "key", numbered)
     assert not left.exists()

@@ -9,7 +9,6 @@ is left alone. Then everything that the folder holds is compared to the last bit
 
 import argparse
 import hashlib
-import json
 import os
 import random
 import shutil
@@ -22,48 +21,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from outcomes import PRELOAD, TINY, difference, outcome
 
 from gankd.cli import main
 from gankd.console import Console
 from gankd.data.sets import DATA_SETS, Archive, DataSet, Download
 from gankd.runs import Stage
-from gankd.storage import read_json
-from gankd.synthetic import SyntheticSet
 from gankd.version import __version__
 
 SETTINGS = (
-    "seeds=1",
-    "data.num_train=80",
-    "teacher.model=cnn8",
-    "teacher.members=1",
-    "teacher.updates=60",
-    "teacher.lr=0.02",
-    "teacher.augment=[]",
-    "gan.steps=6",
-    "gan.batch_size=16",
-    "gan.width_g=4",
-    "gan.width_d=4",
-    "gan.z_dim=4",
-    "gan.embedding_width=8",
-    "gan.health_checks=1",
-    "ratio.epochs=3",
-    "ratio.hidden=[32]",
-    "ratio.dropout=[0.2]",
-    "synth.pool=512",
-    "select.count=100",
-    "student.model=cnn4",
+    *(change for change in TINY if not change.startswith(("seeds=", "student.updates="))),
     "student.updates=20",
     "virtual.warmup=10",
     "virtual.polish=20",
     "virtual.every=2",
 )
 """A run in about two seconds."""
-SET = [word for setting in SETTINGS for word in ("--set", setting)]
+COMPARED = [word for setting in SETTINGS for word in ("--set", setting)]
+SET = ["--set", "seeds=1", *COMPARED]
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -99,19 +79,7 @@ def cases(root: Path) -> list[Case]:
         return [*words, "--methods", "BLKD", "--untimed", "--out", str(folder), "--workers", "1"]
 
     def compare(folder: Path) -> list[str]:
-        words = [
-            "compare",
-            "digits",
-            "--loss",
-            "KD",
-            "--seeds",
-            "1",
-            "--out",
-            str(folder),
-            "--workers",
-            "1",
-            *SET[2:],
-        ]
+        words = ["compare", "digits", "--loss", "KD", "--seeds", "1", "--out", str(folder), "--workers", "1", *COMPARED]
         return [*words, "--page", str(folder / "page.md")]
 
     run = ["--arms", "real_matched,adjusted_kd", "--workers", "1", *SET]
@@ -193,58 +161,6 @@ def ended(pid: int, seconds: float | None = None) -> int:
             os.killpg(pid, signal.SIGKILL)
             end = None
         time.sleep(0.002)
-
-
-# --- what a folder holds ------------------------------------------------------------------------------------
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """All that a command has found, without times, paths and the order of lines; leftovers are found, too."""
-    found: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_dir() or path.name in (".lock", "run.json", "report.html", "bench.md", "bench.json", "page.md"):
-            continue
-        if path.suffix == ".safetensors":
-            found[name] = load_file(path)
-        elif path.name == "done.json":
-            found[name] = read_json(path)["result"]
-        elif path.name == "manifest.json":
-            pool = SyntheticSet(path.parent)
-            found[name] = [pool.images(), pool.teacher_outputs(), pool.labels, pool.log_ratio]
-        elif path.name == "results.json":
-            results = read_json(path)
-            found[name] = [results["headline"], results["arms"]]
-        elif path.name == "cells.jsonl":
-            cells = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = sorted((cell["method"], cell["seed"], cell["stage"], str(cell["test"])) for cell in cells)
-        elif path.name == "page.json":
-            found[name] = [
-                [row["loss"], row["alone_values"], row["fakes_values"]] for row in json.loads(path.read_text())
-            ]
-        elif path.suffix == ".json" and "config" not in path.name:
-            found[name] = None  # it is there
-        else:
-            found[name] = path.read_bytes()
-    return found
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    return bool(a == b)
-
-
-def difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
-    """Names of what differs; empty: nothing."""
-    names = sorted(found.keys() ^ expected.keys())
-    names += [name for name in found.keys() & expected.keys() if not same(found[name], expected[name])]
-    return ", ".join(names)
 
 
 # --- rounds -------------------------------------------------------------------------------------------------
@@ -381,6 +297,8 @@ def run_script(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    for name in PRELOAD:  # once, and not in every process that is forked
+        import_module(name)
     begun = time.monotonic()
     found = rounds(given.rounds, given.only, given.seed, given.minutes, lambda text: print(text, flush=True))
     text = page(found, given.seed, time.monotonic() - begun)

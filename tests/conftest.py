@@ -62,10 +62,11 @@ def tiny() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session", autouse=True)
 def configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The user's configuration folder, which is not that of the person who runs the tests."""
+    """The user's configuration folder, which is not that of the person who runs the tests; the cache is not theirs."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("configuration")
         patch.setenv("XDG_CONFIG_HOME", str(folder))
+        patch.setenv("GANKD_CACHE", str(folder / "cache"))
         yield folder
 
 

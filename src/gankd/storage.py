@@ -169,18 +169,29 @@ CHANGED = "changed since it was written (its hash differs)"
 
 def hashed_json(values: Mapping[str, Any], indent: int | None = None) -> str:
     """Plain data as JSON whose last item is the hash of this text with zeros in place of the hash."""
-    text = json.dumps({**values, HASH: _NO_HASH}, indent=indent)
-    start, _, end = text.rpartition(_NO_HASH)
-    return f"{start}{_hash(text.encode())}{end}"
+    return with_hash(json.dumps({**values, HASH: NO_HASH}, indent=indent).encode()).decode()
 
 
 def intact_json(text: str, values: dict[str, Any]) -> bool:
     """Take the hash out of the `values` of a `text` and compare it; True without one, as earlier versions wrote it."""
     stored = values.pop(HASH, None)
-    if stored is None:
-        return True
-    start, _, end = text.rpartition(str(stored))
-    return bool(stored == _hash(f"{start}{_NO_HASH}{end}".encode()))
+    return stored is None or is_hash(str(stored), text.encode())
+
+
+NO_HASH = "0" * 32
+"""Placeholder of the hash while it is computed."""
+
+
+def with_hash(content: bytes) -> bytes:
+    """A file's content that ends in `NO_HASH` and something more, with the hash of this content in that place."""
+    start, _, end = content.rpartition(NO_HASH.encode())
+    return start + _hash(content).encode() + end
+
+
+def is_hash(text: str, content: bytes) -> bool:
+    """True if `text` is what `with_hash` has put in its place into this content."""
+    start, _, end = content.rpartition(text.encode())
+    return text == _hash(start, NO_HASH.encode(), end)
 
 
 def append_json_line(path: Path, values: Mapping[str, Any]) -> None:
@@ -212,9 +223,6 @@ def read_json_lines(path: Path) -> list[Any]:
             raise CheckpointError(f"{path} has a line that has {CHANGED}: delete that line, and run again")
         found.append(values)
     return found
-
-
-_NO_HASH = "0" * 32
 
 
 def _hash(*parts: bytes | memoryview) -> str:
@@ -289,7 +297,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
     from safetensors.torch import save_file
 
     # Copies, because safetensors refuses tensors that share memory or are not contiguous.
-    metadata = {HASH: _NO_HASH, **metadata}
+    metadata = {HASH: NO_HASH, **metadata}
     copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with atomic(path) as temporary:
         try:
@@ -331,8 +339,8 @@ def intact(content: bytes) -> bool | None:
     start = 8 + len(_HASHED)
     if content[8:start] != _HASHED:
         return None
-    view, end = memoryview(content), start + len(_NO_HASH)
-    return content[start:end] == _hash(view[:start], _NO_HASH.encode(), view[end:]).encode()
+    view, end = memoryview(content), start + len(NO_HASH)
+    return content[start:end] == _hash(view[:start], NO_HASH.encode(), view[end:]).encode()
 
 
 def load_state(path: Path) -> Any:

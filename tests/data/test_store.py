@@ -65,6 +65,13 @@ def test_a_file_that_is_cut_off_is_made_anew(tiny_memory: Path, kept: int) -> No
     assert build(SHAPE, lambda: "key", numbered)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
 
 
+def test_a_file_of_a_version_without_hashes_is_made_anew(tiny_memory: Path) -> None:
+    (tiny_memory / "key").mkdir(parents=True)
+    np.save(tiny_memory / "key" / "images.npy", np.full(SHAPE, 9, np.uint8))
+    assert build(SHAPE, lambda: "key", numbered)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    build(SHAPE, lambda: "key", never)
+
+
 def test_an_interrupted_decoding_leaves_nothing(tiny_memory: Path) -> None:
     def breaks(target: store.Pixels) -> None:
         target[0] = 1

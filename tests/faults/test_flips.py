@@ -14,14 +14,19 @@ import torch
 
 from gankd.bench.grid import CellResult, append_cell, read_cells
 from gankd.config import to_dict
+from gankd.data import store
 from gankd.errors import GankdError
+from gankd.models import build_net
+from gankd.models.contract import ImageModel
+from gankd.models.exported import open_exported, to_onnx, to_torch_export, write_onnx, write_torch_export
 from gankd.models.files import load_model
+from gankd.models.portable import Portable
 from gankd.recipes import Recipe
 from gankd.recipes.config import StudentConfig
 from gankd.runs import Run, Stage
 from gankd.storage import hashed_json, load_state, read_json, save_state, write_hashed_json
 from gankd.synthetic import SyntheticSet
-from gankd.tasks import Classification
+from gankd.tasks import Classification, task_to_dict
 from gankd.virtual import VirtualConfig
 from gankd.virtual.teacher import VirtualTeacher
 
@@ -116,6 +121,19 @@ def cell_file(folder: Path) -> tuple[Path, Callable[[], Any]]:
     return path, lambda: [to_dict(found) for found in read_cells(path)]
 
 
+def decoded_file(folder: Path) -> tuple[Path, Callable[[], Any]]:
+    """Images in the cache folder; a file without a hash is written again, by a function that gives equal images."""
+
+    def read() -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "available_memory", lambda: 0)
+            patch.setenv("GANKD_CACHE", str(folder))
+            return store.build((3, 1, 4, 4), lambda: "key", lambda target: target.fill(7)).tolist()
+
+    read()
+    return folder / "key" / store.IMAGES, read
+
+
 def virtual_file(folder: Path) -> tuple[Path, Callable[[], Any]]:
     """What `gankd vkd peers --exchange` reads."""
     path = folder / "virtual.safetensors"
@@ -132,6 +150,7 @@ KINDS = {
     "checkpoint": unfinished_file("checkpoint.safetensors"),
     "history of a checkpoint": unfinished_file("metrics.jsonl"),
     "cell of a table": cell_file,
+    "decoded images": decoded_file,
     "virtual teacher": virtual_file,
 }
 
@@ -169,14 +188,22 @@ def test_a_changed_byte_in_a_pool_is_refused(part: str, digits_run: tuple[Recipe
     SyntheticSet(pool)
 
 
-def test_every_file_of_a_run_is_covered(digits_run: tuple[Recipe, Path], tmp_path: Path) -> None:
+def test_every_file_of_a_run_is_covered(
+    digits_run: tuple[Recipe, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One flip in the middle of each file: a file that gankd writes without a hash would pass."""
     from gankd.commands.files import check_files
 
     folder = Path(shutil.copytree(digits_run[1], tmp_path / "run"))
+    monkeypatch.setenv("GANKD_CACHE", str(tmp_path / "run" / "cache"))
+    decoded_file(tmp_path / "run" / "cache")
     assert check_files(folder).exit_code == 0
     assert not check_files(folder).unchecked
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (".lock", "report.html")]
+    paths = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("lock", ".lock", "report.html")
+    ]
     assert len(paths) > 60
     for path in paths:
         content = path.read_bytes()
@@ -199,6 +226,31 @@ def test_an_exported_student_carries_a_hash(
         with pytest.raises(GankdError, match=r"student\.safetensors"):
             load_model(path)
     load_model(path)
+
+
+@pytest.mark.slow
+def test_a_changed_byte_in_an_exported_graph(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    net = build_net("cnn4", in_channels=1, image_size=8, num_outputs=3, seed=0)
+    model, task = ImageModel(net, size=8, mean=torch.ones(1), std=torch.ones(1)), Classification(num_classes=3)
+    graph, card = Portable(model.eval(), task).eval(), {"task": task_to_dict(task), "size": 8, "channels": 1}
+    write_onnx(tmp_path / "student.onnx", to_onnx(graph, 1, "the student"), card)
+    write_torch_export(tmp_path / "student.pt2", to_torch_export(graph, 1, "the student"), card)
+    pixels = torch.arange(128).byte().reshape(2, 1, 8, 8).numpy()
+
+    def answer(path: Path) -> list[Any]:
+        found = open_exported(path, trust=True)
+        return [found.card, found.run(pixels).tolist()]
+
+    for path in (tmp_path / "student.onnx", tmp_path / "student.pt2"):
+        expected, refusals = answer(path), []
+        for place in flipped(path, FLIPS // 4):  # each takes as long as an export
+            try:
+                assert answer(path) == expected, place  # between the members of an archive is nothing that is read
+            except GankdError as error:
+                refusals.append(str(error))
+        assert all(path.name in said and "export" in said for said in refusals)
+        assert len(refusals) >= (FLIPS // 4 if path.suffix == ".onnx" else 1)
 
 
 def test_text_with_a_hash() -> None:

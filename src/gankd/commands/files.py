@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gankd.bench.grid import CELLS, read_cells
+from gankd.data.store import IMAGES, cache_folder, is_hashed
 from gankd.errors import CheckpointError, GankdError
 from gankd.runs import Stage
 from gankd.storage import CHANGED, HASH, REMEDY, intact, read_json
@@ -42,13 +43,15 @@ class FileCheck:
 
 
 def check_files(folder: Path) -> FileCheck:
-    """Compare all files of a run that gankd reads again; files of the user's own and report.html have no hash.
+    """Compare all files of a run that gankd reads again, and decoded images in the cache folder, which runs share.
+
+    Files of the user's own and report.html have no hash.
 
     Args:
         folder: the run folder.
     """
     sound, damaged, unchecked = 0, [], []
-    for path in _read_again(folder):
+    for path in (*_read_again(folder), *sorted(cache_folder().glob(f"*/{IMAGES}"))):
         try:
             hashed = _check(path)
         except (GankdError, OSError) as error:
@@ -76,6 +79,8 @@ def _check(path: Path) -> bool:
     Raises:
         GankdError: it has changed.
     """
+    if path.name == IMAGES:
+        return is_hashed(path)
     if path.name == CELLS:
         read_cells(path)
         return all(HASH in json.loads(line) for line in path.read_text().splitlines())

@@ -30,7 +30,7 @@ from gankd.report.gather import machine_facts
 from gankd.report.grids import image_grid
 from gankd.report.tables import EXPLAINED, decimals, evidence_rows, markdown_table, time_note, value_decimals
 from gankd.seeds import rng
-from gankd.storage import atomic, read_json, write_json, write_results_page
+from gankd.storage import atomic, read_json, write_hashed_json, write_results_page
 from gankd.tasks import Classification
 from gankd.text import Table, duration, fixed
 
@@ -348,7 +348,7 @@ def _write(page: Path, found: Sequence[SetResults]) -> None:
     rows = [row for row in stored.get("rows", []) if row["recipe"] not in {one.name for one in found}]
     facts = {**stored.get("facts", {}), **{one.name: one.facts for one in found}}
     rows += [row for one in found for row in one.rows]
-    write_json(store, {"rows": rows, "facts": facts, "sections": sections})
+    write_hashed_json(store, {"rows": rows, "facts": facts, "sections": sections})
     lines = [
         "# Results on real images",
         "",

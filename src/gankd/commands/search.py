@@ -14,7 +14,7 @@ from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.config import Recipe
 from gankd.recipes.weak_teacher import with_strong_teacher
 from gankd.report.facts import SEARCH
-from gankd.storage import write_json
+from gankd.storage import write_hashed_json
 from gankd.tasks import Task
 from gankd.text import Table, fixed
 
@@ -141,7 +141,7 @@ def search(
         chosen = next(one for one in tried if one.name == choice)
         student = replace(experiment.recipe.student, augment=chosen.augment, updates=chosen.updates, views="online")
         result = SearchResult(replace(experiment.recipe, student=student), choice, values, task, recipe.seeds)
-        write_json(experiment.run.folder / SEARCH, result.to_dict())
+        write_hashed_json(experiment.run.folder / SEARCH, result.to_dict())
         store_run(experiment.with_recipe(result.recipe), None)
     return result
 

@@ -23,7 +23,7 @@ from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.virtual import inspected, virtual_temperature
 from gankd.report.gather import machine_facts
-from gankd.storage import read_json, write_json, write_results_page
+from gankd.storage import read_json, write_hashed_json, write_results_page
 from gankd.text import Table, duration
 from gankd.virtual import NAME
 
@@ -250,7 +250,7 @@ def put_on_page(page: Path, facts: dict[str, Any], found: Comparison) -> None:
     if not isinstance(stored, dict):
         raise CheckpointError(f"{data} holds no results of gankd vkd table; move it away")
     stored[facts["recipe"]] = facts | {"markdown": found.markdown}
-    write_json(data, stored)
+    write_hashed_json(data, stored)
     lines = [
         f"# {NAME}: what it carries, and what it is worth",
         "",

@@ -18,13 +18,19 @@ from torch import Tensor
 from gankd.data.images import LabelledImages
 from gankd.data.own import SHARES, shown
 from gankd.errors import DataError
-from gankd.storage import FORMAT, atomic, remove_leftovers
+from gankd.storage import CHANGED, FORMAT, atomic, remove_leftovers
 from gankd.tasks import Task
 
 CACHE = "GANKD_CACHE"
 """Environment variable that names the cache folder; its files may be deleted at any time and are then written again."""
 SHARE = 4
 """A set may take this part, 1 / SHARE, of the memory that is free: a student, a generator and fakes come on top."""
+
+IMAGES = "images.npy"
+"""Name of the files in the cache folder, each in a folder of its own."""
+SEAL = b"blake2b "
+"""Mark between the array in such a file and its hash."""
+SEAL_BYTES = len(SEAL) + 16
 
 Pixels = npt.NDArray[np.uint8]
 Key = Callable[[], str]
@@ -83,7 +89,8 @@ def build(shape: tuple[int, ...], key: Key, fill: Callable[[Pixels], None]) -> T
     The file gets its name when it is complete; one process writes it and others wait.
 
     Raises:
-        DataError: the disk is too full, or the cache folder cannot be written.
+        DataError: the disk is too full, the cache folder cannot be written, or the file has changed since it was
+            written.
     """
     needed = math.prod(shape)
     if needed <= available_memory() // SHARE:
@@ -91,7 +98,7 @@ def build(shape: tuple[int, ...], key: Key, fill: Callable[[Pixels], None]) -> T
         fill(pixels)
         return torch.from_numpy(pixels)
     folder = cache_folder() / key()
-    path = folder / "images.npy"
+    path = folder / IMAGES
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "lock"):
@@ -111,6 +118,15 @@ def build(shape: tuple[int, ...], key: Key, fill: Callable[[Pixels], None]) -> T
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it must not be written to: it is a cache
         return torch.from_numpy(mapped)
+
+
+def is_hashed(path: Path) -> bool:
+    """True if a file of decoded images is as it was written; False if it carries no hash.
+
+    Raises:
+        DataError: it has changed since it was written.
+    """
+    return _read(path) is not None
 
 
 def available_memory() -> int:
@@ -148,12 +164,35 @@ def _write(path: Path, shape: tuple[int, ...], fill: Callable[[Pixels], None]) -
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     fill(pixels)
     pixels.flush()
+    seal = _seal(np.memmap(path, np.uint8, "r"))
+    with path.open("ab") as file:
+        file.write(seal)
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Pixels | None:
-    """The file's array, read-only; None if it is missing or has another shape."""
+    """The file's array, read-only; None if there is none, or one of another shape."""
+    pixels = _read(path)
+    return pixels if pixels is not None and pixels.shape == shape and pixels.dtype == np.uint8 else None
+
+
+def _read(path: Path) -> Pixels | None:
+    """The file's array, read-only; None if the file is missing, cut short, or of a version that wrote no hash.
+
+    Raises:
+        DataError: it has changed since it was written.
+    """
     try:
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
+        content: Pixels = np.memmap(path, np.uint8, "r")
+    except (FileNotFoundError, ValueError):
         return None
-    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
+    seal = content[-SEAL_BYTES:].tobytes()
+    if not seal.startswith(SEAL):
+        return None
+    if seal != _seal(content[:-SEAL_BYTES]):
+        raise DataError(f"{shown(path)} has {CHANGED}; delete {shown(path.parent)} and run again")
+    pixels: Pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    return pixels
+
+
+def _seal(content: Pixels) -> bytes:
+    return SEAL + hashlib.blake2b(content.data, digest_size=SEAL_BYTES - len(SEAL)).digest()

@@ -20,7 +20,7 @@ from gankd.config import from_dict
 from gankd.errors import CheckpointError, ConfigError, ModelError
 from gankd.models.files import load_model
 from gankd.models.portable import Portable
-from gankd.storage import atomic, read_card
+from gankd.storage import CHANGED, HASH, NO_HASH, atomic, is_hash, read_card, with_hash
 from gankd.tasks import Task, task_from_dict
 
 Pixels = npt.NDArray[np.uint8]
@@ -177,9 +177,9 @@ def write_onnx(path: Path, graph: bytes, card: dict[str, Any]) -> None:
     """Write a graph with its card."""
     onnx = require_onnx("onnx")
     model = onnx.load_model_from_string(graph)
-    onnx.helper.set_model_props(model, {"card": json.dumps(card)})
+    onnx.helper.set_model_props(model, {"card": json.dumps(card), HASH: NO_HASH})
     with atomic(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+        temporary.write_bytes(with_hash(model.SerializeToString()))
 
 
 def _open_onnx(path: Path, threads: int) -> tuple[dict[str, Any], Callable[[Pixels], Outputs]]:
@@ -189,6 +189,8 @@ def _open_onnx(path: Path, threads: int) -> tuple[dict[str, Any], Callable[[Pixe
     except Exception as error:  # onnxruntime has a class of its own for every fault
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} is not a readable ONNX file ({reason}); export or copy it again") from None
+    if HASH in texts and not is_hash(texts[HASH], path.read_bytes()):
+        raise CheckpointError(f"{path} has {CHANGED}; export or copy it again")
     return _card(texts.get("card", "")), run
 
 

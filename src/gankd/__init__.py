@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from gankd.version import __version__
 
 if TYPE_CHECKING:
+    from gankd.commands.advise import advise
     from gankd.commands.compare import compare_losses
     from gankd.commands.export import export
     from gankd.commands.inspect import inspect_networks
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Arm",
     "__version__",
+    "advise",
     "compare_losses",
     "distill",
     "evaluate",

@@ -57,6 +57,8 @@ class Stage:
     """Content of config.json, written when the stage begins."""
     result: dict[str, Any] | None = None
     """Result stored by `finish`; None while the stage is not done."""
+    until: int | None = None
+    """Step before which `steps` ends, with a checkpoint from which another sitting goes on; default: all are done."""
 
     def __post_init__(self) -> None:
         self.history: list[dict[str, Any]] = []
@@ -173,15 +175,16 @@ class Stage:
         self._step, self._total = start, total
         self._reset_rate()
         saved = time.monotonic()
-        for step in range(start, total):
+        end = total if self.until is None else min(self.until, total)
+        for step in range(start, end):
             self._step = step
             with torch.random.fork_rng(devices=[]):  # a step may seed the global generator; the caller's is restored
                 yield step
             if self.folder is not None and time.monotonic() - saved >= self.checkpoint_seconds:
                 self._save(step + 1, state)
                 saved = time.monotonic()
-        if self.folder is not None and total > start:
-            self._save(total, state)
+        if self.folder is not None and end > start:
+            self._save(end, state)
         if self._whole is not None:
             self._stop()
 

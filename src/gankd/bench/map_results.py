@@ -9,7 +9,7 @@ from typing import Any
 from gankd.bench.compare import chosen_by_validation, compare_pipelines, student_of
 from gankd.bench.stats import Interval, paired_interval
 from gankd.config import from_dict, to_dict
-from gankd.data.images import Splits
+from gankd.data.images import LabelledImages, Splits
 from gankd.errors import CheckpointError, ConfigError
 from gankd.models.contract import evaluate
 from gankd.recipes.arms import Arm, Role, arm_named
@@ -19,7 +19,6 @@ from gankd.recipes.generated import copies, open_pool
 from gankd.recipes.map_grid import MapCell
 from gankd.recipes.stages import declare
 from gankd.storage import append_json_line, read_json_lines
-from gankd.tasks import Task
 from gankd.version import __version__
 
 FILE = Path(__file__).with_name("map.jsonl")
@@ -132,7 +131,7 @@ def measured(cell: MapCell, changes: Sequence[str], experiment: Experiment, arms
         unit="points" if task.metric_unit == "%" else task.metric_unit,
         higher_is_better=task.higher_is_better,
         images=len(experiment.splits.train),
-        labels=_labels(task, experiment),
+        labels=num_labels(experiment.splits.train),
         arms=found,
         method=choice.method,
         control=choice.control,
@@ -142,10 +141,10 @@ def measured(cell: MapCell, changes: Sequence[str], experiment: Experiment, arms
     )
 
 
-def _labels(task: Task, experiment: Experiment) -> int:
-    train = experiment.splits.train
+def num_labels(train: LabelledImages) -> int:
+    """Classes, or distinct values; bins of the range where values hardly repeat."""
     distinct = len(train.labels.unique(dim=0))
-    return distinct if len(train) >= 2 * distinct else int(task.groups(train.labels.cpu()).unique().numel())
+    return distinct if len(train) >= 2 * distinct else int(train.task.groups(train.labels.cpu()).unique().numel())
 
 
 def _seconds(experiment: Experiment, arms: Sequence[Arm]) -> float:

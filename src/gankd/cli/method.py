@@ -162,6 +162,13 @@ COMMANDS = (
         ),
     ),
     Command(
+        name="advise",
+        help="forecast from a probe of minutes what generated images will add, with the command to use",
+        calls="gankd.commands.advise:advise",
+        opens="recipe",
+        options=(*RECIPE, WORKERS),
+    ),
+    Command(
         name="resume",
         help="resume an interrupted run with the settings it was started with",
         calls="gankd.commands.stages:resume",

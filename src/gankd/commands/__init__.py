@@ -1,5 +1,6 @@
 """The commands as Python functions: `from gankd.commands import run, teach, gan, ratio, synth, student, ...`."""
 
+from gankd.commands.advise import advise
 from gankd.commands.compare import compare_losses
 from gankd.commands.export import export
 from gankd.commands.inspect import inspect_networks
@@ -23,6 +24,7 @@ from gankd.commands.stages import (
 
 __all__ = [
     "RunResult",
+    "advise",
     "compare_losses",
     "evaluate",
     "export",

@@ -1,7 +1,9 @@
 """Generator, density ratio, pool and selection: how a run gets its generated images, stage by stage."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +84,23 @@ def make_generator(experiment: Experiment, teacher: ImageModel, config: GanConfi
         experiment.memory[stage.fingerprint] = _generator(experiment, teacher, config, stage)
     found: Generator = experiment.memory[stage.fingerprint]
     return found
+
+
+def first_check(experiment: Experiment, teacher: ImageModel, config: GanConfig, stage: Stage) -> dict[str, Any]:
+    """Health of the generator at its first check; it is trained only up to there, and `make_generator` goes on.
+
+    Args:
+        experiment, teacher, config, stage: as for `make_generator`.
+    """
+    if config.external is not None or config.check_every >= config.steps:
+        make_generator(experiment, teacher, config, stage)
+    begun = replace(stage, until=config.check_every)
+    lines = stage.history or begun.stored_history()
+    if not any("frechet" in line for line in lines):
+        splits, seed = experiment.splits, experiment.recipe.seed
+        train_gan(splits.train, splits.val, teacher, config, experiment.engine, seed, begun)
+        lines = begun.history
+    return next(line for line in lines if "frechet" in line)
 
 
 def finished_generator(experiment: Experiment, config: GanConfig) -> Generator:

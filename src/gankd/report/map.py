@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from gankd.bench.advice import FEWEST, Forecaster
 from gankd.bench.map_results import ARMS, MapArm, MapResult
 from gankd.recipes.map_grid import GRID, SETTINGS, MapCell
 from gankd.report.tables import value_decimals
@@ -26,7 +27,29 @@ def map_page(found: Mapping[MapCell, MapResult]) -> str:
     ]
     for recipe in dict.fromkeys(cell.recipe for cell in GRID):
         lines += ["", *_section(recipe, [cell for cell in GRID if cell.recipe == recipe], found)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_forecasts(Forecaster(list(found.values())))])
+
+
+def _forecasts(forecaster: Forecaster) -> list[str]:
+    """Section on the forecasts of `gankd advise`, and how good they are."""
+    scores, count = forecaster.scores, len(forecaster.results)
+    lines = [
+        "## Forecasts of `gankd advise`",
+        "",
+        "A ridge regression from what a probe of minutes measures to the gain, as a share of the students' error, "
+        "scored on cells, and on sets, that it was not fitted to: the share of gains whose sign it forecasts, and "
+        "Spearman's rank correlation. Cells without real images are left out.",
+        "",
+    ]
+    if not scores:
+        return [*lines, f"{count} finished cells are too few for a score: it needs {FEWEST}."]
+    rows = [[score.what, f"{100 * score.signs:.0f} %", fixed(score.rank)] for score in scores]
+    *models, rule = scores
+    last = models[-1]
+    beats = last.signs >= rule.signs and last.rank > rule.rank
+    verdict = "beats" if beats else "does not beat"
+    table = Table(["forecast", "signs", "rank correlation"], rows).markdown()
+    return [*lines, table, "", f"Over {count} cells the {last.what} {verdict} the rule."]
 
 
 def _section(recipe: str, cells: Sequence[MapCell], found: Mapping[MapCell, MapResult]) -> list[str]:

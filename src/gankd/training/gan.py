@@ -135,6 +135,11 @@ class GanConfig:
             f"gan.batch_norm=false is for gan.architecture={with_batch_norm()}, got {self.architecture}",
         )
 
+    @property
+    def check_every(self) -> int:
+        """Updates between two judgements of the generator; more than there are without any before the end."""
+        return max(self.steps // self.health_checks, 1) if self.health_checks else self.steps + 1
+
     def learning_rate_factor(self, step: int) -> float:
         """Learning rates of a step, as a share of `lr_g` and `lr_d`: 1, then down to a tenth to settle the samples."""
         return min(1.0, 1.9 - 1.8 * step / self.steps) if self.lr_decay else 1.0
@@ -451,7 +456,8 @@ def train_gan(
     seed: int,
     stage: Stage | None = None,
 ) -> LatentGenerator:
-    """Train a conditional GAN on `train`; return the averaged generator in eval mode.
+    """Train a conditional GAN on `train`, or up to `stage.until`; return the averaged generator in eval mode.
+
 
     `teacher` judges the samples now and then; it trains the generator only with `teacher_features`. `val` serves ILI's
     first network.
@@ -468,7 +474,6 @@ def train_gan(
     trainer = GanTrainer(train, config, engine, seed, ili, teacher)
     # Judged now and then, so that a collapse ends the run early.
     health = HealthCheck(engine.place(teacher), train, engine, seed)
-    every = max(config.steps // config.health_checks, 1) if config.health_checks else config.steps + 1
     state = {
         "generator": trainer.generator,
         "discriminators": trainer.discriminators,
@@ -487,11 +492,13 @@ def train_gan(
         trainer.schedule_g.step()
         trainer.schedule_d.step()
         stage.report(config.batch_size * config.accumulate, d_loss=d_loss, g_loss=g_loss)
-        if (step + 1) % every == 0 and step + 1 < config.steps:
+        if (step + 1) % config.check_every == 0 and step + 1 < config.steps:
             found = health(trainer.averaged())
             stage.log(step=step + 1, **found)
             refuse_collapse(stage, (step + 1) / config.steps)
     generator = trainer.averaged()
+    if stage.until is not None and stage.until < config.steps:
+        return generator
     stage.log(step=config.steps, **health(generator), real_teacher=health.real_score)
     refuse_collapse(stage, 1.0)
     return generator

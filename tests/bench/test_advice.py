@@ -62,7 +62,7 @@ def cells(count: int, noise: float = 0.0) -> list[MapResult]:
 
 def test_a_probe_of_a_cell_has_no_unit() -> None:
     probe = probe_of(cell(0, 8, 0.1))
-    assert (probe.error, probe.longer, probe.length) == (pytest.approx(10.05), pytest.approx(9.05), 8)
+    assert [probe.error, probe.longer, probe.length] == pytest.approx([10.05, 9.05, 8])
     features = probe.features
     assert features["images per label"] == 3
     assert features["fall of the error with every doubling of the updates"] == pytest.approx(1 / 10.05 / 3)
@@ -77,7 +77,8 @@ def test_what_is_there_is_found_in_cells_that_were_left_out() -> None:
     known, sets, rule = forecaster.scores
     assert known.signs == sets.signs == 1.0
     assert min(known.rank, sets.rank) > 0.95
-    assert (rule.what, rule.rank) == ("rule: images per label below 100", pytest.approx(1.0))
+    assert rule.what == "rule: images per label below 100"
+    assert rule.rank == pytest.approx(1.0)
     assert rule.signs == 12 / 16  # it takes 32 and 64 images for few
     few, many = (forecaster(probe_of(cell(0, count, 0.0))) for count in (2, 256))
     assert few.low > 0 > many.high

@@ -36,8 +36,8 @@ def _forecasts(forecaster: Forecaster) -> list[str]:
     lines = [
         "## Forecasts of `gankd advise`",
         "",
-        "A ridge regression from what a probe of minutes measures to the gain, as a share of the students' error, "
-        "scored on cells, and on sets, that it was not fitted to: the share of gains whose sign it forecasts, and "
+        "A ridge regression from what a probe of minutes measures to the gain, as a share of the students' error. "
+        "Its score, on cells and on sets that it was not fitted to: the share of gains whose sign it forecasts, and "
         "Spearman's rank correlation. Cells without real images are left out.",
         "",
     ]

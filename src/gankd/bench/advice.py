@@ -23,29 +23,29 @@ NOTHING_KNOWN = 0.5
 class Probe:
     """Measurements of a set on training and validation images, before generated images are made.
 
-    Errors are those of students: what is missing to 100 %, or the metric itself for values.
+    An error is what is missing to 100 %, or the metric itself for values.
     """
 
     set: str
     """Name of the recipe."""
     error: float
-    """Of students on labels only, on validation images."""
+    """Error of students on labels only, on validation images."""
     on_train: float
-    """Of the same students, on their training images."""
+    """Error of the same students, on their training images."""
     longer: float
-    """Of students on labels only with `length` times the updates."""
+    """Error of students on labels only with `length` times the updates."""
     length: float
     kd: float
-    """Of students with KD."""
+    """Error of students with KD."""
     teacher: float
     generated: float
-    """Of the teacher on the images of the generator's first check, against the labels they were made for."""
+    """Error of the teacher on images of the generator's first check, against the labels they were made for."""
     variety: float
     """Spread of these images within a label, in units of the real one."""
     per_label: float
     """Training images per label."""
     distance: float
-    """From a validation label to the nearest training label, in units of the label; 0 for classes."""
+    """Distance of a validation label to the nearest training label, in units of the label; 0 for classes."""
     imbalance: float
     """Images of the largest label group, in units of the mean group."""
 
@@ -77,7 +77,7 @@ def as_error(value: float, *, higher_is_better: bool) -> float:
 
 
 def probe_of(result: MapResult) -> Probe:
-    """What a probe of a finished cell would have found, as means over its pipelines."""
+    """The probe of a finished cell, as means over its pipelines."""
 
     def mean(values: Sequence[float]) -> float:
         return as_error(sum(values) / len(values), higher_is_better=result.higher_is_better)
@@ -113,7 +113,7 @@ class Forecast:
     low: float
     high: float
     reasons: tuple[str, ...] = ()
-    """What speaks for and against it most, in words."""
+    """Features that speak for it or against it most, in words."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def test_every_option_is_explained() -> None:
         ("vkd", "no action; choose train, inspect, student, self, peers or table; see gankd vkd --help"),
         ("", "no command; try: gankd run digits (all commands: gankd --help)"),
         ("rnu digits", "no command 'rnu'; did you mean run?; see gankd --help"),
-        ("digits", "no command 'digits'; known: bench, bench-latency, bound, clean, compare"),
+        ("digits", "no command 'digits'; known: advise, bench, bench-latency, bound, clean"),
         ("run", "the following arguments are required: RECIPE; see gankd run --help"),
         ("run digit", "no recipe and no run folder 'digit'; did you mean digits"),
         ("run digits --sedes 3", "gankd run has no option --sedes; did you mean --seeds"),

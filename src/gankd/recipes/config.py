@@ -279,7 +279,7 @@ class SynthConfig:
     uniform: any label in the range."""
     fresh: bool = False
     """Generates so many images that a student sees hardly any twice: sets pool and select.count, whatever they are.
-    Pays for values; costs time and disk in proportion to student.updates."""
+    Pays for values, not for classes; costs time and disk in proportion to student.updates."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -29,5 +29,9 @@ class RunError(GankdError):
     """A run folder cannot be used: another process uses it, or it cannot be written to."""
 
 
+class LostProcessError(RunError):
+    """Another process that computes the same run has ended or cannot be reached."""
+
+
 class TrustError(GankdError):
     """A file names code that the user did not name and does not trust."""

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from gankd.config import to_dict
 from gankd.console import Console
 from gankd.errors import CheckpointError, RunError, TrainingError
+from gankd.processes import agreed, leads, wait
 from gankd.storage import (
     CHANGED,
     FORMAT,
@@ -174,19 +175,25 @@ class Stage:
         start = self._restore(state)
         self._step, self._total = start, total
         self._reset_rate()
+        wait()  # the first process replaces the checkpoint when all have read it
         saved = time.monotonic()
         end = total if self.until is None else min(self.until, total)
         for step in range(start, end):
             self._step = step
             with torch.random.fork_rng(devices=[]):  # a step may seed the global generator; the caller's is restored
                 yield step
-            if self.folder is not None and time.monotonic() - saved >= self.checkpoint_seconds:
+            if self._keeps and time.monotonic() - saved >= self.checkpoint_seconds:
                 self._save(step + 1, state)
                 saved = time.monotonic()
-        if self.folder is not None and end > start:
+        if self._keeps and end > start:
             self._save(end, state)
         if self._whole is not None:
             self._stop()
+
+    @property
+    def _keeps(self) -> bool:
+        """True if this process writes the stage's files."""
+        return self.folder is not None and leads()
 
     def report(self, images: int, **terms: Tensor) -> None:
         """Account for one step: number of `images` seen, and terms of the loss, still on the device.
@@ -229,22 +236,23 @@ class Stage:
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl."""
         self.history.append(values)
-        if self.folder is not None:
+        if self.folder is not None and leads():
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(values) + "\n")
 
     def finish(self, **result: Any) -> None:
-        """Mark the stage as done; `result` is plain data for later stages and the report."""
-        self.result = result
+        """Mark the stage as done, for all processes; `result` is plain data for later stages and the report."""
+        wait()  # nobody finds it done who would have taken part
         self.begin()
         self._stop()
         self.seconds = self._spent()
-        if self.folder is not None:
+        if self.folder is not None and leads():
             if fingerprint(self.stored_history()) != fingerprint(self.history):  # lines of a sitting that was killed
                 self._rewrite_history(self.history)
             done = {"result": result, "seconds": self.seconds, "history": fingerprint(self.history)}
             write_hashed_json(self.folder / "done.json", done)
             (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        self.result, self.seconds = agreed((result, self.seconds))
 
     def _reset_rate(self) -> None:
         self._step = getattr(self, "_step", 0)
@@ -322,7 +330,7 @@ def _advance(schedule: LRScheduler, step: int) -> None:
 
 
 class Run:
-    """A folder of stages, used by one process at a time.
+    """A folder of stages, used by one process at a time, or by several that work as one.
 
         with Run(Path("runs/digits")) as run:
             stage = run.stage("teacher", config, {"data": data.fingerprint()})
@@ -337,6 +345,9 @@ class Run:
         self._lock = FileLock(folder / ".lock")
 
     def __enter__(self) -> "Run":
+        if not leads():
+            wait()  # until the first process holds the folder
+            return self
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -356,6 +367,7 @@ class Run:
             raise RunError(
                 f"run folder {self.folder} cannot be written: {error.strerror}; choose another --out"
             ) from None
+        wait()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -42,10 +42,19 @@ def seed_own_layers(seed: int, step: int) -> None:
     """Seed the global generator for one step: the user's dropout and the like draw from it, so that a resumed run and
     a paired arm then draw the same numbers.
     """
-    own = derive_seed(seed, "own layers", step)
-    torch.default_generator.manual_seed(own)  # torch.manual_seed keeps a stack trace where there is no GPU
+    seed_layers(derive_seed(seed, "own layers", step))
+
+
+def seed_layers(seed: int) -> None:
+    """Seed the global generators, of which layers draw."""
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed keeps a stack trace where there is no GPU
     if torch.cuda.is_available():
-        torch.cuda.manual_seed_all(own)
+        torch.cuda.manual_seed_all(seed)
+
+
+def of_shard(random: torch.Generator, shard: int) -> torch.Generator:
+    """A generator for one shard of a batch, unrelated to those of other shards and to `random`."""
+    return rng(random.initial_seed(), "shard", shard, device=random.device)
 
 
 class Batches:

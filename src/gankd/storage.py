@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gankd.errors import CheckpointError
+from gankd.processes import leads
 from gankd.regular import require_regular
 
 N = TypeVar("N", bound=torch.nn.Module)
@@ -34,8 +35,13 @@ REMEDY = "if it belongs to a stage, delete that stage's folder and run again"
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; it is renamed to `path` once it is complete and on disk.
 
-    Temporary files of the same `path` are deleted if the process that wrote them was killed.
+    Temporary files of the same `path` are deleted if the process that wrote them was killed. Of several processes only
+    the first one keeps what it writes.
     """
+    if not leads():
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch) / path.name
+        return
     temporary, handle = path, -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +120,7 @@ def _sync_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Delete temporary files of `atomic` left by a process that was killed while writing; `name` is a pattern."""
-    for path in folder.glob(f".{name}.????????{PART}"):
+    for path in folder.glob(f".{name}.????????{PART}") if leads() else ():
         if path.is_file():
             path.unlink()
 

@@ -12,7 +12,8 @@ from typing import NoReturn
 
 from gankd.cli.command import call
 from gankd.cli.parser import COMMANDS, parser
-from gankd.errors import ConfigError, GankdError
+from gankd.cli.together import LAUNCHED, LOST
+from gankd.errors import ConfigError, GankdError, LostProcessError
 
 LONGEST = 1500
 """Characters of an error, at most."""
@@ -39,8 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             actions = [command.name.split()[1] for command in COMMANDS if command.name.startswith(f"{args.command} ")]
             choice = " or ".join(filter(None, (", ".join(actions[:-1]), actions[-1])))
             raise ConfigError(f"no action; choose {choice}; see gankd {args.command} --help")
-        call(args.declared, args)
+        call(args.declared, args, words)
         sys.stdout.flush()
+    except LostProcessError as error:
+        if LAUNCHED in os.environ:  # the process that waits for this one knows which was lost
+            os._exit(LOST)
+        _fail(str(error))
     except GankdError as error:
         _fail(str(error))
     except KeyboardInterrupt as stop:
@@ -48,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             signal.signal(number, signal.SIG_IGN)  # a second one must not kill the message
         what = stop.args[0] if isinstance(stop, _Stopped) else signal.SIGINT
         by = "" if what == signal.SIGINT else f" by {what.name}"
-        with suppress(OSError):  # the terminal may be gone
-            _say(f"interrupted{by}; resume with: {_again(args, words)}")
+        if LAUNCHED not in os.environ:  # or else the process that waits for this one says why it ended it
+            with suppress(OSError):  # the terminal may be gone
+                _say(f"interrupted{by}; resume with: {_again(args, words)}")
         # Threads of torch and of the worker pool must not delay the exit.
         os._exit(128 + what)
     except BrokenPipeError:

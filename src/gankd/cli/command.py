@@ -11,11 +11,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, Protocol
 
+from gankd.cli.together import run_together
 from gankd.errors import ConfigError
 
 
@@ -98,18 +99,40 @@ OUTPUT = (
 """Options that every command has."""
 
 
-def call(command: Command, args: argparse.Namespace) -> None:
-    """Run a command with parsed arguments and print its result.
+PROCESSES = Option(
+    "--processes", type=int, help="processes that share every batch, one per GPU or core (see docs/many_machines.md)"
+)
+
+
+def call(command: Command, args: argparse.Namespace, words: Sequence[str]) -> None:
+    """Run a command with parsed arguments, the `words` of the command line, and print its result.
 
     Raises:
         GankdError: the command refuses its arguments, or fails.
         SystemExit: the result has an exit code other than 0.
     """
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # as torchrun sets it
+        if getattr(args, "processes", 1) == 1:
+            _call(command, args)
+        else:
+            run_together(args.processes, words)
+        return
+    if PROCESSES not in command.options:
+        raise ConfigError(f"gankd {command.name} does not run as several processes; start it once")
+    from gankd.processes import joined, leads
+
+    with joined():
+        _call(command, args, leads=leads())
+
+
+def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> None:
+    """Run a command in this process, which prints progress and result if it leads."""
     from gankd.cli import recipe
 
     function = command.function
     takes = inspect.signature(function).parameters
     values = {option.name: getattr(args, option.name) for option in command.options if hasattr(args, option.name)}
+    values.pop(PROCESSES.name, None)
     if "workers" in takes:
         values["workers"] = values.get("workers", _cores())
         if values["workers"] < 1:
@@ -125,10 +148,12 @@ def call(command: Command, args: argparse.Namespace) -> None:
     if "console" in takes:
         from gankd.console import Console
 
-        values["console"] = Console("json" if as_json else "quiet" if hasattr(args, "quiet") else "auto")
+        quiet = hasattr(args, "quiet") or not leads
+        values["console"] = Console("json" if as_json and leads else "quiet" if quiet else "auto")
     start = time.monotonic()
     result = command.view(function(**values), time.monotonic() - start)
-    _print(json.dumps({"event": "result", **result.to_dict()}) if as_json else result.text)
+    if leads:
+        _print(json.dumps({"event": "result", **result.to_dict()}) if as_json else result.text)
     if getattr(result, "exit_code", 0):
         sys.exit(result.exit_code)
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gankd.cli.command import Command, Option, Shown
-from gankd.cli.options import RECIPE, RUN, STUDENTS, WORKERS
+from gankd.cli.command import PROCESSES, Command, Option, Shown
+from gankd.cli.options import RECIPE, RUN, SHARED, STUDENTS, WORKERS
 from gankd.cli.recipe import prepared
 from gankd.cli.views import evaluated, facts, path, students_or_search, whole_run
 
@@ -80,6 +80,7 @@ COMMANDS = (
         options=(
             *RECIPE,
             *STUDENTS,
+            *SHARED,
             Option(
                 "--pipelines",
                 type=int,
@@ -93,7 +94,11 @@ COMMANDS = (
         help="train the teacher" + NEEDS,
         calls="gankd.cli.method:teach",
         opens="recipe",
-        options=(*RECIPE, Option("--virtual", action="store_true", help="train a virtual teacher alongside it")),
+        options=(
+            *RECIPE,
+            *SHARED,
+            Option("--virtual", action="store_true", help="train a virtual teacher alongside it"),
+        ),
         view=facts("teach", stage="teach"),
     ),
     Command(
@@ -101,7 +106,7 @@ COMMANDS = (
         help="train the conditional generator" + NEEDS,
         calls="gankd.commands.stages:gan",
         opens="recipe",
-        options=RECIPE,
+        options=(*RECIPE, *SHARED),
         view=facts("gan", stage="gan"),
     ),
     Command(
@@ -109,7 +114,7 @@ COMMANDS = (
         help="estimate the density ratio of real to generated images" + NEEDS,
         calls="gankd.commands.stages:ratio",
         opens="recipe",
-        options=RECIPE,
+        options=(*RECIPE, *SHARED),
         view=facts("ratio", stage="ratio"),
     ),
     Command(
@@ -117,7 +122,7 @@ COMMANDS = (
         help="generate images, score them and select the synthetic set" + NEEDS,
         calls="gankd.commands.stages:synth",
         opens="recipe",
-        options=RECIPE,
+        options=(*RECIPE, *SHARED),
         view=facts("synth", stage="synth"),
     ),
     Command(
@@ -127,6 +132,7 @@ COMMANDS = (
         options=(
             *RECIPE,
             *STUDENTS,
+            *SHARED,
             Option(
                 "--search",
                 action="store_true",
@@ -173,7 +179,7 @@ COMMANDS = (
         help="resume an interrupted run with the settings it was started with",
         calls="gankd.commands.stages:resume",
         opens="run",
-        options=(*RUN, WORKERS),
+        options=(*RUN, WORKERS, PROCESSES),
         view=whole_run,
     ),
     Command(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from gankd.cli.command import Option
+from gankd.cli.command import PROCESSES, Option
 from gankd.errors import ConfigError
 
 
@@ -71,6 +71,11 @@ RUN = (
 """Argument of a command that opens a finished run."""
 
 WORKERS = Option("--workers", type=int, help="students trained in parallel (default: one per core; one on a GPU)")
+SHARED = (
+    PROCESSES,
+    Option("--reduce", choices=["exact", "fast"], help="how they add up gradients (default: exact)"),
+)
+"""Options of a command that several processes can share."""
 STUDENTS_PER_ARM = Option("--seeds", type=int, help="students per arm")
 STUDENTS = (
     STUDENTS_PER_ARM,

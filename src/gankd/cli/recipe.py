@@ -29,6 +29,7 @@ NAMES = (
     "loss",
     "teacher",
     "trust",
+    "reduce",
 )
 """Keyword arguments of `prepared`. A command whose function takes one of them itself keeps it."""
 
@@ -44,6 +45,7 @@ def prepared(
     pipelines: int | None = None,
     loss: str | None = None,
     teacher: str | None = None,
+    reduce: str | None = None,
     trust: bool = False,
     **images: Any,
 ) -> tuple["Recipe", Path]:
@@ -58,6 +60,7 @@ def prepared(
         seeds, pipelines: students per arm, and repetitions of the whole pipeline.
         loss: what students learn from the teacher.
         teacher: auto, to try better ones where it is weak.
+        reduce: how several processes add up gradients.
         trust: run the code that an earlier run names.
         **images: size, task, label, channels, val, test and skip_broken of the user's own images.
 
@@ -83,6 +86,8 @@ def prepared(
         recipe = replace(recipe, student=replace(recipe.student, loss=loss))
     if teacher == "auto":
         recipe = replace(recipe, weak_teacher="improve")
+    if reduce is not None:
+        recipe = override(recipe, [f"reduce={reduce}"], "--reduce")
     if trust:
         trust_files(folder)  # that of a new run, too
     if folder.exists() and not folder.is_dir():

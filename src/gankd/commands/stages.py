@@ -16,6 +16,7 @@ from gankd.errors import CheckpointError, ConfigError, TrustError
 from gankd.generators.external import Generator
 from gankd.models.contract import ImageModel
 from gankd.models.network_files import holds_code
+from gankd.processes import count, join
 from gankd.recipes.arms import Arm, arm_named, chosen_arms, default_arms
 from gankd.recipes.cgan_kd import arm_images, cgan_kd
 from gankd.recipes.code import named_code
@@ -30,6 +31,7 @@ from gankd.recipes.students import check_students
 from gankd.recipes.teacher import make_teacher, teacher_stage, with_suited_augmentation
 from gankd.recipes.virtual import virtual_temperature
 from gankd.recipes.weak_teacher import with_strong_teacher
+from gankd.recipes.workers import one_thread
 from gankd.report.tables import best_arm, classes_table, evidence_rows, headline, results_table
 from gankd.runs import Run
 from gankd.seals import require_trust, require_trusted_file, seals
@@ -261,7 +263,8 @@ def started(
         by: the command, if it is not one that `resume` can continue.
         resumed: `resume` trains these arms, instead of those that it trained before.
     """
-    with opened(recipe, folder, console, **given) as experiment:
+    join()
+    with opened(recipe, folder, console, **given) as experiment, _in_shards(experiment):
         for warning in experiment.splits.card.get("warnings", ()):
             experiment.say("data", warning)
         check_arms(experiment, arms)
@@ -279,6 +282,19 @@ def started(
             )
         store_run(experiment, _stored_arms(experiment.recipe, arms) if resumed else kept, by)
         yield experiment
+
+
+@contextmanager
+def _in_shards(experiment: Experiment) -> Iterator[None]:
+    """Compute with one thread where batches are split: more would add up numbers in other orders."""
+    shards = experiment.engine.shards.count
+    if shards == 1:
+        yield
+        return
+    who = f"{count()} processes" if count() > 1 else "one process"
+    experiment.say("shards", f"batches in {shards} parts, on {who} of one thread")
+    with one_thread(experiment.engine.device):
+        yield
 
 
 def _tell_changed_code(experiment: Experiment, arms: Sequence[Arm]) -> None:

@@ -94,8 +94,13 @@ def gradient_penalty(scores: Tensor, images: Tensor) -> Tensor:
 
     [1] Mescheder, Geiger, Nowozin. Which training methods for GANs do actually converge? ICML 2018.
     """
+    return squared_gradient(scores, images).mean() / 2
+
+
+def squared_gradient(scores: Tensor, images: Tensor) -> Tensor:
+    """|dD/dx|^2 of each image (N,), of which `gradient_penalty` is half the mean; see there."""
     (gradient,) = torch.autograd.grad(scores.float().sum(), images, create_graph=True)
-    return gradient.float().flatten(1).square().sum(1).mean() / 2
+    return gradient.float().flatten(1).square().sum(1)
 
 
 def _weighted(terms: Tensor, weights: Tensor | None) -> Tensor:

@@ -319,6 +319,12 @@ class Recipe:
     """Most updates of the controls at equal time, in units of student.updates; 1 leaves these controls out."""
     seed: Seed = 0
     """Seed of teacher, generator, density ratio and pool."""
+    shards: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Parts of each batch that several processes share. Networks depend on it, as batch normalisation works part by
+    part, but not on the number of processes, which must divide it. Default with several processes: their number."""
+    reduce: Literal["exact", "fast"] = "exact"
+    """Sum of the gradients of all parts. exact: in order, the same bits on any number of processes; fast: by
+    all-reduce."""
     device: str = "auto"
     """cpu, cuda or cuda:N. auto: a GPU if PyTorch finds one."""
     precision: Precision = "auto"
@@ -331,3 +337,13 @@ class Recipe:
             synth = replace(self.synth, pool=math.ceil(seen / self.select.kept_share))
             object.__setattr__(self, "synth", synth)
             object.__setattr__(self, "select", replace(self.select, count=seen))
+        for part in (self.teacher, self.gan, self.student):
+            require(
+                self.shards == 1 or part.batch_size >= 2 * self.shards,
+                f"shards={self.shards} needs batches of at least {2 * self.shards} images, two in each shard, got "
+                f"{part.where}batch_size={part.batch_size}",
+            )
+        require(
+            self.shards == 1 or not self.student.compile,
+            f"student.compile=true is for whole batches; set it to false, or shards=1, got shards={self.shards}",
+        )

@@ -19,10 +19,12 @@ from gankd.models import build_net, is_own
 from gankd.models.contract import ImageModel
 from gankd.models.network_files import file_state
 from gankd.own_code import split_arguments
+from gankd.processes import count
 from gankd.recipes.config import Recipe
 from gankd.recipes.data import add_unlabelled, given_splits, load_splits
 from gankd.recipes.live import Live, Objects, copied, with_objects
 from gankd.runs import Run, Stage, fingerprint
+from gankd.shards import Shards
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ class Experiment:
                 f"images must be square, got {height}x{width}; crop them, for example with --size {min(height, width)}"
             )
         start_side(width)
-        engine = Engine.pick(width, recipe.device, recipe.precision)
+        if recipe.shards == 1:
+            recipe = replace(recipe, shards=count())
+        shards = Shards(recipe.shards, fast=recipe.reduce == "fast")
+        engine = Engine.pick(width, recipe.device, recipe.precision, shards)
         given = {"splits": splits, **live}
         names = tuple(name for name, value in given.items() if value is not None and not isinstance(value, str | Path))
         return cls(recipe, run, images, engine, names, live=objects)
@@ -94,7 +99,7 @@ class Experiment:
             inputs: fingerprints of what the stage reads.
         """
         plain = settings if isinstance(settings, dict) else to_dict(settings)
-        own = {**plain, "seed": self.recipe.seed, "bf16": self.engine.bf16}
+        own = {**plain, "seed": self.recipe.seed, **self.engine.identity}
         return self.run.stage(name, own, {"data": self.data_fingerprint, **inputs})
 
     @cached_property

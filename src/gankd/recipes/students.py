@@ -73,7 +73,7 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
     if arm.starts_from_another(config):
         rests_on["init"] = student_stage(experiment, arm.start, seed, inputs).fingerprint
     rests_on["data"] = experiment.data_fingerprint
-    settings = {**_settings(experiment, config, arm), "seed": seed, "bf16": experiment.engine.bf16}
+    settings = {**_settings(experiment, config, arm), "seed": seed, **experiment.engine.identity}
     return experiment.run.stage(f"student-{arm.folder_name}-{seed}", settings, rests_on)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gankd.config import require
 from gankd.errors import CheckpointError, DataError, ModelError, RunError
+from gankd.processes import brought_to_first, count, leads, number, wait
 from gankd.seeds import BLOCK, rng
 from gankd.storage import FORMAT, read_json, write_hashed_json
 from gankd.synthetic.files import MANIFEST, PARTS, SHARD, UNFINISHED, check_file, check_space, write_array
@@ -46,7 +47,8 @@ def generate(
     """Generate and score one image per label, and store images and scores in `folder`.
 
     Each block of 256 has its own random numbers, so content depends on neither shard size nor interruptions.
-    Generation resumes after the last complete shard; a finished set is opened as it is.
+    Generation resumes after the last complete shard; a finished set is opened as it is. Several processes share the
+    blocks, and the first one writes.
 
     Args:
         folder: a folder for this set only.
@@ -85,7 +87,9 @@ def generate(
     plan = json.loads(json.dumps(plan))  # as it is read back: tuples become lists
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".*.npy.*"):  # temporary files of a process that was killed while writing
+        for leftover in (
+            folder.glob(".*.npy.*") if leads() else ()
+        ):  # temporary files of a process that was killed while writing
             leftover.unlink()
     except OSError as error:
         raise _unwritable(folder, error) from None
@@ -94,12 +98,13 @@ def generate(
         return SyntheticSet(folder)
 
     shards: list[dict[str, Any]] = state["shards"]
+    wait()  # the first process adds to them when all have read them
     for start in range(len(shards) * shard_size, len(labels), shard_size):
         arrays: dict[str, NDArray[Any]] = {}
         mine = labels[start : start + shard_size]
-        for first in range(0, len(mine), BLOCK):
-            some = mine[first : first + BLOCK]
-            block = _block(sampler, score, task, some, seed, (start + first) // BLOCK)
+        numbers = range(start // BLOCK, -(-(start + len(mine)) // BLOCK))
+        for place, block in _blocks(lambda place: _block(sampler, score, task, labels, seed, place), numbers):
+            first = place * BLOCK - start
             if not arrays:
                 remaining = len(labels) - start
                 check_space(folder, remaining * sum(part[0].nbytes for part in block.values()))
@@ -107,21 +112,37 @@ def generate(
             for name, part in block.items():
                 arrays[name][first : first + BLOCK] = part
             if progress:
-                progress(start + first + len(some), len(labels))
+                progress(start + first + len(block["labels"]), len(labels))
+        if not leads():
+            continue
         try:
             shards.append({name: write_array(folder, name, len(shards), array) for name, array in arrays.items()})
             state["shape"] = list(arrays["images"].shape[1:])
             write_hashed_json(folder / UNFINISHED, state)
         except OSError as error:
             raise _unwritable(folder, error) from None
-    (folder / UNFINISHED).replace(folder / MANIFEST)
+    if leads():
+        (folder / UNFINISHED).replace(folder / MANIFEST)
+    wait()
     return SyntheticSet(folder)
 
 
-def _block(
-    sampler: Sampler, score: Score, task: Task, labels: Tensor, seed: int, number: int
-) -> dict[str, NDArray[Any]]:
+Block = dict[str, NDArray[Any]]
+"""The four parts of up to 256 generated images."""
+
+
+def _blocks(make: Callable[[int], Block], numbers: range) -> Iterator[tuple[int, Block]]:
+    """Blocks by number, in order; block b is made by process b mod W and brought to the first one, which writes."""
+    for start in range(numbers.start, numbers.stop, count()):
+        some = range(start, min(start + count(), numbers.stop))
+        own = next((b for b in some if b % count() == number()), None)
+        found = dict(entry for entry in brought_to_first(None if own is None else (own, make(own))) if entry)
+        yield from sorted(found.items())
+
+
+def _block(sampler: Sampler, score: Score, task: Task, labels: Tensor, seed: int, number: int) -> Block:
     """Generate, score and check one block of all four parts."""
+    labels = labels[number * BLOCK : (number + 1) * BLOCK]
     images = sampler(labels, generator=rng(seed, "sample", number))
     if images.dtype != torch.uint8 or images.ndim != 4 or len(images) != len(labels):
         raise ModelError(

@@ -31,7 +31,7 @@ def train_autoencoder(
         index = batches(step).to(engine.device)
         images = train.images[index]  # (N, C, H, W) uint8
         with engine.autocast():
-            picture, code, outputs = network(images)  # (N, C, H, W), (N, F), (N,)
+            picture, code, outputs = engine.shards(network, images, trains=network)  # (N, C, H, W), (N, F), (N,)
         pixels = F.mse_loss(picture.float(), to_float(images))
         label = train.task.loss(outputs, train.labels[index]).mean()
         loss = pixels + SPARSITY * code.float().mean() + label

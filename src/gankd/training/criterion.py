@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gankd.engine import Engine
 from gankd.errors import ConfigError, GankdError, ModelError
 from gankd.losses.distillation.maps import keep_layout
 from gankd.losses.distillation.spec import LossModule
@@ -202,6 +203,41 @@ def blamed_on(spelling: str) -> Iterator[None]:
         place = ([frame for frame in frames if "site-packages" not in frame.filename] or frames)[-1]
         where = f"{Path(place.filename).name}, line {place.lineno}"
         raise ConfigError(f"loss {spelling} fails ({where}): {reason[:300]}") from error
+
+
+def read(engine: Engine, reader: Reader, images: Tensor, trains: nn.Module | None = None) -> tuple[Tensor, Signals]:
+    """Result of a reader for a batch of images, which several processes may share.
+
+    Args:
+        engine: divides the batch.
+        reader: of one network.
+        images: (N, C, H, W).
+        trains: that network, if it is trained.
+    """
+    if engine.shards.count == 1 or not reader.rotated:
+        found: tuple[Tensor, Signals] = engine.shards(reader, images, trains=trains)
+        return found
+
+    def by_row(images: Tensor) -> tuple[Tensor, Signals]:
+        outputs, signals = reader(images)
+        return outputs, {name: rotations_last(name, value, len(images)) for name, value in signals.items()}
+
+    outputs, signals = engine.shards(by_row, images, trains=trains)
+    return outputs, {name: rotations_first(name, value) for name, value in signals.items()}
+
+
+def rotations_last(name: str, value: Any, count: int) -> Any:
+    """(3 N, ...) -> (N, 3, ...) of a rotated signal: the three rotations of each row in place of those of all rows."""
+    if isinstance(value, list):
+        return [rotations_last(name, item, count) for item in value]
+    return value.unflatten(0, (3, count)).transpose(0, 1) if name.startswith("rotated_") else value
+
+
+def rotations_first(name: str, value: Any) -> Any:
+    """Inverse of `rotations_last`: losses read rotation by rotation."""
+    if isinstance(value, list):
+        return [rotations_first(name, item) for item in value]
+    return value.transpose(0, 1).flatten(0, 1) if name.startswith("rotated_") else value
 
 
 def rows_of(value: Any, rows: slice | Tensor) -> Any:

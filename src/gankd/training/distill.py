@@ -24,7 +24,7 @@ from gankd.runs import Stage
 from gankd.seeds import Batches, rng, seed_own_layers
 from gankd.tasks import Task
 from gankd.training.class_weights import weights_of_classes, weights_of_images
-from gankd.training.criterion import Signals, blamed_on, in_float32, joined, rows_of
+from gankd.training.criterion import Signals, blamed_on, in_float32, joined, read, rotations_first, rows_of
 from gankd.training.lesson import DistillConfig, Fakes, Lesson
 from gankd.training.supervised import make_optimizer, require_trainable
 from gankd.training.teacher_outputs import stored_signals
@@ -116,7 +116,7 @@ def updates(
             # The teacher runs first, so that the student's saved activations are still in cache for backward.
             signals = teacher(batch)
             with engine.autocast():
-                outputs, own_signals = net.student(batch.images)
+                outputs, own_signals = read(engine, net.student, batch.images, trains=student)
 
             inputs = batch.inputs(task) | signals | {name: in_float32(value) for name, value in own_signals.items()}
             inputs["progress"] = step / config.updates
@@ -294,7 +294,7 @@ class Feed:
         index = index.to(self.engine.device)
         self.student.eval()  # no batch statistics of images that are not trained on
         with self.engine.autocast():
-            outputs = self.student(self.fakes.images[index])
+            outputs = self.engine.shards(self.student, self.fakes.images[index])
         self.student.train()
         excess = self.real.task.excess_loss(outputs, self.fakes.labels[index])
         return index[excess.topk(self.num_fake).indices]
@@ -378,7 +378,9 @@ class Teaching:
             return {}
         if self._real is None and self._fake is None:
             with self._engine.autocast():
-                return {name: in_float32(value) for name, value in self._reader(batch.images)[1].items()}
+                return {
+                    name: in_float32(value) for name, value in read(self._engine, self._reader, batch.images)[1].items()
+                }
         # Stored signals hold all images in their first view, then all in their second, and so on.
         view = torch.zeros_like(batch.index) if batch.view is None else batch.view
         real_view, fake_view = view[: batch.num_real], view[batch.num_real :]
@@ -390,13 +392,4 @@ class Teaching:
             place = batch.fake_index + fake_view * self._sizes[1]
             parts.append({name: rows_of(value, place) for name, value in self._fake.items()})
         signals = {name: in_float32(joined([part[name] for part in parts])) for name in parts[0]}
-        return {
-            name: _rotations_first(value) if name.startswith("rotated_") else value for name, value in signals.items()
-        }
-
-
-def _rotations_first(value: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-    """(N, 3, ...) -> (3 N, ...): the three rotations are stored row by row, and losses read rotation by rotation."""
-    if isinstance(value, list):
-        return [item.transpose(0, 1).flatten(0, 1) for item in value]
-    return value.transpose(0, 1).flatten(0, 1)
+        return {name: rotations_first(name, value) for name, value in signals.items()}

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -23,7 +24,7 @@ from gankd.generators.label_embedding import LabelInput, LabelToEmbedding
 from gankd.generators.networks import LatentGenerator, to_float
 from gankd.generators.projected import FeatureDiscriminator
 from gankd.generators.published import Init, initialise
-from gankd.losses.adversarial import GanLoss, discriminator_loss, generator_loss, gradient_penalty
+from gankd.losses.adversarial import GanLoss, discriminator_loss, generator_loss, squared_gradient
 from gankd.losses.nearest import PER_GAP, NearestVicinity
 from gankd.losses.vicinal import Vicinity, VicinityKind
 from gankd.models.contract import ImageModel
@@ -267,6 +268,7 @@ class GanTrainer:
             assert teacher is not None
             self.teacher, self.critic = self._look_through(engine.place(teacher).eval(), train, ili)
         self.discriminators = nn.ModuleList(filter(None, (self.discriminator, self.critic)))
+        self.networks = nn.ModuleList([self.generator, self.discriminators])
         self.optimizer_g, self.optimizer_d = (
             torch.optim.Adam(net.parameters(), lr, betas=config.betas, eps=config.adam_eps, fused=True)
             for net, lr in ((self.generator, config.lr_g), (self.discriminators, config.lr_d))
@@ -313,10 +315,10 @@ class GanTrainer:
             images = torch.where(mirror[:, None, None, None], images.flip(3), images)
         return images
 
-    def _score(self, images: Tensor, labels: Tensor, random: torch.Generator) -> Tensor:
+    def _augmented(self, images: Tensor, random: torch.Generator) -> Tensor:
         if self.engine.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        return self.discriminator(diff_augment(images, self.config.diff_augment, random), labels)
+        return diff_augment(images, self.config.diff_augment, random)
 
     def _maps(self, images: Tensor, random: torch.Generator) -> list[Tensor]:
         """The teacher's maps of images in [-1, 1]."""
@@ -338,43 +340,60 @@ class GanTrainer:
         random = rng(self.seed, "gan d", number)
         batch = self.batches.draw(number, random)
         target = batch.target.to(device)
-        real = self._real(batch.real_index, random)
+        real, z = self._real(batch.real_index, random), self._latent(len(target), random)
+        judge = partial(self._judge, penalised=penalised)
+        found = self.engine.shards(judge, random, real, z, batch.fake_labels.to(device), target, trains=self.networks)
+        weights = [w if w is None else w.to(device) for w in (batch.real_weight, batch.fake_weight)]
+        loss = total = discriminator_loss(config.loss, *found["scores"], *weights)
+        if penalised:
+            # Both penalties are means over their own half; over all images they would come out halved.
+            strength = 2 * self.penalty_weight * config.penalty_every
+            total = loss + strength * torch.cat(found["penalties"]).mean() / 2
+        (total / config.accumulate).backward()
+        if self.critic is not None:
+            self._critic_gradient(random, real, found["fake"], target, weights)
+        return loss.detach()
+
+    def _critic_gradient(
+        self, random: torch.Generator, real: Tensor, fake: Tensor, target: Tensor, weights: list[Tensor | None]
+    ) -> None:
+        """Add the gradient of the discriminator of the teacher's maps, always by the hinge loss."""
+        assert self.critic is not None
+        # (N, S) each: one score per map and place
+        scores = self.engine.shards(self._judge_maps, random, real, fake, target, trains=self.critic)
+        with self.engine.autocast():
+            # A weight belongs to an image, and so to each of its S scores.
+            repeated = [w if w is None else w.repeat_interleave(scores[0].shape[1]) for w in weights]
+            loss = discriminator_loss("hinge", *(half.flatten() for half in scores), *repeated)
+            (loss / self.config.accumulate).backward()
+
+    def _judge_maps(self, random: torch.Generator, real: Tensor, fake: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        """Scores of the teacher's maps of real and of generated images."""
+        assert self.critic is not None
+        with float32_spectral_norm(self.critic), self.engine.autocast():
+            with torch.no_grad():
+                maps = self._maps(torch.cat([real, fake]), random)
+            return self.critic(maps, torch.cat([target, target])).chunk(2)
+
+    def _judge(
+        self, random: torch.Generator, real: Tensor, z: Tensor, fake_labels: Tensor, target: Tensor, penalised: bool
+    ) -> dict[str, Any]:
+        """Scores of real images (N, C, H, W) and of as many generated ones, their penalties, and the latter."""
+        device = self.engine.device
         with torch.no_grad(), float32_spectral_norm(self.generator), self.engine.autocast():
-            fake = self.generator(self._latent(len(target), random), batch.fake_labels.to(device)).float()
-        both = torch.cat([real, fake]).requires_grad_(penalised)  # (2 N, C, H, W)
+            fake = self.generator(z, fake_labels).float()
+        both, labels = torch.cat([real, fake]).requires_grad_(penalised), torch.cat([target, target])  # 2 N rows
         with float32_spectral_norm(self.discriminator):
             # Second derivatives in bfloat16 are mostly rounding, so penalised updates run in float32.
             with torch.autocast(device.type, enabled=False) if penalised else self.engine.autocast():
                 # Real and fake go through in one call: one update of the spectral norms, half the launches.
-                scores = self._score(both, torch.cat([target, target]), random)
-            real_scores, fake_scores = scores.float().chunk(2)  # (N,) each
-            weights = [w if w is None else w.to(device) for w in (batch.real_weight, batch.fake_weight)]
-            loss = discriminator_loss(config.loss, real_scores, fake_scores, *weights)
-            total = loss
+                scores = self.discriminator(self._augmented(both, random), labels)
+            found = {"scores": scores.float().chunk(2), "fake": fake}
             if penalised:
-                wanted = real_scores.sum() + fake_scores.sum() * (config.penalty == "r1r2")
-                # Both penalties are means over their own half; over `both` they would come out halved.
-                strength = 2 * self.penalty_weight * config.penalty_every
-                total = loss + strength * gradient_penalty(wanted[None], both)
-            (total / config.accumulate).backward()
-        if self.critic is not None:
-            self._critic_gradient(both.detach(), torch.cat([target, target]), weights, random)
-        return loss.detach()
-
-    def _critic_gradient(
-        self, both: Tensor, labels: Tensor, weights: list[Tensor | None], random: torch.Generator
-    ) -> None:
-        """Add the gradient of the discriminator of the teacher's maps, always by the hinge loss."""
-        assert self.critic is not None
-        with float32_spectral_norm(self.critic), self.engine.autocast():
-            with torch.no_grad():
-                maps = self._maps(both, random)
-            scores = self.critic(maps, labels)  # (2 N, S): one score per map and place
-            real_scores, fake_scores = (half.flatten() for half in scores.chunk(2))
-            # A weight belongs to an image, and so to each of its S scores.
-            repeated = [w if w is None else w.repeat_interleave(scores.shape[1]) for w in weights]
-            loss = discriminator_loss("hinge", real_scores, fake_scores, *repeated)
-            (loss / self.config.accumulate).backward()
+                real_scores, fake_scores = found["scores"]
+                wanted = real_scores.sum() + fake_scores.sum() * (self.config.penalty == "r1r2")
+                found["penalties"] = squared_gradient(wanted[None], both).chunk(2)
+        return found
 
     def generator_step(self, step: int) -> Tensor:
         """One update of the generator, on `accumulate` batches, and of its average; returns its loss."""
@@ -396,21 +415,32 @@ class GanTrainer:
     def _generator_gradient(self, number: int) -> Tensor:
         """Add the gradient of the `number`-th batch, divided by the batches of an update; returns the loss."""
         config, device = self.config, self.engine.device
-        random = rng(self.seed, "gan g", number)
-        real_scores = None
-        with float32_spectral_norm(self.discriminators, self.generator), self.engine.autocast():
-            if config.loss == "relativistic":  # compares with real images, other than the discriminator's
-                batch = self.batches.draw(config.steps * config.d_steps * config.accumulate + number, random)
-                target = batch.target.to(device)
-                real_scores = self._score(self._real(batch.real_index, random), target, random)
-            else:
-                target = self.batches.targets(config.batch_size, random).to(device)
-            fake = self.generator(self._latent(len(target), random), target).float()
-            loss = generator_loss(config.loss, self._score(fake, target, random), real_scores)
-            if self.critic is not None:
-                loss = loss + generator_loss("hinge", self.critic(self._maps(fake, random), target).flatten())
+        random, real = rng(self.seed, "gan g", number), None
+        if config.loss == "relativistic":  # compares with real images, other than the discriminator's
+            batch = self.batches.draw(config.steps * config.d_steps * config.accumulate + number, random)
+            target = batch.target.to(device)
+            real = self._augmented(self._real(batch.real_index, random), random)
+        else:
+            target = self.batches.targets(config.batch_size, random).to(device)
+        z = self._latent(len(target), random)
+        found = self.engine.shards(self._please, random, z, target, real, trains=self.networks)
+        loss = generator_loss(config.loss, found["scores"], found.get("real"))
+        if self.critic is not None:
+            loss = loss + generator_loss("hinge", found["critic"].flatten())
         (loss / config.accumulate).backward()
         return loss.detach()
+
+    def _please(self, random: torch.Generator, z: Tensor, target: Tensor, real: Tensor | None) -> dict[str, Tensor]:
+        """Scores of N generated images by the discriminators, and of real ones if there are any."""
+        found = {}
+        with float32_spectral_norm(self.discriminators, self.generator), self.engine.autocast():
+            if real is not None:
+                found["real"] = self.discriminator(real, target)
+            fake = self.generator(z, target).float()
+            found["scores"] = self.discriminator(self._augmented(fake, random), target)
+            if self.critic is not None:
+                found["critic"] = self.critic(self._maps(fake, random), target)
+        return found
 
     def _decay(self, step: int) -> float:
         """Share of the average that an update keeps: as set, or by half-life, ramped up."""

@@ -173,7 +173,7 @@ def train_supervised(
             draws = rng(seed, "mix", step, device=engine.device)
             images, labels = mix(images, train.task.mixable(labels), train.task, config.mix, config.mix_alpha, draws)
         with engine.autocast():
-            outputs = model(images)  # (N, K) or (N,)
+            outputs = engine.shards(model, images, trains=model)  # (N, K) or (N,)
         loss = train.task.loss(outputs, labels)  # (N,)
         if weights is not None:
             loss = loss * weights_of_images(weights, train.task, labels)

@@ -15,7 +15,7 @@ from gankd.runs import fingerprint
 from gankd.storage import FORMAT, load_state, save_state
 from gankd.synthetic import check_space
 from gankd.tasks import Task
-from gankd.training.criterion import Reader, Signals, joined
+from gankd.training.criterion import Reader, Signals, joined, rotations_last
 
 BATCH = 512
 LARGEST_HALF = 6e4
@@ -87,16 +87,9 @@ def _compute(reader: Reader, images: Tensor, engine: Engine, views: Views | None
                 some = apply_views(some, views[number, start : start + BATCH].to(engine.device))
             with engine.autocast():
                 found = reader(some)[1]
-            rows = {name: _by_row(name, value, len(some)) for name, value in found.items()}
+            rows = {name: rotations_last(name, value, len(some)) for name, value in found.items()}
             parts.append({name: _small(value, name, reader.task) for name, value in rows.items()})
     return {name: joined([part[name] for part in parts]) for name in reader.names}
-
-
-def _by_row(name: str, value: Any, count: int) -> Any:
-    """Rotated signals come as three rotations of all rows, and are kept as three rotations of each row."""
-    if isinstance(value, list):
-        return [_by_row(name, item, count) for item in value]
-    return value.unflatten(0, (3, count)).transpose(0, 1) if name.startswith("rotated_") else value
 
 
 def _small(value: Any, name: str, task: Task) -> Any:

@@ -1,0 +1,130 @@
+"""Processes that compute one run together, through torch.distributed. A process on its own is number 0 of 1.
+
+`torchrun` and `gankd run --processes` start them. All follow the same program; the first one writes all files.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gankd.errors import LostProcessError
+
+T = TypeVar("T")
+
+
+def count() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if _is_joined() else 1
+
+
+def number() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if _is_joined() else 0
+
+
+def leads() -> bool:
+    """True if this process writes the files of the run and speaks to the user."""
+    return number() == 0
+
+
+def local_number() -> int:
+    """Number of this process among those on the same machine, which is that of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def started_together() -> bool:
+    """True if this process was started as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def join() -> None:
+    """Compute together with the processes that were started with this one, if there are any, from now on."""
+    if not started_together() or _is_joined():
+        return
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    with _lost_ones_named():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """`join` for the time of the block; after an error nobody is waited for."""
+    join()
+    yield
+    wait()
+    if _is_joined():
+        dist.destroy_process_group()
+
+
+def gathered(value: Tensor) -> Tensor:
+    """(W, ...) a contiguous tensor of the same shape from each process, in their order."""
+    if count() == 1:
+        return value[None]
+    every = value.new_empty((count(), *value.shape))
+    with _lost_ones_named():
+        dist.all_gather(list(every), value)
+    return every
+
+
+def summed(value: Tensor) -> Tensor:
+    """Sum over processes, in an order that depends on their number."""
+    if count() > 1:
+        with _lost_ones_named():
+            dist.all_reduce(value)
+    return value
+
+
+def brought_to_first(value: T) -> list[T]:
+    """Plain data or arrays of each process, in their order; empty for all but the first process."""
+    if count() == 1:
+        return [value]
+    every: list[Any] = [None] * count() if leads() else []
+    with _lost_ones_named():
+        dist.gather_object(value, every or None)
+    return every
+
+
+def agreed(value: T) -> T:
+    """The first process's value, when all have come so far: of what each could have measured otherwise."""
+    if count() == 1:
+        return value
+    every: list[Any] = [None] * count()
+    with _lost_ones_named():
+        dist.all_gather_object(every, value)
+    first: T = every[0]
+    return first
+
+
+def wait() -> None:
+    """Wait until all processes have come so far."""
+    agreed(None)
+
+
+def _is_joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+@contextmanager
+def _lost_ones_named() -> Iterator[None]:
+    """The errors that a process gets when it talks to one that has ended, in one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcessError(
+            "another process of this run has ended or cannot be reached; finished stages and the last checkpoint are "
+            f"kept, and the same command resumes ({' '.join(str(error).split())[:120]})"
+        ) from error
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process when the one that started it is gone: nobody else would."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -75,7 +75,10 @@ def test_mlp_in_the_name_gives_the_regression_head() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet8+mpl", r"no head 'mpl' for model resnet8; write resnet8\+mlp, or resnet8 for its own"),
+        (
+            "resnet8+mpl",
+            r"no head 'mpl' for model resnet8; write resnet8\+mlp, resnet8\+mlp128, or resnet8 for its own",
+        ),
         ("resnt8+mlp", "no model 'resnt8'; did you mean resnet8"),
         ("nets_of_mine:fixed+mlp", "model nets_of_mine:fixed does not end in an nn.Linear of 5 outputs"),
     ],

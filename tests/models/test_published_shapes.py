@@ -57,8 +57,8 @@ class Layers:
         weight, shift = self.conv_weights(out, x.shape[1] // groups, side, side)
         return F.conv2d(x, weight, shift if bias else None, stride, side // 2 if pad is None else pad, groups=groups)
 
-    def bn(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, *self.bn_statistics(x.shape[1]))
+    def bn(self, x: Tensor, eps: float = 1e-5) -> Tensor:
+        return F.batch_norm(x, *self.bn_statistics(x.shape[1]), eps=eps)
 
     def linear(self, x: Tensor, out: int) -> Tensor:
         return F.linear(x, *self.linear_weights(out, x.shape[1]))
@@ -155,15 +155,17 @@ def wide_resnet(blocks: int, k: int) -> "Table":
     return table
 
 
-def vgg(counts: tuple[int, ...]) -> "Table":
-    """128 px: two hidden layers of 1024 units."""
+def vgg(counts: tuple[int, ...], *, always_five: bool = False) -> "Table":
+    """128 px: two hidden layers of 1024 units. `always_five`: five poolings by 2 at 32 px, too."""
 
     def table(net: Layers, x: Tensor, side: int) -> Tensor:
         for block, (count, width) in enumerate(zip(counts, (64, 128, 256, 512, 512), strict=True)):
             for _ in range(count):
                 x = F.relu(net.bn(net.conv(x, width, 3, bias=True)))
-            if block < 3 or (block == 3 and side == 64):
+            if block < 3 or (block == 3 and (side == 64 or always_five)):
                 x = F.max_pool2d(x, 2)
+        if always_five:
+            return net.linear(F.max_pool2d(x, 2).flatten(1), OUTPUTS)
         x = {32: x.mean((2, 3), keepdim=True), 64: F.max_pool2d(x, 2), 128: F.max_pool2d(x, 4)}[side].flatten(1)
         for _ in range(2 if side == 128 else 0):
             x = F.relu(net.linear(x, 1024))
@@ -211,8 +213,67 @@ def shufflenet_v1(net: Layers, x: Tensor, side: int) -> Tensor:
     return net.linear(x.mean((2, 3)), OUTPUTS)
 
 
+def mobilenet_2021(net: Layers, x: Tensor, side: int) -> Tensor:
+    """Every block expands; blocks that keep the side have a shortcut, projected where the width changes."""
+    rows = (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)
+    x = net.cbr(x, 32, 3)
+    for number, (factor, width, count, stride) in enumerate(rows):
+        for block in range(count):
+            step = stride if block == 0 and not (number == 1 and side == 32) else 1
+            inside = x.shape[1]
+            y = net.cbr(net.cbr(x, factor * inside, 1), factor * inside, 3, step, groups=factor * inside)
+            y = net.bn(net.conv(y, width, 1))
+            if step == 1:
+                y = y + (x if inside == width else net.bn(net.conv(x, width, 1)))
+            x = y
+    return net.linear(net.cbr(x, 1280, 1).mean((2, 3)), OUTPUTS)
+
+
+def efficientnet(form: str = "") -> "Table":
+    """The form of 2021 has no layer behind the last block; that of RC-49 pads by one pixel less at the left and top."""
+
+    def table(net: Layers, x: Tensor, side: int) -> Tensor:
+        eps = 1e-3 if form == "rc49" else 1e-5
+
+        def conv(x: Tensor, out: int, kernel: int, stride: int, groups: int = 1) -> Tensor:
+            if form == "rc49" and stride == 2:
+                x = F.pad(x, (kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
+                return net.conv(x, out, kernel, stride, pad=0, groups=groups)
+            return net.conv(x, out, kernel, stride, groups=groups)
+
+        x = F.silu(net.bn(conv(x, 32, 3, 2 if form == "rc49" or (side == 128 and not form) else 1), eps))
+        rows = (1, 3, 16, 1, 1), (6, 3, 24, 2, 2), (6, 5, 40, 2, 2), (6, 3, 80, 3, 2), (6, 5, 112, 3, 1)
+        for factor, kernel, width, count, stride in (*rows, (6, 5, 192, 4, 2), (6, 3, 320, 1, 1)):
+            for block in range(count):
+                inside, step = x.shape[1], 1 if block else stride
+                y = x if factor == 1 else F.silu(net.bn(net.conv(x, factor * inside, 1), eps))
+                y = F.silu(net.bn(conv(y, factor * inside, kernel, step, groups=factor * inside), eps))
+                gate = F.silu(net.conv(y.mean((2, 3), keepdim=True), inside // 4, 1, bias=True))
+                y = y * net.conv(gate, factor * inside, 1, bias=True).sigmoid()
+                y = net.bn(net.conv(y, width, 1), eps)
+                x = x + y if step == 1 and inside == width else y
+        if form != "2021":
+            x = F.silu(net.bn(net.conv(x, 1280, 1), eps))
+        return net.linear(x.mean((2, 3)), OUTPUTS)
+
+    return table
+
+
 def shufflenet_v2(net: Layers, x: Tensor, side: int) -> Tensor:
-    x = first_layers(net, x, 24, side, kernel=1)
+    return split_stages(net, first_layers(net, x, 24, side, kernel=1))
+
+
+def shufflenet_v2_with(stride: int) -> "Table":
+    """A 3x3 convolution first, and a pooling where the images are larger than 32 px."""
+
+    def table(net: Layers, x: Tensor, side: int) -> Tensor:
+        x = net.cbr(x, 24, 3, stride)
+        return split_stages(net, x if side == 32 else F.max_pool2d(x, 3, 2, 1))
+
+    return table
+
+
+def split_stages(net: Layers, x: Tensor) -> Tensor:
     for width, count in ((116, 4), (232, 8), (464, 4)):
         for block in range(count):
             half = width // 2
@@ -227,12 +288,14 @@ def shufflenet_v2(net: Layers, x: Tensor, side: int) -> Tensor:
     return net.linear(net.cbr(x, 1024, 1).mean((2, 3)), OUTPUTS)
 
 
-def densenet(growth: int, counts: tuple[int, ...]) -> "Table":
+def densenet(growth: int, counts: tuple[int, ...], *, of_2021: bool = False) -> "Table":
     def table(net: Layers, x: Tensor, side: int) -> Tensor:
-        x = first_layers(net, x, 2 * growth, side, bare=True)
+        x = first_layers(net, x, 2 * growth, 32 if of_2021 else side, bare=True)
         for part, count in enumerate(counts):
             if part:
                 x = F.avg_pool2d(net.conv(F.relu(net.bn(x)), x.shape[1] // 2, 1), 2)
+                if of_2021 and part == 1 and side > 32:
+                    x = F.max_pool2d(x, 2)
             for _ in range(count):
                 y = net.conv(F.relu(net.bn(x)), 4 * growth, 1)
                 x = torch.cat([x, net.conv(F.relu(net.bn(y)), growth, 3)], 1)
@@ -256,11 +319,21 @@ TABLES: dict[str, Table] = {
     "shufflenet_v1": shufflenet_v1,
     "shufflenet_v2": shufflenet_v2,
     "densenet121": densenet(32, (6, 12, 24, 16)),
+    "efficientnet_b0": efficientnet(),
+    "vgg11_2021": vgg((1, 1, 2, 2, 2), always_five=True),
+    "mobilenet_v2_2021": mobilenet_2021,
+    "shufflenet_v2_2021": shufflenet_v2_with(1),
+    "shufflenet_v2_rc49": shufflenet_v2_with(2),
+    "efficientnet_b0_2021": efficientnet("2021"),
+    "efficientnet_b0_rc49": efficientnet("rc49"),
+    "densenet121_2021": densenet(32, (6, 12, 24, 16), of_2021=True),
 }
+ONE_TABLE = {"_rc49": (64,), "_2021": (32, 64)}
+"""Sides at which networks of the first version are published, by the end of their names."""
+CASES = [(name, side) for name in TABLES for side in ONE_TABLE.get(name[-5:], (32, 64, 128))]
 
 
-@pytest.mark.parametrize("side", [32, 64, 128])
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(("name", "side"), CASES)
 def test_outputs_are_those_of_the_layer_table(name: str, side: int) -> None:
     net = build_net(name, in_channels=3, image_size=side, num_outputs=OUTPUTS, seed=0).double().eval()
     images = torch.arange(3 * side * side, dtype=torch.float64).mul(0.37).sin().reshape(1, 3, side, side)
@@ -270,3 +343,20 @@ def test_outputs_are_those_of_the_layer_table(name: str, side: int) -> None:
         expected = TABLES[name](Layers(), images, side)
     assert expected.std() > 1e-3
     torch.testing.assert_close(outputs, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "outputs", "parameters"),
+    [
+        ("shufflenet_v2_2021", 32, 10, 1_263_854),
+        ("mobilenet_v2_2021", 32, 10, 2_296_922),
+        ("vgg11_2021", 32, 10, 9_231_114),
+        ("vgg16+mlp128", 64, 1, 15_002_561),
+        ("shufflenet_v2_rc49+mlp128", 64, 1, 1_401_957),
+        ("mobilenet_v2+mlp128", 64, 1, 2_404_993),
+        ("efficientnet_b0_rc49+mlp128", 64, 1, 4_188_669),
+    ],
+)
+def test_parameters_of_the_first_version(name: str, side: int, outputs: int, parameters: int) -> None:
+    net = build_net(name, in_channels=3, image_size=side, num_outputs=outputs, seed=0)
+    assert sum(parameter.numel() for parameter in net.parameters()) == parameters

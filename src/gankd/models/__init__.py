@@ -45,6 +45,8 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
 }
 """Published networks by name; each is built in the form that fits the images (`parts.form_of`)."""
 
+HEADS = {"mlp": 512, "mlp128": 128}
+"""Widths of the heads of the regression networks: of cGAN-KD, and of its first version."""
 SYNONYMS = {
     "in_channels": ("in_channels", "in_chans"),
     "image_size": ("image_size", "img_size", "input_size"),
@@ -63,7 +65,8 @@ def build_net(
     factory: Callable[..., nn.Module] | None = None,
 ) -> nn.Module:
     """Build a network with random weights: a zoo name, "timm:NAME" or "torchvision:NAME" if these are installed, or
-    "module:name" from the user's own code. Each name may end in "+mlp", and then in arguments: my_nets:Tiny(width=8).
+    "module:name" from the user's own code. Each name may end in "+mlp" (or "+mlp128"), and then in arguments:
+    my_nets:Tiny(width=8).
     Or open the finished network in a file (`network_files`), whose code, if it holds any, is then trusted.
 
     The user's class or function is called with those of in_channels, image_size and num_outputs that are among its
@@ -81,8 +84,9 @@ def build_net(
         return open_network(name)
     plain, arguments = split_arguments(name)
     base, plus, head = plain.partition("+")
-    if plus and head != "mlp":
-        raise ModelError(f"no head {head!r} for model {base}; write {base}+mlp, or {base} for its own head")
+    if plus and head not in HEADS:
+        known = ", ".join(f"{base}+{name}" for name in HEADS)
+        raise ModelError(f"no head {head!r} for model {base}; write {known}, or {base} for its own head")
     sizes = {"in_channels": in_channels, "image_size": image_size, "num_outputs": num_outputs}
     factory = factory or _factory(base)
     chosen = _arguments(factory, sizes) | arguments
@@ -106,7 +110,7 @@ def build_net(
         if any(is_lazy(parameter) for parameter in net.parameters()):
             _set_lazy_layers(net, torch.zeros(2, in_channels, image_size, image_size), base)
         if plus:
-            _set_mlp_head(net, num_outputs, base)
+            _set_mlp_head(net, num_outputs, base, HEADS[head])
     return net
 
 
@@ -169,12 +173,12 @@ def _set_lazy_layers(net: nn.Module, images: Tensor, name: str) -> None:
         )
 
 
-def _set_mlp_head(net: nn.Module, num_outputs: int, name: str) -> None:
+def _set_mlp_head(net: nn.Module, num_outputs: int, name: str, width: int) -> None:
     linear = [(path, module) for path, module in net.named_modules() if path and isinstance(module, nn.Linear)]
     if not linear or linear[-1][1].out_features != num_outputs:
         raise ModelError(f"model {name} does not end in an nn.Linear of {num_outputs} outputs that +mlp could replace")
     path, last = linear[-1]
-    net.set_submodule(path, mlp_head(last.in_features, num_outputs))
+    net.set_submodule(path, mlp_head(last.in_features, num_outputs, width))
 
 
 def _import(module_name: str, attribute: str) -> Callable[..., nn.Module]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankd.models.parts import he_normal, read_out, require_side, stem
+from gankd.models.parts import form_of, he_normal, read_out, require_side, stem
 
 
 class DenseLayer(nn.Module):
@@ -34,20 +34,34 @@ class Transition(nn.Sequential):
 
 
 class DenseNet(nn.Module):
-    """DenseNet-BC (Huang et al., CVPR 2017): four dense blocks, with channels and side halved between them."""
+    """DenseNet-BC (Huang et al., CVPR 2017): four dense blocks, with channels and side halved between them.
+
+    Args:
+        pooled_later: the stem of the form for 32 px at every size, and from 64 px on a max-pooling behind the first
+            transition, as in the first version of cGAN-KD.
+    """
 
     def __init__(
-        self, in_channels: int, image_size: int, num_outputs: int, *, growth: int, layers: tuple[int, ...]
+        self,
+        in_channels: int,
+        image_size: int,
+        num_outputs: int,
+        *,
+        growth: int,
+        layers: tuple[int, ...],
+        pooled_later: bool = False,
     ) -> None:
         super().__init__()
         require_side(image_size, 8)
         channels = 2 * growth
-        self.stem = stem(in_channels, channels, image_size, bare=True)
+        self.stem = stem(in_channels, channels, 32 if pooled_later else image_size, bare=True)
         parts: list[nn.Module] = []
         for number, count in enumerate(layers):
             if number:
                 parts.append(Transition(channels))
                 channels //= 2
+                if number == 1 and pooled_later and form_of(image_size) > 32:
+                    parts.append(nn.MaxPool2d(2))
             parts.append(nn.Sequential(*(DenseLayer(channels + growth * layer, growth) for layer in range(count))))
             channels += growth * count
         self.parts = nn.Sequential(*parts)
@@ -61,5 +75,6 @@ class DenseNet(nn.Module):
 
 NETWORKS = {
     "densenet121": partial(DenseNet, growth=32, layers=(6, 12, 24, 16)),
+    "densenet121_2021": partial(DenseNet, growth=32, layers=(6, 12, 24, 16), pooled_later=True),
     "densenet161": partial(DenseNet, growth=48, layers=(6, 12, 36, 24)),
 }

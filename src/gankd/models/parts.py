@@ -42,6 +42,15 @@ def stem(in_channels: int, channels: int, image_size: int, *, kernel: int = 3, b
     return nn.Sequential(*layers)
 
 
+def plain_stem(in_channels: int, channels: int, *, stride: int = 1, pool: bool = False) -> nn.Sequential:
+    """3x3 convolution, batch normalisation, ReLU, and a 3x3 max-pooling with stride 2 if `pool`: stem of networks whose
+    published form has another one than `stem`.
+    """
+    pooling = [nn.MaxPool2d(3, stride=2, padding=1)] * pool
+    convolution = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(), *pooling)
+
+
 def he_normal(net: nn.Module) -> None:
     """Draw every convolution from a normal of variance 2 / (fan out) (He et al., ICCV 2015); biases are 0."""
     for module in net.modules():
@@ -62,16 +71,16 @@ def read_out(head: nn.Module, x: Tensor) -> Tensor:
         return head(x.to(next(head.parameters()).dtype))
 
 
-def mlp_head(features: int, num_outputs: int) -> nn.Sequential:
-    """Head of the cGAN-KD regression networks, two hidden layers of 512, but without the ReLU after the output.
+def mlp_head(features: int, num_outputs: int, width: int = 512) -> nn.Sequential:
+    """Head of the cGAN-KD regression networks, two hidden layers of `width`, but without the ReLU after the output.
 
     That ReLU keeps values from falling below the lowest label but has no gradient there, and losses that read the
     teacher's last layer need it to be linear.
     """
     return nn.Sequential(
-        *(nn.Linear(features, 512), nn.BatchNorm1d(512), nn.ReLU()),
-        *(nn.Linear(512, 512), nn.BatchNorm1d(512), nn.ReLU()),
-        nn.Linear(512, num_outputs),
+        *(nn.Linear(features, width), nn.BatchNorm1d(width), nn.ReLU()),
+        *(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()),
+        nn.Linear(width, num_outputs),
     )
 
 

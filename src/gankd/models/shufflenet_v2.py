@@ -1,9 +1,13 @@
 """ShuffleNetV2 (Ma, Zhang, Zheng, Sun, ECCV 2018)."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from gankd.models.parts import read_out, stem
+from gankd.models.parts import form_of, plain_stem, read_out, stem
 
 STAGES = (116, 4), (232, 8), (464, 4)
 """Channels and blocks of each stage (table 5, 1x)."""
@@ -45,11 +49,21 @@ class SplitBlock(nn.Module):
 
 
 class ShuffleNetV2(nn.Module):
-    """ShuffleNetV2 1x (Ma et al., ECCV 2018): three stages of 4, 8, 4 blocks, widths 116, 232, 464, then 1024."""
+    """ShuffleNetV2 1x (Ma et al., ECCV 2018): three stages of 4, 8, 4 blocks, widths 116, 232, 464, then 1024.
 
-    def __init__(self, in_channels: int, image_size: int, num_outputs: int) -> None:
+    Args:
+        of: form of the stem. 2021: first version of cGAN-KD for classes, a 3x3 convolution, and a max-pooling from
+            64 px on; rc49: the same for RC-49, where the convolution halves the side, too.
+    """
+
+    def __init__(
+        self, in_channels: int, image_size: int, num_outputs: int, *, of: Literal["", "2021", "rc49"] = ""
+    ) -> None:
         super().__init__()
-        self.stem = stem(in_channels, 24, image_size, kernel=1)
+        if of:
+            self.stem = plain_stem(in_channels, 24, stride=2 if of == "rc49" else 1, pool=form_of(image_size) > 32)
+        else:
+            self.stem = stem(in_channels, 24, image_size, kernel=1)
         stages: list[nn.Module] = []
         channels = 24
         for width, count in STAGES:
@@ -66,4 +80,8 @@ class ShuffleNetV2(nn.Module):
         return read_out(self.head, self.last(self.stages(self.stem(x))).mean((2, 3)))
 
 
-NETWORKS = {"shufflenet_v2": ShuffleNetV2}
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "shufflenet_v2": ShuffleNetV2,
+    "shufflenet_v2_2021": partial(ShuffleNetV2, of="2021"),
+    "shufflenet_v2_rc49": partial(ShuffleNetV2, of="rc49"),
+}

@@ -16,9 +16,14 @@ class VGG(nn.Module):
 
     32 px: three poolings and the global mean. 64 px: five poolings and a linear layer on the 2x2 map. 128 px: three
     poolings, one of 4x4, and two hidden layers of 1024 with dropout.
+
+    Args:
+        five_poolings: five poolings by 2 at 32 px, too, as in the first version of cGAN-KD.
     """
 
-    def __init__(self, in_channels: int, image_size: int, num_outputs: int, *, depth: int) -> None:
+    def __init__(
+        self, in_channels: int, image_size: int, num_outputs: int, *, depth: int, five_poolings: bool = False
+    ) -> None:
         super().__init__()
         require_side(image_size, 8)
         form = form_of(image_size)
@@ -30,9 +35,10 @@ class VGG(nn.Module):
                 layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
                 channels = width
             blocks.append(nn.Sequential(*layers))
-            if number < (4 if form == 64 else 3):
+            if number < (4 if form == 64 or five_poolings else 3):
                 blocks.append(nn.MaxPool2d(2))
-        blocks.append({32: nn.AdaptiveAvgPool2d(1), 64: nn.MaxPool2d(2), 128: nn.MaxPool2d(4)}[form])
+        last = {32: nn.AdaptiveAvgPool2d(1), 64: nn.MaxPool2d(2), 128: nn.MaxPool2d(4)}
+        blocks.append(nn.MaxPool2d(2) if five_poolings else last[form])
         self.blocks = nn.Sequential(*blocks)
         features = channels if form == 32 else channels * (image_size // 32) ** 2
         self.hidden = nn.Sequential()
@@ -47,4 +53,7 @@ class VGG(nn.Module):
         return read_out(self.head, self.hidden(self.blocks(x).flatten(1)))
 
 
-NETWORKS = {f"vgg{depth}": partial(VGG, depth=depth) for depth in LAYERS}
+NETWORKS = {
+    **{f"vgg{depth}": partial(VGG, depth=depth) for depth in LAYERS},
+    **{f"vgg{depth}_2021": partial(VGG, depth=depth, five_poolings=True) for depth in (11, 13)},
+}

@@ -199,7 +199,7 @@ def test_full_scale_has_the_published_batches_and_angles() -> None:
         assert angles.teacher.updates * 128 == pytest.approx(350 * 450 * images, rel=1e-3)
         assert angles.student.updates * 128 == pytest.approx(350 * (450 * images + 50_000), rel=1e-3)
         assert [round(350 * at) for at in angles.student.decay_at] == [150, 250]
-        assert angles.teacher.model == "vgg16+mlp"
+        assert angles.teacher.model == "vgg16+mlp128"
 
 
 def test_fine_tuned_rows_go_on_from_nokd() -> None:
@@ -328,3 +328,17 @@ def test_what_is_not_there_is_named() -> None:
         find_table("rc49-r5").arm("NOKd")
     longer = find_table("rc49-r5").arm("NOKD at equal time x2.5")  # as stored cells call it
     assert longer == equal_time(2.5)
+
+
+def test_tables_of_the_first_version_have_its_networks() -> None:
+    cifar, angles, tiny = (find_table(name) for name in ("cifar10-c10k", "rc49-r5", "tiny-imagenet"))
+    assert cifar.networks(cifar.pair("mobilenet_v2-vgg11"), "full") == (
+        *("mobilenet_v2_2021", "vgg11_2021", "vgg13_2021"),
+    )
+    assert cifar.networks(cifar.pair("resnet18-vgg11"), "full")[0] == "resnet18"
+    assert angles.networks(angles.pair("efficientnet_b0"), "full")[1] == "efficientnet_b0_rc49+mlp128"
+    assert angles.networks(angles.pair("mobilenet_v2"), "full")[1] == "mobilenet_v2+mlp128"
+    assert [tiny.networks(pair, "full") for pair in tiny.pairs] == [
+        ("densenet121_2021", "vgg11", "mobilenet_v2_2021"),
+        ("densenet121_2021", "shufflenet_v2_2021", "mobilenet_v2_2021"),
+    ]

@@ -92,6 +92,10 @@ class Family:
     """Published choice of generated images, with M^g."""
     small: DataConfig
     """Images of scale small."""
+    forms: Mapping[str, str] = field(default_factory=dict)
+    """Zoo names at full scale of networks that have a form of their own in this table."""
+    head: str = ""
+    """End of the zoo names of students at full scale."""
     slow: tuple[str, ...] = ()
     """Students trained with a learning rate of 0.01 at full scale, unless the user sets another."""
 
@@ -181,9 +185,13 @@ class PublishedTable:
     def networks(self, pair: Pair, scale: Scale) -> tuple[str | None, str, str | None]:
         """Teacher, student and assistant of a pair as zoo names at this scale."""
         if scale == "full":
-            head = "" if self.family.kind == "classification" else "+mlp"
-            teacher, assistant = (name and name + head for name in (pair.teacher, pair.assistant))
-            return teacher, pair.student + head, assistant
+            family = self.family
+            teacher, student, assistant = (
+                name and family.forms.get(name, name) + family.head
+                for name in (pair.teacher, pair.student, pair.assistant)
+            )
+            assert student is not None
+            return teacher, student, assistant
         stand_ins = STAND_INS[scale]
         teacher, assistant = pair.teacher and stand_ins["teacher"], pair.assistant and stand_ins["assistant"]
         other = pair.student if ":" in pair.student else stand_ins.get("student", pair.student)

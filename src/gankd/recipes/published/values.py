@@ -60,7 +60,7 @@ def full(
     schedule |= {"weight_decay": weight_decay, "flip": flip}
     return Recipe(
         data=data,
-        teacher=TeacherConfig(model=f"{teacher}+mlp", **sgd(images=train, **schedule)),
+        teacher=TeacherConfig(model=teacher, **sgd(images=train, **schedule)),
         gan=gan,
         ratio=ratio,
         synth=SynthConfig(pool=round(2.2 * fakes / rho), labels=labels),
@@ -102,13 +102,14 @@ def _students(lines: Mapping[str, object]) -> tuple[Pair, ...]:
 
 STEERING_FAMILY = Family(
     kind="regression",
+    head="+mlp",
     full=partial(
         full,
         data=DataConfig(name="steering", size=64),
         train=9_800,
         fakes=50_000,
         rho=0.7,
-        teacher="vgg19",
+        teacher="vgg19+mlp",
         gan=sagan_steering(),
     ),
     select=SelectConfig(rho=0.7, count=50_000),
@@ -194,13 +195,14 @@ UTKFACE = _table(
     source=f"{PAPER}, table 7",
     family=Family(
         kind="regression",
+        head="+mlp",
         full=partial(
             full,
             data=DataConfig(name="utkface", size=64),
             train=11_808,
             fakes=60_000,
             rho=0.7,
-            teacher="vgg11",
+            teacher="vgg11+mlp",
             gan=sagan_utkface(),
             labels="balanced",
             flip=True,
@@ -250,13 +252,15 @@ def _rc49(images: int) -> PublishedTable:
         source=f"{FIRST}, table 7",
         family=Family(
             kind="regression",
+            head="+mlp128",
+            forms={name: f"{name}_rc49" for name in ("shufflenet_v2", "efficientnet_b0")},
             full=partial(
                 full,
                 data=DataConfig(name="rc49", size=64, per_label=images),
                 train=450 * images,
                 fakes=50_000,
                 rho=rho,
-                teacher="vgg16",
+                teacher="vgg16+mlp128",
                 gan=sngan_rc49(),
                 weight_decay=1e-4,
                 ratio=RATIO_FIRST,

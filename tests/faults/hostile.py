@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -660,30 +659,6 @@ def try_all(root: Path, variants: int, names: Sequence[str]) -> dict[str, str]:
     return problems
 
 
-GUARDS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-    "gankd.recipes.generated.fitting": (lambda make, *_: make(), ("generator of many classes",)),
-    "gankd.virtual.teacher.fitting": (lambda make, *_: make(), ("virtual teacher of many classes",)),
-    "gankd.commands.stages.require_trust": (lambda *_: None, ("run that names code",)),
-    "gankd.recipes.generated.is_code": (lambda *_: False, ("generator that names code",)),
-    "gankd.storage.intact_json": (lambda _, values: values.pop("blake2b", None) or True, ("run with a changed byte",)),
-    "gankd.config.require_regular": (lambda *_: None, ("settings that are a pipe",)),
-}
-"""Guards, what replaces each to take it away, and the causes that then do harm."""
-
-
-def not_needed(root: Path, variants: int) -> list[str]:
-    """Guards without which every hostile input is still refused."""
-    found = []
-    for guard, (gone, names) in GUARDS.items():
-        folder = root / guard
-        folder.mkdir()
-        sys.modules.pop("evil", None)
-        with mock.patch(guard, gone):
-            if not try_all(folder, variants, names):
-                found.append(guard)
-    return found
-
-
 if "ROOT" in globals():  # run by the tests in a process of its own
     torch.set_num_threads(1)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -692,8 +667,5 @@ if "ROOT" in globals():  # run by the tests in a process of its own
     found = try_all(Path(globals()["ROOT"]), globals()["VARIANTS"], globals()["NAMES"] or list(CAUSES))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     report = {"problems": found, "causes": len(CAUSES), "seconds": time.monotonic() - begun, "peak_mb": peak}
-    report["not_needed"] = (
-        not_needed(Path(globals()["ROOT"]), VARIANTS) if (VARIANTS := globals()["VARIANTS"]) > 1 else []
-    )
     Path(globals()["ROOT"], "report.json").write_text(json.dumps(report))
     sys.exit(0)

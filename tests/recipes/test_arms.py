@@ -153,6 +153,27 @@ def test_default_arms_have_two_controls_and_end_with_the_method() -> None:
     assert [arm.images for arm in arms[3:]] == [*PROCESSINGS, "adjusted"]
 
 
+def test_other_lengths_are_controls_and_methods_of_their_own() -> None:
+    recipe = override(Recipe(time_cap=1), ["lengths=[1,4]", "student.updates=50"])
+    arms = {arm.name: arm for arm in default_arms(recipe)}
+    longer = ["real_matched_x4", "kd_matched_x4", "adjusted_x4", "adjusted_kd_x4"]
+    assert [name for name in arms if name not in DEFAULT_ARMS] == longer
+    assert list(arms)[:5] == ["real", "real_matched", "kd_matched", "real_matched_x4", "kd_matched_x4"]
+    for name in longer:
+        base = arms[name.removesuffix("_x4")]
+        assert replace(arms[name], name=base.name, title=base.title, updates="equal") == base
+        assert arms[name].recipe(recipe).student == replace(base.recipe(recipe).student, updates=200)
+    assert [arms[name].title for name in longer] == [
+        "real, x4",
+        "KD, x4",
+        "+ adjusted: cGAN-KD, x4",
+        "cGAN-KD + KD, x4",
+    ]
+    assert default_arms(override(recipe, ["lengths=[1]"])) == default_arms(Recipe(time_cap=1))
+    with pytest.raises(ConfigError, match="lengths"):
+        override(recipe, ["lengths=[0]"])
+
+
 # --- which arms ---------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from gankd.report.tables import (
     decimals,
     evidence_rows,
     headline,
+    length_note,
     markdown_table,
     results_table,
 )
@@ -176,6 +177,20 @@ def test_markdown_table_uses_words() -> None:
     assert len({line.count("|") for line in lines}) == 1
     assert "(no difference found)" in lines[-1]
     assert "(better)" in lines[-1]
+
+
+def test_a_note_says_what_longer_training_adds() -> None:
+    short = [arm("real_matched", (90.0, 91.0, 92.0)), arm("adjusted", (93.0, 93.0, 93.5))]
+    assert length_note(short, CLASSES) == []
+    longer = [
+        replace(found, arm=replace(found.arm, name=f"{found.name}_x4", title=f"{found.title}, x4"), updates=9600)
+        for found in (arm("real_matched", (91.0, 92.0, 93.1)), arm("adjusted", (93.0, 92.9, 93.6)))
+    ]
+    assert length_note([*short, *longer], CLASSES) == [
+        "Longer training against the same at length 1, + is better: student real_matched, x4 +1.03 [+0.89, +1.18] "
+        "(better); student adjusted, x4 0.00 [-0.25, +0.25] (no difference found)"
+    ]
+    assert "student real_matched, x4 -1.03" in length_note([*short, *longer], DEGREES)[0]
 
 
 def test_evidence_has_exactly_the_agreed_keys_and_is_json() -> None:

@@ -28,7 +28,15 @@ from gankd.recipes.stages import Stages, declare
 from gankd.recipes.teacher import make_teacher
 from gankd.report.gather import machine_facts
 from gankd.report.grids import image_grid
-from gankd.report.tables import EXPLAINED, decimals, evidence_rows, markdown_table, time_note, value_decimals
+from gankd.report.tables import (
+    EXPLAINED,
+    decimals,
+    evidence_rows,
+    length_note,
+    markdown_table,
+    time_note,
+    value_decimals,
+)
 from gankd.seeds import rng
 from gankd.storage import atomic, read_json, write_hashed_json, write_results_page
 from gankd.tasks import Classification
@@ -428,7 +436,7 @@ def _section(one: SetResults) -> str:
         lines += [
             "",
             markdown_table(result.arms, task, result.choice),
-            *(f"\n{note}." for note in time_note(result.arms)),
+            *(f"\n{note}." for note in (*time_note(result.arms), *length_note(result.arms, result.task))),
         ]
     if one.oracle:
         text = f"### Oracle, student {one.students[0]}: unused real images instead of generated ones"

@@ -12,7 +12,7 @@ from gankd.recipes.config import Recipe
 from gankd.recipes.ready import RECIPES
 from gankd.report.gather import gather, machine_facts
 from gankd.report.page import write_index
-from gankd.report.tables import EXPLAINED, markdown_table, time_note
+from gankd.report.tables import EXPLAINED, length_note, markdown_table, time_note
 from gankd.storage import atomic, write_json
 from gankd.text import Table, duration, plus_minus, wrap
 
@@ -110,7 +110,7 @@ def evidence_page(results: Sequence[RunResult], seconds: float) -> str:
         lines += ["", f"## {result.recipe}", "", " ".join(filter(None, [result.headline, result.best])), ""]
         lines += [
             markdown_table(result.arms, result.task, result.choice),
-            *(f"\n{note}." for note in time_note(result.arms)),
+            *(f"\n{note}." for note in (*time_note(result.arms), *length_note(result.arms, result.task))),
         ]
     lines += ["", "## Where generated images help", ""]
     for result in results:

@@ -205,7 +205,8 @@ def default_arms(recipe: Recipe) -> tuple[Arm, ...]:
     """The comparison that every report shows: students without generated images, then the method step by step.
 
     Titles name the losses of student.loss. Controls at equal time are left out with time_cap=1. Arms with images
-    without labels join where `data.unlabelled` names some: alone they are controls, as they need no generator.
+    without labels join where `data.unlabelled` names some: alone they are controls, as they need no generator. Other
+    lengths (`lengths`) are further controls and methods.
     """
     loss = recipe.student.loss
     words = "+".join(Objective.parse(loss).complete.distilling.labels) or "labels"
@@ -226,19 +227,48 @@ def default_arms(recipe: Recipe) -> tuple[Arm, ...]:
             (arm, replace(arm, name=f"{arm.name}_kd", title=f"{arm.title} + {words}", loss=loss))
             for arm in (alone, joined)
         )
-    return (
-        Arm(name="real", title="real, equal passes", updates="passes"),
+    matched = (
         Arm(name="real_matched", title="real, equal updates", role="control"),
         Arm(name="kd_matched", title=f"{words}, equal updates", loss=loss, role="control"),
-        *(timed if recipe.time_cap > 1 else ()),
-        *controls,
-        Arm(name="raw", title="+ raw generated images", images="raw"),
-        Arm(name="subsampled", title="+ subsampled", images="subsampled"),
-        Arm(name="filtered", title="+ filtered", images="filtered"),
+    )
+    methods = (
         Arm(name="adjusted", title="+ adjusted: cGAN-KD", images="adjusted", role="method"),
         Arm(name="adjusted_kd", title=f"cGAN-KD + {words}", images="adjusted", loss=loss, role="method"),
         *methods,
     )
+    return (
+        Arm(name="real", title="real, equal passes", updates="passes"),
+        *matched,
+        *(timed if recipe.time_cap > 1 else ()),
+        *controls,
+        *_at_other_lengths(recipe, [*matched, *controls]),
+        Arm(name="raw", title="+ raw generated images", images="raw"),
+        Arm(name="subsampled", title="+ subsampled", images="subsampled"),
+        Arm(name="filtered", title="+ filtered", images="filtered"),
+        *methods,
+        *_at_other_lengths(recipe, methods),
+    )
+
+
+def _at_other_lengths(recipe: Recipe, arms: Iterable[Arm]) -> list[Arm]:
+    """Arms for each of the lengths but 1."""
+    arms, updates = list(arms), recipe.student.updates
+    return [
+        replace(
+            arm,
+            name=other_length(arm.name, length),
+            title=f"{arm.title.removesuffix(', equal updates')}, x{length:g}",
+            updates=max(1, round(length * updates)),
+        )
+        for length in recipe.lengths
+        if length != 1
+        for arm in arms
+    ]
+
+
+def other_length(name: str, length: float) -> str:
+    """The name of an arm that is trained `length` times as long."""
+    return f"{name}_x{length:g}"
 
 
 DEFAULT_ARMS = {arm.name: arm for arm in default_arms(Recipe(time_cap=1))}

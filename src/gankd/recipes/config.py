@@ -315,6 +315,9 @@ class Recipe:
     weak_teacher: Literal["stop", "accept", "improve"] = "stop"
     """Answer to a teacher that is not clearly better than its student on labels only, on validation images. stop: the
     run ends before the generator; improve: longer, wider and other teachers are tried, as with --teacher auto."""
+    lengths: tuple[AboveZero, ...] = (1.0,)
+    """Lengths of students in units of student.updates: with [1, 4] every control at equal updates and every method is
+    also trained four times as long, and the report says whether that helps."""
     time_cap: Annotated[float, Field(ge=1, le=100)] = 8.0
     """Most updates of the controls at equal time, in units of student.updates; 1 leaves these controls out."""
     seed: Seed = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gankd.bench.results import ArmResult, Choice, paired_values
-from gankd.bench.stats import Interval, Verdict, mean_stderr
+from gankd.bench.stats import Interval, Verdict, mean_stderr, paired_interval
 from gankd.config import require, suggest
 from gankd.tasks import Task
 from gankd.text import Table, fixed, interval, plus_minus
@@ -110,7 +110,7 @@ def results_table(
     if any(arm.vs for arm in arms):
         notes.append(f"difference [95 % paired interval over {over}s], + is better:")
         notes.append(f"> better   < worse   = no difference found   ? one {over}, no interval")
-    notes += time_note(arms)
+    notes += [*time_note(arms), *length_note(arms, task)]
     return _table(arms, task, choice, MARKS, caption, notes).plain(width)
 
 
@@ -195,6 +195,19 @@ def time_note(arms: Sequence[ArmResult]) -> list[str]:
         "equal time: more updates, in the time of generator, density ratio and pool (shared: divided among the "
         "students that learn from the pool); x8 of x43: 8 times the updates (time_cap), where 43 would fit"
     ]
+
+
+def length_note(arms: Sequence[ArmResult], task: Task) -> list[str]:
+    """Gain of arms that are trained longer over the same arms (`Recipe.lengths`): are the students done?"""
+    by_name, places, found = {arm.name: arm for arm in arms}, decimals(arms, task), []
+    for arm in arms:
+        shorter = by_name.get(arm.name.rpartition("_x")[0])
+        pairs = [] if shorter is None else paired_values(arm, shorter)
+        if pairs:
+            own, other = zip(*pairs, strict=True)
+            gain = paired_interval(own, other, higher_is_better=task.higher_is_better)
+            found.append(f"{arm.title} {gain.text(places)} {WORDS[gain.verdict]}")
+    return [f"Longer training against the same at length 1, + is better: {'; '.join(found)}"] if found else []
 
 
 def evidence_rows(arms: Sequence[ArmResult], task: Task, recipe: str) -> list[dict[str, Any]]:

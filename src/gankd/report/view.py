@@ -99,6 +99,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "classes": tables.classes_rows(data.arms, data.choice),
         "over": data.arms[0].over if data.arms else "seed",
         "time_note": " ".join(tables.time_note(data.arms)),
+        "length_note": " ".join(tables.length_note(data.arms, data.task)),
         "seeds": max((len(arm.seeds) for arm in data.arms), default=0),
         "groups": _spread(data.groups, MAX_GROUPS),
         "images_per_group": IMAGES_PER_GROUP,
@@ -191,10 +192,13 @@ def _role(arm: ArmResult, data: ReportData) -> str:
 
 
 def _matched(data: ReportData) -> bool:
-    """True if all arms with generated images get as many updates as each control, or fewer than one at equal time."""
+    """True if all arms with generated images get as many updates as each control, or fewer than one at equal time; of
+    several lengths, if there are controls of each.
+    """
     generated = {arm.updates for arm in data.arms if arm.generated}
     controls = {arm.updates for arm in data.arms if arm.role == "control"}
-    return not generated or (len(generated) == 1 and min(controls, default=0) >= max(generated))
+    longer = len(generated) == 1 and min(controls, default=0) >= max(generated)
+    return not generated or longer or generated <= controls
 
 
 def _forest(data: ReportData, places: int) -> dict[str, Any] | None:

@@ -252,7 +252,7 @@ def test_times_and_a_busy_machine() -> None:
     assert quiet.percentiles == [51, 91, 100]
     busy = replace(quiet, cpu=50.0)
     assert (quiet.busy, busy.busy) == (False, True)
-    latency = Latency(Path("s.onnx"), 32, 1, {1: quiet, 32: busy})
+    latency = Latency(Path("s.onnx"), (32, 32), 1, {1: quiet, 32: busy})
     assert "busy machine: 2.0 times the CPU time passed" in latency.text
     assert "busy" not in replace(latency, timings={1: quiet}).text
     assert latency.to_dict()["timings"][1]["p90_ms"] == 91

@@ -22,6 +22,25 @@ NEW: tuple[Augmentation, ...] = ("crop", "trivial", "erase")
 EVERY = (*ALL, *NEW)
 
 
+def test_a_turn_of_wide_images_is_a_turn() -> None:
+    """A bar across stays as long and as thick when it is turned, which it would not in the grid's own units."""
+    images = torch.zeros(2, 1, 48, 96)
+    images[:, :, 22:26, 34:62] = 1  # 4 x 28 pixels in the middle
+    numbers = {"angle": torch.tensor([math.pi / 12, -math.pi / 12]), "scale": torch.ones(2), "mirror": torch.ones(2)}
+    turned = apply_views(images, Views(numbers))
+    y, x = torch.meshgrid(torch.arange(48.0) - 23.5, torch.arange(96.0) - 47.5, indexing="ij")
+    for image, sign in zip(turned[:, 0], (1, -1), strict=True):
+        mass = image / image.sum()
+        moments = torch.tensor(
+            [[(mass * x * x).sum(), (mass * x * y).sum()], [(mass * x * y).sum(), (mass * y * y).sum()]]
+        )
+        widths, axes = torch.linalg.eigh(moments)
+        assert widths.sqrt().tolist() == pytest.approx([4 / 12**0.5, 28 / 12**0.5], rel=0.05)
+        slope = axes[1, 1] / axes[0, 1]
+        assert math.atan(slope) == pytest.approx(-sign * math.pi / 12, abs=0.02)
+    assert image.sum() == pytest.approx(4 * 28, rel=0.02)
+
+
 def test_nothing_is_the_identity() -> None:
     assert torch.equal(augment(IMAGES, (), rng(0, "a")), IMAGES)
     stored = (IMAGES * 255).to(torch.uint8)

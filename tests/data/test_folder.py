@@ -507,7 +507,7 @@ def test_threads_share_a_budget_of_decoded_pixels(tmp_path: Path, monkeypatch: p
     class_folders(tmp_path, a=12, b=12)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     lock, now, most = threading.Lock(), 0, 0
-    plain = files.square
+    plain = files.pixels_of
 
     def watched(*arguments: Any) -> Any:
         nonlocal now, most
@@ -519,7 +519,7 @@ def test_threads_share_a_budget_of_decoded_pixels(tmp_path: Path, monkeypatch: p
             now -= 1
         return plain(*arguments)
 
-    monkeypatch.setattr(files, "square", watched)
+    monkeypatch.setattr(files, "pixels_of", watched)
     for budget, expected in ((2000, 2), (100, 1)):
         most = 0
         monkeypatch.setattr(files, "_decoded", files.Budget(budget))

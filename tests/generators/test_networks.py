@@ -17,11 +17,13 @@ from gankd.generators.networks import (
     ProjectionDiscriminator,
     UpBlock,
     start_side,
+    start_sides,
     to_float,
     to_uint8,
 )
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
+from gankd.training.gan import GanConfig, build_generator
 
 CLASSES = Classification(num_classes=4)
 AGES = Regression(low=20.0, high=60.0)
@@ -88,6 +90,36 @@ def noise(*shape: int) -> Tensor:
 def test_start_side(size: int, side: int) -> None:
     assert start_side(size) == side
     assert size // side & (size // side - 1) == 0  # a power of two
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "sides"),
+    [(32, 48, (4, 6)), (48, 32, (6, 4)), (24, 64, (6, 16)), (64, 64, (4, 4)), (8, 8, (4, 4))],
+)
+def test_start_sides(height: int, width: int, sides: tuple[int, int]) -> None:
+    assert start_sides(height, width) == sides
+
+
+def test_sides_that_cannot_be_halved_together_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="images of 32x36 pixels by 3 doublings, so the longer side must be a multiple"
+    ):
+        start_sides(32, 36)
+
+
+def test_images_that_are_not_square() -> None:
+    task, shape = Classification(num_classes=3), (3, 16, 24)
+    net = ConditionalGenerator(
+        task, shape, width=4, z_dim=4, label_input="learned", embedding_width=4, batch_norm=False
+    )
+    labels = torch.arange(3)
+    images = net.sample(labels, generator=rng(0, "z"))
+    assert images.shape == (3, 3, 16, 24)
+    judge = ProjectionDiscriminator(task, shape, width=4, label_input="learned", embedding_width=4, spectral=False)
+    assert judge(images.float(), labels).shape == (3,)
+    for name in ("sagan", "biggan"):
+        with pytest.raises(ConfigError, match=f"gan.architecture={name} makes square images, got 16x24; use residual"):
+            build_generator(task, shape, GanConfig(architecture=name), 0)
 
 
 @pytest.mark.parametrize("size", [2, 3, 9, 30, 100, 512])

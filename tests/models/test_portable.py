@@ -5,16 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from gankd.data.files import square
+from gankd.data.files import pixels_of
 from gankd.models import build_net
 from gankd.models.contract import ImageModel
 from gankd.models.portable import Portable, resampling_weights
+from gankd.sizes import sides
 from gankd.tasks import Classification, Regression, Task
 
 CLASSES = Classification(num_classes=5)
 
 
-def portable(side: int = 32, channels: int = 3, task: Task = CLASSES) -> Portable:
+def portable(side: int | str = 32, channels: int = 3, task: Task = CLASSES) -> Portable:
     net = build_net("cnn4", in_channels=channels, image_size=side, num_outputs=task.head_size, seed=0)
     model = ImageModel(net, size=side, mean=torch.full((channels,), 0.4), std=torch.full((channels,), 0.3))
     return Portable(model.eval(), task).eval()
@@ -34,11 +35,21 @@ def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("side", [8, 32])
 def test_the_graph_resamples_like_the_reader(height: int, width: int, side: int) -> None:
     pixels = photograph(height, width)
-    expected = square(Image.fromarray(pixels), side, grey=False)
+    expected = pixels_of(Image.fromarray(pixels), side, grey=False)
     found = portable(side).resampled(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None])[0].numpy()
     difference = np.abs(found - expected)
     assert difference.max() <= 1  # sums in another order may round a level the other way
     assert (difference > 0).mean() <= 0.002
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (101, 77), (20, 45), (7, 9), (1, 1), (31, 500)])
+@pytest.mark.parametrize("size", ["24x32", "40x16"])
+def test_images_that_are_not_square(height: int, width: int, size: str) -> None:
+    pixels = photograph(height, width)
+    expected = pixels_of(Image.fromarray(pixels), size, grey=False)
+    found = portable(size).resampled(torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None])[0].numpy()
+    assert found.shape == (3, *sides(size))
+    assert np.abs(found - expected).max() <= 1
 
 
 def test_weights_by_hand() -> None:

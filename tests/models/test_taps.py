@@ -455,14 +455,24 @@ def test_names_of_the_popular_models_of_timm() -> None:
 
 def test_tokens_become_the_map_that_they_were_cut_from() -> None:
     tokens = torch.randn(2, 3 + 16, 5, generator=rng(0, "tokens"))  # three tokens that are no patches
-    maps = as_map(tokens)
+    maps = as_map(tokens, (32, 32))
     assert maps.shape == (2, 5, 4, 4)
     for i in range(4):
         for j in range(4):
             assert torch.equal(maps[:, :, i, j], tokens[:, 3 + 4 * i + j])
     last = torch.randn(2, 4, 4, 7, generator=rng(0, "last"))
-    assert torch.equal(as_map(last), last.permute(0, 3, 1, 2))
-    assert as_map(maps) is maps
+    assert torch.equal(as_map(last, (32, 32)), last.permute(0, 3, 1, 2))
+    assert as_map(maps, (32, 32)) is maps
+
+
+def test_maps_of_images_that_are_not_square() -> None:
+    tokens = torch.randn(2, 1 + 96, 5, generator=rng(0, "tokens"))  # 8 x 12 patches of 4 pixels
+    maps = as_map(tokens, (32, 48))
+    assert maps.shape == (2, 5, 8, 12)
+    assert torch.equal(maps[:, :, 1, 2], tokens[:, 1 + 14])
+    plain = torch.randn(2, 8, 8, 12)  # as many channels as rows
+    assert as_map(plain, (32, 48)) is plain
+    assert as_map(torch.randn(2, 8, 12, 7), (32, 48)).shape == (2, 7, 8, 12)
 
 
 class Restless(nn.Module):
@@ -561,7 +571,7 @@ def test_a_path_that_is_no_stage_boundary_may_be_named() -> None:
 
 
 def chain(sides: Sequence[float], size: int = 32) -> list[Tap]:
-    return [Tap(f"stage{number}", (4, int(side), int(side)), size) for number, side in enumerate(sides)]
+    return [Tap(f"stage{number}", (4, int(side), int(side)), (size, size)) for number, side in enumerate(sides)]
 
 
 def sides_of(student: Sequence[float], teacher: Sequence[float], size: int = 32) -> list[tuple[int, int]]:

@@ -31,7 +31,7 @@ def test_parameters_are_those_of_deit() -> None:
 
 
 def test_patches_fit_the_image() -> None:
-    assert [patch_side(size) for size in (8, 12, 16, 28, 32, 64, 100, 128, 224, 256)] == [
+    assert [patch_side(size, size) for size in (8, 12, 16, 28, 32, 64, 100, 128, 224, 256)] == [
         2,
         2,
         4,
@@ -43,7 +43,7 @@ def test_patches_fit_the_image() -> None:
         16,
         16,
     ]
-    with pytest.raises(ModelError, match="patches need images with an even side, got 33"):
+    with pytest.raises(ModelError, match="patches need images with even sides, got 33x33"):
         build_net("vit_tiny", in_channels=3, image_size=33, num_outputs=5, seed=0)
 
 

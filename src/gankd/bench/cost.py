@@ -19,6 +19,7 @@ from gankd.models import ZOO, build_net
 from gankd.recipes.config import Recipe
 from gankd.recipes.generated import CLASSIFIER
 from gankd.recipes.published.table import PublishedTable, Scale
+from gankd.sizes import sides, size_of
 from gankd.tasks import Classification, Regression, Task
 from gankd.training.gan import GanConfig, build_discriminator, build_generator
 
@@ -60,7 +61,7 @@ def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
     """
     base = table.recipe(scale)
     channels, size, outputs = published_shape(base.data.name)
-    size = base.data.size or size
+    size = sides(base.data.size or size)[0]
     outputs = outputs if outputs == 1 else base.data.classes or outputs
 
     def of(name: str) -> Work:
@@ -122,8 +123,8 @@ def training_step(
     batch: int,
     teacher: str | None = None,
     *,
-    size: int | None = None,
-    teacher_size: int | None = None,
+    size: int | str | None = None,
+    teacher_size: int | str | None = None,
 ) -> float:
     """Operations of one update on `batch` images (C, H, W), which the teacher sees too if there is one; each network
     in its own size.
@@ -132,9 +133,9 @@ def training_step(
     """
     if not all(_in_zoo(each) for each in (name, *([] if teacher is None else [teacher]))):
         return 0.0
-    channels, side, _ = shape
-    seen = 0.0 if teacher is None else network_work(teacher, channels, teacher_size or side, outputs).operations
-    return _training(network_work(name, channels, size or side, outputs), 1, batch) + batch * seen
+    channels, own = shape[0], size_of(*shape[1:])
+    seen = 0.0 if teacher is None else network_work(teacher, channels, teacher_size or own, outputs).operations
+    return _training(network_work(name, channels, size or own, outputs), 1, batch) + batch * seen
 
 
 def gan_step(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> float:
@@ -146,13 +147,13 @@ def gan_step(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> floa
 
 
 def sampling_step(
-    config: GanConfig, task: Task, shape: tuple[int, int, int], teacher: str, count: int, teacher_size: int | None
+    config: GanConfig, task: Task, shape: tuple[int, int, int], teacher: str, count: int, teacher_size: int | str | None
 ) -> float:
     """Operations of generating `count` images (C, H, W) and showing them to the teacher; 0 for a user's own teacher."""
     if not _in_zoo(teacher):
         return 0.0
     generator, _ = _gan_work(config, task, shape)
-    seen = network_work(teacher, shape[0], teacher_size or shape[1], task.head_size)
+    seen = network_work(teacher, shape[0], teacher_size or size_of(*shape[1:]), task.head_size)
     return count * (generator.operations + seen.operations)
 
 
@@ -161,11 +162,11 @@ def _in_zoo(name: str) -> bool:
 
 
 @cache
-def network_work(name: str, channels: int, size: int, outputs: int) -> Work:
+def network_work(name: str, channels: int, size: int | str, outputs: int) -> Work:
     """Work of a zoo network, counted from its shapes without weights."""
     with torch.device("meta"):
         net = build_net(name, in_channels=channels, image_size=size, num_outputs=outputs, seed=0).eval()
-        return _work(net, lambda: net(torch.zeros(1, channels, size, size)))
+        return _work(net, lambda: net(torch.zeros(1, channels, *sides(size))))
 
 
 def _work(net: nn.Module, call: Callable[[], Any]) -> Work:

@@ -126,7 +126,7 @@ class Prices:
         return self.classifier(experiment, config.network, config, f"teacher {config.model}", config.input_size)
 
     def classifier(
-        self, experiment: Experiment, name: str, config: TeacherConfig, what: str, size: int | None = None
+        self, experiment: Experiment, name: str, config: TeacherConfig, what: str, size: int | str | None = None
     ) -> StepTime:
         """One update of a network that is trained as teachers are, on images of side `size` (default: the data's)."""
         train, few = experiment.splits.train, experiment.splits.train.subset(torch.arange(2))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gankd.cli.command import Command, Option
-from gankd.cli.options import names
+from gankd.cli.options import image_size, names
 
 COMMANDS = (
     Command(
@@ -28,7 +28,7 @@ COMMANDS = (
                 default=Path("contact-sheet.png"),
                 help="file for the sheet of images (default: contact-sheet.png)",
             ),
-            Option("--size", type=int, help="resize images to this side, in pixels"),
+            Option("--size", type=image_size, help="resize images to this side in pixels, or HEIGHTxWIDTH"),
             Option("--task", choices=["auto", "classification", "regression"], help="task (default: auto)"),
             Option("--label", type=names, metavar="NAME", help="column of the label; x,y is a label of two values"),
             Option("--channels", choices=["auto", "grey", "rgb"], help="colours (default: auto)"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gankd.cli.command import PROCESSES, Option
 from gankd.errors import ConfigError
+from gankd.sizes import is_size, sides, size_of
 
 
 def names(text: str) -> list[str]:
@@ -23,6 +24,15 @@ def numbers(option: str, kind: Callable[[float], float] = float) -> Callable[[st
             raise ConfigError(f"{option} takes numbers with commas between them, got {text!r}") from None
 
     return read
+
+
+def image_size(text: str) -> int | str:
+    """A side in pixels, or HEIGHTxWIDTH."""
+    if text.lstrip("-").isdecimal():
+        return int(text)
+    if is_size(text):
+        return size_of(*sides(text))
+    raise ConfigError(f"--size takes a side in pixels, or HEIGHTxWIDTH such as 48x64, got {text!r}")
 
 
 def paths_by_name(text: str) -> tuple[str, str]:
@@ -51,7 +61,7 @@ RECIPE = (
     ),
     Option("--out", type=Path, help="run folder (default: runs/RECIPE)"),
     Option("--data", help="file or folder of the images, for recipes that read files"),
-    Option("--size", type=int, help="resize images to this side, in pixels"),
+    Option("--size", type=image_size, help="resize images to this side in pixels, or HEIGHTxWIDTH"),
     Option("--task", choices=["auto", "classification", "regression"], help="task of your own images"),
     Option("--label", type=names, metavar="NAME", help="column of the label; x,y is a label of two values"),
     Option("--channels", choices=["auto", "grey", "rgb"], help="colours of your own images"),

@@ -11,6 +11,7 @@ import torch
 from gankd.bench.timing import PERCENTILES, Timing, timed
 from gankd.config import require
 from gankd.models.exported import ExportedModel, open_exported
+from gankd.sizes import size_of
 from gankd.text import Table, number
 
 
@@ -19,7 +20,8 @@ class Latency:
     """Result of `gankd bench-latency`."""
 
     path: Path
-    side: int
+    sides: tuple[int, int]
+    """Height and width of the images."""
     threads: int
     timings: dict[int, Timing]
     """Timings by number of images at a time."""
@@ -33,7 +35,7 @@ class Latency:
             rate = f"{1000 * batch / own.percentiles[0]:,.0f}"
             rows.append([str(batch), *map(number, own.percentiles), rate, str(len(own.times))])
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        caption = f"{self.path}: images of {self.side} x {self.side} pixels in memory, {threads}"
+        caption = f"{self.path}: images of {self.sides[0]} x {self.sides[1]} pixels in memory, {threads}"
         lines = [Table(head, rows, caption=caption).plain()]
         if any(own.busy for own in self.timings.values()):
             worst = max(own.wall / own.cpu for own in self.timings.values())
@@ -46,7 +48,7 @@ class Latency:
         for batch, own in self.timings.items():
             times = {f"p{share}_ms": time for share, time in zip(PERCENTILES, own.percentiles, strict=True)}
             rows.append({"batch": batch, **times, "wall_ms": own.wall, "cpu_ms": own.cpu, "busy": own.busy})
-        return {"model": str(self.path), "side": self.side, "threads": self.threads, "timings": rows}
+        return {"model": str(self.path), "side": size_of(*self.sides), "threads": self.threads, "timings": rows}
 
 
 def bench_latency(
@@ -75,14 +77,15 @@ def bench_latency(
     for name, value in asked:
         require(value >= 1, f"{name} must be at least 1, got {value}")
     found, before = open_exported(model, trust=trust, threads=threads), torch.get_num_threads()
+    measured = found.sides if side is None else (side, side)
     torch.set_num_threads(threads)
     try:
-        timings = {batch: _time(found, batch, side or found.size, seconds) for batch in batches}
+        timings = {batch: _time(found, batch, measured, seconds) for batch in batches}
     finally:
         torch.set_num_threads(before)
-    return Latency(found.path, side or found.size, threads, timings)
+    return Latency(found.path, measured, threads, timings)
 
 
-def _time(model: ExportedModel, batch: int, side: int, seconds: float) -> Timing:
-    images = np.random.default_rng(0).integers(256, size=(batch, model.channels, side, side), dtype=np.uint8)
+def _time(model: ExportedModel, batch: int, sides: tuple[int, int], seconds: float) -> Timing:
+    images = np.random.default_rng(0).integers(256, size=(batch, model.channels, *sides), dtype=np.uint8)
     return timed(lambda: model.run(images), seconds)

@@ -71,7 +71,7 @@ def predict(
 ) -> Predictions:
     """Label photographs with a student that `gankd export` wrote.
 
-    Photographs are read upright, and the central square is resampled, as a graph does it on a device.
+    Photographs are read upright, and the central part is resampled, as a graph does it on a device.
 
     Args:
         model: the file, of any format.
@@ -84,7 +84,7 @@ def predict(
     """
     found = open_exported(model, trust=trust)
     paths = [path for given in photos for path in _images_at(Path(given))]
-    images = np.empty((len(paths), found.channels, found.size, found.size), np.uint8)
+    images = np.empty((len(paths), found.channels, *found.sides), np.uint8)
     items = [Item(str(path), path, "", "", None) for path in paths]
     root = Path(photos[0] if len(photos) == 1 else "photographs")
     decode_into(images, np.arange(len(paths)), root, items, Files(paths), draft=False)

@@ -18,6 +18,7 @@ from gankd.recipes.published import Scale, find_table
 from gankd.recipes.stages import declare
 from gankd.runs import Run
 from gankd.seeds import rng
+from gankd.sizes import sides
 from gankd.tasks import Classification, Regression, Task
 
 
@@ -60,7 +61,7 @@ def plan_table_run(
 def _random_splits(recipe: Recipe) -> Splits:
     """Splits of a few random images of the set's shape, to time networks on."""
     channels, size, outputs = published_shape(recipe.data.name)
-    size, classes = recipe.data.size or size, recipe.data.classes or outputs
+    size, classes = sides(recipe.data.size or size)[0], recipe.data.classes or outputs
     task: Task = Regression(low=0.0, high=1.0) if outputs == 1 else Classification(num_classes=classes)
     count = max(2 * classes, 256)
     images = torch.randint(256, (count, channels, size, size), dtype=torch.uint8, generator=rng(0, "plan images"))

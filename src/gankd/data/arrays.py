@@ -30,6 +30,7 @@ from gankd.data.own import (
 )
 from gankd.data.store import Fill, Key, arrange, source_key
 from gankd.errors import DataError
+from gankd.sizes import sides
 from gankd.tasks import Task
 
 BLOCK_BYTES = 1 << 26
@@ -187,7 +188,7 @@ def splits_of_arrays(
     colour = "grey" if train.shape[0] == 1 else "RGB"
     card = {
         "origin": f"{what} {shown(path.name)}: {counted(len(items), 'image')}, {width}x{height} pixels, "
-        f"used as {colour} {side}x{side}",
+        f"used as {colour} {train.shape[2]}x{train.shape[1]}",
         "licence": "the user's own",
         **how,
     }
@@ -203,7 +204,7 @@ def arrange_arrays(
     labels: Tensor,
     task: Task,
     index: Mapping[str, Tensor],
-    side: int,
+    side: int | str,
     channels: ChannelChoice = "auto",
     how: FitChoice = "crop",
 ) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
@@ -213,11 +214,11 @@ def arrange_arrays(
         DataError: the sets differ in shape, or a block of the file cannot be read.
     """
     grey, key, fill = decoder(path, sets, side, channels, how)
-    return arrange(labels, task, index, (1 if grey else 3, side, side), key, fill)
+    return arrange(labels, task, index, (1 if grey else 3, *sides(side)), key, fill)
 
 
 def decoder(
-    path: Path, sets: Sequence[Images], side: int, channels: ChannelChoice, how: FitChoice
+    path: Path, sets: Sequence[Images], side: int | str, channels: ChannelChoice, how: FitChoice
 ) -> tuple[bool, Key, Fill]:
     """True if images become grey, and their identity and decoding as `arrange` takes them.
 
@@ -318,16 +319,17 @@ def refuse_strange(items: list[Item], count: int, where: str) -> None:
 # Pixels
 
 
-def fit(pixels: Array, side: int, channels: ChannelChoice, how: FitChoice = "crop") -> Array:
-    """uint8 (N, H, W, C) to (N, C, side, side): resampled by `fitted`, colours as chosen."""
-    count, height, width, depth = pixels.shape
+def fit(pixels: Array, size: int | str, channels: ChannelChoice, how: FitChoice = "crop") -> Array:
+    """uint8 (N, H, W, C) to (N, C, height, width): resampled by `fitted`, colours as chosen."""
+    count, high, wide, depth = pixels.shape
     grey = depth == 1 if channels == "auto" else channels == "grey"
-    if (height, width) != (side, side) or (grey and depth == 3):
-        resampled = np.empty((count, side, side, 1 if grey else depth), np.uint8)
+    height, width = sides(size)
+    if (high, wide) != (height, width) or (grey and depth == 3):
+        resampled = np.empty((count, height, width, 1 if grey else depth), np.uint8)
         for row, picture in enumerate(pixels):
             image = Image.fromarray(picture if depth == 3 else picture[..., 0])
-            image = fitted(image.convert("L") if grey else image, side, how)
-            resampled[row] = np.asarray(image).reshape(side, side, -1)
+            image = fitted(image.convert("L") if grey else image, size, how)
+            resampled[row] = np.asarray(image).reshape(height, width, -1)
         pixels = resampled
-    pixels = np.broadcast_to(pixels, (count, side, side, 1 if grey else 3))
+    pixels = np.broadcast_to(pixels, (count, height, width, 1 if grey else 3))
     return np.array(pixels.transpose(0, 3, 1, 2), order="C")

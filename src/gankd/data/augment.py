@@ -161,8 +161,9 @@ def apply_views(images: Tensor, views: Views) -> Tensor:
         # --- rotate, scale, flip and shift: one affine map (N, 2, 3), one resampling
         angle, scale, mirror = (views.get(name) for name in ("angle", "scale", "mirror"))
         cos, sin = scale * angle.cos(), scale * angle.sin()
-        to_x = torch.stack([mirror * cos, -sin, views.get("shift_x")], 1)
-        to_y = torch.stack([mirror * sin, cos, views.get("shift_y")], 1)
+        wide = images.shape[3] / images.shape[2]  # the grid is 2 x 2: in it a turn of pixels is not a turn
+        to_x = torch.stack([mirror * cos, -sin / wide, views.get("shift_x")], 1)
+        to_y = torch.stack([mirror * sin * wide, cos, views.get("shift_y")], 1)
         grid = F.affine_grid(torch.stack([to_x, to_y], 1), list(images.shape), align_corners=False)  # (N, H, W, 2)
         images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     if "contrast" in views.numbers:

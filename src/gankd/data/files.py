@@ -1,4 +1,4 @@
-"""Image files: found, checked, and decoded to square uint8 pixels."""
+"""Image files: found, checked, and decoded to uint8 pixels."""
 
 import io
 import math
@@ -34,6 +34,7 @@ from gankd.data.own import (
 from gankd.data.store import arrange, source_key
 from gankd.errors import DataError
 from gankd.regular import require_regular
+from gankd.sizes import sides, size_of
 
 IMAGE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -225,7 +226,7 @@ def splits_of_pictures(
         labels,
         task,
         index,
-        (1 if grey else 3, side, side),
+        (1 if grey else 3, *sides(side)),
         lambda: source_key(pictures.paths, side, grey, *([choices.fit] if choices.fit != "crop" else [])),
         lambda target, row: decode_into(target, row, root, items, pictures, how=choices.fit, remedy=_OR_SKIP),
     )
@@ -245,9 +246,9 @@ def splits_of_pictures(
 
 
 def survey(
-    root: Path, items: list[Item], pictures: Pictures, size: int | None, channels: ChannelChoice, remedy: str = ""
-) -> tuple[int, bool, str]:
-    """Height and width for all images, True if they become grey, and a description of the files.
+    root: Path, items: list[Item], pictures: Pictures, size: int | str | None, channels: ChannelChoice, remedy: str = ""
+) -> tuple[int | str, bool, str]:
+    """Size for all images, True if they become grey, and a description of the files.
 
     `remedy` ends the error about files that cannot be read. `draft` allows to decode large JPEG files at a fraction of
     their size, which is faster and a little different.
@@ -262,10 +263,11 @@ def survey(
         _refuse_unreadable(root, items, pictures.visit(lambda _, source: probe(source)), remedy)
     sizes = [(width, height) for width, height, _ in headers]
     side = size or common_size(root, items, sizes)
+    high, wide = sides(side)
     grey = common_channels(root, items, [is_grey for *_, is_grey in headers], channels)
     least, most = min(sizes, key=math.prod), max(sizes, key=math.prod)
     span = f"{least[0]}x{least[1]}" + ("" if least == most else f" to {most[0]}x{most[1]}")
-    return side, grey, f"{span} pixels, used as {'grey' if grey else 'RGB'} {side}x{side}"
+    return side, grey, f"{span} pixels, used as {'grey' if grey else 'RGB'} {wide}x{high}"
 
 
 def decode_into(
@@ -280,7 +282,7 @@ def decode_into(
     *,
     draft: bool = True,
 ) -> None:
-    """Write image i to target[row[i]], (C, side, side) each, as `fitted` does; those with row -1 are not opened.
+    """Write image i to target[row[i]], (C, H, W) each, as `fitted` does; those with row -1 are not opened.
 
     `remedy` ends the error about files that cannot be read. `draft` allows to decode large JPEG files at a fraction of
     their size, which is faster and a little different.
@@ -288,11 +290,11 @@ def decode_into(
     Raises:
         DataError: files that cannot be read.
     """
-    grey, side = target.shape[1] == 1, target.shape[-1]
+    grey, size = target.shape[1] == 1, size_of(*target.shape[-2:])
 
     def read(index: int, source: Source) -> None:
         if row[index] >= 0:
-            target[row[index]] = _decode(source, side, grey, resample, how, draft=draft)
+            target[row[index]] = _decode(source, size, grey, resample, how, draft=draft)
 
     _refuse_unreadable(root, items, pictures.visit(read), remedy)
 
@@ -366,20 +368,21 @@ def probe(source: Source) -> tuple[int, int, bool]:
 
 def _decode(
     source: Source,
-    side: int,
+    size: int | str,
     grey: bool,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
     how: FitChoice = "crop",
     *,
     draft: bool = True,
 ) -> npt.NDArray[np.uint8]:
-    """Pixels of a file, see `square`; waits while other threads hold too much memory."""
+    """Pixels of a file, see `pixels_of`; waits while other threads hold too much memory."""
     with _open(source) as image:
-        if draft:  # a JPEG much larger than needed is decoded at a half, quarter or eighth, never below twice the side
-            image.draft(None, (2 * side, 2 * side))
+        if draft:  # a JPEG much larger than needed is decoded at a half, quarter or eighth, never below twice the sides
+            high, wide = sides(size)
+            image.draft(None, (2 * wide, 2 * high))
         with _decoded.hold(image.width * image.height * _BYTES_PER_PIXEL):
             try:
-                return square(image, side, grey, resample, how)
+                return pixels_of(image, size, grey, resample, how)
             finally:
                 image.close()  # its pixels too, before others get their turn
 
@@ -416,19 +419,20 @@ def common_channels(root: Path, items: list[Item], grey: list[bool], channels: C
     return grey[0]
 
 
-def square(
+def pixels_of(
     opened: Image.Image,
-    side: int,
+    size: int | str,
     grey: bool,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
     how: FitChoice = "crop",
 ) -> npt.NDArray[np.uint8]:
-    """uint8 (C, side, side): upright, opaque, resampled by `fitted`; `opened` is turned in place."""
+    """uint8 (C, H, W): upright, opaque, resampled by `fitted`; `opened` is turned in place."""
     ImageOps.exif_transpose(opened, in_place=True)
     image = flatten(opened).convert("L" if grey else "RGB")
-    if image.size != (side, side):
-        image = fitted(image, side, how, resample)
-    return np.asarray(image).reshape(side, side, -1).transpose(2, 0, 1)
+    height, width = sides(size)
+    if image.size != (width, height):
+        image = fitted(image, size, how, resample)
+    return np.asarray(image).reshape(height, width, -1).transpose(2, 0, 1)
 
 
 def flatten(image: Image.Image) -> Image.Image:

@@ -19,6 +19,7 @@ from gankd.data.own import SHARES, nearest_size, shown, size_fits
 from gankd.data.sets import DATA_SETS
 from gankd.data.table import TABLE, holds_paths, read_table
 from gankd.errors import DataError
+from gankd.sizes import sides
 
 BINS = 10
 """Bars of the histogram of values."""
@@ -146,7 +147,7 @@ class Scan:
         """Recommended side to resize to; None if images can stay as they are."""
         if not self.sizes or (len(self.sizes) == 1 and all(w == h and size_fits(w) for w, h in self.sizes)):
             return None
-        return min(32, nearest_size(min(map(min, self.sizes))))
+        return min(32, sides(nearest_size(min(map(min, self.sizes))))[0])
 
     @property
     def mixed(self) -> bool:

@@ -14,6 +14,7 @@ from gankd.config import require
 from gankd.data.groups import group_strata, share_groups
 from gankd.errors import DataError
 from gankd.seeds import rng
+from gankd.sizes import is_size, sides, size_of
 from gankd.tasks import Task
 
 TaskChoice = Literal["auto", "classification", "regression"]
@@ -57,7 +58,7 @@ class Settings(TypedDict, total=False):
 
     task: TaskChoice
     label: tuple[str, ...]
-    size: int | None
+    size: int | str | None
     channels: ChannelChoice
     fit: FitChoice
     low: float | None
@@ -93,11 +94,11 @@ class Choices:
     label: tuple[str, ...] = ()
     """Column of the label in a table, whatever its name; several columns are one label of several values. Arrays: names
     of the values."""
-    size: int | None = None
-    """Height and width in pixels, a multiple of 4 from 8 to 256, to which images are resampled, bicubic and
-    antialiased; default: square images of one size stay as they are."""
+    size: int | str | None = None
+    """Side in pixels, or height and width as in 48x64, multiples of 4 from 8 to 256, to which images are resampled,
+    bicubic and antialiased; default: square images of one size stay as they are."""
     fit: FitChoice = "crop"
-    """Treatment of images that are not square: their central square, the whole between black bars, or stretched."""
+    """Treatment of images of another form: their central part, the whole between black bars, or stretched."""
     channels: ChannelChoice = "auto"
     """grey: one channel; rgb: three, which repeat grey levels; auto: those that all images have."""
     low: float | None = None
@@ -135,15 +136,15 @@ class Choices:
         return {part: Path(path) for part, path in (("val", self.val), ("test", self.test)) if path is not None}
 
 
-def check_settings(task: str, size: int | None, channels: str, low: float | None, high: float | None) -> None:
+def check_settings(task: str, size: int | str | None, channels: str, low: float | None, high: float | None) -> None:
     """Raise ConfigError unless each is one of its choices, or within its range."""
     for name, value, choice in (("task", task, TaskChoice), ("channels", channels, ChannelChoice)):
         known = get_args(choice)
         require(value in known, f"{name} must be {', '.join(known[:-1])} or {known[-1]}, got {value!r}")
     require(
         size is None or size_fits(size),
-        f"size must be a multiple of 4 from {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, got {size}; "
-        f"nearest: --size {nearest_size(size or 0)}",
+        f"size must be a multiple of 4 from {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, or HEIGHTxWIDTH of two such, got "
+        f"{size}; nearest: --size {nearest_size(size or 0)}",
     )
     for name, bound in (("low", low), ("high", high)):
         require(bound is None or math.isfinite(bound), f"{name} must be a finite number, got {bound}")
@@ -178,27 +179,33 @@ def with_part(items: list[Item], more: list[Item], part: str, path: Path) -> lis
     return [*items, *(replace(item, part=part, key=f"{part}: {item.key}") for item in more)]
 
 
-def size_fits(size: int) -> bool:
-    """True if generators can make images of this side."""
-    return SMALLEST_SIZE <= size <= LARGEST_SIZE and size % 4 == 0
+def size_fits(size: int | str) -> bool:
+    """True if generators can make images of these sides."""
+    return is_size(size) and all(SMALLEST_SIZE <= side <= LARGEST_SIZE and side % 4 == 0 for side in sides(size))
 
 
-def nearest_size(size: int) -> int:
-    """Nearest side that fits."""
-    return min(max(4 * round(size / 4), SMALLEST_SIZE), LARGEST_SIZE)
+def nearest_size(size: int | str) -> int | str:
+    """Nearest size that fits; 32 for a text that is none."""
+    if isinstance(size, str) and not is_size(size):
+        return 32
+    return size_of(*(min(max(4 * round(side / 4), SMALLEST_SIZE), LARGEST_SIZE) for side in sides(size)))
 
 
 def fitted(
-    image: Image.Image, side: int, how: FitChoice, resample: Image.Resampling = Image.Resampling.BICUBIC
+    image: Image.Image, size: int | str, how: FitChoice, resample: Image.Resampling = Image.Resampling.BICUBIC
 ) -> Image.Image:
-    """A square picture of `side` pixels: the central square of an image, the whole between black bars, or stretched."""
+    """A picture of this size: the central part of an image, the whole between black bars, or stretched."""
+    height, width = sides(size)
     if how == "pad":
-        return ImageOps.pad(image, (side, side), resample)
+        return ImageOps.pad(image, (width, height), resample)
     if how == "crop":
-        short = min(image.size)
-        left, top = (image.width - short) // 2, (image.height - short) // 2
-        image = image.crop((left, top, left + short, top + short))
-    return image.resize((side, side), resample)
+        wide = min(image.width, max(image.height * width // height, 1))
+        high = min(image.height, max(image.width * height // width, 1))
+        left, top = (image.width - wide) // 2, (image.height - high) // 2
+        image = image.crop((left, top, left + wide, top + high))
+    if height != width:  # Pillow would choose the order of its two passes by their cost; exported graphs cannot
+        image = image.resize((width, image.height), resample)
+    return image.resize((width, height), resample)
 
 
 def shown(name: str | Path) -> str:
@@ -359,7 +366,8 @@ def common_size(root: Path, items: list[Item], sizes: list[tuple[int, int]]) -> 
                 f"and {shown(item.key)} of {other_width}x{other_height} pixels; {remedy}"
             )
     if width != height:
-        raise DataError(f"{shown(root)}: expected square images, got {width}x{height} pixels; {remedy}")
+        keep = f"--size {nearest_size(f'{height}x{width}')} to keep the form"
+        raise DataError(f"{shown(root)}: expected square images, got {width}x{height} pixels; {remedy}, or {keep}")
     if not size_fits(width):
         raise DataError(
             f"{shown(root)}: expected a multiple of 4 from {SMALLEST_SIZE} to {LARGEST_SIZE} pixels, "

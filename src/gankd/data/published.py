@@ -30,7 +30,8 @@ def side_of(size: int | None, published: int) -> int:
     Raises:
         ConfigError: it is not a multiple of 4 from 8 to 256.
     """
-    return Choices(size=size).size or published
+    Choices(size=size)
+    return size or published
 
 
 def require_folder(path: Path, expected: str) -> None:

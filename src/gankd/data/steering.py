@@ -62,7 +62,7 @@ def load_steering(
     assert choices.high is not None
     task = Regression(low=choices.low, high=choices.high, unit="degrees")
     read = _read_h5 if is_h5(path) else _read_folder
-    parts, split, beyond = read(path, choices.size or SIDE, task, seed)
+    parts, split, beyond = read(path, size or SIDE, task, seed)
     origin = f"Steering Angle: {sum(map(len, parts)):,} frames used, {beyond:,} outside {task.low:g} to {task.high:g}"
     return Splits(*parts, "steering", {"origin": origin, "licence": LICENCE, "split": split})
 

@@ -60,8 +60,9 @@ def _moved(images: Tensor, kind: Tensor, strength: Tensor) -> Tensor:
     by = dict(zip(GEOMETRY, (0.3, 0.3, 2 * 10 / 32, 2 * 10 / 32, math.pi / 6), strict=True))  # the grid is 2 wide
     part = {name: torch.where(kind == CHANGES.index(name), strength * most, 0.0) for name, most in by.items()}
     cos, sin = part["rotate"].cos(), part["rotate"].sin()
-    to_x = torch.stack([cos, part["shear_x"] - sin, part["move_x"]], 1)
-    to_y = torch.stack([part["shear_y"] + sin, cos, part["move_y"]], 1)
+    wide = images.shape[3] / images.shape[2]  # the grid is 2 x 2: in it a turn of pixels is not a turn
+    to_x = torch.stack([cos, (part["shear_x"] - sin) / wide, part["move_x"]], 1)
+    to_y = torch.stack([(part["shear_y"] + sin) * wide, cos, part["move_y"]], 1)
     grid = F.affine_grid(torch.stack([to_x, to_y], 1), list(images.shape), align_corners=False)  # (N, H, W, 2)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 

@@ -24,6 +24,7 @@ from gankd.data.own import Choices, FitChoice, Item, counted, shown
 from gankd.data.shards import unlabelled_members
 from gankd.data.store import build, source_key
 from gankd.errors import DataError
+from gankd.sizes import size_of
 
 Shape = tuple[int, int, int]
 
@@ -66,8 +67,8 @@ def load_unlabelled(path: Path, shape: Shape, how: FitChoice = "crop", *, skip_b
         )
     if skip_broken:
         items, pictures, _ = without_broken(path, items, pictures)
-    channels, side, _ = shape
-    survey(path, items, pictures, side, "grey" if channels == 1 else "rgb", ", or add --skip-broken")
+    channels, size = shape[0], size_of(*shape[1:])
+    survey(path, items, pictures, size, "grey" if channels == 1 else "rgb", ", or add --skip-broken")
     return build(
         (len(items), *shape),
         lambda: source_key(pictures.paths, "unlabelled", shape, how, len(items)),
@@ -77,9 +78,9 @@ def load_unlabelled(path: Path, shape: Shape, how: FitChoice = "crop", *, skip_b
 
 def _decoded(path: Path, sets: list[Images], shape: Shape, how: FitChoice) -> Tensor:
     """uint8 (M, C, H, W) of arrays."""
-    channels, side, _ = shape
+    channels, size = shape[0], size_of(*shape[1:])
     count = sum(map(len, sets))
-    _, key, fill = decoder(path, sets, side, "grey" if channels == 1 else "rgb", how)
+    _, key, fill = decoder(path, sets, size, "grey" if channels == 1 else "rgb", how)
     return build((count, *shape), key, lambda target: fill(target, np.arange(count)))
 
 
@@ -94,8 +95,8 @@ def unlabelled_of(given: Any, shape: Shape, how: FitChoice = "crop") -> Tensor:
     Raises:
         DataError: an image cannot be used.
     """
-    channels, side, _ = shape
-    choices = Choices(size=side, channels="grey" if channels == 1 else "rgb", fit=how)
+    channels, size = shape[0], size_of(*shape[1:])
+    choices = Choices(size=size, channels="grey" if channels == 1 else "rgb", fit=how)
     pixels: list[Array] = []
     for row, image in enumerate(given):
         if isinstance(image, Mapping):

@@ -27,6 +27,7 @@ from gankd.identity import Identity, identity_of_new
 from gankd.models import build_net
 from gankd.own_code import import_own
 from gankd.seeds import in_blocks
+from gankd.sizes import size_of
 from gankd.tasks import Task
 
 Shape = tuple[int, int, int]
@@ -112,8 +113,8 @@ def _own_code(
     factory = None if modules else found
 
     def build() -> nn.Module:
-        channels, size, _ = shape
-        sizes = {"in_channels": channels, "image_size": size, "num_outputs": task.head_size}
+        channels, size = shape[0], size_of(*shape[1:])
+        sizes: Any = {"in_channels": channels, "image_size": size, "num_outputs": task.head_size}
         return build_net(source, **sizes, seed=0, factory=factory)
 
     return OwnNetwork(build(), source, task, shape, identity_of_new(build, *modules)).to(device).eval()
@@ -208,8 +209,8 @@ class ImagePool(_Sampled):
     """
 
     def __init__(self, path: Path, task: Task, shape: Shape) -> None:
-        channels, size, _ = shape
-        wanted = {**task.reading, "size": size, "channels": "grey" if channels == 1 else "rgb"}
+        channels, size = shape[0], size_of(*shape[1:])
+        wanted: Any = {**task.reading, "size": size, "channels": "grey" if channels == 1 else "rgb"}
         if path.is_dir():
             splits = load_folder(path, **wanted)
         elif path.suffix.lower() == ".npz":
@@ -339,7 +340,7 @@ class Pipeline(_Sampled):
     def _some(self, labels: Tensor, generator: torch.Generator) -> Tensor:
         given: dict[str, Any] = {"class_labels": [self.numbers[label] for label in labels.tolist()]}
         given |= {"batch_size": len(labels)} if self.sized else {}
-        channels, size, _ = self.shape
+        channels, size = self.shape[0], size_of(*self.shape[1:])
         with _guarded(self.what):
             images = self.pipe(**given, **self.settings, generator=generator, output_type="np").images
             levels = to_uint8(2 * torch.as_tensor(images) - 1).numpy()

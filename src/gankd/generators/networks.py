@@ -37,8 +37,24 @@ def start_side(size: int) -> int:
     return side
 
 
-def _scales(size: int) -> int:
-    return int(math.log2(size // start_side(size)))
+def start_sides(height: int, width: int) -> tuple[int, int]:
+    """Height and width of the coarsest feature map, by as many halvings as the shorter side takes (`start_side`).
+
+    Raises:
+        ConfigError: the sides cannot be halved that far.
+    """
+    short, long = min(height, width), max(height, width)
+    halvings = short // start_side(short)
+    require(
+        long % halvings == 0 and long <= 256,
+        f"generators make images of {height}x{width} pixels by {halvings.bit_length() - 1} doublings, so the longer "
+        f"side must be a multiple of {halvings} of at most 256: set data.size to another height and width",
+    )
+    return height // halvings, width // halvings
+
+
+def _scales(height: int, width: int) -> int:
+    return int(math.log2(height // start_sides(height, width)[0]))
 
 
 class ConditionalNorm(nn.Module):
@@ -138,12 +154,12 @@ class ConditionalGenerator(LatentGenerator):
         ili: LabelToEmbedding | None = None,
     ) -> None:
         super().__init__()
-        channels, size, _ = shape
-        self.task, self.z_dim, self.start = task, z_dim, start_side(size)
+        channels, *high_and_wide = shape
+        self.task, self.z_dim, self.start = task, z_dim, start_sides(*high_and_wide)
         self.embedding = make_embedding(task, label_input, embedding_width, ili)
         norm = partial(ConditionalNorm, embedding_width=self.embedding.width + z_dim, batch_norm=batch_norm)
-        widths = [width * min(2**n, 4) for n in reversed(range(_scales(size) + 1))]
-        self.input = nn.Linear(z_dim, widths[0] * self.start**2)
+        widths = [width * min(2**n, 4) for n in reversed(range(_scales(*high_and_wide) + 1))]
+        self.input = nn.Linear(z_dim, widths[0] * math.prod(self.start))
         self.blocks = nn.ModuleList(UpBlock(a, b, norm) for a, b in pairwise(widths))
         self.norm = nn.BatchNorm2d(widths[-1]) if batch_norm else nn.Identity()
         self.output = nn.Conv2d(widths[-1], channels, 3, padding=1)
@@ -152,7 +168,7 @@ class ConditionalGenerator(LatentGenerator):
         # The latent joins the label at every scale, so that detail does not depend only on the first layer.
         with torch.autocast(z.device.type, enabled=False):
             embedded = torch.cat([self.embedding(labels), z], 1)
-        x = self.input(z).view(len(z), -1, self.start, self.start)
+        x = self.input(z).view(len(z), -1, *self.start)
         for block in self.blocks:
             x = block(x, embedded)
         return torch.tanh(self.output(F.relu(self.norm(x))))
@@ -227,10 +243,10 @@ class ProjectionDiscriminator(nn.Module):
         ili: LabelToEmbedding | None = None,
     ) -> None:
         super().__init__()
-        channels, size, _ = shape
+        channels, *high_and_wide = shape
         wrap = wrapper(spectral)
         self.embedding = make_embedding(task, label_input, embedding_width, ili)
-        scales = _scales(size)
+        scales = _scales(*high_and_wide)
         blocks: list[nn.Module] = []
         for number in range(scales + 1):
             out = width * min(2**number, 4)

@@ -66,6 +66,13 @@ BIGGAN_DEEP_PLANS = {
 }
 
 
+def _side(architecture: Published, shape: tuple[int, int, int]) -> int:
+    """Side of images; ConfigError unless they are square."""
+    _, height, width = shape
+    require(height == width, f"gan.architecture={architecture} makes square images, got {height}x{width}; use residual")
+    return height
+
+
 def plan_of(architecture: Published, size: int) -> Plan:
     """Networks of `architecture` for images of `size` pixels.
 
@@ -206,7 +213,7 @@ class PublishedGenerator(LatentGenerator):
         ili: LabelToEmbedding | None = None,
     ) -> None:
         super().__init__()
-        channels, size, _ = shape
+        channels, size = shape[0], _side(architecture, shape)
         plan = plan_of(architecture, size)
         wrap = wrapper(plan.spectral)
         self.task, self.start, self.latent = task, start_side(size), plan.latent
@@ -270,7 +277,7 @@ class PublishedDiscriminator(nn.Module):
         ili: LabelToEmbedding | None = None,
     ) -> None:
         super().__init__()
-        channels, size, _ = shape
+        channels, size = shape[0], _side(architecture, shape)
         plan, wrap = plan_of(architecture, size), wrapper(spectral)
         self.flat = plan.flat
         self.embedding = make_embedding(task, label_input, embedding_width, ili, one_hot=True)

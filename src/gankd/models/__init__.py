@@ -29,6 +29,7 @@ from gankd.models.libraries import MODULES, library_factory
 from gankd.models.network_files import is_network_file, open_network
 from gankd.models.parts import mlp_head
 from gankd.own_code import import_own, running_own_code, split_arguments
+from gankd.sizes import sides, size_of
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     **cnn.NETWORKS,
@@ -59,7 +60,7 @@ def build_net(
     name: str,
     *,
     in_channels: int,
-    image_size: int,
+    image_size: int | str,
     num_outputs: int,
     seed: int,
     factory: Callable[..., nn.Module] | None = None,
@@ -71,7 +72,8 @@ def build_net(
 
     The user's class or function is called with those of in_channels, image_size and num_outputs that are among its
     arguments, under these names or `SYNONYMS`; the current folder is on the import path. Its lazy layers get their
-    weights here. `factory` is such a class or function in memory; the name is then only for messages.
+    weights here. Of images that are not square (48x64), image_size is a pair (height, width); convolutional networks of
+    the zoo get the shorter side. `factory` is such a class or function in memory; the name is then only for messages.
 
     "+mlp" replaces the last linear layer by the regression head of the cGAN-KD experiments (`parts.mlp_head`). It is
     part of the name because the head is part of the architecture and does not follow from the task: any network works
@@ -87,7 +89,13 @@ def build_net(
     if plus and head not in HEADS:
         known = ", ".join(f"{base}+{name}" for name in HEADS)
         raise ModelError(f"no head {head!r} for model {base}; write {known}, or {base} for its own head")
-    sizes = {"in_channels": in_channels, "image_size": image_size, "num_outputs": num_outputs}
+    high, wide = sides(image_size)
+    square = high == wide or (factory is None and base in ZOO and not base.startswith("vit_"))
+    sizes: dict[str, Any] = {
+        "in_channels": in_channels,
+        "image_size": min(high, wide) if square else (high, wide),
+        "num_outputs": num_outputs,
+    }
     factory = factory or _factory(base)
     chosen = _arguments(factory, sizes) | arguments
     with torch.random.fork_rng(devices=[]):
@@ -108,7 +116,7 @@ def build_net(
         if not isinstance(net, nn.Module):
             raise ModelError(f"model {base} gave a {type(net).__name__}, expected a torch.nn.Module")
         if any(is_lazy(parameter) for parameter in net.parameters()):
-            _set_lazy_layers(net, torch.zeros(2, in_channels, image_size, image_size), base)
+            _set_lazy_layers(net, torch.zeros(2, in_channels, high, wide), base)
         if plus:
             _set_mlp_head(net, num_outputs, base, HEADS[head])
     return net
@@ -126,8 +134,9 @@ def new_model(name: str, data: LabelledImages, seed: int) -> ImageModel:
     Raises:
         ModelError: see `build_net`.
     """
-    channels, side, _ = data.shape
-    net = build_net(name, in_channels=channels, image_size=side, num_outputs=data.task.head_size, seed=seed)
+    channels, height, width = data.shape
+    size = size_of(height, width)
+    net = build_net(name, in_channels=channels, image_size=size, num_outputs=data.task.head_size, seed=seed)
     return ImageModel.for_data(net, data)
 
 
@@ -142,7 +151,7 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     return ZOO[name]
 
 
-def _arguments(factory: Callable[..., nn.Module], sizes: dict[str, int]) -> dict[str, int]:
+def _arguments(factory: Callable[..., nn.Module], sizes: dict[str, Any]) -> dict[str, Any]:
     """The sizes that a class or function takes, under its own names for them; all of them if it takes any name."""
     accepted = inspect.signature(factory).parameters
     takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())

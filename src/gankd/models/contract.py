@@ -14,6 +14,7 @@ from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import ModelError
 from gankd.models.read_out import ReadOut
+from gankd.sizes import sides, size_of
 from gankd.tasks import Scale, Task
 
 EndsIn = Literal["none", "softmax", "sigmoid"]
@@ -42,7 +43,7 @@ class ImageModel(nn.Module):
         self,
         net: nn.Module,
         *,
-        size: int,
+        size: int | str,
         mean: Tensor,
         std: Tensor,
         offset: Scale = 0.0,
@@ -52,7 +53,7 @@ class ImageModel(nn.Module):
         one_of_two: bool = False,
     ) -> None:
         """Args:
-        size: side in pixels that `net` expects; other images are resized.
+        size: side in pixels of the images that `net` expects, or height and width as in 48x64; others are resized.
         mean, std: per channel (C,), on the [0, 1] scale.
         offset, factor: from raw outputs to the task's units, of all outputs or of each.
         order: number of the output (K,) of each class; default: as the network gives them.
@@ -63,7 +64,7 @@ class ImageModel(nn.Module):
         self.net = net
         # JSON cards hold tuples as lists.
         self.offset, self.factor = (each if isinstance(each, float | int) else tuple(each) for each in (offset, factor))
-        self.size = size
+        self.size, self.sides = size, sides(size)
         self.ends_in, self.one_of_two = ends_in, one_of_two
         self.register_buffer("mean", mean.view(1, -1, 1, 1).float())
         self.register_buffer("std", std.view(1, -1, 1, 1).float())
@@ -73,21 +74,22 @@ class ImageModel(nn.Module):
         self.register_buffer("scale", torch.tensor([self.offset, self.factor]).float() if several else None, False)
 
     @classmethod
-    def for_data(cls, net: nn.Module, data: LabelledImages, size: int | None = None) -> "ImageModel":
+    def for_data(cls, net: nn.Module, data: LabelledImages, size: int | str | None = None) -> "ImageModel":
         """Contract of a network that is about to be trained on `data`: its mean, spread and label range, and its size
         unless another is given.
         """
         mean, std = data.pixel_statistics
         offset, factor = data.task.output_scale
-        return cls(net, size=size or data.shape[1], mean=mean, std=std.clamp_min(0.02), offset=offset, factor=factor)
+        size = size or size_of(*data.shape[1:])
+        return cls(net, size=size, mean=mean, std=std.clamp_min(0.02), offset=offset, factor=factor)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Stored images to what `net` reads."""
         x = images.float() / 255 if images.dtype == torch.uint8 else images
-        if x.shape[-1] != self.size or x.shape[-2] != self.size:
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        if tuple(x.shape[-2:]) != self.sides:
+            x = F.interpolate(x, self.sides, mode="bilinear", antialias=True, align_corners=False)
         x = ((x - self.mean) / self.std).to(_type_of_weights(self.net))
-        return x.contiguous(memory_format=torch.channels_last) if self.size >= 16 else x
+        return x.contiguous(memory_format=torch.channels_last) if min(self.sides) >= 16 else x
 
     def forward(self, images: Tensor) -> Tensor:
         return self._finish(self.raw(images))

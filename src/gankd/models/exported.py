@@ -20,6 +20,7 @@ from gankd.config import from_dict
 from gankd.errors import CheckpointError, ConfigError, ModelError
 from gankd.models.files import load_model
 from gankd.models.portable import Portable
+from gankd.sizes import sides
 from gankd.storage import CHANGED, HASH, NO_HASH, atomic, is_hash, read_card, with_hash
 from gankd.tasks import Task, task_from_dict
 
@@ -67,9 +68,9 @@ class ExportedModel:
         return int(self.card["channels"])
 
     @property
-    def size(self) -> int:
-        """Side in pixels of what the network reads."""
-        return int(self.card["size"])
+    def sides(self) -> tuple[int, int]:
+        """Height and width in pixels of what the network reads."""
+        return sides(self.card["size"])
 
 
 def open_exported(
@@ -104,7 +105,7 @@ def open_exported(
         limit = None if limit is None else from_dict(Limit, limit)
         found = ExportedModel(path, card, task_from_dict(card["task"]), limit, run)
         assert found.channels in (1, 3)
-        assert found.size > 0
+        assert min(found.sides) > 0
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError, ConfigError):
         raise CheckpointError(f"{path} was not written by gankd export (its card is missing or another one)") from None
     return found

@@ -12,6 +12,7 @@ from gankd.models import build_net, is_own
 from gankd.models.contract import Ensemble, ImageModel
 from gankd.models.weights import load_weights
 from gankd.own_code import IN_MEMORY
+from gankd.sizes import is_size
 from gankd.storage import fitting, read_card, save_weights
 from gankd.tasks import Task, task_from_dict, task_to_dict
 
@@ -22,7 +23,8 @@ LARGEST = 4096
 def card_of(model: ImageModel, name: str, task: Task, facts: dict[str, Any] | None = None) -> dict[str, Any]:
     """Plain data that describe input and output of a network, for its file.
 
-    `output = offset + factor * net((image / 255 - mean) / std)`, with images of `channels` x `size` x `size`.
+    `output = offset + factor * net((image / 255 - mean) / std)`, with images of `channels` and `size`, a side or
+    height and width as in 48x64.
 
     Args:
         model: a single network, not an ensemble.
@@ -82,8 +84,11 @@ def load_model(path: Path | str, *, trust: bool = False, network: nn.Module | No
                 f"{path} names the network {card['model']!r}, code that is not part of gankd and is not run unasked; "
                 "if you trust the file and that module: load_model(path, trust=True)"
             )
-        name, channels, size = str(card["model"]), int(card["channels"]), int(card["size"])
-        require(1 <= size <= LARGEST, f"{path}: the card's size must lie in 1..{LARGEST}, got {size}")
+        name, channels, size = str(card["model"]), int(card["channels"]), card["size"]
+        require(
+            isinstance(size, int | str) and is_size(size),
+            f"{path}: the card's size must lie in 1..{LARGEST}, got {size}",
+        )
 
         def make() -> torch.nn.Module:
             return build_net(name, in_channels=channels, image_size=size, num_outputs=task.head_size, seed=0)

@@ -13,6 +13,10 @@ from gankd.errors import ModelError
 MODULES = {"timm": "timm", "torchvision": "torchvision.models"}
 
 
+Sides = int | tuple[int, int]
+"""Side of square images, or height and width."""
+
+
 def library_factory(library: str, model: str) -> Callable[..., nn.Module]:
     """Function of in_channels, image_size and num_outputs that builds `model` of a library in `MODULES`.
 
@@ -38,23 +42,25 @@ def library_factory(library: str, model: str) -> Callable[..., nn.Module]:
     return partial(_from_timm if library == "timm" else _from_torchvision, module, model)
 
 
-def _from_timm(timm: Any, model: str, in_channels: int, image_size: int, num_outputs: int) -> nn.Module:
+def _from_timm(timm: Any, model: str, in_channels: int, image_size: Sides, num_outputs: int) -> nn.Module:
     """Build the network; one that takes images of one size only, as transformers do, for images of this size."""
     settings: dict[str, Any] = {"pretrained": False, "in_chans": in_channels, "num_classes": num_outputs}
     net: nn.Module = timm.create_model(model, **settings)
     card: Any = getattr(net, "pretrained_cfg", {})
-    if card.get("fixed_input_size") and card["input_size"][-1] != image_size:
+    if card.get("fixed_input_size") and image_size not in (card["input_size"][-1], tuple(card["input_size"][-2:])):
         net = timm.create_model(model, **settings, img_size=image_size)
     return net
 
 
-def _from_torchvision(models: Any, model: str, in_channels: int, image_size: int, num_outputs: int) -> nn.Module:
+def _from_torchvision(models: Any, model: str, in_channels: int, image_size: Sides, num_outputs: int) -> nn.Module:
     """Build the network, a transformer for images of this size; images without three channels get a new first
     convolution, as there is no setting for it.
     """
     settings: dict[str, Any] = {"weights": None, "num_classes": num_outputs}
     net: nn.Module = models.get_model(model, **settings)
     if getattr(net, "image_size", image_size) != image_size:
+        if not isinstance(image_size, int):
+            raise ModelError(f"torchvision:{model} takes square images only, got {image_size[0]}x{image_size[1]}")
         net = models.get_model(model, **settings, image_size=image_size)
     path, first = next(((path, part) for path, part in net.named_modules() if isinstance(part, nn.Conv2d)), ("", None))
     if first is None or first.in_channels == in_channels:

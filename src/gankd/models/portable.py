@@ -11,8 +11,8 @@ class Portable(nn.Module):
     """Cropping, resampling and normalisation, a network, and what turns its outputs into what people read.
 
     Input: uint8 (N, C, H, W), upright, of any height and width. Output: class probabilities (N, K), or values in user
-    units as the network gives them. The central square is resampled as gankd's readers do it: bicubic, antialiased,
-    rounded to whole levels after each of the two passes.
+    units as the network gives them. The central square, or part of the form that the network reads, is resampled as
+    gankd's readers do it: bicubic, antialiased, rounded to whole levels after each of the two passes.
 
     Every operation has a counterpart in ONNX for sizes that are known only when the graph runs.
     """
@@ -25,13 +25,15 @@ class Portable(nn.Module):
         return self.task.answers(self.model(self.resampled(image) / 255))
 
     def resampled(self, image: Tensor) -> Tensor:
-        """Whole levels 0 .. 255 (N, C, side, side) as float32."""
+        """Whole levels 0 .. 255 (N, C, H, W) as float32."""
         height, width = image.shape[2], image.shape[3]
-        # Tensors, not numbers: a comparison of two numbers would fix in the graph which of the sides is the shorter.
+        # Tensors, not numbers: a comparison of two numbers would fix in the graph which part is taken.
         high, wide = (torch.ones(1, device=image.device) * count for count in (height, width))
-        short = torch.minimum(high, wide)
-        across = resampling_weights(width, ((wide - short) / 2).floor(), short, self.model.size)
-        down = resampling_weights(height, ((high - short) / 2).floor(), short, self.model.size)
+        tall, broad = self.model.sides
+        cut_wide = torch.minimum(wide, (high * broad / tall).floor().clamp_min(1))
+        cut_high = torch.minimum(high, (wide * tall / broad).floor().clamp_min(1))
+        across = resampling_weights(width, ((wide - cut_wide) / 2).floor(), cut_wide, broad)
+        down = resampling_weights(height, ((high - cut_high) / 2).floor(), cut_high, tall)
         return _levels(down @ _levels(image.float() @ across.T))
 
 
@@ -39,13 +41,13 @@ def resampling_weights(count: int, first: Tensor, length: Tensor, side: int) -> 
     """Share (side, count) of each of `count` pixels in each of `side` new ones.
 
     Row i is the cubic kernel (a = -1/2) around the centre of new pixel i, stretched by the factor of reduction so that
-    every pixel counts (antialiasing), cut off where the square ends, and scaled to a sum of 1: the weights of Pillow.
+    every pixel counts (antialiasing), cut off where the part ends, and scaled to a sum of 1: the weights of Pillow.
 
     Args:
         count: pixels in a row of the image.
-        first: number of the square's first pixel, (1,).
-        length: side of the square in pixels, (1,).
-        side: side of the new image.
+        first: number of the part's first pixel, (1,).
+        length: length of the part in pixels, (1,).
+        side: length of the new row.
     """
     scale = length / side
     pixel = torch.arange(count, device=length.device) + 0.5

@@ -25,29 +25,37 @@ class Tap:
     """Dotted path of the module in the user's network (in each member of an ensemble)."""
     shape: tuple[int, int, int]
     """(C, H, W) of the map as it is read, all members of an ensemble together."""
-    image_size: int
-    """Side of the images that the network reads."""
+    image_sides: tuple[int, int]
+    """Height and width of the images that the network reads."""
     overwritten: bool = False
     """A later module works on the map in place, so that it has to be copied."""
 
     @property
     def relative_side(self) -> float:
         """Side of the map over the side of the image."""
-        return math.sqrt(self.shape[1] * self.shape[2]) / self.image_size
+        return math.sqrt(self.shape[1] * self.shape[2] / math.prod(self.image_sides))
 
 
-def as_map(output: Tensor) -> Tensor:
-    """Output of a module as a map (N, C, H, W), by its shape: images are square, hence so are maps.
+def alike(height: int, width: int, image: tuple[int, int]) -> bool:
+    """True if a map of this height and width has the form of images (height, width), up to a row or column."""
+    return abs(height * image[1] - width * image[0]) < max(image)
 
-    (N, C, H, W) stays; (N, H, W, C) with H = W other than C is turned. A token sequence (N, T, C) becomes
-    (N, C, h, h) from its last h^2 tokens, h = isqrt(T): class and register tokens come first and are dropped.
+
+def as_map(output: Tensor, image: tuple[int, int]) -> Tensor:
+    """Output of a module as a map (N, C, H, W), by its shape: maps have the form of the images (height, width).
+
+    (N, C, H, W) stays; (N, H, W, C) is turned where H and W have that form, and W and C have not. A token sequence
+    (N, T, C) becomes (N, C, h, w) from its last h w tokens, as many as there are in that form: class and register
+    tokens come first and are dropped.
     """
     if output.ndim == 4:
         _, first, second, third = output.shape
-        return output.permute(0, 3, 1, 2) if first == second != third else output
+        turned = alike(first, second, image) and not alike(second, third, image)
+        return output.permute(0, 3, 1, 2) if turned else output
     num_rows, num_tokens, width = output.shape
-    side = math.isqrt(num_tokens)
-    return output[:, num_tokens - side * side :].transpose(1, 2).reshape(num_rows, width, side, side)
+    high = math.isqrt(num_tokens * image[0] // image[1])
+    wide = high * image[1] // image[0]
+    return output[:, num_tokens - high * wide :].transpose(1, 2).reshape(num_rows, width, high, wide)
 
 
 class Signals(NamedTuple):
@@ -112,7 +120,7 @@ class Tapped(nn.Module):
         if self.preactivations:
             with _Relus() as self._relus:
                 outputs = self.model(images)
-            before = {key: as_map(self._relus.before(output)) for key, (_, output) in caught.items()}
+            before = {key: self._as_map(self._relus.before(output)) for key, (_, output) in caught.items()}
             self._relus = None
         else:
             outputs = self.model(images)
@@ -128,6 +136,9 @@ class Tapped(nn.Module):
             if self.preactivations:
                 preactivations.append(_side_by_side([before[key] for key in keys]))
         return Signals(outputs, embedding, features, preactivations)
+
+    def _as_map(self, output: Tensor) -> Tensor:
+        return as_map(output, self.model.sides)
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -149,7 +160,7 @@ class Tapped(nn.Module):
                 after = output.clone() if copy else output
                 if self._relus is not None:
                     self._relus.watch(output, after)
-                self._caught[key] = as_map(after), output
+                self._caught[key] = self._as_map(after), output
 
         return hook
 

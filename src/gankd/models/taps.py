@@ -17,7 +17,7 @@ from gankd.config import suggest
 from gankd.errors import ModelError
 from gankd.models.contract import ImageModel
 from gankd.models.read_out import ReadOut
-from gankd.models.tapped import Tap, as_map
+from gankd.models.tapped import Tap, alike, as_map
 
 NUM_BLOCKS = 4
 """Number of taps in a network that keeps one resolution throughout, such as a vision transformer."""
@@ -122,9 +122,9 @@ class _Call:
     shape: tuple[int, int, int] | None
     """(C, H, W) of the map that it gave, if it gave one."""
     side_in: int
-    """Side of the map that it read; 0 if it read none, or one that is not square."""
+    """Height of the map that it read; 0 if it read none, or one in another form than the images."""
     side: int
-    """Side of the map that it gave, likewise."""
+    """Height of the map that it gave, likewise."""
     has_weights: bool
     """It mixes channels or pixels by weights of its own."""
     kind: type[nn.Module]
@@ -146,11 +146,12 @@ def _dry_run(model: ImageModel, images: Tensor) -> list[_Call]:
 
     def watch(path: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            shape = _shape(output, len(images))
-            given = next((_side(_shape(item, len(images))) for item in _flat([*args, *kwargs.values()])), 0)
+            shape = _shape(output, len(images), model.sides)
+            read = (_shape(item, len(images), model.sides) for item in _flat([*args, *kwargs.values()]))
+            given = next((_side(each, model.sides) for each in read), 0)
             calls.append(
                 _Call(
-                    *(path, shape, given, _side(shape)),
+                    *(path, shape, given, _side(shape, model.sides)),
                     has_weights=isinstance(module, nn.Conv2d | nn.Linear)
                     or any(parameter.ndim > 1 for parameter in module.parameters(recurse=False)),
                     kind=type(module),
@@ -203,16 +204,17 @@ def _flat(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from _flat(value)
 
 
-def _shape(output: Any, num_rows: int) -> tuple[int, int, int] | None:
+def _shape(output: Any, num_rows: int, image: tuple[int, int]) -> tuple[int, int, int] | None:
     """(C, H, W) of a map; None for anything else."""
     if not isinstance(output, Tensor) or output.ndim not in (3, 4) or len(output) != num_rows or not output.numel():
         return None
-    _, channels, height, width = as_map(output).shape
+    _, channels, height, width = as_map(output, image).shape
     return channels, height, width
 
 
-def _side(shape: tuple[int, int, int] | None) -> int:
-    return shape[1] if shape and shape[1] == shape[2] else 0
+def _side(shape: tuple[int, int, int] | None, image: tuple[int, int]) -> int:
+    """Height of a map in the form of the images; 0 for another."""
+    return shape[1] if shape and alike(*shape[1:], image) else 0
 
 
 def _boundaries(calls: list[_Call]) -> list[_Call]:
@@ -319,4 +321,4 @@ def _tap(call: _Call, model: ImageModel) -> Tap:
     assert call.shape
     channels, height, width = call.shape
     shape = (channels * len(model.members), height, width)
-    return Tap(call.path, shape, model.size, call.output._version != call.version)
+    return Tap(call.path, shape, model.sides, call.output._version != call.version)

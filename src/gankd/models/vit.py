@@ -13,19 +13,20 @@ from gankd.errors import ModelError
 from gankd.models.parts import form_of, read_out
 
 
-def patch_side(image_size: int) -> int:
+def patch_side(height: int, width: int) -> int:
     """Side of a patch in pixels: 4 for images of about 32 px, 8 for 64, 16 from 92 px on as published; 2 below 16 px.
 
-    Halved until it divides the image.
+    Halved until it divides both sides of the image; the shorter decides.
 
     Raises:
-        ModelError: the side of the image is odd.
+        ModelError: a side of the image is odd.
     """
-    patch = 2 if image_size < 16 else form_of(image_size) // 8
-    while image_size % patch:
+    short = min(height, width)
+    patch = 2 if short < 16 else form_of(short) // 8
+    while height % patch or width % patch:
         patch //= 2
     if patch == 1:
-        raise ModelError(f"its patches need images with an even side, got {image_size}")
+        raise ModelError(f"its patches need images with even sides, got {height}x{width}")
     return patch
 
 
@@ -82,13 +83,21 @@ class VisionTransformer(nn.Module):
     """Vision transformer (DeiT, Touvron et al., ICML 2021): 12 blocks, patches of 4 px at 32 px to 16 px at 224 px."""
 
     def __init__(
-        self, in_channels: int, image_size: int, num_outputs: int, *, width: int, depth: int, heads: int
+        self,
+        in_channels: int,
+        image_size: int | tuple[int, int],
+        num_outputs: int,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
     ) -> None:
         super().__init__()
-        patch = patch_side(image_size)
+        high, wide = (image_size, image_size) if isinstance(image_size, int) else image_size
+        patch = patch_side(high, wide)
         self.patch_embed = PatchEmbedding(in_channels, width, patch)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (image_size // patch) ** 2, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (high // patch) * (wide // patch), width))
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, num_outputs)

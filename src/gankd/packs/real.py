@@ -15,6 +15,7 @@ from gankd.data.sets import DATA_SETS
 from gankd.errors import DataError
 from gankd.recipes.config import DataConfig
 from gankd.recipes.data import load_splits
+from gankd.sizes import size_of
 from gankd.tasks import Task
 
 
@@ -28,7 +29,7 @@ def read_other(target: str, shape: tuple[int, int, int]) -> Tensor:
     Raises:
         DataError: they cannot be read.
     """
-    wanted = {"size": shape[1], "channels": "grey" if shape[0] == 1 else "rgb"}
+    wanted = {"size": size_of(*shape[1:]), "channels": "grey" if shape[0] == 1 else "rgb"}
     try:  # labels are not used, so that it does not matter which they are
         splits = _read(target, wanted | {"task": "classification"})
     except DataError:
@@ -52,7 +53,8 @@ def read_test(target: str, task: Task, shape: tuple[int, int, int]) -> LabelledI
     Raises:
         DataError: they cannot be read, or have other labels.
     """
-    splits = _read(target, {"size": shape[1], "channels": "grey" if shape[0] == 1 else "rgb", **task.reading})
+    wanted = {"size": size_of(*shape[1:]), "channels": "grey" if shape[0] == 1 else "rgb"}
+    splits = _read(target, {**wanted, **task.reading})
     if splits.train.shape != shape:
         raise DataError(
             f"{shown(target)}: expected images of shape {shape} (channels, height, width), got {splits.train.shape}"

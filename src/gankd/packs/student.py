@@ -18,6 +18,7 @@ from gankd.recipes.experiment import Experiment
 from gankd.recipes.students import new_student, own_losses
 from gankd.runs import Stage
 from gankd.seeds import derive_seed
+from gankd.sizes import size_of
 from gankd.storage import restore, save_state
 from gankd.training.distill import distill
 from gankd.training.lesson import Fakes, Lesson
@@ -161,7 +162,7 @@ def student_stage(experiment: Experiment, name: str, seed: int, **inputs: str) -
 def recorded(outputs: Tensor, data: LabelledImages) -> ImageModel:
     """A teacher that knows its outputs (n, K) or (n,) for the first n images of `data`, and nothing else."""
     ones = torch.ones(data.shape[0])
-    return ImageModel(_Record(outputs), size=data.shape[1], mean=0 * ones, std=ones)
+    return ImageModel(_Record(outputs), size=size_of(*data.shape[1:]), mean=0 * ones, std=ones)
 
 
 class _Record(nn.Module):

@@ -13,8 +13,9 @@ from gankd.engine import Precision
 from gankd.models.contract import EndsIn
 from gankd.models.network_files import is_network_file
 from gankd.own_code import with_arguments
-from gankd.ranges import AboveZero, AtLeastOne, Count, CountFromTwo, Few, Seed, Side, UpToTen, ZeroToOne
+from gankd.ranges import AboveZero, AtLeastOne, Count, CountFromTwo, Few, Seed, UpToTen, ZeroToOne
 from gankd.settings import explained
+from gankd.sizes import Size, is_size
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
 from gankd.training.gan import GanConfig
@@ -41,6 +42,15 @@ MATTER = (
 """Settings to look at first: they decide the time of a run and most of its result."""
 
 
+def _check_size(name: str, size: int | str | None) -> None:
+    """Raise ConfigError unless it is a side, or a height and a width, or none."""
+    require(size is None or isinstance(size, str) or size >= 1, f"{name} must be at least 1 or be none, got {size}")
+    require(
+        size is None or is_size(size),
+        f"{name} must be a side in pixels, at most 4096, or HEIGHTxWIDTH such as 48x64, got {size!r}",
+    )
+
+
 @explained
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -58,12 +68,13 @@ class DataConfig:
     label: tuple[str, ...] = ()
     """Column of the label in a table of own images; several, as x,y,z, are one label of several values. Arrays: names
     of the values. Default: label, or what it is usually called."""
-    size: Side | None = None
-    """Side in pixels: 32 or 64 for turntable; images from files are cropped and resized to it."""
+    size: Size | None = None
+    """Side in pixels: 32 or 64 for turntable; images from files are cropped and resized to it. Own images that are not
+    square: height and width, as in 48x64."""
     channels: Literal["auto", "grey", "rgb"] = "auto"
     """Colours of own images; auto: those of the files, which must all have the same."""
     fit: Literal["crop", "pad", "stretch"] = "crop"
-    """own images that are not square, with a size: their central square, the whole with black bars, or stretched."""
+    """own images of another form than the size: their central part, the whole with black bars, or stretched."""
     layout: Literal["auto", "classes", "splits"] = "auto"
     """folder: what the sub-folders are: classes, or splits with class folders inside. auto: by their names."""
     val: str | None = None
@@ -113,6 +124,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.name in DATA_SETS, f"data.name: no data set {self.name!r}; {suggest(self.name, DATA_SETS)}")
         object.__setattr__(self, "label", tuple(self.label))
+        _check_size("data.size", self.size)
         check_ranges(self)
 
 
@@ -138,9 +150,9 @@ class TeacherConfig(SupervisedConfig):
     """Mean per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
     std: tuple[AboveZero, ...] | None = None
     """Spread per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
-    input_size: Side | None = None
-    """Side in pixels of the images that the network reads; others are resized to it, with antialiasing. Default: that
-    of the data."""
+    input_size: Size | None = None
+    """Side in pixels (or height and width) of the images that the network reads; others are resized to it, with
+    antialiasing. Default: that of the data."""
     class_names: tuple[str, ...] = ()
     """Classes in the order of the outputs of `weights`: names, or a file with one name per line. Default: the order of
     the data."""
@@ -149,6 +161,7 @@ class TeacherConfig(SupervisedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_size("teacher.input_size", self.input_size)
         require(
             not self.is_given or self.members == 1,
             f"teacher.weights is one network, so teacher.members must be 1, got {self.members}",
@@ -202,9 +215,9 @@ class StudentConfig(DistillConfig):
     args: dict[str, Any] = field(default_factory=dict, hash=False)
     """Arguments of the network's class or function, as in {width=8}, besides those that gankd sets (channels, size,
     outputs)."""
-    input_size: Side | None = None
-    """Side in pixels of the images that the network, its assistants and peers read; others are resized to it, with
-    antialiasing. Default: that of the data."""
+    input_size: Size | None = None
+    """Side in pixels (or height and width) of the images that the network, its assistants and peers read; others are
+    resized to it, with antialiasing. Default: that of the data."""
     augment: tuple[Augmentation, ...] = ("teacher",)
     """Random changes of images. teacher: those that the teacher was trained with; of a given teacher, those in
     teacher.augment that do not make it worse. Arms may have their own."""
@@ -228,6 +241,7 @@ class StudentConfig(DistillConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_size("student.input_size", self.input_size)
         Objective.parse(self.loss)
         for name in (self.model, *self.assistants, *filter(None, [self.teacher])):
             require(

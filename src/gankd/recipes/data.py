@@ -92,6 +92,10 @@ def choices() -> set[str]:
 
 def _refuse_choices(config: DataConfig, taken: tuple[str, ...]) -> None:
     default = DataConfig()
+    require(
+        config.size is None or isinstance(config.size, int) or "fit" in taken,
+        f"data.size={config.size}: images of {config.name} are square; give one side",
+    )
     for name in sorted(choices() - set(taken)):
         value = getattr(config, name)
         why = "is fixed for" if name == "size" else "means nothing to"

@@ -12,8 +12,7 @@ from torch import nn
 from gankd.config import from_dict, require, to_dict
 from gankd.data.images import Splits
 from gankd.engine import Engine
-from gankd.errors import DataError
-from gankd.generators.networks import start_side
+from gankd.generators.networks import start_sides
 from gankd.identity import Identity, identity_of_new
 from gankd.models import build_net, is_own
 from gankd.models.contract import ImageModel
@@ -25,6 +24,7 @@ from gankd.recipes.data import add_unlabelled, given_splits, load_splits
 from gankd.recipes.live import Live, Objects, copied, with_objects
 from gankd.runs import Run, Stage, fingerprint
 from gankd.shards import Shards
+from gankd.sizes import size_of
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,11 @@ class Experiment:
         if recipe.data.unlabelled is not None:
             images = add_unlabelled(images, recipe.data, objects.get(recipe.data.unlabelled))
         _, height, width = images.train.shape
-        if height != width:
-            raise DataError(
-                f"images must be square, got {height}x{width}; crop them, for example with --size {min(height, width)}"
-            )
-        start_side(width)
+        start_sides(height, width)
         if recipe.shards == 1:
             recipe = replace(recipe, shards=count())
         shards = Shards(recipe.shards, fast=recipe.reduce == "fast")
-        engine = Engine.pick(width, recipe.device, recipe.precision, shards)
+        engine = Engine.pick(min(height, width), recipe.device, recipe.precision, shards)
         given = {"splits": splits, **live}
         names = tuple(name for name, value in given.items() if value is not None and not isinstance(value, str | Path))
         return cls(recipe, run, images, engine, names, live=objects)
@@ -107,7 +103,7 @@ class Experiment:
         """Hash of all images and labels."""
         return self.splits.fingerprint()
 
-    def net(self, name: str, seed: int, size: int | None = None, num_outputs: int | None = None) -> nn.Module:
+    def net(self, name: str, seed: int, size: int | str | None = None, num_outputs: int | None = None) -> nn.Module:
         """Build a network with new weights.
 
         Args:
@@ -116,7 +112,7 @@ class Experiment:
             size: side of its images in pixels; default: that of the data.
             num_outputs: width of its last layer; default: that of the task.
         """
-        channels, own_size, _ = self.splits.train.shape
+        channels, height, width = self.splits.train.shape
         base, arguments = split_arguments(name)
         found = self.live.get(base)
         if isinstance(found, nn.Module):
@@ -125,13 +121,13 @@ class Experiment:
         return build_net(
             name,
             in_channels=channels,
-            image_size=size or own_size,
+            image_size=size or size_of(height, width),
             num_outputs=num_outputs or self.splits.task.head_size,
             seed=seed,
             factory=found,
         )
 
-    def model(self, name: str, seed: int, size: int | None = None) -> ImageModel:
+    def model(self, name: str, seed: int, size: int | str | None = None) -> ImageModel:
         """Network on the device that takes images of this data set, with new weights.
 
         Args:
@@ -139,7 +135,7 @@ class Experiment:
         """
         return self.engine.place(ImageModel.for_data(self.net(name, seed, size), self.splits.train, size))
 
-    def describe(self, name: str, size: int | None = None) -> str:
+    def describe(self, name: str, size: int | str | None = None) -> str:
         """Hash of a network's structure; of the user's own, of its code and of its state when it is new.
 
         Stages of gankd 0.1 are not reused where it computed the head in another way than now: last layers of networks
@@ -159,7 +155,7 @@ class Experiment:
             self.memory[key] = self._described(name, size)
         return str(self.memory[key])
 
-    def _described(self, name: str, size: int | None) -> str:
+    def _described(self, name: str, size: int | str | None) -> str:
         net, source, head = self.net(name, 0, size), "", []
         shapes = [[key, list(value.shape)] for key, value in net.state_dict().items()]
         if ":" in name or ("+" in name and self.engine.bf16):

@@ -191,7 +191,7 @@ def load_generator(
     problem = f"{path} is not a complete generator"
     generator = fitting(lambda: build_generator(task, shape, config, seed=0), state, problem)
     fill(generator, state, problem)
-    return Engine.pick(shape[1], "cpu").place(generator.eval())
+    return Engine.pick(min(shape[1:]), "cpu").place(generator.eval())
 
 
 def sample_images(generator: Generator, labels: Tensor, seed: int, purpose: str) -> Tensor:

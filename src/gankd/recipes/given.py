@@ -15,6 +15,7 @@ from gankd.models.contract import ImageModel, predict
 from gankd.models.network_files import fixed_side, is_network_file
 from gankd.recipes.config import TeacherConfig
 from gankd.seeds import rng
+from gankd.sizes import size_of
 from gankd.storage import read_card
 from gankd.tasks import Task
 
@@ -27,8 +28,8 @@ FEWEST, PER_CLASS = 1000, 20
 # --- the contract -------------------------------------------------------------------------------------------
 
 
-def input_size(config: TeacherConfig) -> int | None:
-    """Side in pixels of the teacher's images, where the user, the weights' card or the network's file says so.
+def input_size(config: TeacherConfig) -> int | str | None:
+    """Size in pixels of the teacher's images, where the user, the weights' card or the network's file says so.
 
     Raises:
         ConfigError: the user says something else than the file of the network.
@@ -72,7 +73,7 @@ def users_contract(net: nn.Module, config: TeacherConfig, train: LabelledImages)
         ConfigError: teacher.mean, teacher.std or teacher.class_names does not fit the data.
     """
     own, card = ImageModel.for_data(net, train), read_card(Path(config.weights or ""))  # the card of gankd export
-    channels, side, _ = train.shape
+    channels, size = train.shape[0], size_of(*train.shape[1:])
     pair = []
     for name, set_by_user in (("mean", config.mean), ("std", config.std)):
         value = set_by_user or card.get(name)
@@ -89,7 +90,7 @@ def users_contract(net: nn.Module, config: TeacherConfig, train: LabelledImages)
     unit = ((0.0,) * several, (1.0,) * several) if several else (0.0, 1.0)  # outputs are in label units
     return ImageModel(
         net,
-        size=input_size(config) or side,
+        size=input_size(config) or size,
         mean=pair[0],
         std=pair[1],
         offset=card.get("offset", unit[0]),

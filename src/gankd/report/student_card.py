@@ -5,6 +5,7 @@ from typing import Any
 from gankd.bench.shipment import Shipment
 from gankd.data.images import Splits
 from gankd.report.tables import EXPLAINED, METRIC_WORDS
+from gankd.sizes import sides
 from gankd.tasks import Task
 
 ONNX = """```python
@@ -27,7 +28,7 @@ SAFETENSORS = """```python
 from gankd.models.files import load_model
 
 model, task = load_model("{file}")
-outputs = model(image)  # uint8 (N, {channels}, {size}, {size}) to logits or values
+outputs = model(image)  # uint8 (N, {channels}, {high}, {wide}) to logits or values
 ```"""
 SNIPPETS = {"onnx": ONNX, "torch-export": TORCH_EXPORT, "safetensors": SAFETENSORS}
 
@@ -47,13 +48,14 @@ def student_card(file: str, card: dict[str, Any], found: Shipment, splits: Split
     words = METRIC_WORDS.get(task.metric, task.metric)
     origin, licence = (str(splits.card.get(name, "not known")) for name in ("origin", "licence"))
     counts = f"{len(splits.train):,} training, {len(splits.val):,} validation and {len(splits.test):,} test images"
+    high, wide = sides(card["size"])
     parts = [
         f"# {file}",
         f"Student `{card['model']}` of the arm `{card['arm']}`, seed {card['seed']}, trained with gankd. "
         f"It reads {'grey' if mode == 'L' else 'colour'} images and predicts {task.description}.",
         "## Use",
         f"`gankd predict {file} PHOTO...`, or in Python:",
-        SNIPPETS[card["format"]].format(file=file, mode=mode, channels=card["channels"], size=card["size"]),
+        SNIPPETS[card["format"]].format(file=file, mode=mode, channels=card["channels"], high=high, wide=wide),
         _outputs(task, card),
         "## Measured",
         f"- {words} on {found.images:,} test images, with its 95 % interval over images: {found.text(task)}",
@@ -74,7 +76,8 @@ def student_card(file: str, card: dict[str, Any], found: Shipment, splits: Split
 
 
 def _outputs(task: Task, card: dict[str, Any]) -> str:
-    size = f"The central square is cropped and resampled to {card['size']} pixels"
+    form = "square" if isinstance(card["size"], int) else "part of this form"
+    size = f"The central {form} is cropped and resampled to {card['size']} pixels"
     inside = f"{size} in the graph" if card["format"] != "safetensors" else f"{size} by `gankd predict`"
     if not task.label_names:
         return f"{inside}. Outputs are values{f' in {task.metric_unit}' if task.metric_unit else ''}."

@@ -1,5 +1,6 @@
 """The sparse auto-encoder whose bottleneck the published density ratio for scalar labels reads."""
 
+import math
 from itertools import pairwise
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from gankd.batches import in_batches
 from gankd.engine import Engine
-from gankd.generators.networks import start_side, to_float
+from gankd.generators.networks import start_sides, to_float
 from gankd.tasks import Task
 
 
@@ -23,9 +24,9 @@ class SparseAutoencoder(nn.Module):
 
     def __init__(self, task: Task, shape: tuple[int, int, int], seed: int, code_width: int = 256) -> None:
         super().__init__()
-        channels, size, _ = shape
-        self.start = start_side(size)
-        scales = (size // self.start).bit_length() - 1
+        channels, height, width = shape
+        self.start = start_sides(height, width)
+        scales = (height // self.start[0]).bit_length() - 1
         widths = [32 * min(2**n, 4) for n in range(scales + 1)]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -35,8 +36,8 @@ class SparseAutoencoder(nn.Module):
                 down += [nn.Conv2d(a, b, 4, stride=2, padding=1), nn.BatchNorm2d(b), nn.ReLU()]
                 up = [nn.ConvTranspose2d(b, a, 4, stride=2, padding=1), nn.BatchNorm2d(a), nn.ReLU(), *up]
             self.down, self.up = nn.Sequential(*down), nn.Sequential(*up)
-            self.code = nn.Linear(widths[-1] * self.start**2, code_width)
-            self.expand = nn.Linear(code_width, widths[-1] * self.start**2)
+            self.code = nn.Linear(widths[-1] * math.prod(self.start), code_width)
+            self.expand = nn.Linear(code_width, widths[-1] * math.prod(self.start))
             self.output = nn.Conv2d(widths[0], channels, 3, padding=1)
             self.predictor = nn.Sequential(
                 nn.Linear(code_width, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, task.head_size)
@@ -50,7 +51,7 @@ class SparseAutoencoder(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 images to (reconstruction in [-1, 1], code, outputs in the task's units)."""
         code = self.encode(images)
-        grid = F.relu(self.expand(code)).view(len(code), -1, self.start, self.start)
+        grid = F.relu(self.expand(code)).view(len(code), -1, *self.start)
         raw = self.predictor(code).float()
         outputs = self.scale[0] + self.scale[1] * (raw[:, 0] if raw.shape[1] == 1 else raw)
         return torch.tanh(self.output(self.up(grid))), code, outputs

@@ -259,7 +259,8 @@ class GanTrainer:
             if isinstance(train.task, Classification)
             else VicinalBatches(train.task, fitted_vicinity(train, config), config.batch_size)
         )
-        self.penalty_weight = (train.shape[1] / 16) ** 2 if config.penalty_weight is None else config.penalty_weight
+        _, height, width = train.shape
+        self.penalty_weight = height * width / 256 if config.penalty_weight is None else config.penalty_weight
         self.generator = engine.place(build_generator(train.task, train.shape, config, seed, ili))
         self.discriminator = engine.place(build_discriminator(train.task, train.shape, config, seed, ili))
         self.teacher: Tapped | None = None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gankd.config import require
 from gankd.data.images import LabelledImages
 from gankd.data.mix import check_mix
 from gankd.engine import Engine
@@ -127,6 +128,11 @@ def connect(
     check_mixing(objective, config, task)
     if objective.needs_teacher and teacher is None:
         raise ConfigError(f"the loss {objective} reads a teacher, and none is given")
+    _, height, width = data.shape
+    require(
+        height == width or not any(name.startswith("rotated_") for name in objective.inputs),
+        f"the loss {objective} turns images by 90 degrees, so they must be square, got {height}x{width}; take another",
+    )
     if dataset_labels is None:
         dataset_labels = task.hard_labels(data.labels)
     wiring = _wiring(objective, student, teacher, data.images[:1], config)

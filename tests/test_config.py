@@ -12,6 +12,7 @@ from pydantic import Field
 
 from gankd.config import check_ranges, from_dict, override, override_from_file, require, suggest, to_dict
 from gankd.errors import ConfigError
+from gankd.recipes import digits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,3 +238,11 @@ def test_files_that_never_end_or_nest_too_deeply_are_refused(tmp_path: Path) -> 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no settings file .*absent.toml"):
         override_from_file(Outer(), tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0.45", (0.45,)), ("0.485,0.456,0.406", (0.485, 0.456, 0.406)), ("[0.4]", (0.4,)), ("none", None)],
+)
+def test_a_list_that_may_be_none_needs_no_brackets(text: str, value: Any) -> None:
+    assert override(digits(), [f"teacher.mean={text}"]).teacher.mean == value

@@ -244,9 +244,15 @@ def _assign(cls: Any, values: dict[str, Any], path: list[str], text: str, where:
         cls, values = _types(cls)[name], inner
     kind = _types(cls).get(path[-1])
     value = _value(text, kind)
-    if isinstance(value, str) and get_origin(kind) is tuple:
-        value = [part.strip() for part in value.split(",") if part.strip()]
+    if value is not None and not isinstance(value, list) and _is_list(kind):
+        value = [part.strip() for part in text.split(",") if part.strip()]  # a lone item, too
     values[path[-1]] = value
+
+
+def _is_list(kind: Any) -> bool:
+    """True for settings that are lists, or none."""
+    kinds = [one for one in get_args(kind) if one is not type(None)]
+    return get_origin(kind) is tuple or (len(kinds) == 1 and get_origin(kinds[0]) is tuple)
 
 
 def _types(cls: Any) -> dict[str, Any]:

@@ -24,7 +24,14 @@ from gankd.recipes.stages import declare
 from gankd.runs import Run
 from gankd.shards import Shards
 
-NIGHTLY = ("gan of classes", "relativistic gan", "student that sees rotations", "ratio", "virtual teacher")
+NIGHTLY = (
+    "gan of classes",
+    "relativistic gan",
+    "student in bfloat16",
+    "student that sees rotations",
+    "ratio",
+    "virtual teacher",
+)
 QUICK = (
     "teacher of classes",
     "teacher of values",

@@ -84,4 +84,4 @@ def test_there_is_no_such_number_of_processes(number: str, refused: Callable[...
 
 def test_other_commands_are_started_once(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert refused("list", "recipes") == "gankd list does not run as several processes; start it once"
+    assert refused("list", "recipes") == ("gankd list does not run as several processes (WORLD_SIZE=2); start it once")

@@ -157,6 +157,9 @@ CASES: dict[str, Callable[[Engine], nn.Module]] = {
     "relativistic gan": lambda engine: gan(CLASSES, engine, replace(relativistic(GAN), spectral_norm=True, flip=True)),
     "student of classes": lambda engine: student(CLASSES, engine, KD, augment=("shift",), fake_choices=2),
     "student that sees rotations": lambda engine: student(CLASSES, engine, "Label + SSKD"),
+    "student in bfloat16": lambda engine: student(
+        CLASSES, replace(engine, bf16=True, channels_last=True), "Label + SP + AT", mix="mixup"
+    ),
     "student of values": lambda engine: student(VALUES, engine, "Label + KD + RKD"),
     "ratio": lambda engine: ratio(CLASSES, engine),
     "virtual teacher": watched,

@@ -118,7 +118,8 @@ def call(command: Command, args: argparse.Namespace, words: Sequence[str]) -> No
             run_together(args.processes, words)
         return
     if PROCESSES not in command.options:
-        raise ConfigError(f"gankd {command.name} does not run as several processes; start it once")
+        started = f"WORLD_SIZE={os.environ['WORLD_SIZE']}"
+        raise ConfigError(f"gankd {command.name} does not run as several processes ({started}); start it once")
     from gankd.processes import joined, leads
 
     with joined():

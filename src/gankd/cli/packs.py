@@ -37,7 +37,9 @@ def student(
         recipe, folder = prepared(target, **given)
         return method.student(recipe, folder, search=search, arms=arms, workers=workers, console=console)
     from gankd.commands.pack import student_from_pack
+    from gankd.processes import count
 
+    require(count() == 1, "one process trains the students of a pack, which are small; leave --processes out")
     strange = ["arms"] * (arms is not None) + ["search"] * search + sorted(set(given) - MEANINGFUL)
     require(not strange, f"--{(strange or [''])[0].replace('_', '-')} means nothing for a pack; leave it out")
     as_settings = {"seeds": "seeds", "loss": "student.loss"}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gankd.cli.command import Command, Option
-from gankd.cli.options import RECIPE, STUDENTS_PER_ARM, WORKERS, names
+from gankd.cli.options import RECIPE, SHARED, STUDENTS_PER_ARM, WORKERS, names
 from gankd.cli.views import facts
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ COMMANDS = (
         opens="recipe",
         options=(
             *RECIPE,
+            *SHARED,
             Option(
                 "--preset",
                 choices=["robust", "faithful"],
@@ -68,6 +69,7 @@ COMMANDS = (
             ),
             Option("--from", dest="source", type=Path, metavar="FILE", help="use this virtual.safetensors"),
             *STUDENTS,
+            *SHARED,
         ),
     ),
     Command(

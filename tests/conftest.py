@@ -31,11 +31,16 @@ class Work(TorchDispatchMode):
     """Counts the elements that operations read and write, views excepted: tests of growth compare counts, not times."""
 
     elements = 0
+    written = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if not func.is_view:
-            self.elements += sum(leaf.numel() for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor))
+            read, written = (
+                sum(leaf.numel() for leaf in tree_leaves(part) if isinstance(leaf, Tensor)) for part in (args, result)
+            )
+            self.elements += read + written
+            self.written += written
         return result
 
 
@@ -47,6 +52,18 @@ def work() -> Callable[[Callable[[], object]], int]:
         with Work() as counter:
             call()
         return counter.elements
+
+    return count
+
+
+@pytest.fixture
+def written() -> Callable[[Callable[[], object]], int]:
+    """Function that counts the elements which a call writes: a few rows of a long table are few."""
+
+    def count(call: Callable[[], object]) -> int:
+        with Work() as counter:
+            call()
+        return counter.written
 
     return count
 

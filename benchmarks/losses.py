@@ -198,21 +198,26 @@ def differentiate(loss: Tensor, leaves: list[Tensor]) -> None:
 # --- torchdistill --------------------------------------------------------------------------------------------------
 
 
-def load_torchdistill() -> Any:
-    """torchdistill's losses and their layers under one name; None if it is not installed."""
-    if find_spec("torchdistill") is None:
-        return None
+def import_torchvision() -> None:
+    """Import torchvision, also where its wheel does not fit this build of torch."""
     try:
         import_module("torchvision")
     except RuntimeError:
         # torchvision's wheels are built for CUDA: with a CPU build of torch its operators do not load, and the import
-        # fails where it extends one of them. No loss calls them, so it is enough that the names exist.
+        # fails where it extends one of them. Nothing here calls them, so it is enough that the names exist.
         for name in [name for name in sys.modules if name.startswith("torchvision")]:
             del sys.modules[name]
         library = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         KEPT.append(library)
+
+
+def load_torchdistill() -> Any:
+    """torchdistill's losses and their layers under one name; None if it is not installed."""
+    if find_spec("torchdistill") is None:
+        return None
+    import_torchvision()
     parts = ("losses.mid_level", "models.wrapper", "models.adaptation")
     return SimpleNamespace(
         **{key: value for part in parts for key, value in vars(import_module(f"torchdistill.{part}")).items()}

@@ -22,8 +22,8 @@ from gankd.errors import CheckpointError, ConfigError, DataError, GankdError, Tr
 from gankd.models.contract import ImageModel
 from gankd.recipes.config import TeacherConfig
 from gankd.recipes.experiment import Experiment
-from gankd.recipes.published import TABLES, Pair
-from gankd.recipes.published.table import NOKD
+from gankd.recipes.published import TABLES, Pair, find_table
+from gankd.recipes.published.table import NOKD, Closed
 from gankd.recipes.stages import declare
 from gankd.recipes.teacher import new_teacher
 from gankd.runs import Run
@@ -260,6 +260,28 @@ def test_what_rows_set_themselves_cannot_be_changed(table: str, change: str) -> 
 def test_what_all_rows_share_can_be_changed() -> None:
     recipe = base_recipe(TABLES[CLASSES], "tiny", None, ["student.fake_share=0.3", "teacher.model=cnn4"])
     assert (recipe.student.fake_share, recipe.teacher.model) == (0.3, "cnn4")
+
+
+def test_the_published_protocol_runs_and_is_kept_apart(tmp_path: Path) -> None:
+    pair, rows = "resnet110-resnet20", ["BLKD", "cGAN-KD+BLKD"]
+    table = find_table("cifar100-table4")
+    found = bench(
+        *(table.name, tmp_path / "b"),
+        scale="tiny",
+        protocol="published",
+        seeds=1,
+        pairs=[pair],
+        methods=["NOKD", *rows],
+        timed=False,
+    )
+    assert not found.failures
+    assert {cell.protocol for cell in found.cells.values()} == {"published"}
+    page = found.page.read_text()
+    assert "--protocol published" in page
+    assert "start from the NOKD student" in page
+    assert not any(text in page for text in table.deviations if isinstance(text, Closed))
+    updates = {cell.method: cell.updates for cell in found.cells.values()}
+    assert updates["BLKD"] == updates["NOKD"] == 2 * round(updates["cGAN-KD+BLKD"] / 2)
 
 
 def test_values_with_the_steps_one_by_one(tmp_path: Path) -> None:

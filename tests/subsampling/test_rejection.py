@@ -7,6 +7,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from gankd.errors import ConfigError, DataError
+from gankd.seeds import rng
 from gankd.subsampling.rejection import SMALL_GROUP, accept, budgeted_acceptance, running_max_acceptance
 
 P_REAL = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
@@ -174,3 +175,22 @@ def test_what_cannot_be_used_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match="burn_in"):
         running_max_acceptance(values, groups, 0)
     assert len(budgeted_acceptance(values[:0], groups[:0], 0.5)) == 0
+
+
+@pytest.mark.parametrize(("judged", "burn_in"), [(1, 3), (4, 3), (5, 2), (100, 1)])
+def test_running_maximum_by_batches_against_the_published_loop(judged: int, burn_in: int) -> None:
+    """The authors' loop: a maximum from the burn-in, raised by each whole batch before any of it is accepted."""
+    generator = rng(0, "ratios")
+    ratios = torch.rand(60, generator=generator, dtype=torch.float64).exp() ** 2
+    groups = torch.randint(3, (60,), generator=generator)
+    expected = torch.zeros(60, dtype=torch.float64)
+    for group in range(3):
+        rows = (groups == group).nonzero()[:, 0].tolist()
+        highest = max(ratios[row].item() for row in rows[:burn_in])
+        for start in range(burn_in, len(rows), judged):
+            batch = rows[start : start + judged]
+            highest = max(highest, *(ratios[row].item() for row in batch))
+            for row in batch:
+                expected[row] = ratios[row] / highest
+    found = running_max_acceptance(ratios.log(), groups, burn_in, judged=judged, keep_burn_in=False)
+    torch.testing.assert_close(found, expected)

@@ -19,7 +19,7 @@ from gankd.recipes.cgan_kd import arm_images, cgan_kd
 from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import check_disk, gan_stage
-from gankd.recipes.published.table import EQUAL_TIME, EQUAL_UPDATES, Pair, PublishedTable, Scale, equal_time
+from gankd.recipes.published.table import EQUAL_TIME, EQUAL_UPDATES, Pair, Protocol, PublishedTable, Scale, equal_time
 from gankd.recipes.stages import Cell, Stages, declare
 from gankd.recipes.students import check_students, restore_student
 from gankd.recipes.teacher import make_teacher, other_teacher, teacher_stage, untrained_teacher
@@ -59,6 +59,7 @@ class CellResult:
     stage: str
     """Fingerprint of settings, images and all that the student rests on."""
     versions: dict[str, str]
+    protocol: Protocol = "gankd"
 
     @property
     def key(self) -> Key:
@@ -167,7 +168,8 @@ class Grid:
         alike = [
             cell.key
             for cell in self._stored.values()
-            if (cell.table, cell.scale, cell.changes) == (self.table.name, self.scale, self.changes)
+            if (cell.table, cell.scale, cell.protocol, cell.changes)
+            == (self.table.name, self.scale, self.table.under, self.changes)
             and not cell.method.startswith(EQUAL_TIME)
         ]
         return len(set(alike) - set(self.results) - set(self.failures))
@@ -310,6 +312,7 @@ class Grid:
         return CellResult(
             table=self.table.name,
             scale=self.scale,
+            protocol=self.table.under,
             changes=self.changes,
             pair=pair.name,
             method=arm.title,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gankd.commands.stages import RunResult
     from gankd.console import Console
     from gankd.recipes.config import Recipe
-    from gankd.recipes.published import Scale
+    from gankd.recipes.published import Protocol, Scale
 
 NEEDS = " (and what it needs, if missing)"
 
@@ -50,6 +50,7 @@ def plan(
     target: str,
     *,
     scale: "Scale" = "small",
+    protocol: "Protocol" = "gankd",
     arms: list[str] | None = None,
     workers: int = 1,
     console: "Console | None" = None,
@@ -61,10 +62,14 @@ def plan(
     from gankd.recipes.published import TABLES
 
     if target in TABLES:
-        folder = given.get("out", Path("runs") / f"bench-{target}-{scale}")
+        folder = given.get(
+            "out", Path("runs") / "-".join(["bench", target, scale, *["published"] * (protocol != "gankd")])
+        )
         known = {"data": "data", "seeds": "seeds", "set": "changes"}
         options = {name: given[option] for option, name in known.items() if option in given}
-        rows = plan_table_run(target, folder, scale=scale, workers=workers, console=console, **options)
+        rows = plan_table_run(
+            target, folder, scale=scale, protocol=protocol, workers=workers, console=console, **options
+        )
     else:
         recipe, folder = prepared(target, **given)
         rows = plan(recipe, folder, arms=arms, workers=workers)
@@ -165,6 +170,7 @@ COMMANDS = (
             *RECIPE,
             *STUDENTS,
             Option("--scale", choices=["tiny", "small", "full"], help="scale of a published table (default: small)"),
+            Option("--protocol", choices=["gankd", "published"], help="choices of a published table (default: gankd)"),
         ),
     ),
     Command(

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from gankd.console import Console
 
 TABLE = Option("name", metavar="TABLE", help="published table; see gankd list recipes")
+PROTOCOL = Option(
+    "--protocol",
+    choices=["gankd", "published"],
+    help="choices of gankd (default) or of the authors: initial weights, start, batch, precision, subsampling",
+)
 DATA = Option("--data", help="file or folder of the images; scale tiny needs none")
 
 
@@ -50,6 +55,7 @@ COMMANDS = (
                 choices=["tiny", "small", "full"],
                 help="size of the experiment (default: small, for two CPU cores; full is for a GPU)",
             ),
+            PROTOCOL,
             Option("--seeds", type=int, help="students per cell (default: 3)"),
             Option("--pairs", type=names, help="pairs of networks, comma-separated (default: all)"),
             Option("--methods", type=names, help="arms, comma-separated (default: all); controls are always trained"),

@@ -14,7 +14,7 @@ from gankd.commands.stages import RUNS, opened
 from gankd.config import require, to_dict
 from gankd.console import Console
 from gankd.recipes.arms import Arm
-from gankd.recipes.published import Pair, PublishedTable, Scale, find_table
+from gankd.recipes.published import Pair, Protocol, PublishedTable, Scale, find_table
 from gankd.recipes.published.table import EQUAL_UPDATES, KD_EQUAL_UPDATES, equal_time
 from gankd.report.gather import machine_facts
 from gankd.storage import atomic, write_hashed_json
@@ -108,6 +108,8 @@ class BenchResult:
             "",
             f"Protocol as published: {table.protocol}",
             "",
+            f"Choices: {table.under} (`--protocol`).",
+            "",
             *(line for head, each in self._deviations().items() for line in _listed(head, each)),
             *(f"{note}.  " for note in self._notes()),
             "",
@@ -122,6 +124,7 @@ class BenchResult:
         return {
             "table": self.table.name,
             "scale": self.scale,
+            "choices": self.table.under,
             "source": self.table.source,
             "metric": self.task.metric,
             "protocol": self.table.protocol,
@@ -221,10 +224,10 @@ class BenchResult:
         }
         own = [f"Changed for all cells: {change}." for change in self.changes]
         if self.scale not in scales:
-            return {"Here it differs:": [*own, *self.table.deviations]}
+            return {"Here it differs:": [*own, *self.table.differences]}
         return {
             "Here it differs:": [scales[self.scale], *own],
-            "At scale full also:": list(self.table.deviations),
+            "At scale full also:": list(self.table.differences),
         }
 
     def _notes(self, *, short: bool = False) -> list[str]:
@@ -250,6 +253,7 @@ class BenchResult:
             "added"
         )
         finetuned = any(change.replace(" ", "") == "student.init=finetune" for change in self.changes)
+        finetuned |= self.table.under == "published" and self.table.family.authors.finetuned
         optional = {
             tuned: finetuned,
             timed: self.timed,
@@ -271,6 +275,7 @@ def bench(
     out: Path | str | None = None,
     *,
     scale: Scale = "small",
+    protocol: Protocol = "gankd",
     data: str | None = None,
     seeds: int = 3,
     workers: int = 1,
@@ -286,6 +291,7 @@ def bench(
         name: the table.
         out: bench folder; runs/bench-NAME-SCALE if not given.
         scale: tiny, small or full.
+        protocol: gankd, or published for the authors' choices.
         data: the set's images; scale tiny has its own.
         seeds: students per cell.
         workers: students trained side by side.
@@ -300,13 +306,14 @@ def bench(
             cannot be used; a failing cell raises nothing.
     """
     require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
-    table = find_table(name)
+    table = find_table(name, protocol)
     rows = tuple(table.arm(title) for title in dict.fromkeys(methods)) if methods else table.arms
     rows = tuple(row for row in rows if row not in table.controls)
     chosen = tuple(table.pair(pair) for pair in dict.fromkeys(pairs)) if pairs else table.distinct(scale)
     recipe = base_recipe(table, scale, data, changes)
-    folder = Path(out or RUNS / f"bench-{name}-{scale}")
+    folder = Path(out or RUNS / "-".join(["bench", name, scale, *([protocol] if protocol != "gankd" else [])]))
     command = ["gankd", "bench", name, "--scale", scale, "--seeds", str(seeds), *(["--data", "PATH"] if data else [])]
+    command += ["--protocol", protocol] if protocol != "gankd" else []
     command += ["--pairs", ",".join(pairs)] if pairs else []
     command += ["--methods", ",".join(methods)] if methods else []
     command += [word for change in changes for word in ("--set", change)] + ["--untimed"] * (not timed)

@@ -24,6 +24,7 @@ from gankd.losses.distillation.spec import BUILD_INPUTS, OTHER_INPUTS, network_i
 from gankd.models import ZOO, build_net
 from gankd.recipes.config import MATTER, Recipe
 from gankd.recipes.published import TABLES, PublishedTable, Scale
+from gankd.recipes.published.table import Closed
 from gankd.recipes.ready import RECIPES, recipe_summary
 from gankd.report.gather import machine_facts
 from gankd.report.lists import LISTS, Listing, Machine, Row, What, loss_files, read_lists, stored
@@ -240,7 +241,8 @@ def table_row(table: PublishedTable, speed: float) -> Row:
             {"pair": pair, "method": method, "printed": number} for (pair, method), number in table.printed.items()
         ],
         "protocol": table.protocol,
-        "deviations": list(table.deviations),
+        "deviations": list(replace(table, under="published").differences),
+        "closed": [text for text in table.deviations if isinstance(text, Closed)],
         "note": table.note,
         "estimate": {scale: _scaled(vars(estimate(table, scale, speed)), 1.0) for scale in SCALES},
     }

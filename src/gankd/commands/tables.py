@@ -14,7 +14,7 @@ from gankd.data.images import LabelledImages, Splits
 from gankd.data.sets import published_shape
 from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
-from gankd.recipes.published import Scale, find_table
+from gankd.recipes.published import Protocol, Scale, find_table
 from gankd.recipes.stages import declare
 from gankd.runs import Run
 from gankd.seeds import rng
@@ -27,6 +27,7 @@ def plan_table_run(
     folder: Path | str,
     *,
     scale: Scale = "small",
+    protocol: Protocol = "gankd",
     data: str | None = None,
     seeds: int = 3,
     workers: int = 1,
@@ -42,7 +43,7 @@ def plan_table_run(
         GankdError: the bench itself would refuse to start.
     """
     require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
-    table = find_table(name)
+    table = find_table(name, protocol)
     base = base_recipe(table, scale, data, changes)
     splits = _random_splits(base) if data is None and scale != "tiny" else None
     prices = Prices(Timer(console, count=True))

@@ -113,13 +113,14 @@ def verify(
         RunError: the cell cannot be trained.
     """
     results, out = Path(results), None if out is None else Path(out)
-    table = find_table(name)
+    find_table(name)  # refuses a name that is none
     known = [found for found in read_cells(results) if found.table == name]
     require(bool(known), f"{results} has no cells of {name}")
     committed = _find(known, cell, results)
     if not trust:
         require_trust(results, named_code({"changes": committed.changes}))
     require(out is None or not out.exists(), f"{out} exists already; verify needs a new --out")
+    table = find_table(name, committed.protocol)
     recipe = base_recipe(table, committed.scale, data, committed.changes)
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gankd-verify-")))
@@ -158,7 +159,7 @@ def _beside(known: Sequence[CellResult], committed: CellResult) -> list[CellResu
     """The cell and its other seeds, without seeds that occur twice, as one of the two has other settings or images."""
 
     def row(cell: CellResult) -> tuple[object, ...]:
-        return cell.pair, cell.method, cell.scale, cell.changes
+        return cell.pair, cell.method, cell.scale, cell.protocol, cell.changes
 
     alike = [each for each in known if row(each) == row(committed)]
     count = Counter(each.seed for each in alike)

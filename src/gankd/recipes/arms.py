@@ -167,9 +167,8 @@ class Arm:
             return replace(config, updates=self.updates)
         if self.updates == "equal" or self.timed:
             return config
-        if config.start_updates is not None:
-            return replace(config, updates=config.start_updates)
-        return replace(config, updates=max(1, round(config.updates * (1 - config.fake_share))))
+        updates = config.start_updates or max(1, round(config.updates * (1 - config.fake_share)))
+        return replace(config, updates=updates, batch_size=config.start_batch or config.batch_size)
 
     def starts_from_another(self, config: StudentConfig) -> bool:
         """True if the student is fine-tuned from the one that was trained on real images and labels only."""

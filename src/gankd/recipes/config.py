@@ -239,6 +239,9 @@ class StudentConfig(DistillConfig):
     """Updates of the student from which init=finetune starts. Default: as many passes over real images as the others
     have."""
 
+    start_batch: CountFromTwo | None = None
+    """Batch size of the student from which init=finetune starts. Default: batch_size."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_size("student.input_size", self.input_size)
@@ -253,6 +256,10 @@ class StudentConfig(DistillConfig):
             self.start_updates is None or self.init == "finetune",
             f"student.start_updates is for student.init=finetune, got {self.start_updates} with {self.init}",
         )
+        require(
+            self.start_batch is None or self.init == "finetune",
+            f"student.start_batch is for student.init=finetune, got {self.start_batch} with {self.init}",
+        )
 
     @property
     def network(self) -> str:
@@ -261,9 +268,9 @@ class StudentConfig(DistillConfig):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Settings that a student depends on, without an input size or arguments that are not set."""
+        """Settings that a student depends on, without those that are not set and came later than stored results."""
         settings = super().identity
-        for name in ("input_size", "args"):
+        for name in ("input_size", "args", "start_batch"):
             if not settings[name]:
                 del settings[name]
         return settings
@@ -271,7 +278,7 @@ class StudentConfig(DistillConfig):
     @property
     def from_scratch(self) -> "StudentConfig":
         """These settings with init=scratch."""
-        return replace(self, init="scratch", start_updates=None, finetune_lr=None)
+        return replace(self, init="scratch", start_updates=None, start_batch=None, finetune_lr=None)
 
     @property
     def objective(self) -> Objective:

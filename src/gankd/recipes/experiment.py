@@ -14,8 +14,9 @@ from gankd.data.images import Splits
 from gankd.engine import Engine
 from gankd.generators.networks import start_sides
 from gankd.identity import Identity, identity_of_new
-from gankd.models import build_net, is_own
+from gankd.models import ZOO, build_net, is_own
 from gankd.models.contract import ImageModel
+from gankd.models.initial import Initial, draw_weights
 from gankd.models.network_files import file_state
 from gankd.own_code import split_arguments
 from gankd.processes import count
@@ -24,7 +25,7 @@ from gankd.recipes.data import add_unlabelled, given_splits, load_splits
 from gankd.recipes.live import Live, Objects, copied, with_objects
 from gankd.runs import Run, Stage, fingerprint
 from gankd.shards import Shards
-from gankd.sizes import size_of
+from gankd.sizes import sides, size_of
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,14 @@ class Experiment:
         """Hash of all images and labels."""
         return self.splits.fingerprint()
 
-    def net(self, name: str, seed: int, size: int | str | None = None, num_outputs: int | None = None) -> nn.Module:
+    def net(
+        self,
+        name: str,
+        seed: int,
+        size: int | str | None = None,
+        num_outputs: int | None = None,
+        initial: Initial = "gankd",
+    ) -> nn.Module:
         """Build a network with new weights.
 
         Args:
@@ -111,14 +119,19 @@ class Experiment:
             seed: of the weights.
             size: side of its images in pixels; default: that of the data.
             num_outputs: width of its last layer; default: that of the task.
+            initial: distribution of its weights; others than gankd are for networks of the zoo.
         """
         channels, height, width = self.splits.train.shape
         base, arguments = split_arguments(name)
         found = self.live.get(base)
+        require(
+            initial == "gankd" or (found is None and base.partition("+")[0] in ZOO),
+            f"initial={initial} is for networks of the zoo (gankd list models), got {name}; set it to gankd",
+        )
         if isinstance(found, nn.Module):
             require(not arguments, f"{base} is made already, so args cannot be given to it; give what makes it")
             return copied(found, name)
-        return build_net(
+        net = build_net(
             name,
             in_channels=channels,
             image_size=size or size_of(height, width),
@@ -126,14 +139,17 @@ class Experiment:
             seed=seed,
             factory=found,
         )
+        draw_weights(net, initial, name, min(sides(size or size_of(height, width))), seed)
+        return net
 
-    def model(self, name: str, seed: int, size: int | str | None = None) -> ImageModel:
+    def model(self, name: str, seed: int, size: int | str | None = None, initial: Initial = "gankd") -> ImageModel:
         """Network on the device that takes images of this data set, with new weights.
 
         Args:
-            name, seed, size: as for `net`; images of another size are resized.
+            name, seed, size, initial: as for `net`; images of another size are resized.
         """
-        return self.engine.place(ImageModel.for_data(self.net(name, seed, size), self.splits.train, size))
+        net = self.net(name, seed, size, initial=initial)
+        return self.engine.place(ImageModel.for_data(net, self.splits.train, size))
 
     def describe(self, name: str, size: int | str | None = None) -> str:
         """Hash of a network's structure; of the user's own, of its code and of its state when it is new.

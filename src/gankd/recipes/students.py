@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from gankd.config import to_dict
 from gankd.errors import ModelError
 from gankd.identity import Identity, is_users
 from gankd.models import is_own
@@ -89,7 +88,7 @@ def _selected(experiment: Experiment, arm: Arm, recipe: Recipe, inputs: Inputs) 
         assert stage is not None
         reading = experiment.splits.task.reading_of_teacher if chosen.reads_teacher else ""
         found[what.strip() or "synth"] = stage.fingerprint
-        found[f"{what}select"] = fingerprint(to_dict(chosen), *([reading] if reading else []))
+        found[f"{what}select"] = fingerprint(chosen.identity, *([reading] if reading else []))
     return found
 
 
@@ -97,8 +96,8 @@ def _settings(experiment: Experiment, config: StudentConfig, arm: Arm) -> dict[s
     """Settings that a student's weights depend on: without a loss, they do not depend on those of losses."""
     settings = config.identity
     del settings["virtual"]  # its content is an input
-    for name in ("init", "finetune_lr", "start_updates"):  # what they lead to is in lr, updates and inputs
-        del settings[name]
+    for name in ("init", "finetune_lr", "start_updates", "start_batch"):  # stored by their effect
+        settings.pop(name, None)
     if not arm.sees_more:
         del settings["fake_share"]  # here it only affects the number of updates, which is stored
     settings["teacher"] = None  # its stage is an input
@@ -248,7 +247,7 @@ def make_assistants(experiment: Experiment, arm: Arm, material: Material, stages
     """
     for config, stage in zip(assistant_configs(experiment.recipe, arm), stages, strict=True):
         seed = derive_seed(experiment.recipe.seed, "assistant", *config.assistants, config.model)
-        assistant = experiment.model(config.network, seed, config.input_size)
+        assistant = experiment.model(config.network, seed, config.input_size, config.initial)
         if stage.done:
             restore(assistant, stage.path("model.safetensors"))
         else:
@@ -274,7 +273,7 @@ def make_student(
         ModelError: the network does not fit the task. TrainingError: the loss is not finite.
     """
     config = arm.recipe(experiment.recipe).student
-    student = experiment.model(config.network, derive_seed(seed, "student"), config.input_size)
+    student = experiment.model(config.network, derive_seed(seed, "student"), config.input_size, config.initial)
     if stage.done:
         return restore(student, stage.path("model.safetensors"))
     if start is not None:

@@ -102,7 +102,7 @@ def untrained_teacher(experiment: Experiment, config: TeacherConfig) -> ImageMod
 def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
     """The teacher before training, or with the user's weights."""
     seeds = [derive_seed(experiment.recipe.seed, "teacher", number) for number in range(config.members)]
-    nets = [experiment.net(config.network, seed, input_size(config)) for seed in seeds]
+    nets = [experiment.net(config.network, seed, input_size(config), initial=config.initial) for seed in seeds]
     if config.weights is not None:
         net = nets[0] if config.weights in experiment.live else _with_weights(experiment, config, nets[0])
         teacher = _given(experiment, net, config)

@@ -240,7 +240,11 @@ def tables_text(rows: Sequence[Row], machine: Machine) -> str:
     ]
     if len(rows) == 1:
         (row,) = rows
-        points = (row["source"], row["protocol"], *(f"- {text}" for text in row["deviations"]), row["note"])
+        points = (
+            *(row["source"], row["protocol"], "Differences:", *(f"- {text}" for text in row["deviations"])),
+            *("Differences that --protocol published does not have:", *(f"- {text}" for text in row["closed"])),
+            row["note"],
+        )
         notes = [*filter(None, points), *notes]
     scales = list(rows[0]["estimate"]) if rows else []
     head = ("published table", "what", "pairs", "arms", "published numbers", *scales)

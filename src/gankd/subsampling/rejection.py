@@ -72,13 +72,20 @@ def _budgeted(log_ratio: Tensor, groups: Tensor, share: float) -> Tensor:
     return torch.where(sure, 1.0, torch.where(scarce[groups], fill[groups], factor[groups] * ratio))
 
 
-def running_max_acceptance(log_ratio: Tensor, groups: Tensor, burn_in: int, cap_quantile: float = 1.0) -> Tensor:
+def running_max_acceptance(
+    log_ratio: Tensor,
+    groups: Tensor,
+    burn_in: int,
+    cap_quantile: float = 1.0,
+    *,
+    judged: int = 1,
+    keep_burn_in: bool = True,
+) -> Tensor:
     """Probability r / M of keeping each fake, with the published running maximum M of its group [1, 2].
 
     M starts at the largest ratio of the group's first `burn_in` samples and grows along the stream (the order
-    of the samples), so early samples may be judged by a smaller M than late ones. Departures from the authors'
-    code: burn-in samples are judged too instead of being thrown away, and a group whose ratios are all zero is
-    kept whole, where 0 / 0 makes the authors' loop endless.
+    of the samples), so early samples may be judged by a smaller M than late ones. Departure from the authors'
+    code: a group whose ratios are all zero is kept whole, where 0 / 0 makes their loop endless.
 
     Args:
         log_ratio: (N,) log p_real / p_fake; -inf is a ratio of 0.
@@ -86,6 +93,8 @@ def running_max_acceptance(log_ratio: Tensor, groups: Tensor, burn_in: int, cap_
         burn_in: samples per group that set the first M, >= 1.
         cap_quantile: M never exceeds this quantile of the group's ratios. Below 1 a single outlier no longer lowers
             the acceptance of all others, and ratios beyond the quantile are always kept. 1 is the published rule.
+        judged: samples of a group that share one M, which no sample of theirs exceeds; the authors' batches.
+        keep_burn_in: burn-in samples are judged too; the authors throw them away.
 
     Returns:
         (N,) float64 probabilities.
@@ -101,6 +110,7 @@ def running_max_acceptance(log_ratio: Tensor, groups: Tensor, burn_in: int, cap_
     """
     require(burn_in >= 1, f"burn_in must be at least 1, got {burn_in}")
     require(0 < cap_quantile <= 1, f"cap_quantile must lie in (0, 1], got {cap_quantile}")
+    require(judged >= 1, f"judged must be at least 1, got {judged}")
     _check(log_ratio)
     if len(log_ratio) == 0:
         return log_ratio.double()
@@ -114,7 +124,8 @@ def running_max_acceptance(log_ratio: Tensor, groups: Tensor, burn_in: int, cap_
     values, level = log_ratio.double().unique(return_inverse=True)
     highest = (group * len(values) + level[order]).cummax(0).values % len(values)
     burnt = highest[start[group] + count[group].clamp_max(burn_in) - 1]
-    highest = torch.where(position < burn_in, burnt, highest)
+    batch_end = (burn_in + ((position - burn_in) // judged + 1) * judged).minimum(count[group]) - 1
+    highest = torch.where(position < burn_in, burnt, highest[start[group] + batch_end.clamp_min(0)])
 
     by_value = _lexsort(groups, level)
     capped = by_value[(start + ((count - 1).double() * cap_quantile).ceil().long()).clamp_max(len(order) - 1)]
@@ -122,6 +133,8 @@ def running_max_acceptance(log_ratio: Tensor, groups: Tensor, burn_in: int, cap_
 
     logs = (log_ratio.double()[order] - values[highest]).nan_to_num(nan=0.0)  # nan: 0 / 0 in a group of zeros
     accepted = logs.exp().clamp_max(1)
+    if not keep_burn_in:
+        accepted = torch.where(position < burn_in, 0.0, accepted)
     return torch.empty_like(accepted).scatter(0, order, accepted)
 
 

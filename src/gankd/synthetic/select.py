@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from gankd.config import check_ranges
+from gankd.config import check_ranges, to_dict
 from gankd.errors import DataError
 from gankd.ranges import Count, UpToOne
+from gankd.seeds import rng
 from gankd.settings import explained
 from gankd.subsampling.rejection import accept, budgeted_acceptance, running_max_acceptance
 from gankd.synthetic.pool import SyntheticSet
@@ -35,6 +36,15 @@ class SelectConfig:
     """Share of each label group that `budget` keeps: 1 / K for a pool of K candidates per image."""
     burn_in: Count = 500
     """Samples per label group that set the first maximum of `running_max`."""
+    keep_burn_in: bool = True
+    """`running_max` judges these samples, too; published: they are thrown away."""
+    judged: Count = 1
+    """Samples per label group that `running_max` judges by one maximum, that of all of them and those before;
+    published: a batch of 500 to 1,000."""
+    per_label: bool = False
+    """Subsampling works on each distinct label by itself, as published, not on ranges of values."""
+    order: Literal["turns", "random"] = "turns"
+    """Order in which `count` images are taken. turns: label group by label group; random: as published for values."""
     cap_quantile: UpToOne = 1.0
     """Upper limit of `running_max`, as a quantile of a label group's ratios; published: 1."""
     filter: FilterRule = "published"
@@ -63,6 +73,13 @@ class SelectConfig:
         return self.accepted_share * (1.0 if self.filter == "none" else rho)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """These settings as plain data, without those at their default that came later than stored results."""
+        settings = to_dict(self)
+        later = {"keep_burn_in": True, "judged": 1, "per_label": False, "order": "turns"}
+        return {name: value for name, value in settings.items() if later.get(name) != value or name not in later}
+
+    @property
     def reads_teacher(self) -> bool:
         """True if the teacher's outputs choose images or labels."""
         return self.filter != "none" or self.adjust != "none"
@@ -74,7 +91,7 @@ class Selection:
 
     source: SyntheticSet
     index: Tensor
-    """(K,) int64 positions in the pool of M images, turn by turn over the label groups."""
+    """(K,) int64 positions in the pool of M images, in the order in which they were taken."""
     labels: Tensor
     """(K,) adjusted labels in user units, or (K, classes) probabilities."""
     accepted: Tensor
@@ -122,10 +139,18 @@ def select(
     """
     groups = pool.task.groups(pool.labels)
     num_groups = pool.task.num_groups
+    thinned = pool.labels.unique(dim=0, return_inverse=True)[1] if config.per_label else groups
     if config.subsample == "budget":
-        accepted = accept(budgeted_acceptance(pool.log_ratio, groups, config.accept_share), seed)
+        accepted = accept(budgeted_acceptance(pool.log_ratio, thinned, config.accept_share), seed)
     elif config.subsample == "running_max":
-        chances = running_max_acceptance(pool.log_ratio, groups, config.burn_in, config.cap_quantile)
+        chances = running_max_acceptance(
+            pool.log_ratio,
+            thinned,
+            config.burn_in,
+            config.cap_quantile,
+            judged=config.judged,
+            keep_burn_in=config.keep_burn_in,
+        )
         accepted = accept(chances, seed)
     else:
         accepted = torch.ones(len(pool), dtype=torch.bool)
@@ -143,7 +168,12 @@ def select(
     consistent = torch.zeros_like(accepted)
     consistent[accepted.nonzero()[:, 0][mask]] = True
 
-    index = _turn_by_turn(consistent.nonzero()[:, 0], groups)[: config.count]
+    index = consistent.nonzero()[:, 0]
+    if config.order == "random":
+        index = index[torch.randperm(len(index), generator=rng(seed, "order of selection"))]
+    else:
+        index = _turn_by_turn(index, groups)
+    index = index[: config.count]
     if len(index) == 0:
         raise DataError(
             f"none of {len(pool)} generated images is left after subsample={config.subsample} and "

@@ -13,6 +13,7 @@ from gankd.data.mix import Mix, check_mix, mix
 from gankd.engine import Engine
 from gankd.errors import ModelError
 from gankd.models.contract import ImageModel, check_model, evaluate
+from gankd.models.initial import Initial
 from gankd.ranges import BelowOne, Count, CountFromTwo, UpToTen, Within
 from gankd.runs import Stage
 from gankd.seeds import Batches, rng, seed_own_layers
@@ -48,6 +49,9 @@ class SupervisedConfig:
     augment: tuple[Augmentation, ...] = ()
     """Random changes of images; colour and color, and shift and translation, are the same."""
 
+    initial: Initial = "gankd"
+    """Initial weights of a network of the zoo. published: as the authors of cGAN-KD drew those of its family; pytorch:
+    PyTorch's defaults, as in their first version."""
     class_weights: ClassWeights = "none"
     """Weights of classes in the label loss. balanced: every class has the same part of it, however rare; or a number
     for each class."""
@@ -76,12 +80,16 @@ class SupervisedConfig:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """These settings as plain data, without mixing and weights where these are off: results are the same then."""
+        """These settings as plain data, without mixing and weights where these are off, and without the usual initial
+        weights: results are the same then.
+        """
         settings = to_dict(self)
         if self.mix == "none":
             del settings["mix"], settings["mix_alpha"]
         if self.class_weights == "none":
             del settings["class_weights"]
+        if self.initial == "gankd":
+            del settings["initial"]
         return settings
 
 

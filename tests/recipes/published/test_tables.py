@@ -342,3 +342,44 @@ def test_tables_of_the_first_version_have_its_networks() -> None:
         ("densenet121_2021", "vgg11", "mobilenet_v2_2021"),
         ("densenet121_2021", "shufflenet_v2_2021", "mobilenet_v2_2021"),
     ]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_published_protocol_has_the_authors_choices(scale: Scale) -> None:
+    table = find_table("cifar100-table4", "published")
+    base, own = table.recipe(scale), find_table("cifar100-table4").recipe(scale)
+    assert base.precision == "fp32"
+    assert base.student.initial == base.teacher.initial == "published"
+    assert (base.select.subsample, base.select.keep_burn_in, base.select.per_label) == ("running_max", False, True)
+    assert base.synth.pool > 100 * base.select.burn_in
+    pair, batch = table.pairs[-1], own.student.batch_size
+    rows = [table.arm(name) for name in ("NOKD", "BLKD", "cGAN-KD+BLKD")]
+    nokd, blkd, method = (cell(table, base, scale, pair, row).student for row in rows)
+    assert [each.batch_size for each in (nokd, blkd, method)] == [batch // 2, batch // 2, batch]
+    passes = round(own.student.updates * (1 - own.student.fake_share))
+    assert nokd.updates == blkd.updates == round(passes / 0.5)
+    assert (blkd.init, method.init, method.updates) == ("scratch", "finetune", own.student.updates)
+    shared = table.pair_recipe(base, scale, pair)
+    start = table.pair_arm(base, scale, pair, rows[-1]).start.recipe(shared).student
+    assert (start.batch_size, start.updates) == (nokd.batch_size, nokd.updates)
+    scratch = override(base, ["student.init=scratch"])
+    assert cell(table, scratch, scale, pair, rows[0]).student.batch_size == batch // 2
+
+
+def test_the_published_protocol_differs_by_table() -> None:
+    classes, ages, first = (
+        find_table(name, "published").recipe("full") for name in ("cifar100-table3", "utkface-table7", "cifar10-c10k")
+    )
+    assert (classes.select.burn_in, classes.select.judged, classes.select.order) == (5000, 600, "turns")
+    assert (ages.select.burn_in, ages.select.order, ages.synth.labels) == (100, "random", "balanced")
+    assert (first.student.initial, first.student.init) == ("pytorch", "scratch")
+
+
+@EVERY
+def test_a_protocol_leaves_only_what_it_does_not_have(table: PublishedTable) -> None:
+    left = replace(table, under="published").differences
+    assert table.differences == table.deviations
+    assert set(left) <= set(table.deviations)
+    if table.filters:
+        assert not any("running maximum" in text or "float32" in text for text in left)
+        assert any("drawn once" in text for text in left)

@@ -18,8 +18,11 @@ from gankd.recipes.published.cifar100 import (
 )
 from gankd.recipes.published.table import (
     CGAN_KD,
+    COMMON,
     NOKD,
     RATIO_DEVIATION,
+    Authors,
+    Closed,
     Family,
     Pair,
     PublishedTable,
@@ -54,8 +57,11 @@ def full(train: int, rho: float) -> Recipe:
 DEVIATIONS = (
     "SGD with Nesterov momentum.",
     "KL is summed over classes; the published code takes the mean over them, which is ten times weaker.",
-    "Subsampling keeps the best half per class of a fixed pool (budget); the paper uses rejection with a running "
-    "maximum (--set select.subsample=running_max).",
+    Closed(
+        "Subsampling keeps the best half per class of a fixed pool (budget); the paper uses rejection with a running "
+        "maximum (--set select.subsample=running_max)."
+    ),
+    *COMMON,
     "The density ratio reads features of a small classifier; the paper uses those of a DenseNet-121.",
     "All sets have the same number of generator updates; the paper trains for more epochs on fewer images.",
     RATIO_DEVIATION,
@@ -162,6 +168,7 @@ SSKD = {
 }
 SETS = {"C-50K": (50_000, 0.9), "C-20K": (20_000, 0.6), "C-10K": (10_000, 0.7)}
 SMALL = DataConfig(name="cifar10", num_train=1500)
+FIRST_AUTHORS = partial(Authors, initial="pytorch", finetuned=False, burn_in=50_000, judged=1000)
 FORMS = {name: f"{name}_2021" for name in ("vgg11", "vgg13", "mobilenet_v2", "shufflenet_v2", "efficientnet_b0")}
 WIDE_VIEWS: tuple[Augmentation, ...] = ("shift", "rotate", "scale", "flip", "colour")
 
@@ -176,6 +183,7 @@ def _family(scarce: str) -> Family:
         full=partial(full, *SETS[scarce]),
         select=_select(SETS[scarce][1]),
         small=SMALL,
+        authors=FIRST_AUTHORS(labels=10),
         forms=FORMS,
     )
 
@@ -313,6 +321,7 @@ TINY_IMAGENET = PublishedTable(
         full=tiny_imagenet_full,
         select=_select(0.5),
         small=DataConfig(name="tiny-imagenet", size=32, classes=20, per_label=200),
+        authors=FIRST_AUTHORS(labels=200),
         forms={name: f"{name}_2021" for name in ("mobilenet_v2", "shufflenet_v2", "densenet121")},
     ),
     pairs=tuple(

@@ -7,11 +7,14 @@ from gankd.recipes.arms import Arm
 from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig
 from gankd.recipes.published.table import (
     CGAN_KD,
+    COMMON,
     EQUAL_UPDATES,
     FROM_SCRATCH,
     KD_EQUAL_UPDATES,
     NOKD,
     RATIO_DEVIATION,
+    Authors,
+    Closed,
     Family,
     Pair,
     PublishedTable,
@@ -52,6 +55,7 @@ FAMILY = Family(
     select=SelectConfig(rho=0.9, count=FAKES),
     small=DataConfig(name="cifar100", classes=20, per_label=200),
     slow=("mobilenet_v2_half", "shufflenet_v1", "shufflenet_v2"),
+    authors=Authors(real_batch=0.5, labels=100, burn_in=5000, judged=600),
 )
 PROTOCOL = (
     "Top-1 accuracy on the 10,000 test images, last update. Students see 50,000 real and M^g = 100,000 generated "
@@ -65,12 +69,16 @@ DEVIATIONS = (
     counted_before_split(240, 0.9),
     FROM_SCRATCH,
     "TAKD's assistants always start from scratch; published ones start from their NOKD weights, too.",
-    "Batch size 128 in every row; published rows without generated images have 64.",
+    Closed("Batch size 128 in every row; published rows without generated images have 64."),
     "SGD with Nesterov momentum; learning rates fall at the epoch named, not one epoch later.",
     "Rows without generated images see the real images for 240 epochs as published; the controls at equal updates and "
     "equal time are additions.",
-    "Subsampling keeps the best half per class of a fixed pool (budget); the paper uses rejection with a running "
-    "maximum (--set select.subsample=running_max). The filter reads plain images, in the paper augmented ones.",
+    Closed(
+        "Subsampling keeps the best half per class of a fixed pool (budget); the paper uses rejection with a running "
+        "maximum (--set select.subsample=running_max)."
+    ),
+    "The filter reads plain images, in the paper augmented ones.",
+    *COMMON,
     "Generated images keep the class they were generated for; the published scripts disagree about this.",
     "The density ratio reads pooled features of a small classifier; published features are as wide as images.",
     RATIO_DEVIATION,
@@ -358,7 +366,7 @@ VKD = PublishedTable(
     name="vkd-pairs",
     title="CIFAR-100: virtual knowledge distillation, reconstructed",
     source="no numbers of VKD were available; pairs and other numbers: RepDistiller (Tian et al., ICLR 2020)",
-    family=replace(FAMILY, full=vkd_full),
+    family=replace(FAMILY, full=vkd_full, authors=Authors(finetuned=False, labels=100, burn_in=5000)),
     pairs=VKD_PAIRS,
     arms=VKD_METHODS,
     printed=by_pair(

@@ -6,7 +6,7 @@ from typing import Any
 from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig
 from gankd.recipes.published import cifar100
 from gankd.recipes.published.cifar100 import PAPER, taught, taught_on_fakes
-from gankd.recipes.published.table import CGAN_KD, NOKD, Family, Pair, PublishedTable, by_method, sgd
+from gankd.recipes.published.table import CGAN_KD, NOKD, Authors, Family, Pair, PublishedTable, by_method, sgd
 from gankd.synthetic import SelectConfig
 from gankd.training.gan_published import biggan_deep_imagenet100
 from gankd.training.ratio import published_ratio
@@ -36,6 +36,7 @@ FAMILY = Family(
     select=SelectConfig(rho=0.9, count=FAKES),
     small=DataConfig(name="imagenet100", size=32, classes=20, per_label=200),
     slow=("mobilenet_v2_half", "shufflenet_v1", "shufflenet_v2"),
+    authors=Authors(real_batch=0.5, labels=100, burn_in=1000),
 )
 PROTOCOL = (
     "Top-1 accuracy on 10,000 validation images at 128 pixels, last update. Students see about 117,000 real and "
@@ -44,7 +45,7 @@ PROTOCOL = (
     "and 210, weight decay 5e-4, random crops and flips."
 )
 DEVIATIONS = (
-    *(text.replace("128", "256").replace("have 64", "have 128") for text in cifar100.DEVIATIONS),
+    *(type(text)(text.replace("128", "256").replace("have 64", "have 128")) for text in cifar100.DEVIATIONS),
     "Images are shifted, scaled and flipped; the paper uses random crops of 8 to 100 % of the area.",
 )
 TABLE3_PAIRS = tuple(

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from gankd.config import require, suggest
 from gankd.data.augment import Augmentation
 from gankd.errors import ConfigError
-from gankd.recipes.arms import Arm, Processing
+from gankd.models.initial import Initial
+from gankd.recipes.arms import Arm, Length, Processing
 from gankd.recipes.config import DataConfig, Recipe, StudentConfig, SynthConfig, TeacherConfig
 from gankd.recipes.ready import digits, rotated_digits
 from gankd.synthetic import SelectConfig
@@ -18,6 +19,29 @@ Scale = Literal["tiny", "small", "full"]
 """tiny: embedded images, seconds, for tests; small: a few of the table's own images at 32 pixels and small networks,
 hours on two CPU cores; full: the published sizes, for a GPU."""
 Kind = Literal["classification", "regression"]
+Protocol = Literal["gankd", "published"]
+"""gankd: its own choices where these are better or cheaper; published: the authors', as far as gankd has them."""
+
+
+class Closed(str):
+    """A deviation that the published protocol does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Authors:
+    """Choices of the authors that the published protocol takes over, besides those that every table has."""
+
+    initial: Initial = "published"
+    finetuned: bool = True
+    """Students with generated images start from their NOKD weights."""
+    real_batch: float = 1.0
+    """Batch size of rows without generated images, in units of the others'."""
+    labels: int
+    """Number of labels, each with a burn-in of its own."""
+    burn_in: int
+    judged: int = 500
+    """Generated images of a label that are judged by one maximum."""
+
 
 FAKES_SHARE = 0.5
 """Share of generated images in a batch if the table gives none."""
@@ -92,6 +116,7 @@ class Family:
     """Published choice of generated images, with M^g."""
     small: DataConfig
     """Images of scale small."""
+    authors: Authors
     forms: Mapping[str, str] = field(default_factory=dict)
     """Zoo names at full scale of networks that have a form of their own in this table."""
     head: str = ""
@@ -131,6 +156,8 @@ class PublishedTable:
     deviations: tuple[str, ...]
     note: str = ""
     """Note on the printed numbers."""
+    under: Protocol = "gankd"
+    """Protocol of the experiment: its choices at equal sizes and lengths."""
     control_loss: str = "0.1*Label + 0.9*KD(T=4)"
     """Loss of the control with a teacher and without generated images."""
     filters: bool = True
@@ -139,6 +166,11 @@ class PublishedTable:
     def __post_init__(self) -> None:
         known = {(pair.name, arm.title) for pair in self.pairs for arm in (*self.arms, *self.controls)}
         assert set(self.printed) <= known, set(self.printed) - known
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """Deviations from the published experiment that are left under the table's protocol."""
+        return tuple(text for text in self.deviations if self.under == "gankd" or not isinstance(text, Closed))
 
     @property
     def controls(self) -> tuple[Arm, ...]:
@@ -204,7 +236,33 @@ class PublishedTable:
             scale: how large.
             data: file or folder of the images; scale tiny has its own.
         """
-        return self.with_pool(replace(self.family.recipe(scale, data), name=self.name))
+        recipe = replace(self.family.recipe(scale, data), name=self.name)
+        return self.with_pool(self._as_published(recipe) if self.under == "published" else recipe)
+
+    def _as_published(self, recipe: Recipe) -> Recipe:
+        """`recipe` with the authors' choices; sizes and lengths stay those of the scale."""
+        authors, count, published = self.family.authors, recipe.select.count, self.family.select.count
+        assert count is not None
+        assert published is not None
+        student = replace(recipe.student, initial=authors.initial)
+        if authors.finetuned:
+            student = replace(student, init="finetune")
+        return replace(
+            recipe,
+            precision="fp32",
+            teacher=replace(recipe.teacher, initial=authors.initial),
+            student=student,
+            synth=replace(recipe.synth, labels="balanced"),
+            select=replace(
+                recipe.select,
+                subsample="running_max",
+                burn_in=max(1, round(authors.burn_in * count / published)),
+                judged=max(1, round(authors.judged * count / published)),
+                keep_burn_in=False,
+                per_label=True,
+                order="random" if self.family.kind == "regression" else "turns",
+            ),
+        )
 
     def with_pool(self, recipe: Recipe) -> Recipe:
         """Return `recipe` with a pool large enough for the largest M^g after subsampling and filter."""
@@ -212,6 +270,8 @@ class PublishedTable:
         kept = 1.0 if select.filter == "none" or select.rho is None else select.rho
         most = max(self._count(recipe, arm) for arm in self.arms)
         needed = round(POOL_MARGIN * most / (select.accepted_share * kept))
+        if not select.keep_burn_in:
+            needed += self.family.authors.labels * select.burn_in
         return replace(recipe, synth=replace(recipe.synth, pool=max(recipe.synth.pool, needed)))
 
     def owned(self) -> dict[str, str]:
@@ -265,6 +325,7 @@ class PublishedTable:
             settings += [f"select.count={self._count(base, arm)}", f"student.fake_share={share!r}"]
         if arm.title in ASSISTED and assistant is not None:
             settings.append(f'student.assistants=["{assistant}"]')
+        updates: Length | int = arm.updates
         passes = max(1, round(config.updates * (1 - config.fake_share)))  # over real images, as NOKD makes them
         if config.init == "finetune":
             # As published: rows without generated images are trained once, from scratch; the others start from NOKD.
@@ -272,10 +333,26 @@ class PublishedTable:
                 settings += ["student.init=scratch", "student.start_updates=none", "student.finetune_lr=none"]
             else:
                 settings.append(f"student.start_updates={config.start_updates or passes}")
-        updates = arm.updates
+        if self.under == "published" and self.family.authors.real_batch != 1:
+            settings, updates = self._with_real_batch(config, arm, settings, passes)
         if arm.title.startswith(f"{EQUAL_TIME} x"):
             updates = round(config.updates * float(arm.title.rpartition("x")[2]))
         return replace(arm, updates=updates, settings=(*settings, *arm.settings))
+
+    def _with_real_batch(
+        self, config: StudentConfig, arm: Arm, settings: list[str], passes: int
+    ) -> tuple[list[str], Length | int]:
+        """Settings and updates of a row as the authors have them: with batches of another size on real images only."""
+        share = self.family.authors.real_batch
+        batch, longer = max(2, round(config.batch_size * share)), round(passes / share)
+        start = [f"student.start_updates={longer}", f"student.start_batch={batch}"]
+        finetuned = config.init == "finetune"
+        if arm.updates != "passes":
+            own = [each for each in settings if not each.startswith("student.start_updates=")]
+            return [*own, *(start if finetuned else [])], arm.updates
+        if arm.loss is None and finetuned:  # this row is the start of the others
+            return ["student.init=finetune", *start], "passes"
+        return [*settings, f"student.batch_size={batch}"], longer
 
 
 # --- small scales -------------------------------------------------------------------------------------------
@@ -368,9 +445,23 @@ RATIO_DEVIATION = (
 )
 
 
-FROM_SCRATCH = (
+FROM_SCRATCH = Closed(
     "Students start from scratch; published cGAN-KD students start from their own NOKD weights, so these updates come "
     "on top (--set student.init=finetune does this, also for the controls at equal updates)."
+)
+
+
+COMMON = (
+    Closed("Networks compute in bfloat16 where the device has it; the published code in float32."),
+    Closed("Initial weights are gankd's; those of published ResNets are 2.4 times larger."),
+    "The discriminator sees generated images of the real batch's labels, in the paper of labels drawn anew; batch norm "
+    "of the generator is measured anew, and attention has no biases.",
+    "The density ratio learns from generated images drawn once, two for each real one; published: anew at every step. "
+    "Scalar labels are drawn evenly over 12 ranges, in the paper over distinct labels.",
+    "Images are normalised by the mean and spread of the data. Every batch has the same shares of real and generated "
+    "images, in the paper random ones.",
+    "Losses on features pair the maps at stage boundaries, which for some networks are not the published ones (gankd "
+    "inspect shows them).",
 )
 
 

@@ -57,7 +57,7 @@ def as_processes(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 
 
 def test_the_first_process_speaks_for_all_that_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    as_processes(monkeypatch, "sys.exit(2)")
+    as_processes(monkeypatch, "import time; time.sleep(NUMBER == '0'); sys.exit(2)")
     with pytest.raises(SystemExit) as left:
         run_together(2, [])
     assert left.value.code == 2

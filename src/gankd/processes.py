@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -117,9 +118,10 @@ def _lost_ones_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        reason = re.sub(r"\[/\S*\] ", "", " ".join(str(error).split()))  # without places in PyTorch's own code
         raise LostProcessError(
             "another process of this run has ended or cannot be reached; finished stages and the last checkpoint are "
-            f"kept, and the same command resumes ({' '.join(str(error).split())[:120]})"
+            f"kept, and the same command resumes ({reason[:120]})"
         ) from error
 
 

@@ -102,4 +102,6 @@ def _say(message: str) -> None:
 
 def _fail(message: str) -> NoReturn:
     _say(message)
+    if LAUNCHED in os.environ:
+        os._exit(2)  # the others are still there, and the end of the process group would wait for them
     sys.exit(2)

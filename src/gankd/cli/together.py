@@ -55,14 +55,17 @@ def run_together(count: int, words: Sequence[str]) -> None:
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> list[int | None]:
-    """Exit codes, None of those that still run, once all have ended or the first that fails has."""
-    codes = [process.poll() for process in processes]
-    while not any(codes) and None in codes:
-        time.sleep(0.05)
+    """Exit codes, None of those that still run, once all have ended or it is known why some have."""
+    deadline = None
+    while True:
         codes = [process.poll() for process in processes]
-    if any(codes):
-        time.sleep(0.5)  # so that all that fail for a reason of their own have ended
-    return [process.poll() for process in processes]
+        if any(codes) and deadline is None:
+            deadline = time.monotonic() + GRACE / 2
+        if None not in codes or (deadline is not None and time.monotonic() > deadline):
+            return codes
+        if codes[0] is not None and any(code not in (None, 0, LOST) for code in codes):
+            return codes  # the first one has said what it knows, and one has ended for a reason of its own
+        time.sleep(0.05)
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -83,7 +83,9 @@ LAST_LINES = """\
 - Tried without gain: parts of a batch (a convolution of 16 or 32 images at a time is 3 to 12 % slower); weights
   reordered beforehand and ReLU fused into the convolution (0 to 5 %); softmax of the attention in bfloat16, by parts,
   or by `scaled_dot_product_attention` (0.9 to 1.7 times the time). The teacher's batch norm, ReLU and sums, which
-  folding could save, are a fifth of its pass, so less than a tenth of the step."""
+  folding could save, are a fifth of its pass, so less than a tenth of the step.
+- `student.compile=true` (cnn16, 8 px, batch 64) takes 0.87 of a step, after 2.8 s with a warm cache, and 6.2 s and that
+  of its compilers with a cold one: it pays after 5,000 to 10,000 updates, more than a student on small images has."""
 
 
 @dataclass

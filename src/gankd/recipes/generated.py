@@ -302,8 +302,7 @@ def make_ratio(
         index = generator.take(labels, generator=rng(seed, "ratio images"))
         images, labels = generator.images[index], generator.labels[index]
     else:
-        # Not the pool's: images that the network is fitted on get log-ratios that are lower, by 0.06 to 0.15 in a trial
-        # of seven features, and a selection would follow what it remembers of each.
+        # Not the pool's: log-ratios of images that the network is fitted on would tell what it remembers of each.
         images = sample_images(generator, labels, seed, "ratio")
     ratio = train_ratio(features(train.images), train.labels, features(images), labels, train.task, config, seed, stage)
     save_state(stage.path("ratio.safetensors"), ratio.state_dict())

@@ -135,6 +135,8 @@ def test_every_option_is_explained() -> None:
         ("run digits --seeds many", "argument --seeds: invalid int value: 'many'"),
         ("run digits --seeds 0", "seeds must lie in 1..1000, got 0"),
         ("run digits --workers 0", "--workers must be at least 1, got 0"),
+        ("run digits --time soon", "--time takes a time such as 45m, 2h or 1h30m, got 'soon'"),
+        ("run digits --time 1h --quality best", "give --time or --quality, not both"),
         ("run digits --workers -1", "--workers must be at least 1, got -1"),
         ("run digits --arms real,row", "no arm 'row'; did you mean raw"),
         ("run folder --data . --task regresion", "no --task 'regresion'; did you mean regression"),

@@ -12,7 +12,6 @@ from gankd.config import to_dict
 from gankd.recipes.arms import Arm, arm_named
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.stages import declare
-from gankd.recipes.workers import one_thread
 from gankd.runs import Stage, fingerprint
 from gankd.storage import read_json, write_hashed_json
 
@@ -40,7 +39,7 @@ def with_updates(experiment: Experiment, arms: Sequence[Arm], *, keep: bool = Tr
         if arm.seconds is not None:
             key = fingerprint(to_dict(arm), to_dict(arm.recipe(experiment.recipe).student), experiment.data_fingerprint)
             if key not in known:
-                known.add(key, max(1, round(arm.seconds / _step_seconds(experiment, arm, prices))), keep=keep)
+                known.add(key, max(1, round(arm.seconds / prices.student(experiment, arm).seconds)), keep=keep)
             arm = replace(arm, seconds=None, updates=int(known[key]))
         found.append(arm)
     return found
@@ -77,7 +76,7 @@ def at_equal_time(
                     continue
                 shares = max(1, students) if arm.updates == "shared time" else 1
                 more = student_seconds(experiment, [made.gan, made.ratio, made.synth], workers) / shares
-                known.add(key, 1 + more / (config.updates * _step_seconds(experiment, arm, prices)))
+                known.add(key, 1 + more / (config.updates * prices.student(experiment, arm).seconds))
             arm = lengthened(arm, config.updates, known[key], recipe.time_cap)
         found.append(arm)
     return found
@@ -120,9 +119,3 @@ class Known(dict[str, float]):
         self[key] = value
         if keep:
             write_hashed_json(self._path, dict(self))
-
-
-def _step_seconds(experiment: Experiment, arm: Arm, prices: Prices) -> float:
-    """Time of one update with one thread, as students are trained."""
-    with one_thread(experiment.engine.device):
-        return prices.student(experiment, arm).seconds

@@ -21,6 +21,7 @@ from gankd.recipes.given import input_size
 from gankd.recipes.students import assistant_configs, new_student
 from gankd.recipes.teacher import other_teacher, untrained_teacher
 from gankd.recipes.virtual import untrained_virtual
+from gankd.recipes.workers import one_thread
 from gankd.runs import Stage
 from gankd.seeds import BLOCK
 from gankd.subsampling.autoencoder import SparseAutoencoder
@@ -113,6 +114,7 @@ class Prices:
     def __init__(self, timer: Timer) -> None:
         self._timer = timer
         self._known: dict[tuple[object, ...], StepTime] = {}
+        self._trainers: dict[tuple[object, ...], GanTrainer] = {}
 
     def _once(
         self, key: tuple[object, ...], what: str, work: Callable[[int], None], operations: Callable[[], float]
@@ -172,8 +174,11 @@ class Prices:
         return self._once(("virtual",), "virtual teacher", work, lambda: 0.0)
 
     def _gan(self, experiment: Experiment) -> GanTrainer:
-        teacher = untrained_teacher(experiment, experiment.recipe.teacher)
-        return GanTrainer(experiment.splits.train, experiment.recipe.gan, experiment.engine, 0, None, teacher)
+        key, recipe = _networks(experiment), experiment.recipe
+        if key not in self._trainers:
+            teacher = untrained_teacher(experiment, recipe.teacher)
+            self._trainers[key] = GanTrainer(experiment.splits.train, recipe.gan, experiment.engine, 0, None, teacher)
+        return self._trainers[key]
 
     def generator_megabytes(self, experiment: Experiment) -> float:
         """Size of the generator's weights."""
@@ -189,7 +194,9 @@ class Prices:
                     trainer.discriminator_step(step * config.d_steps + number)
                 trainer.generator_step(step)
 
-        return self._once(("gan",), "generator", work, lambda: gan_step(config, train.task, train.shape))
+        return self._once(
+            ("gan", *_networks(experiment)), "generator", work, lambda: gan_step(config, train.task, train.shape)
+        )
 
     def label_embedding(self, experiment: Experiment) -> StepTime:
         """One update of a learned label embedding (ILI)."""
@@ -213,16 +220,17 @@ class Prices:
             predict_with_features(teacher, sample_images(generator, labels, 0, "plan"), experiment.engine)
 
         return self._once(
-            ("sampling",),
+            ("sampling", *_networks(experiment)),
             f"sampling, {BLOCK} images",
             work,
             lambda: sampling_step(recipe.gan, train.task, train.shape, recipe.teacher.model, BLOCK, teacher.size),
         )
 
     def student(self, experiment: Experiment, arm: Arm, what: str = "") -> StepTime:
-        """One update of a student of an arm on real images."""
+        """One update of a student of an arm on real images, with one thread, as students are trained."""
         config = arm.recipe(experiment.recipe).student
-        return self._distilled(experiment, arm, config.network, what or f"student {config.model}")
+        with one_thread(experiment.engine.device):
+            return self._distilled(experiment, arm, config.network, what or f"student {config.model}")
 
     def assistant(self, experiment: Experiment, arm: Arm, place: int) -> StepTime:
         """One update of an arm's assistant."""
@@ -263,6 +271,12 @@ def some(images: LabelledImages) -> LabelledImages:
     """The images, or `IMAGES` of them, evenly spread."""
     count = min(len(images), IMAGES)
     return images.subset(torch.arange(count) * len(images) // count)
+
+
+def _networks(experiment: Experiment) -> tuple[object, ...]:
+    """Names and sizes of the networks in whose time a generator is trained or sampled."""
+    teacher, gan = experiment.recipe.teacher, experiment.recipe.gan
+    return teacher.network, teacher.members, gan.width_g, gan.width_d
 
 
 def megabytes(module: torch.nn.Module) -> float:

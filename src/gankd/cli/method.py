@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gankd.cli.command import PROCESSES, Command, Option, Shown
-from gankd.cli.options import RECIPE, RUN, SHARED, STUDENTS, WORKERS
+from gankd.cli.options import QUALITIES, RECIPE, RUN, SHARED, STUDENTS, TIME, WORKERS
 from gankd.cli.recipe import prepared
 from gankd.cli.views import evaluated, facts, path, students_or_search, whole_run
+from gankd.config import require
 
 if TYPE_CHECKING:
     from gankd.commands.search import SearchResult
@@ -46,11 +47,37 @@ def student(
     return stages.student(recipe, folder, arms=arms, workers=workers, console=console)
 
 
+def run(
+    recipe: "Recipe",
+    folder: Path,
+    *,
+    time: float | None = None,
+    quality: str | None = None,
+    arms: list[str] | None = None,
+    workers: int = 1,
+    console: "Console | None" = None,
+) -> "RunResult":
+    """Run the whole method, in a time or with a quality if asked for."""
+    from gankd.commands import stages
+    from gankd.processes import count
+
+    seconds = _time(time, quality)
+    require(seconds is None or count() == 1, "--time is for one process, whose steps it times; leave --processes out")
+    return stages.run(recipe, folder, arms=arms, workers=workers, time=seconds, console=console)
+
+
+def _time(time: float | None, quality: str | None) -> float | None:
+    require(time is None or quality is None, "give --time or --quality, not both")
+    return time if quality is None else QUALITIES[quality]
+
+
 def plan(
     target: str,
     *,
     scale: "Scale" = "small",
     protocol: "Protocol" = "gankd",
+    time: float | None = None,
+    quality: str | None = None,
     arms: list[str] | None = None,
     workers: int = 1,
     console: "Console | None" = None,
@@ -58,10 +85,13 @@ def plan(
 ) -> Shown:
     """Estimate a run, or a published table at a scale; `given` are the options of the recipe."""
     from gankd.commands.plan import plan, plan_table
+    from gankd.commands.sizes import sizes
     from gankd.commands.tables import plan_table_run
     from gankd.recipes.published import TABLES
 
+    seconds = _time(time, quality)
     if target in TABLES:
+        require(seconds is None, f"{target} is a published table, whose sizes are fixed; choose a --scale")
         folder = given.get(
             "out", Path("runs") / "-".join(["bench", target, scale, *["published"] * (protocol != "gankd")])
         )
@@ -72,6 +102,9 @@ def plan(
         )
     else:
         recipe, folder = prepared(target, **given)
+        if seconds is not None:
+            found = sizes(recipe, folder, seconds, arms=arms, workers=workers)
+            return Shown(found.text(folder), {"stages": [vars(row) for row in found.rows], "sizes": found.changes})
         rows = plan(recipe, folder, arms=arms, workers=workers)
     return Shown(plan_table(rows, folder), {"stages": [vars(row) for row in rows]})
 
@@ -80,12 +113,13 @@ COMMANDS = (
     Command(
         name="run",
         help="run the whole method: every stage, all arms and controls, report.html",
-        calls="gankd.commands.stages:run",
+        calls="gankd.cli.method:run",
         opens="recipe",
         options=(
             *RECIPE,
             *STUDENTS,
             *SHARED,
+            *TIME,
             Option(
                 "--pipelines",
                 type=int,
@@ -169,6 +203,7 @@ COMMANDS = (
         options=(
             *RECIPE,
             *STUDENTS,
+            *TIME,
             Option("--scale", choices=["tiny", "small", "full"], help="scale of a published table (default: small)"),
             Option("--protocol", choices=["gankd", "published"], help="choices of a published table (default: gankd)"),
         ),

@@ -52,6 +52,8 @@ def seconds(text: str) -> float:
     return 3600.0 * hours + 60 * minutes + rest
 
 
+QUALITIES = {"quick": 15 * 60.0, "standard": 3600.0, "best": 8 * 3600.0}
+"""Times of a run that can be asked for by name, in seconds."""
 TRUST = Option("--trust", action="store_true", help="run the code (module:name) that the files of this folder name")
 RECIPE = (
     Option(
@@ -73,6 +75,17 @@ RECIPE = (
     TRUST,
 )
 """Options of a command that opens a recipe."""
+
+TIME = (
+    Option(
+        "--time",
+        type=seconds,
+        metavar="TIME",
+        help="choose sizes with which the run ends within this time here, as in 30m or 2h",
+    ),
+    Option("--quality", choices=list(QUALITIES), help="quick: --time 15m; standard: 1h; best: 8h"),
+)
+"""Options of a run that has to end in a given time."""
 
 RUN = (
     Option("target", metavar="FOLDER", help="run folder, or the recipe whose folder is runs/RECIPE"),

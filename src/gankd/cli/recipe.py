@@ -26,6 +26,7 @@ NAMES = (
     "config",
     "set",
     "seeds",
+    "pipelines",
     "loss",
     "teacher",
     "trust",

@@ -1,11 +1,11 @@
 """Plan of a run: the stages that are reused, those that will run, and their cost, from a few timed steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Unpack
 
-from gankd.bench.budget import at_equal_time, lengthened, with_updates
+from gankd.bench.budget import at_equal_time, lengthened, side_by_side, with_updates
 from gankd.bench.prices import LONGEST_STEP, Prices, StepTime, Timer, megabytes
 from gankd.recipes.arms import Arm, chosen_arms
 from gankd.recipes.config import Recipe, TeacherConfig
@@ -70,13 +70,29 @@ def plan(
         GankdError: whatever the run itself would refuse at its start.
     """
     experiment = with_suited_augmentation(Experiment.open(recipe, Run(Path(folder)), **given))
-    chosen = with_updates(experiment, chosen_arms(experiment.recipe, arms), keep=False)
-    known = {arm.name: arm for arm in at_equal_time(experiment, chosen, measure=False)}
-    chosen = [known.get(arm.name) or _longest(arm, recipe) for arm in chosen]
-    prices, rows = Prices(timer or Timer()), []
+    return plan_rows(experiment, chosen_arms(experiment.recipe, arms), Prices(timer or Timer()), workers)
+
+
+def plan_rows(experiment: Experiment, arms: Sequence[Arm], prices: Prices, workers: int) -> list[PlanRow]:
+    """The rows of `plan` for an experiment that is open.
+
+    Controls at equal time are as long as generator, density ratio and pool are expected to take.
+
+    Args:
+        experiment: settings and images.
+        arms: ways to train the students.
+        prices: cost of a step.
+        workers: students trained side by side.
+    """
+    arms = with_updates(experiment, arms, keep=False)
+    known = {arm.name: arm for arm in at_equal_time(experiment, arms, measure=False)}
+    rows: list[PlanRow] = []
     for number, (each, seeds) in enumerate(experiment.pipelines(), 1):
-        stages = declare(each, chosen, seeds)
-        own = [*shared_rows(each, chosen, stages, prices).values(), students_row(each, chosen, stages, prices, workers)]
+        stages = declare(each, arms, seeds)
+        shared = shared_rows(each, arms, stages, prices)
+        chosen = [known.get(arm.name) or _expected(each, arm, arms, stages, shared, prices, workers) for arm in arms]
+        students = students_row(each, chosen, declare(each, chosen, seeds), prices, workers)
+        own = [*shared.values(), students]
         rows += own if number == 1 else [replace(row, stage=f"{row.stage}, pipeline {number}") for row in own]
     return rows
 
@@ -184,9 +200,29 @@ def students_row(
     return PlanRow(name, "run" if left else "reuse", len(left), seconds, space, counted)
 
 
-def _longest(arm: Arm, recipe: Recipe) -> Arm:
-    """A control at equal time as long as it can become: how long it will be, the generator's training decides."""
-    return lengthened(arm, arm.recipe(recipe).student.updates, recipe.time_cap, recipe.time_cap)
+def _expected(
+    experiment: Experiment,
+    arm: Arm,
+    arms: Sequence[Arm],
+    stages: Stages,
+    shared: Mapping[str, PlanRow],
+    prices: Prices,
+    workers: int,
+) -> Arm:
+    """A control at equal time as long as it will be if generator, density ratio and pool take what `shared` says; as
+    long as it can become where nothing says so.
+    """
+    recipe = experiment.recipe
+    if not arm.timed:
+        return arm
+    updates, factor = arm.recipe(recipe).student.updates, recipe.time_cap
+    if stages.generated is not None:
+        made = (stages.gan, stages.ratio, stages.synth)
+        seconds = sum(stage.seconds if stage.done else shared[stage.fingerprint].seconds for stage in made)
+        learners = recipe.seeds * sum(each.images is not None for each in arms)
+        seconds *= side_by_side(experiment, workers) / (learners if arm.updates == "shared time" else 1)
+        factor = 1 + seconds / (updates * prices.student(experiment, arm).seconds)
+    return lengthened(arm, updates, factor, recipe.time_cap)
 
 
 def _row(stage: Stage, steps: int, step: Callable[[], StepTime], space: float) -> PlanRow:

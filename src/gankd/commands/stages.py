@@ -1,15 +1,17 @@
 """The commands as Python functions: each works in a run folder, reads what is there and makes what is missing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal, Unpack
 
 from gankd.bench.budget import at_equal_time, with_updates
 from gankd.bench.compare import chosen_by_validation, compare_pipelines
 from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.bench.trained import Trained
+from gankd.commands.sizes import fitted, keep_sizes, sizes
 from gankd.config import from_dict, require, suggest, to_dict
 from gankd.console import Console
 from gankd.errors import CheckpointError, ConfigError, TrustError
@@ -366,6 +368,7 @@ def run(
     *,
     arms: Arms | None = None,
     workers: int = 1,
+    time: float | None = None,
     console: Console | None = None,
     **given: Unpack[Given],
 ) -> RunResult:
@@ -376,6 +379,8 @@ def run(
         folder: run folder; finished stages with the same settings and inputs are reused.
         arms: ways to train the students; default: those of `gankd.recipes.arms.default_arms`.
         workers: students trained side by side.
+        time: seconds in which the run ends on this machine: chooses sizes, the number of seeds, and the arms if `arms`
+            names none (`gankd.commands.sizes`). Default: the recipe as it is.
         console: where progress is shown; default: nowhere.
         given: splits, teacher, student and generator in memory instead of the recipe's; see `Given`.
 
@@ -385,10 +390,25 @@ def run(
     from gankd.report.gather import gather
     from gankd.report.page import write_report
 
+    begun, chosen = monotonic(), None
+    if time is not None:
+        chosen = sizes(recipe, folder, time, arms=arms, workers=workers, keep=True, **given)
+        recipe, arms = chosen.recipe, chosen.arms
     wanted = chosen_arms(named(recipe, given), arms)
     with started(recipe, folder, console, wanted, resumed=True, **given) as experiment:
         stored = _stored_arms(experiment.recipe, wanted)
-        experiment, wanted = trained(experiment, wanted, workers)
+
+        def fit(current: Experiment, arms: Sequence[Arm]) -> Experiment:
+            assert chosen is not None
+            current = fitted(current, arms, chosen, begun, workers)
+            store_run(current, stored)
+            keep_sizes(current.run.folder, chosen, current.recipe)
+            return current
+
+        if chosen is not None:
+            keep_sizes(experiment.run.folder, chosen, experiment.recipe)
+            experiment.run.console.say(chosen.table)
+        experiment, wanted = trained(experiment, wanted, workers, None if chosen is None else fit)
         store_run(experiment, stored)  # the teacher may be another one
         page = experiment.run.folder / "report.html"
         result = replace(_result(experiment, wanted, "test"), report=page)
@@ -397,16 +417,31 @@ def run(
     return result
 
 
-def trained(experiment: Experiment, arms: Sequence[Arm], workers: int) -> tuple[Experiment, tuple[Arm, ...]]:
+def trained(
+    experiment: Experiment,
+    arms: Sequence[Arm],
+    workers: int,
+    fit: Callable[[Experiment, Sequence[Arm]], Experiment] | None = None,
+) -> tuple[Experiment, tuple[Arm, ...]]:
     """Train the students of all arms; those whose length follows from the time of generated images come last.
 
     Further pipelines take over the teacher's settings and these lengths.
+
+    Args:
+        experiment: the run.
+        arms: its arms.
+        workers: students trained side by side.
+        fit: changes the length of the students once the pool is there.
 
     Returns:
         The experiment, whose teacher may be another one (`with_strong_teacher`), and the arms with their lengths.
     """
     seeds = range(experiment.recipe.seeds)
     experiment = with_strong_teacher(experiment, arms, seeds, workers)
+    if fit is not None:
+        if any(arm.images is not None for arm in arms):
+            cgan_kd(experiment, [arm_named(experiment.recipe, "adjusted")])
+        experiment = fit(experiment, arms)
     recipe, arms = experiment.recipe, with_updates(experiment, arms)
     cgan_kd(experiment, [arm for arm in arms if not arm.timed], seeds, workers=workers)
     if any(arm.timed for arm in arms):

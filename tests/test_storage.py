@@ -147,7 +147,7 @@ def test_failing_saves_leave_the_old_state(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     monkeypatch.setattr(Path, "write_text", fail)
     with pytest.raises(OSError, match="No space"):
         save_state(tmp_path / "state", {"a": 2})
@@ -157,6 +157,18 @@ def test_failing_saves_leave_the_old_state(tmp_path: Path, monkeypatch: pytest.M
         save_state(tmp_path / "state", {"a": object()})
     assert load_state(tmp_path / "state") == read_json(tmp_path / "json") == {"a": 1}
     assert sorted(item.name for item in tmp_path.iterdir()) == ["json", "state"]
+
+
+def test_weights_are_never_in_a_file_that_the_next_write_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("save_file writes to a temporary file of its own name, which a kill leaves for ever")
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    save_state(tmp_path / "state", {"a": torch.ones(3)})
+    storage.save_weights(tmp_path / "weights", {"a": torch.ones(3)}, {})
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["state", "weights"]
 
 
 def test_json(tmp_path: Path) -> None:

@@ -299,41 +299,30 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    # Copies, because safetensors refuses tensors that share memory or are not contiguous.
-    metadata = {HASH: NO_HASH, **metadata}
+    # Copies, because safetensors refuses tensors that share memory or are not contiguous. Not save_file: it writes to a
+    # temporary file of its own name, which stays in the folder when the process is killed.
     copies = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+    content = bytearray(save(copies, metadata={HASH: NO_HASH, **metadata}))
+    _finish_header(content)
     with atomic(path) as temporary:
-        try:
-            save_file(copies, temporary, metadata=metadata)
-            _finish_header(temporary)
-        except SafetensorError as error:
-            code = re.search(r"os error (\d+)", str(error))
-            if code is None:
-                raise
-            # safetensors hides the operating system's error, mostly a full disk.
-            raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
+        temporary.write_bytes(content)
 
 
-def _finish_header(path: Path) -> None:
+def _finish_header(content: bytearray) -> None:
     """Give the texts in a safetensors header the order of their names, which the library leaves to chance, so that
     equal content makes equal files; and write the hash of the whole file, with zeros in its place.
     """
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        assert len(text) <= length
-        assert text.startswith(_HASHED)
-        file.seek(8)
-        file.write(text.ljust(length))
-        file.seek(0)
-        whole = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        file.seek(8 + len(_HASHED))
-        file.write(whole.encode())
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(text) <= end - 8
+    assert text.startswith(_HASHED)
+    content[8:end] = text.ljust(end - 8)
+    start = 8 + len(_HASHED)
+    content[start : start + len(NO_HASH)] = _hash(memoryview(content)).encode()
 
 
 _HASHED = b'{"__metadata__":{"%b":"' % HASH.encode()

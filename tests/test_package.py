@@ -31,6 +31,17 @@ def test_importing_loads_only_what_every_user_of_it_needs(modules: str, unwanted
     assert ran.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
+def test_threads_sleep_while_they_wait_unless_the_user_wants_otherwise(chosen: str | None) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment["PYTHONPATH"] = str(Path(gankd.__file__).parents[1])
+    if chosen:
+        environment["OMP_WAIT_POLICY"] = chosen
+    code = "import gankd, os; print(os.environ['OMP_WAIT_POLICY'])"
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == (chosen or "PASSIVE")
+
+
 @pytest.mark.parametrize("name", [name for name in gankd.__all__ if not name.startswith("_")])
 def test_every_public_name_is_a_function_of_that_name(name: str) -> None:
     assert getattr(gankd, name).__name__ == name

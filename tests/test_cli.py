@@ -627,6 +627,21 @@ def test_paths_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert opened.with_absolute_paths(named).gan.external == external
 
 
+@pytest.mark.parametrize("end", ["SystemExit(0)", "GeneratorExit"])
+def test_a_network_that_ends_the_process_when_it_is_called_is_named(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gankd: Gankd
+) -> None:
+    module = f"ending_{end[:6].lower()}"
+    (tmp_path / f"{module}.py").write_text(
+        "import torch\nclass Net(torch.nn.Linear):\n    def __init__(self): super().__init__(2, 2)\n"
+        f"    def forward(self, x): raise {end}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    code, out, err = gankd("inspect", f"{module}:Net", "cnn4")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{module}.py, line 4, raises {end[:6]}" in err
+
+
 def test_a_command_under_nohup_outlives_its_terminal(gankd: Callable[..., Outcome]) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

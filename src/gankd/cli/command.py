@@ -11,13 +11,15 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from gankd.cli.together import run_together
-from gankd.errors import ConfigError
+from gankd.errors import ConfigError, ModelError
 
 
 class Result(Protocol):
@@ -152,7 +154,13 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
         quiet = hasattr(args, "quiet") or not leads
         values["console"] = Console("json" if as_json and leads else "quiet" if quiet else "auto")
     start = time.monotonic()
-    result = command.view(function(**values), time.monotonic() - start)
+    try:
+        found = function(**values)
+    except (SystemExit, GeneratorExit) as end:  # a user's network may raise anything, wherever it is called
+        place = traceback.extract_tb(end.__traceback__)[-1]
+        reason = f"raises {type(end).__name__} {end}".rstrip()
+        raise ModelError(f"{Path(place.filename).name}, line {place.lineno}, {reason}, which would end gankd") from end
+    result = command.view(found, time.monotonic() - start)
     if leads:
         _print(json.dumps({"event": "result", **result.to_dict()}) if as_json else result.text)
     if getattr(result, "exit_code", 0):

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gankd import cli
-from gankd.cli import STOPS, main
+from gankd.cli import main
 from gankd.commands import run
 from gankd.config import override
 from gankd.models.contract import ImageModel
@@ -25,6 +25,7 @@ from gankd.recipes.arms import Arm, arm_named
 from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.students import restore_student
+from gankd.stops import STOPS
 
 
 class Work(TorchDispatchMode):

@@ -526,7 +526,7 @@ def test_leftovers_of_a_kill_are_cleared(tmp_path: Path) -> None:
     count(stage)
     stage.finish()
     (tmp_path / "a-1" / "checkpoint.safetensors").touch()  # killed after done.json, before it was removed
-    mine, left = tmp_path / ".notes.original", tmp_path / ".run.json.0a_b1c2d"
+    mine, left = tmp_path / ".notes.original", tmp_path / ".run.json.0a_b1c2d.part"
     mine.touch()
     left.touch()
     assert Stage("a", tmp_path / "a-1").done

@@ -19,6 +19,7 @@ from gankd.config import to_dict
 from gankd.console import Console
 from gankd.errors import CheckpointError, RunError, TrainingError
 from gankd.processes import agreed, leads, wait
+from gankd.stops import asked_to_stop, in_step, stop_if_asked
 from gankd.storage import (
     CHANGED,
     FORMAT,
@@ -32,7 +33,7 @@ from gankd.storage import (
 )
 
 CHECKPOINT_SECONDS = 15.0
-"""Time between checkpoints: the most work that a kill can cost."""
+"""Time between checkpoints: the most work that a kill can cost. Ctrl-C, SIGTERM and SIGHUP cost none."""
 LOG_STEPS = 50
 """Steps between two lines of metrics.jsonl."""
 
@@ -180,11 +181,13 @@ class Stage:
         end = total if self.until is None else min(self.until, total)
         for step in range(start, end):
             self._step = step
-            with torch.random.fork_rng(devices=[]):  # a step may seed the global generator; the caller's is restored
+            # a step may seed the global generator; the caller's is restored
+            with in_step(), torch.random.fork_rng(devices=[]):
                 yield step
-            if self._keeps and time.monotonic() - saved >= self.checkpoint_seconds:
+            if self._keeps and (asked_to_stop() or time.monotonic() - saved >= self.checkpoint_seconds):
                 self._save(step + 1, state)
                 saved = time.monotonic()
+            stop_if_asked()
         if self._keeps and end > start:
             self._save(end, state)
         if self._whole is not None:

@@ -28,9 +28,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from gankd.cli import STOPS, main
+from gankd.cli import main
 from gankd.config import to_dict
 from gankd.recipes import RECIPES
+from gankd.stops import STOPS
 from gankd.storage import hashed_json, save_state, save_weights
 from gankd.tasks import Classification, task_to_dict
 from gankd.training.gan import GanConfig

@@ -14,11 +14,10 @@ from gankd.cli.command import call
 from gankd.cli.parser import COMMANDS, parser
 from gankd.cli.together import LAUNCHED, LOST
 from gankd.errors import ConfigError, GankdError, LostProcessError
+from gankd.stops import STOPS, Stopped, handle_stops
 
 LONGEST = 1500
 """Characters of an error, at most."""
-STOPS = (signal.SIGTERM, signal.SIGHUP)
-"""Signals that end a command like Ctrl-C: from job schedulers, and from terminals that are closed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,9 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     args = argparse.Namespace()
-    for number in STOPS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup does
-            signal.signal(number, _interrupt)
+    handle_stops()
     try:
         _, unknown = parser().parse_known_args(words, args)
         if args.command is None:
@@ -49,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except GankdError as error:
         _fail(str(error))
     except KeyboardInterrupt as stop:
-        for number in (signal.SIGINT, *STOPS):
+        for number in STOPS:
             signal.signal(number, signal.SIG_IGN)  # a second one must not kill the message
-        what = stop.args[0] if isinstance(stop, _Stopped) else signal.SIGINT
+        what = stop.args[0] if isinstance(stop, Stopped) else signal.SIGINT
         by = "" if what == signal.SIGINT else f" by {what.name}"
         if LAUNCHED not in os.environ:  # or else the process that waits for this one says why it ended it
             with suppress(OSError):  # the terminal may be gone
@@ -71,14 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not isinstance(error, MemoryError) and not re.search("out of memory|allocate memory", reason):
             raise
         _fail(f"out of memory ({reason[:200]}); choose a smaller width, batch_size, data.size or fewer --workers")
-
-
-class _Stopped(KeyboardInterrupt):
-    """Ctrl-C by a job scheduler or a terminal that closes; its argument is the signal."""
-
-
-def _interrupt(number: int, _: object) -> None:
-    raise _Stopped(signal.Signals(number))
 
 
 def _again(args: argparse.Namespace, words: Sequence[str]) -> str:

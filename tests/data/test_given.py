@@ -81,6 +81,7 @@ EXPECTED = {(image.tobytes(), int(label)) for image, label in zip(LEVELS, LABELS
         "rows",
         "pairs",
         "dicts",
+        "rows with a column age",
     ],
 )
 def test_the_same_images_in_any_form(given: Any) -> None:

@@ -627,7 +627,7 @@ def test_paths_hold_in_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert opened.with_absolute_paths(named).gan.external == external
 
 
-@pytest.mark.parametrize("end", ["SystemExit(0)", "GeneratorExit"])
+@pytest.mark.parametrize("end", ["SystemExit(0)", "GeneratorExit", "KeyboardInterrupt"])
 def test_a_network_that_ends_the_process_when_it_is_called_is_named(
     end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gankd: Gankd
 ) -> None:

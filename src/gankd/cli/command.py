@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol
 
 from gankd.cli.together import run_together
 from gankd.errors import ConfigError, ModelError
+from gankd.stops import Stopped
 
 
 class Result(Protocol):
@@ -156,7 +157,9 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
     start = time.monotonic()
     try:
         found = function(**values)
-    except (SystemExit, GeneratorExit) as end:  # a user's network may raise anything, wherever it is called
+    except Stopped:
+        raise
+    except (SystemExit, GeneratorExit, KeyboardInterrupt) as end:  # a user's network may raise anything
         place = traceback.extract_tb(end.__traceback__)[-1]
         reason = f"raises {type(end).__name__} {end}".rstrip()
         raise ModelError(f"{Path(place.filename).name}, line {place.lineno}, {reason}, which would end gankd") from end

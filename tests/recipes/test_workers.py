@@ -89,7 +89,16 @@ def test_processes_compute_with_one_thread_and_without_ctrl_c(tmp_path: Path, mo
     assert no_child_is_left()
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background, in which it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("moment", ["start", "submit"])
 def test_ctrl_c_while_workers_start(moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is delivered once all have started, and ends them; before the first has, there is nothing to end."""

@@ -293,9 +293,15 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
         replace(CONFIG, **settings)
 
 
-def test_arguments_of_earlier_versions_name_those_of_today() -> None:
-    with pytest.raises(ConfigError, match=r'no argument objective, teacher; .* distill\(..., lesson=Lesson\("KD'):
-        train(CLASSES, CONFIG, objective="KD", teacher=teacher_of(CLASSES))
+@pytest.mark.parametrize("task", TASKS)
+def test_objective_and_teacher_are_a_lesson(task: Task) -> None:
+    def student(**lesson: Any) -> ImageModel:
+        return distill(model(task), toy(task), toy(task), CONFIG, PLAIN, 0, **lesson)
+
+    named = student(objective="KD", teacher=teacher_of(task))
+    assert equal(named, student(lesson=Lesson("KD", teacher_of(task))))
+    with pytest.raises(ConfigError, match="objective and teacher, or a lesson that holds both; leave one of them out"):
+        student(objective="KD", lesson=Lesson("KD"))
 
 
 class Forgetful(torch.nn.Module):

@@ -214,7 +214,9 @@ def read(engine: Engine, reader: Reader, images: Tensor, trains: nn.Module | Non
         images: (N, C, H, W).
         trains: that network, if it is trained.
     """
-    if engine.shards.count == 1 or not reader.rotated:
+    if engine.shards.count == 1:
+        return reader(images)
+    if not reader.rotated:
         found: tuple[Tensor, Signals] = engine.shards(reader, images, trains=trains)
         return found
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Never
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from gankd.tasks import Task
 from gankd.training.class_weights import weights_of_classes, weights_of_images
 from gankd.training.criterion import Signals, blamed_on, in_float32, joined, read, rotations_first, rows_of
 from gankd.training.lesson import DistillConfig, Fakes, Lesson
+from gankd.training.objective import Objective
 from gankd.training.supervised import make_optimizer, require_trainable
 from gankd.training.teacher_outputs import stored_signals
 from gankd.training.wiring import Connection, connect
@@ -42,31 +42,33 @@ def distill(
     engine: Engine,
     seed: int,
     *,
+    objective: Objective | str = "Label",
+    teacher: ImageModel | None = None,
     lesson: Lesson | None = None,
     fakes: Fakes | None = None,
     stage: Stage | None = None,
-    **former: Never,
 ) -> ImageModel:
     """Train `student` in place; return it in eval mode, as it is after the last update.
 
     Args:
         student, real, val, config, engine, seed: what is trained, on which images and how; `val` is only measured.
-        lesson: losses and what they read; default: labels only.
+        objective: losses, as in "KD + FitNet"; default: labels only.
+        teacher: read by the losses.
+        lesson: in place of both, for losses that read more (`Lesson`).
         fakes: generated images, `config.fake_share` of each batch.
         stage: shows and keeps progress.
-        former: nothing; losses and networks were arguments once, and the error names their place of today.
 
     Raises:
-        ConfigError: a loss is for the other task or misses an input; an argument of earlier versions. ModelError:
-            outputs do not fit the task, or a loss does not fit the networks. TrainingError: the loss is not finite.
+        ConfigError: a loss is for the other task or misses an input. ModelError: outputs do not fit the task, or a
+            loss does not fit the networks. TrainingError: the loss is not finite.
     """
     require(
-        not former,
-        f"distill has no argument {', '.join(former)}; losses and what they read are one argument, as in "
-        'distill(..., lesson=Lesson("KD + FitNet", teacher=teacher)), from gankd.training.lesson import Lesson',
+        lesson is None or (objective == "Label" and teacher is None),
+        "distill takes objective and teacher, or a lesson that holds both; leave one of them out",
     )
     stage = stage or Stage("student")
-    for _ in updates(student, real, config, engine, seed, lesson=lesson or Lesson(), fakes=fakes, stage=stage):
+    lesson = lesson or Lesson(objective, teacher)
+    for _ in updates(student, real, config, engine, seed, lesson=lesson, fakes=fakes, stage=stage):
         pass
     stage.log(step=config.updates, **{f"val_{name}": value for name, value in evaluate(student, val, engine).items()})
     return student.eval()

@@ -9,7 +9,7 @@ from torch import nn
 
 from gankd.config import require
 from gankd.errors import ConfigError
-from gankd.processes import count, local_number
+from gankd.processes import count, own_gpu
 from gankd.shards import Shards
 
 M = TypeVar("M", bound=nn.Module)
@@ -44,7 +44,7 @@ class Engine:
             raise ConfigError(f"device is {device!r}, but PyTorch finds no GPU here; use device=cpu")
         chosen = torch.device(name)
         if chosen.type == "cuda" and count() > 1:
-            chosen = _own_gpu(device)
+            chosen = own_gpu(device)
         if chosen.type == "cuda":
             torch.backends.cudnn.deterministic = True  # a resumed stage must end like an uninterrupted one
             torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 brings the speed
@@ -81,15 +81,3 @@ class Engine:
         if self.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return module
-
-
-def _own_gpu(device: str) -> torch.device:
-    """The GPU of this process, one of several on this machine."""
-    require(":" not in device, f"each process takes a GPU of its own, so device must be auto or cuda, got {device!r}")
-    found = torch.cuda.device_count()
-    require(
-        local_number() < found,
-        f"process {local_number() + 1} of this machine finds {found} GPUs; start as many processes, or use device=cpu",
-    )
-    torch.cuda.set_device(local_number())
-    return torch.device("cuda", local_number())

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gankd.config import require
 from gankd.errors import LostProcessError
 
 T = TypeVar("T")
@@ -130,3 +131,19 @@ def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
+
+
+def own_gpu(device: str) -> torch.device:
+    """The GPU of this process, one of several on this machine.
+
+    Raises:
+        ConfigError: `device` names one GPU, or there are fewer GPUs than processes.
+    """
+    require(":" not in device, f"each process takes a GPU of its own, so device must be auto or cuda, got {device!r}")
+    found = torch.cuda.device_count()
+    require(
+        local_number() < found,
+        f"process {local_number() + 1} of this machine finds {found} GPUs; start as many processes, or use device=cpu",
+    )
+    torch.cuda.set_device(local_number())
+    return torch.device("cuda", local_number())

@@ -18,9 +18,7 @@ from gankd.models.contract import ImageModel
 from gankd.models.tapped import Tapped
 from gankd.seeds import rng
 from gankd.tasks import Task
-
-Signals = dict[str, Any]
-"""Inputs of losses by name: tensors of N rows (3 N if the name starts with rotated_), or lists of such."""
+from gankd.training.rows import Signals, by_row, restricted_to, rotations_first, rows_of
 
 
 class Reader:
@@ -139,7 +137,7 @@ class Criterion(nn.Module):
         restricted = inputs
         if taught != slice(None):
             count = len(inputs["label_loss"])
-            restricted = {name: _restrict(name, value, taught, count) for name, value in inputs.items()}
+            restricted = {name: restricted_to(name, value, taught, count) for name, value in inputs.items()}
         progress = float(inputs["progress"])
         opening = progress < self.first
         total: Tensor | None = None
@@ -216,42 +214,11 @@ def read(engine: Engine, reader: Reader, images: Tensor, trains: nn.Module | Non
     """
     if engine.shards.count == 1:
         return reader(images)
-    if not reader.rotated:
-        found: tuple[Tensor, Signals] = engine.shards(reader, images, trains=trains)
-        return found
-
-    def by_row(images: Tensor) -> tuple[Tensor, Signals]:
-        outputs, signals = reader(images)
-        return outputs, {name: rotations_last(name, value, len(images)) for name, value in signals.items()}
-
-    outputs, signals = engine.shards(by_row, images, trains=trains)
-    return outputs, {name: rotations_first(name, value) for name, value in signals.items()}
-
-
-def rotations_last(name: str, value: Any, count: int) -> Any:
-    """(3 N, ...) -> (N, 3, ...) of a rotated signal: the three rotations of each row in place of those of all rows."""
-    if isinstance(value, list):
-        return [rotations_last(name, item, count) for item in value]
-    return value.unflatten(0, (3, count)).transpose(0, 1) if name.startswith("rotated_") else value
-
-
-def rotations_first(name: str, value: Any) -> Any:
-    """Inverse of `rotations_last`: losses read rotation by rotation."""
-    if isinstance(value, list):
-        return [rotations_first(name, item) for item in value]
-    return value.transpose(0, 1).flatten(0, 1) if name.startswith("rotated_") else value
-
-
-def rows_of(value: Any, rows: slice | Tensor) -> Any:
-    """These rows of a tensor, or of each tensor of a list."""
-    return [item[rows] for item in value] if isinstance(value, list) else value[rows]
-
-
-def joined(parts: Sequence[Any]) -> Any:
-    """Tensors, or lists of tensors, one after the other along their rows."""
-    if isinstance(parts[0], list):
-        return [torch.cat(items) for items in zip(*parts, strict=True)]
-    return torch.cat(list(parts))
+    call = by_row(reader) if reader.rotated else reader
+    outputs, signals = engine.shards(call, images, trains=trains)
+    return outputs, {
+        name: rotations_first(name, value) for name, value in signals.items()
+    } if reader.rotated else signals
 
 
 def in_float32(value: Any) -> Any:
@@ -260,14 +227,3 @@ def in_float32(value: Any) -> Any:
         return [in_float32(item) for item in value]
     low = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
     return value.float() if low else value
-
-
-def _restrict(name: str, value: Any, rows: slice, count: int) -> Any:
-    """These rows of one input; of a rotated one, these rows of each of the three rotations."""
-    if isinstance(value, list):
-        return [_restrict(name, item, rows, count) for item in value]
-    if not isinstance(value, Tensor):
-        return value
-    if name.startswith("rotated_"):
-        return value.unflatten(0, (3, count))[:, rows].flatten(0, 1)  # (3 N, ...) -> (3, N, ...) -> (3 M, ...)
-    return value[rows]

@@ -3,7 +3,6 @@
 Every arm of a comparison is this loop with other inputs, so that arms differ in nothing else.
 """
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +16,16 @@ from gankd.data.augment import Views, apply_views, augment, draw_views
 from gankd.data.images import LabelledImages
 from gankd.data.mix import mix
 from gankd.engine import Engine
-from gankd.losses.distillation.spec import LossModule
 from gankd.models.contract import ImageModel, check_model, evaluate
 from gankd.runs import Stage
 from gankd.seeds import Batches, rng, seed_own_layers
 from gankd.tasks import Task
 from gankd.training.class_weights import weights_of_classes, weights_of_images
-from gankd.training.criterion import Signals, blamed_on, in_float32, joined, read, rotations_first, rows_of
+from gankd.training.criterion import in_float32, read
 from gankd.training.lesson import DistillConfig, Fakes, Lesson
 from gankd.training.objective import Objective
+from gankd.training.pretraining import pretrain
+from gankd.training.rows import Signals, joined, rotations_first, rows_of
 from gankd.training.supervised import make_optimizer, require_trainable
 from gankd.training.teacher_outputs import stored_signals
 from gankd.training.wiring import Connection, connect
@@ -101,7 +101,7 @@ def updates(
         # --- before the student: stored outputs, and parts of losses that learn from the teacher only
         teacher = Teaching(net, feed, task, lesson.folder)
         for label, part in net.criterion.pretrained.items():
-            pretrain(part, feed, teacher, task, config, stage.part(label))
+            pretrain(part, lambda step: (batch := feed(step)).inputs(task) | teacher(batch), config, stage.part(label))
 
         # Losses may have parameters and memories of their own; they train, and are kept, with the student.
         optimizer, schedule = make_optimizer(torch.nn.ModuleList([student, net.criterion]), config)
@@ -141,28 +141,6 @@ def updates(
                 stage.log(step=step + 1, problem=text)
                 stage.console.say(f"{stage.name}: {text}")
             yield step
-
-
-def pretrain(
-    part: LossModule, feed: "Feed", teacher: "Teaching", task: Task, config: DistillConfig, stage: Stage
-) -> None:
-    """Train the part of a loss that learns from the teacher before the student starts, then freeze it."""
-    names = tuple(inspect.signature(part.pretraining).parameters)
-    updates = max(1, round(part.pretrain * config.updates))
-    optimizer, schedule = make_optimizer(part.pretrained, config, updates)
-    for step in stage.steps(updates, module=part.pretrained, optimizer=optimizer, schedule=schedule):
-        part.pretrained.train()
-        batch = feed(step)
-        inputs = batch.inputs(task) | teacher(batch) | {"progress": step / updates}
-        with blamed_on(type(part).__name__):
-            loss = part.pretraining(*[inputs[name] for name in names])
-
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        stage.report(len(batch.images), loss=loss.detach())
-    part.pretrained.requires_grad_(False)
 
 
 # --- the images of a step -----------------------------------------------------------------------------------
@@ -246,7 +224,7 @@ class Feed:
     @property
     def taught(self) -> slice:
         """Rows of a batch on which losses that read the teacher work."""
-        ends = {"both": (0, None), "real": (0, self.num_real), "fake": (self.num_real, None)}
+        ends = {"both": (None, None), "real": (0, self.num_real), "fake": (self.num_real, None)}
         return slice(*ends[self.config.kd_on])
 
     @property

@@ -15,7 +15,8 @@ from gankd.runs import fingerprint
 from gankd.storage import FORMAT, load_state, save_state
 from gankd.synthetic import check_space
 from gankd.tasks import Task
-from gankd.training.criterion import Reader, Signals, joined, rotations_last
+from gankd.training.criterion import Reader
+from gankd.training.rows import Signals, joined, rotations_last
 
 BATCH = 512
 LARGEST_HALF = 6e4

@@ -21,9 +21,10 @@ from gankd.models.tapped import Tap, Tapped
 from gankd.models.taps import check_taps, find_taps, pair_taps
 from gankd.seeds import derive_seed
 from gankd.tasks import Task
-from gankd.training.criterion import Criterion, Reader, Signals, WeightedLoss, blamed_on, in_float32
+from gankd.training.criterion import Criterion, Reader, WeightedLoss, blamed_on, in_float32
 from gankd.training.lesson import DistillConfig, Lesson
 from gankd.training.objective import Objective
+from gankd.training.rows import Signals
 from gankd.virtual import Sources
 
 EXAMPLES = 4

@@ -10,7 +10,7 @@ from gankd.losses.distillation.spec import loss
 
 @loss("TokenKD", paper="LightlyTrain 0.15, distillation v3", weight=1.0)
 def token_kd(student_features: list[Tensor], teacher_features: list[Tensor], *, tau: float = 0.07) -> Tensor:
-    """Match how similar the places of an image are to one another in the last feature maps; goes with `QueueKD`.
+    """Match how alike the places of an image are in the last feature maps; goes with `QueueKD`.
 
         loss_i = mean_p KL( softmax(T_p T^T / tau) || softmax(S_p S^T / tau) )
 

@@ -13,7 +13,7 @@ import gankd.recipes.cgan_kd
 from gankd.bench import budget
 from gankd.commands import evaluate, report, resume, run, student
 from gankd.commands.export import export
-from gankd.commands.stages import stored_run
+from gankd.commands.stages import _stored_arms, stored_run
 from gankd.config import from_dict, override, to_dict
 from gankd.errors import ConfigError
 from gankd.recipes import RECIPES, Recipe, generated, students, teacher
@@ -172,6 +172,19 @@ def test_other_lengths_are_controls_and_methods_of_their_own() -> None:
     assert default_arms(override(recipe, ["lengths=[1]"])) == default_arms(Recipe(time_cap=1))
     with pytest.raises(ConfigError, match="lengths"):
         override(recipe, ["lengths=[0]"])
+
+
+def test_named_arms_and_the_users_own_have_other_lengths_too() -> None:
+    recipe = override(Recipe(), ["lengths=[1,4]", "student.updates=50"])
+    own = Arm(name="own", images="adjusted", role="method")
+    fixed, step = replace(own, name="fixed", updates=70), replace(own, name="step", role="step")
+    timed = Arm(name="timed", seconds=3.0, role="control")
+    arms = chosen_arms(recipe, ["real_matched", "raw", own, fixed, step, timed, "kd_time"])
+    assert [arm.name for arm in arms[7:]] == ["real_matched_x4", "own_x4"]
+    assert [arm.updates for arm in arms[7:]] == [200, 200]
+    assert chosen_arms(recipe, arms) == arms  # as a run folder gives them back
+    assert _stored_arms(recipe, arms) == ["real_matched", "raw", own, fixed, step, timed, "kd_time"]
+    assert _stored_arms(recipe, default_arms(recipe)) is None
 
 
 # --- which arms ---------------------------------------------------------------------------------------------

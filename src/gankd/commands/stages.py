@@ -19,7 +19,7 @@ from gankd.generators.external import Generator
 from gankd.models.contract import ImageModel
 from gankd.models.network_files import holds_code
 from gankd.processes import count, join
-from gankd.recipes.arms import Arm, arm_named, chosen_arms, default_arms
+from gankd.recipes.arms import Arm, arm_named, at_other_lengths, chosen_arms, default_arms
 from gankd.recipes.cgan_kd import arm_images, cgan_kd
 from gankd.recipes.code import named_code
 from gankd.recipes.config import Recipe
@@ -458,10 +458,12 @@ def trained(
 
 def _stored_arms(recipe: Recipe, arms: Sequence[Arm]) -> list[str | Arm] | None:
     """Default arms by their names, so that they follow the recipe's loss, the user's own as they are; None for the
-    default comparison.
+    default comparison. Those at other lengths follow from the others.
     """
-    default = default_arms(recipe)
-    return None if tuple(arms) == default else [arm.name if arm in default else arm for arm in arms]
+    default, longer = default_arms(recipe), at_other_lengths(recipe, arms)
+    if tuple(arms) == default:
+        return None
+    return [arm.name if arm in default else arm for arm in arms if arm not in longer]
 
 
 def resume(folder: Path | str, *, workers: int = 1, console: Console | None = None, trust: bool = False) -> RunResult:

@@ -240,18 +240,19 @@ def default_arms(recipe: Recipe) -> tuple[Arm, ...]:
         *matched,
         *(timed if recipe.time_cap > 1 else ()),
         *controls,
-        *_at_other_lengths(recipe, [*matched, *controls]),
+        *at_other_lengths(recipe, [*matched, *controls]),
         Arm(name="raw", title="+ raw generated images", images="raw"),
         Arm(name="subsampled", title="+ subsampled", images="subsampled"),
         Arm(name="filtered", title="+ filtered", images="filtered"),
         *methods,
-        *_at_other_lengths(recipe, methods),
+        *at_other_lengths(recipe, methods),
     )
 
 
-def _at_other_lengths(recipe: Recipe, arms: Iterable[Arm]) -> list[Arm]:
-    """Arms for each of the lengths but 1."""
-    arms, updates = list(arms), recipe.student.updates
+def at_other_lengths(recipe: Recipe, arms: Iterable[Arm]) -> list[Arm]:
+    """The controls and methods at equal updates among `arms`, for each of the lengths but 1 (`Recipe.lengths`)."""
+    updates = recipe.student.updates
+    arms = [arm for arm in arms if arm.role != "step" and arm.updates == "equal" and arm.seconds is None]
     return [
         replace(
             arm,
@@ -290,7 +291,7 @@ def arm_named(recipe: Recipe, name: str) -> Arm:
 
 
 def chosen_arms(recipe: Recipe, wanted: Iterable["str | Arm | Mapping[str, Any]"] | None) -> tuple[Arm, ...]:
-    """Arms of a comparison from what a user or a run folder names.
+    """Arms of a comparison from what a user or a run folder names, with those at other lengths (`Recipe.lengths`).
 
     Args:
         recipe: settings.
@@ -311,6 +312,7 @@ def chosen_arms(recipe: Recipe, wanted: Iterable["str | Arm | Mapping[str, Any]"
             found += arms_from_file(Path(item))
         else:
             found.append(arm_named(recipe, item))
+    found += at_other_lengths(recipe, found)
     arms: dict[str, Arm] = {}
     for arm in found:
         taken = " (the name of a default arm)" if arm.name in DEFAULT_ARMS else ""

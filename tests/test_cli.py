@@ -27,7 +27,7 @@ import gankd.cli
 import gankd.recipes.teacher
 from gankd.cli import main
 from gankd.cli import recipe as opened
-from gankd.cli.command import PROCESSES, Command
+from gankd.cli.command import PROCESSES, THREADS, Command
 from gankd.cli.options import RECIPE
 from gankd.cli.parser import COMMANDS
 from gankd.config import override
@@ -96,19 +96,19 @@ def test_the_options_of_a_command_are_what_its_function_takes(command: Command) 
     if command.opens:
         by_itself |= {"folder"} | ({"recipe"} & set(takes))
     to_prepare = set(opened.NAMES) - set(takes) if command.opens == "recipe" else set()
-    to_prepare |= {"target", "trust"} - set(takes) if command.opens == "run" else set()
+    to_prepare |= {"target", "trust", "device"} - set(takes) if command.opens == "run" else set()
     assert len({option.name for option in command.options}) == len(command.options)
     must = [option for option in command.options if option.settings.get("required") or "default" in option.settings]
     must += [option for option in command.options if not option.flags[0].startswith("-")]
     for options in (command.options, must):
-        names = {option.name for option in options if option is not PROCESSES} - to_prepare
+        names = {option.name for option in options if option not in (PROCESSES, THREADS)} - to_prepare
         signature.bind(**dict.fromkeys(names | by_itself))
 
 
 def test_what_opens_a_recipe_knows_its_options() -> None:
     of_images = {field.name for field in fields(DataConfig)}
     assert set(opened.NAMES) - of_images < set(inspect.signature(opened.prepared).parameters)
-    assert {option.name for option in RECIPE} <= set(opened.NAMES)
+    assert {option.name for option in RECIPE if option is not THREADS} <= set(opened.NAMES)
 
 
 def test_every_option_is_explained() -> None:

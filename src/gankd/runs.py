@@ -31,6 +31,7 @@ from gankd.storage import (
     save_state,
     write_hashed_json,
 )
+from gankd.threads import Watch
 
 CHECKPOINT_SECONDS = 15.0
 """Time between checkpoints: the most work that a kill can cost. Ctrl-C, SIGTERM and SIGHUP cost none."""
@@ -179,15 +180,21 @@ class Stage:
         wait()  # the first process replaces the checkpoint when all have read it
         saved = time.monotonic()
         end = total if self.until is None else min(self.until, total)
-        for step in range(start, end):
-            self._step = step
-            # a step may seed the global generator; the caller's is restored
-            with in_step(), torch.random.fork_rng(devices=[]):
-                yield step
-            if self._keeps and (asked_to_stop() or time.monotonic() - saved >= self.checkpoint_seconds):
-                self._save(step + 1, state)
-                saved = time.monotonic()
-            stop_if_asked()
+        with Watch() as watch:
+            for step in range(start, end):
+                self._step = step
+                # a step may seed the global generator; the caller's is restored
+                with in_step(), torch.random.fork_rng(devices=[]):
+                    yield step
+                if self._keeps and (asked_to_stop() or time.monotonic() - saved >= self.checkpoint_seconds):
+                    self._save(step + 1, state)
+                    saved = time.monotonic()
+                stop_if_asked()
+                if (waited := watch.look()) is not None:
+                    self.console.say(
+                        f"{self.name:<18} other programs take the cores ({waited:.0%} of the time it waits for one): "
+                        "one thread from here"
+                    )
         if self._keeps and end > start:
             self._save(end, state)
         if self._whole is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gankd.bench.prices import Prices, StepTime, Timer, seconds_per_step
+from gankd.bench.prices import Prices, StepTime, Timer, step_time
 from gankd.commands.plan import PlanRow, plan, plan_table
 from gankd.config import override
 from gankd.errors import GankdError
@@ -75,7 +75,7 @@ def test_time_grows_with_the_work(tiny: tuple[str, ...], angles_run: tuple[Recip
     assert many[1].seconds > 50 * few[1].seconds
     assert not (tmp_path / "no").exists()
     lines = plan_table(many, tmp_path).splitlines()
-    assert lines[0].split() == ["stage", "status", "time", "disk"]
+    assert lines[0].split() == ["stage", "status", "time", "CPU", "time", "disk"]
     assert lines[-3].startswith("total")
     assert lines[-1] == f"in {tmp_path}"
 
@@ -138,7 +138,7 @@ def test_slow_steps_are_timed_once(step: float, calls: list[int]) -> None:
         made.append(steps)
         clock[0] += step * steps
 
-    assert seconds_per_step(work, clock=lambda: clock[0]) == pytest.approx(step)
+    assert step_time(work, clocks=(lambda: clock[0], lambda: clock[0] / 4))[:2] == pytest.approx((step, step / 4))
     assert made == calls
 
 

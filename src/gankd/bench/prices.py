@@ -1,12 +1,14 @@
 """Cost of the steps of each stage on this machine, timed on untrained networks or estimated from shapes."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from gankd.bench.cost import gan_step, machine_speed, sampling_step, training_step
 from gankd.console import Console
@@ -48,6 +50,9 @@ class StepTime(NamedTuple):
     """Cost of one step."""
 
     seconds: float = 0.0
+    """Wall time."""
+    cpu: float = 0.0
+    """CPU time of all threads, from which other programs take nothing on a busy machine."""
     counted: bool = False
     """True if estimated from the shapes of networks."""
 
@@ -58,13 +63,10 @@ class Timer:
     Args:
         console: where it is printed.
         count: estimate long steps from the shapes of networks.
-        clock: seconds; `time.process_time` leaves out what other processes take on a busy machine.
     """
 
-    def __init__(
-        self, console: Console | None = None, *, count: bool = False, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self.console, self.count, self.clock = console or Console("quiet"), count, clock
+    def __init__(self, console: Console | None = None, *, count: bool = False) -> None:
+        self.console, self.count = console or Console("quiet"), count
 
     @cached_property
     def speed(self) -> float:
@@ -76,32 +78,39 @@ class Timer:
         guess = operations() / self.speed if self.count else 0.0
         if guess > LONGEST_STEP:
             self.console.say(f"{what:<40} about {duration(guess)} a step, from shapes: too long to time")
-            return StepTime(guess, counted=True)
-        found = StepTime(seconds_per_step(work, clock=self.clock))
+            return StepTime(guess, guess, counted=True)
+        found = step_time(work)
         self.console.say(f"{what:<40} {found.seconds:.2g} s a step")
         return found
 
 
-def seconds_per_step(
-    work: Callable[[int], None], few: int = 1, many: int = 5, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Seconds per step of `work(steps)`.
+def step_time(
+    work: Callable[[int], None],
+    few: int = 1,
+    many: int = 5,
+    clocks: Sequence[Callable[[], float]] = (time.perf_counter, time.process_time),
+) -> StepTime:
+    """Cost per step of `work(steps)`, by the clocks for wall time and CPU time.
 
     That is the difference between many and few steps, so that set-up does not count; the fastest of three each, as
     other processes only ever slow a step down. A slow step is timed once after one to warm up: it outweighs set-up.
     """
 
-    def once(steps: int) -> float:
-        start = clock()
+    def once(steps: int) -> NDArray[Any]:
+        starts = [clock() for clock in clocks]
         work(steps)
-        return agreed(clock() - start)  # processes must go on alike
+        # processes must go on alike
+        return np.array([agreed(clock() - start) for clock, start in zip(clocks, starts, strict=True)])
 
     work(few)
     first = once(few)
-    if first > SLOW_STEP * few:
-        return first / few
-    some, all_ = min(first, once(few), once(few)), min(once(many) for _ in range(3))
-    return (all_ - some) / (many - few) if all_ > some else all_ / many
+    if first[0] > SLOW_STEP * few:
+        wall, cpu = first / few
+    else:
+        some = np.minimum.reduce([first, once(few), once(few)])
+        all_ = np.minimum.reduce([once(many) for _ in range(3)])
+        wall, cpu = np.where(all_ > some, (all_ - some) / (many - few), all_ / many)
+    return StepTime(float(wall), float(cpu))
 
 
 class Prices:

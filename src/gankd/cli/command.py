@@ -101,6 +101,7 @@ OUTPUT = (
 )
 """Options that every command has."""
 
+THREADS = Option("--threads", type=int, help="threads that compute (default: as many as there are free cores)")
 
 PROCESSES = Option(
     "--processes", type=int, help="processes that share every batch, one per GPU or core (see docs/many_machines.md)"
@@ -137,15 +138,20 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
     takes = inspect.signature(function).parameters
     values = {option.name: getattr(args, option.name) for option in command.options if hasattr(args, option.name)}
     values.pop(PROCESSES.name, None)
+    if THREADS in command.options:
+        _choose_threads(values.pop(THREADS.name, None))
     if "workers" in takes:
-        values["workers"] = values.get("workers", _cores())
+        from gankd.threads import cores
+
+        values["workers"] = values.get("workers", cores())
         if values["workers"] < 1:
             raise ConfigError(f"--workers must be at least 1, got {values['workers']}")
     if command.opens == "recipe":
         changes = {name: values.pop(name) for name in recipe.NAMES if name in values and name not in takes}
         values["recipe"], values["folder"] = recipe.prepared(**changes)
     elif command.opens == "run":
-        stored, values["folder"] = recipe.stored(values.pop("target"), trust=values.pop("trust", False))
+        device = values.pop("device", None) if "device" not in takes else None
+        stored, values["folder"] = recipe.stored(values.pop("target"), trust=values.pop("trust", False), device=device)
         values |= {"recipe": stored} if "recipe" in takes else {}
     args.folder = values.get("folder")
     as_json = hasattr(args, "json")
@@ -178,6 +184,13 @@ def _print(text: str) -> None:
     print(text, flush=True)
 
 
-def _cores() -> int:
-    """Number of cores that this process may use; some systems only know how many there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _choose_threads(count: int | None) -> None:
+    """Compute with this number of threads, or with as many as there are free cores."""
+    from gankd.threads import choose, fix
+
+    if count is None:
+        choose()
+    elif count >= 1:
+        fix(count)
+    else:
+        raise ConfigError(f"--threads must be at least 1, got {count}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gankd.cli.command import Command, Option, Shown
+from gankd.cli.command import THREADS, Command, Option, Shown
 from gankd.cli.options import TRUST, WORKERS, changes, names
 from gankd.seals import trust as trust_files
 
@@ -112,6 +112,7 @@ COMMANDS = (
             changes("recipes"),
             Option("--seeds", type=int, help="students per loss and recipe (default: 3)"),
             WORKERS,
+            THREADS,
         ),
     ),
 )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gankd.cli.command import PROCESSES, Command, Option, Shown
+from gankd.cli.command import PROCESSES, THREADS, Command, Option, Shown
 from gankd.cli.options import QUALITIES, RECIPE, RUN, SHARED, STUDENTS, TIME, WORKERS
 from gankd.cli.recipe import prepared
 from gankd.cli.views import evaluated, facts, path, students_or_search, whole_run
@@ -239,6 +239,7 @@ COMMANDS = (
             ),
             Option("--seed", type=int, help="seed of the noise (default: 0)"),
             Option("--trust", action="store_true", help="run the module that the file names as its generator"),
+            THREADS,
         ),
         view=path("written"),
     ),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from gankd.cli.command import PROCESSES, Option
+from gankd.cli.command import PROCESSES, THREADS, Option
 from gankd.errors import ConfigError
 from gankd.sizes import is_size, sides, size_of
 
@@ -55,6 +55,7 @@ def seconds(text: str) -> float:
 QUALITIES = {"quick": 15 * 60.0, "standard": 3600.0, "best": 8 * 3600.0}
 """Times of a run that can be asked for by name, in seconds."""
 TRUST = Option("--trust", action="store_true", help="run the code (module:name) that the files of this folder name")
+DEVICE = Option("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
 RECIPE = (
     Option(
         "target",
@@ -73,6 +74,8 @@ RECIPE = (
     Option("--config", type=Path, help="TOML file of settings"),
     Option("--set", action="append", metavar="NAME=VALUE", help="change a setting, for example gan.steps=4000"),
     TRUST,
+    DEVICE,
+    THREADS,
 )
 """Options of a command that opens a recipe."""
 
@@ -90,8 +93,10 @@ TIME = (
 RUN = (
     Option("target", metavar="FOLDER", help="run folder, or the recipe whose folder is runs/RECIPE"),
     TRUST,
+    DEVICE,
+    THREADS,
 )
-"""Argument of a command that opens a finished run."""
+"""Options of a command that opens a finished run."""
 
 WORKERS = Option("--workers", type=int, help="students trained in parallel (default: one per core; one on a GPU)")
 SHARED = (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gankd.console import Console
     from gankd.report.pack import Inspected
 
-MEANINGFUL = {"set", "seeds", "loss", "out", "test", "trust"}
+MEANINGFUL = {"set", "seeds", "loss", "device", "out", "test", "trust"}
 """Options of a recipe that mean something for the students of a pack."""
 
 
@@ -42,7 +42,7 @@ def student(
     require(count() == 1, "one process trains the students of a pack, which are small; leave --processes out")
     strange = ["arms"] * (arms is not None) + ["search"] * search + sorted(set(given) - MEANINGFUL)
     require(not strange, f"--{(strange or [''])[0].replace('_', '-')} means nothing for a pack; leave it out")
-    as_settings = {"seeds": "seeds", "loss": "student.loss"}
+    as_settings = {"seeds": "seeds", "loss": "student.loss", "device": "device"}
     changes = [*given.get("set", ())]
     changes += [f"{name}={given[option]}" for option, name in as_settings.items() if option in given]
     return student_from_pack(target, given.get("out"), changes=changes, test=given.get("test"), console=console)
@@ -59,7 +59,7 @@ def pack(
         require(not given, f"gankd pack inspect takes no --{', --'.join(given)}; leave it out")
         return inspect_pack(str(file))
     require(file is None, f"unexpected {file!r}; the file of the new pack is given as --to {file}")
-    recipe, folder = stored(target, trust=given.pop("trust", False))
+    recipe, folder = stored(target, trust=given.pop("trust", False), device=given.pop("device", None))
     return pack(recipe, folder, console=console, **given)
 
 

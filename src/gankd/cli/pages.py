@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gankd.cli.command import Command, Option
+from gankd.cli.command import THREADS, Command, Option
 from gankd.cli.options import WORKERS, changes, names, paths_by_name, seconds
 from gankd.cli.views import several_runs
 
@@ -21,6 +21,7 @@ COMMANDS = (
             DOCS,
             Option("--seeds", type=int, help="students per arm (default: 3)"),
             WORKERS,
+            THREADS,
         ),
     ),
     Command(
@@ -31,6 +32,7 @@ COMMANDS = (
             Option("--out", type=Path, default=Path("runs/demo"), help="run folders (default: runs/demo)"),
             Option("--seeds", type=int, default=None, help="students per arm (default: 3)"),
             WORKERS,
+            THREADS,
         ),
         view=several_runs,
     ),
@@ -43,6 +45,7 @@ COMMANDS = (
             DOCS,
             Option("--seeds", type=int, default=None, help="students per arm (default: 5)"),
             WORKERS,
+            THREADS,
         ),
         view=several_runs,
     ),
@@ -71,6 +74,7 @@ COMMANDS = (
             Option("--file", type=Path, help="finished cells, a line each (default: those that come with gankd)"),
             Option("--docs", type=Path, help="folder of the page (default: docs)"),
             WORKERS,
+            THREADS,
         ),
     ),
 )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gankd.cli.command import Command, Option
+from gankd.cli.command import THREADS, Command, Option
 from gankd.cli.options import RUN, TRUST, WORKERS, changes, names, numbers
 from gankd.errors import ConfigError
 
@@ -62,6 +62,7 @@ COMMANDS = (
             changes("cells"),
             Option("--untimed", dest="timed", action="store_false", help="leave out the control at equal time"),
             WORKERS,
+            THREADS,
         ),
     ),
     Command(
@@ -80,6 +81,7 @@ COMMANDS = (
             DATA,
             Option("--out", type=Path, help="folder to train in (default: a temporary one)"),
             TRUST,
+            THREADS,
         ),
     ),
     Command(

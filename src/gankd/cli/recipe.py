@@ -31,6 +31,7 @@ NAMES = (
     "teacher",
     "trust",
     "reduce",
+    "device",
 )
 """Keyword arguments of `prepared`. A command whose function takes one of them itself keeps it."""
 
@@ -47,6 +48,7 @@ def prepared(
     loss: str | None = None,
     teacher: str | None = None,
     reduce: str | None = None,
+    device: str | None = None,
     trust: bool = False,
     **images: Any,
 ) -> tuple["Recipe", Path]:
@@ -62,6 +64,7 @@ def prepared(
         loss: what students learn from the teacher.
         teacher: auto, to try better ones where it is weak.
         reduce: how several processes add up gradients.
+        device: where networks compute.
         trust: run the code that an earlier run names.
         **images: size, task, label, channels, val, test and skip_broken of the user's own images.
 
@@ -89,6 +92,8 @@ def prepared(
         recipe = replace(recipe, weak_teacher="improve")
     if reduce is not None:
         recipe = override(recipe, [f"reduce={reduce}"], "--reduce")
+    if device is not None:
+        recipe = replace(recipe, device=device)
     if trust:
         trust_files(folder)  # that of a new run, too
     if folder.exists() and not folder.is_dir():
@@ -96,19 +101,21 @@ def prepared(
     return with_absolute_paths(recipe), folder
 
 
-def stored(target: str, *, trust: bool = False) -> tuple["Recipe", Path]:
+def stored(target: str, *, trust: bool = False, device: str | None = None) -> tuple["Recipe", Path]:
     """The settings of a run and its folder.
 
     Args:
         target: the folder, or the recipe whose folder is runs/RECIPE.
         trust: run the code that the run names.
+        device: where networks compute; default: as the run has it.
     """
     from gankd.commands.stages import find_run, stored_run
 
     folder = find_run(target)
     if trust:
         trust_files(folder)
-    return stored_run(folder)[0], folder
+    recipe = stored_run(folder)[0]
+    return (recipe if device is None else replace(recipe, device=device)), folder
 
 
 def with_absolute_paths(recipe: "Recipe") -> "Recipe":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gankd.cli.command import Command, Option
+from gankd.cli.command import THREADS, Command, Option
 from gankd.cli.options import RUN, numbers
 
 MODEL = Option("model", type=Path, metavar="MODEL", help="file of gankd export: .safetensors, .onnx or .pt2")
@@ -42,6 +42,7 @@ COMMANDS = (
             Option("photos", type=Path, nargs="+", metavar="PHOTO", help="image files, or folders of them"),
             Option("--csv", dest="as_csv", action="store_true", help="print lines with commas, for a spreadsheet"),
             TRUST,
+            THREADS,
         ),
     ),
     Command(

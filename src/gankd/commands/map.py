@@ -178,7 +178,7 @@ def _hours(cells: Sequence[MapCell], data: Mapping[str, str], changes: tuple[str
 
     Steps are timed once per recipe.
     """
-    prices, known = cache(lambda recipe: Prices(Timer(clock=time.process_time))), set[str]()
+    prices, known = cache(lambda recipe: Prices(Timer())), set[str]()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for cell in cells:
@@ -190,7 +190,7 @@ def _hours(cells: Sequence[MapCell], data: Mapping[str, str], changes: tuple[str
 
 
 def _costs(experiment: Experiment, prices: Prices) -> dict[str, float]:
-    """Seconds of each stage by its fingerprint; controls at equal time are as long as they can become."""
+    """CPU seconds of each stage by its fingerprint; controls at equal time are as long as they can become."""
     recipe = experiment.recipe
     found: dict[str, float] = {}
     arms = [
@@ -198,8 +198,8 @@ def _costs(experiment: Experiment, prices: Prices) -> dict[str, float]:
     ]
     for each, seeds in experiment.pipelines():
         stages = declare(each, arms, seeds)
-        found |= {key: row.seconds for key, row in shared_rows(each, arms, stages, prices).items()}
+        found |= {key: row.cpu for key, row in shared_rows(each, arms, stages, prices).items()}
         for arm in arms:
-            step = prices.student(each, arm).seconds * arm.recipe(recipe).student.updates
+            step = prices.student(each, arm).cpu * arm.recipe(recipe).student.updates
             found |= {stages.students[arm.name, seed].fingerprint: step for seed in seeds}
     return found

@@ -34,6 +34,8 @@ class PlanRow:
     """Stages of this kind that would run."""
     seconds: float
     """Estimated wall time; 0 where all is reused."""
+    cpu: float
+    """Estimated CPU time."""
     megabytes: float
     """Estimated disk space that it adds."""
     counted: bool = False
@@ -44,7 +46,12 @@ class PlanRow:
         if self.status == "reuse":
             return self
         each = step()
-        return replace(self, seconds=self.seconds + steps * each.seconds, counted=self.counted or each.counted)
+        return replace(
+            self,
+            seconds=self.seconds + steps * each.seconds,
+            cpu=self.cpu + steps * each.cpu,
+            counted=self.counted or each.counted,
+        )
 
 
 def plan(
@@ -189,15 +196,16 @@ def students_row(
         for cell in stages.missing_starts()
     }
     left = [arm for arm, stage in (starts | wanted).values() if not stage.done]
-    seconds, counted, space = 0.0, False, 0.0
+    seconds, cpu, counted, space = 0.0, 0.0, False, 0.0
     for arm in left:
         config = arm.recipe(experiment.recipe).student
         step = prices.student(experiment, arm)
-        seconds, counted = seconds + config.updates * step.seconds, counted or step.counted
+        seconds, cpu = seconds + config.updates * step.seconds, cpu + config.updates * step.cpu
+        counted = counted or step.counted
         space += megabytes(experiment.net(config.network, 0, config.input_size))
     seconds /= max(1, min(experiment.engine.at_a_time(workers), len(left)))
     name = title or f"students ({len(stages.students)})"
-    return PlanRow(name, "run" if left else "reuse", len(left), seconds, space, counted)
+    return PlanRow(name, "run" if left else "reuse", len(left), seconds, cpu, space, counted)
 
 
 def _expected(
@@ -228,12 +236,12 @@ def _expected(
 def _row(stage: Stage, steps: int, step: Callable[[], StepTime], space: float) -> PlanRow:
     """A stage of `steps` equal steps, which are timed only if it is to run."""
     if stage.done:
-        return PlanRow(stage.name, "reuse", 0, 0.0, 0.0)
+        return PlanRow(stage.name, "reuse", 0, 0.0, 0.0, 0.0)
     status: Status = "run"
     if stage.folder is not None and any(stage.folder.rglob("checkpoint.safetensors")):
         status = "resume"
     each = step() if steps else StepTime()
-    return PlanRow(stage.name, status, 1, steps * each.seconds, space, each.counted)
+    return PlanRow(stage.name, status, 1, steps * each.seconds, steps * each.cpu, space, each.counted)
 
 
 def plan_table(rows: Sequence[PlanRow], folder: Path | str) -> str:
@@ -241,11 +249,11 @@ def plan_table(rows: Sequence[PlanRow], folder: Path | str) -> str:
     cells = []
     for row in rows:
         runs = row.status != "reuse"
-        time_, disk = duration(row.seconds) + " *" * row.counted, f"{row.megabytes:.1f} MB"
-        cells.append([row.stage, row.status, time_ if runs else "-", disk if runs else "-"])
-    total, space = sum(row.seconds for row in rows), sum(row.megabytes for row in rows)
-    cells.append(["total", "", duration(total), f"{space:.1f} MB"])
+        cost = [duration(row.seconds) + " *" * row.counted, duration(row.cpu), f"{row.megabytes:.1f} MB"]
+        cells.append([row.stage, row.status, *(cost if runs else ["-"] * len(cost))])
+    total, cpu, space = (sum(getattr(row, name) for row in rows) for name in ("seconds", "cpu", "megabytes"))
+    cells.append(["total", "", duration(total), duration(cpu), f"{space:.1f} MB"])
     notes = [f"in {folder}"]
     if any(row.counted for row in rows):
         notes.append(f"* estimated from the shapes of networks, as a step takes more than {LONGEST_STEP:g} s")
-    return Table(["stage", "status", "time", "disk"], cells, align="llrr", notes=notes).plain()
+    return Table(["stage", "status", "time", "CPU time", "disk"], cells, align="llrrr", notes=notes).plain()

@@ -466,12 +466,20 @@ def _stored_arms(recipe: Recipe, arms: Sequence[Arm]) -> list[str | Arm] | None:
     return [arm.name if arm in default else arm for arm in arms if arm not in longer]
 
 
-def resume(folder: Path | str, *, workers: int = 1, console: Console | None = None, trust: bool = False) -> RunResult:
+def resume(
+    folder: Path | str,
+    *,
+    workers: int = 1,
+    device: str | None = None,
+    console: Console | None = None,
+    trust: bool = False,
+) -> RunResult:
     """Continue the run of this folder with the settings and arms it was last given.
 
     Args:
         folder: the run folder.
         workers: students trained side by side.
+        device: where networks compute; default: as the run was given it.
         console: where progress is shown; default: nowhere.
         trust: run the code that the folder names, also if somebody else made it (`gankd.trust`).
 
@@ -483,6 +491,8 @@ def resume(folder: Path | str, *, workers: int = 1, console: Console | None = No
     recipe, arms = stored_run(Path(folder))
     by = read_json(Path(folder) / RUN_FILE).get("by")
     require(by is None, f"{folder} was last used by gankd {by}; run that command again, and it resumes")
+    if device is not None:
+        recipe = replace(recipe, device=device)
     return run(recipe, folder, arms=arms, workers=workers, console=console)
 
 

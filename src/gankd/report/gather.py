@@ -1,6 +1,5 @@
 """Collect what a run folder holds into the data of a report; a stage that is missing leaves its part out."""
 
-import os
 import platform
 import shlex
 from collections.abc import Sequence
@@ -57,6 +56,7 @@ from gankd.report.tables import best_arm
 from gankd.seeds import rng
 from gankd.storage import read_json
 from gankd.synthetic import SyntheticSet
+from gankd.threads import cores
 from gankd.version import __version__
 from gankd.virtual import Inspection
 
@@ -65,7 +65,7 @@ def machine_facts() -> dict[str, Any]:
     """Machine and versions: the numbers of a run depend on them besides its settings."""
     facts: dict[str, Any] = {
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }

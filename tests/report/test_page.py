@@ -116,11 +116,15 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
     gan += [{"step": s, "teacher": 80.0, "variance_ratio": 0.9, "frechet": 9.0 / s} for s in (100, 200, 300)]
     history = [{"step": step, "loss": 1.0 / step} for step in range(50, 501, 50)]
     cost = {"name": "cnn", "parameters": 10_238, "macs": 412_000, "size_kib": 41.2, "latency_ms": 0.2}
-    scored = ScoredImages(
+    kept = ScoredImages(
+        title="Kept",
+        kept=True,
         images=images(20, size, channels),
         labels=["-7.5"] * 20,
         log_ratio=scores[:20].tolist(),
+        chance=[0.25] * 20,
         disagreement=scores[:20].abs().tolist(),
+        cutoff=[0.5, None] * 10,
     )
     return ReportData(
         recipe="digits",
@@ -152,13 +156,13 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
         groups=[GroupImages(name=g, real=images(9, size, channels), fake=images(9, size, channels)) for g in groups],
         copies=CopyFacts(count=1000, of_train=2.34, of_test=0.1),
         sweep=LabelSweep(labels=[str(n) for n in range(12)], images=images(96, size, channels).unflatten(0, (8, 12))),
-        kept=scored,
-        dropped=scored,
+        scored=[kept, replace(kept, title="Dropped by the filter", kept=False, log_ratio=(), chance=())],
         ratio=RatioFacts(log_ratio_real=scores + 1, log_ratio_fake=scores, auc=0.76, mean_ratio_fake=1.0),
         disagreement=DisagreementFacts(real=scores.abs(), fake=scores.exp(), cutoffs=[0.5, 0.6, 0.7, 0.8]),
         labels=LabelFacts(
             groups=groups,
             counts={"pool": counts, "subsampled": counts, "filtered": counts, "adjusted": counts},
+            left={"generated": 4000, "accepted": 2000, "consistent": 1800, "kept": 1500},
             acceptance=[0.5] * num_groups,
             teacher_stddev={"generated": 0.0123, "accepted": None, "consistent": 0.0234},
         ),
@@ -219,8 +223,13 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "Gates are tests",
         "100 times",
         "Held-out AUC 0.760",
+        "Dropped by the filter",
+        "Of 4,000 images, subsampling left 2,000 and the filter 1,800; of these, 1,500 are used",
+        "interval over 3 seeds",
+        "chance25 %",
+        "limit0.5",
         "2.3 % of 1,000 generated images are at least three times nearer to one training image",
-        "T.stddev, lower is softer and more varied: 0.0123 of the pool, 0.0234 after the filter.",
+        "lower is softer and more varied: 0.0123 of the pool, 0.0234 after the filter.",
         "Class 8 lost images.",
         "gan-12345678",
         "gankd run digits",
@@ -289,7 +298,7 @@ def test_unequal_updates_are_admitted(tmp_path: Path) -> None:
 
 
 PARTS = [
-    *("arms", "data", "models", "generator_history", "generator_seconds", "groups", "sweep", "kept", "dropped"),
+    *("arms", "data", "models", "generator_history", "generator_seconds", "groups", "sweep", "scored"),
     *("ratio", "disagreement", "labels", "virtual", "curves", "commands", "machine", "config", "notes", "stages"),
 ]
 

@@ -18,7 +18,7 @@ IMAGES_PER_GROUP = 8
 """Real images of one label group, and as many generated ones."""
 SWEEP_ROWS, SWEEP_COLUMNS = 6, 9
 SCORED_IMAGES = 8
-"""Kept images with their scores, and as many dropped ones."""
+"""Kept images with their scores, and as many that each step dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,18 +64,27 @@ class LabelSweep:
     labels: Sequence[str]
     images: Tensor
     """uint8 (rows, columns, C, H, W)."""
+    real: Tensor | None = None
+    """uint8 (columns, C, H, W): the training image whose label is nearest to each column's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredImages:
-    """Generated images with the scores that kept or dropped them."""
+    """Generated images that one step dropped, or that all steps kept, with the scores that decided."""
 
+    title: str
+    kept: bool
     images: Tensor
     """uint8 (N, C, H, W)."""
     labels: Sequence[str]
     """Assigned labels as text."""
     log_ratio: Sequence[float] = ()
+    chance: Sequence[float] = ()
+    """Probability with which subsampling keeps each."""
     disagreement: Sequence[float] = ()
+    """Disagreement of the teacher with the label."""
+    cutoff: Sequence[float | None] = ()
+    """Largest disagreement that the filter accepts for images of this label; None: any."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,9 @@ class LabelFacts:
     groups: Sequence[str]
     counts: Mapping[str, Sequence[int]]
     """Stage ("pool", "subsampled", "filtered", "adjusted") -> images per group."""
+    left: Mapping[str, int] = field(default_factory=dict)
+    """Images "generated", and left by subsampling ("accepted"), by the filter ("consistent") and by the count
+    ("kept")."""
     acceptance: Sequence[float] = ()
     """Share of samples that subsampling accepted, per group."""
     teacher_stddev: Mapping[str, float | None] = field(default_factory=dict)
@@ -178,8 +190,8 @@ class ReportData:
     groups: Sequence[GroupImages] = ()
     copies: CopyFacts | None = None
     sweep: LabelSweep | None = None
-    kept: ScoredImages | None = None
-    dropped: ScoredImages | None = None
+    scored: Sequence[ScoredImages] = ()
+    """Kept images, and those that each step dropped."""
     ratio: RatioFacts | None = None
     disagreement: DisagreementFacts | None = None
     labels: LabelFacts | None = None

@@ -55,7 +55,7 @@ from gankd.report.facts import (
 from gankd.report.tables import best_arm
 from gankd.seeds import rng
 from gankd.storage import read_json
-from gankd.synthetic import SyntheticSet
+from gankd.synthetic import Selection
 from gankd.threads import cores
 from gankd.version import __version__
 from gankd.virtual import Inspection
@@ -255,8 +255,11 @@ def _generated(experiment: Experiment, stages: Stages, groups: Sequence[str]) ->
     parts: dict[str, Any] = {"groups": shown}
     values = task.sweep(SWEEP_COLUMNS)
     if values is not None:
+        known = task.on_unit_scale(splits.train.labels.cpu())
+        nearest = (known - task.on_unit_scale(values)[:, None]).abs().argmin(1)
         parts["sweep"] = LabelSweep(
             labels=[f"{value:.3g}" for value in values.tolist()],
+            real=splits.train.images[nearest.to(splits.train.images.device)].cpu(),
             images=generator.sweep(values, SWEEP_ROWS, generator=rng(recipe.seed, "sweep")).cpu(),
         )
     return parts
@@ -270,9 +273,6 @@ def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequenc
     features = make_ratio_features(experiment, teacher, recipe.ratio, recipe.teacher, stages.ratio)
     ratio = make_ratio(experiment, features, generator, recipe.ratio, stages.ratio)
     selection, facts = arm_images(experiment, arm, stages), stages.ratio.result or {}
-    kept = selection.index[:SCORED_IMAGES]
-    away = (~selection.consistent).nonzero()[:, 0]
-    dropped = away[torch.randperm(len(away), generator=rng(0, "report dropped"))[:SCORED_IMAGES]]
     thresholds = [t for t in selection.report["thresholds"] if t is not None and t == t]
     labels = pool.labels
 
@@ -281,8 +281,7 @@ def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequenc
         return counted
 
     return {
-        "kept": _scored(pool, kept),
-        "dropped": _scored(pool, dropped),
+        "scored": _scored(selection),
         "ratio": RatioFacts(
             log_ratio_real=ratio.log_ratio(features(val.images), val.labels.to(experiment.engine.device)).cpu(),
             log_ratio_fake=pool.log_ratio,
@@ -302,6 +301,7 @@ def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequenc
                 "filtered": histogram(selection.consistent),
                 "adjusted": [round(count) for count in selection.report["labels_adjusted"]],
             },
+            left=selection.report["counts"],
             acceptance=[share or 0.0 for share in selection.report["acceptance"]],
             teacher_stddev=selection.report["teacher_stddev"],
         ),
@@ -309,10 +309,33 @@ def _processed(experiment: Experiment, stages: Stages, arm: Arm, groups: Sequenc
     }
 
 
-def _scored(pool: SyntheticSet, index: Tensor) -> ScoredImages:
-    return ScoredImages(
-        images=pool.images(index),
-        labels=[pool.task.label_name(label) for label in pool.labels[index]],
-        log_ratio=pool.log_ratio[index].tolist(),
-        disagreement=pool.disagreement[index].tolist(),
-    )
+def _scored(selection: Selection) -> list[ScoredImages]:
+    """Some images that were kept, and some that each step dropped, with the scores that decided."""
+    pool = selection.source
+    groups, thresholds = pool.task.groups(pool.labels).tolist(), selection.report["thresholds"]
+
+    def some(mask: Tensor) -> Tensor:
+        index = mask.nonzero()[:, 0]
+        return index[torch.randperm(len(index), generator=rng(0, "report dropped"))[:SCORED_IMAGES]]
+
+    found = []
+    for title, kept, index, subsampled, filtered in (
+        ("Kept", True, selection.index[:SCORED_IMAGES], True, True),
+        ("Dropped by subsampling", False, some(~selection.accepted), True, False),
+        ("Dropped by the filter", False, some(selection.accepted & ~selection.consistent), False, True),
+    ):
+        ratio = index if subsampled else index[:0]
+        own = index if filtered else index[:0]
+        found.append(
+            ScoredImages(
+                title=title,
+                kept=kept,
+                images=pool.images(index),
+                labels=[pool.task.caption(label) for label in pool.labels[index]],
+                log_ratio=pool.log_ratio[ratio].tolist(),
+                chance=selection.chance[ratio].tolist(),
+                disagreement=pool.disagreement[own].tolist(),
+                cutoff=[thresholds[groups[place]] for place in own.tolist()],
+            )
+        )
+    return found

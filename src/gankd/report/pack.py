@@ -124,7 +124,7 @@ def write_pack_page(inspected: Inspected, images: Tensor, pairs: Pairs, path: Pa
 
     pack = inspected.pack
     chosen = torch.linspace(0, len(images) - 1, min(SHOWN_IMAGES, len(images))).round().long()
-    names = [pack.task.label_name(label) for label in pack.labels[pack.index[chosen]]]
+    names = [pack.task.caption(label) for label in pack.labels[pack.index[chosen]]]
     page = template("pack.html").render(
         title=f"{pack.card.recipe}: a pack of gankd",
         light=plots.LIGHT,

@@ -150,7 +150,8 @@ def group_chart(name: str, groups: Sequence[str], series: Mapping[str, Sequence[
                 axes.barh(rows, item, height=0.66, color=color, alpha=0.85, linewidth=0)
             else:
                 marker = MARKERS[index % len(MARKERS)]
-                axes.plot(item, rows, marker, color=color, markersize=7 - 0.6 * index, alpha=0.9)
+                shift = 0.17 * (index - (len(values) - 1) / 2)  # marks of equal counts stay visible
+                axes.plot(item, rows + shift, marker, color=color, markersize=7 - 0.6 * index, alpha=0.9)
                 key.append((title, color, (), marker))
         if named:
             _name_ticks(axes.yaxis, groups)
@@ -206,7 +207,7 @@ def heat_map(
 
 
 def place_histogram(name: str, shares: Sequence[float]) -> str:
-    """Histogram of the place of outputs among samples, in equal parts of [0, 1]; dashed: equal shares."""
+    """Histogram of the place of outputs among samples, in equal parts of [0, 1]; dotted: equal shares."""
     edges = np.linspace(0, 1, len(shares) + 1)
     with _figure(HEIGHT) as (axes, svg):
         axes.bar(
@@ -228,7 +229,7 @@ def line_chart(
     reference: float | None = None,
     logarithmic: bool = False,
 ) -> str:
-    """Curves over training steps; `reference` is a dashed line at the ideal value."""
+    """Curves over training steps; `reference` is a dotted line at the ideal value."""
     with _figure(HEIGHT) as (axes, svg):
         for line in lines:
             every = max(1, len(line.steps) // MAX_POINTS)
@@ -360,6 +361,7 @@ def _finite(values: ArrayLike) -> NDArray[Any]:
 
 
 def _shorten(text: str, limit: int = 14) -> str:
+    text = re.sub(r"(?<!\w)-(?=\d)", "−", text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -39,6 +39,10 @@ CONTROL_COLOURS = ("blue", "orange", "purple")
 """Colours of the controls in their order, repeated where there are more; classes c0, c1, c2 of base.html."""
 
 
+GAN_LOSSES = {"d_loss": "discriminator", "g_loss": "generator"}
+"""Words for losses in the history of a generator."""
+
+
 def report_html(data: ReportData) -> str:
     """The page of one run."""
     return template("report.html").render(_context(data))
@@ -100,18 +104,14 @@ def _context(data: ReportData) -> dict[str, Any]:
         "over": data.arms[0].over if data.arms else "seed",
         "time_note": " ".join(tables.time_note(data.arms)),
         "length_note": " ".join(tables.length_note(data.arms, data.task)),
-        "seeds": max((len(arm.seeds) for arm in data.arms), default=0),
+        "seeds": _seeds(data.arms),
+        "ends": _ends(data.arms, places),
         "groups": _spread(data.groups, MAX_GROUPS),
         "images_per_group": IMAGES_PER_GROUP,
         "sweep": _sweep(data.sweep),
-        "scored": [
-            (name, text, _scored(images))
-            for name, text, images in (
-                ("kept", "Kept", data.kept),
-                ("dropped", "Dropped", data.dropped),
-            )
-            if images is not None and len(images.images)
-        ],
+        "scored": [(some.title, some.kept, _scored(some)) for some in data.scored if len(some.images)],
+        "left": _left(data.labels),
+        "disagreement": _disagreement_words(data.task),
         "pixelated": _small_images(data),
         "selection_charts": _selection_charts(data),
         "virtual": virtual_section(data.virtual, data.task) if data.virtual else None,
@@ -137,6 +137,19 @@ def _by_output(data: ReportData) -> dict[str, Any] | None:
         # Of one student there is no standard error.
         rows.append((arm.title, [f"{mean:.3g}" + f" ± {error:.1g}" * math.isfinite(error) for mean, error in found]))
     return {"head": head, "rows": rows}
+
+
+def _seeds(arms: Sequence[ArmResult]) -> str:
+    """Number of students of an arm, or its range; empty if no arm has more than one."""
+    counts = [len(arm.seeds) for arm in arms]
+    least, most = min(counts, default=0), max(counts, default=0)
+    return "" if most < 2 else str(most) if least == most else f"{least} to {most}"
+
+
+def _ends(arms: Sequence[ArmResult], places: int) -> str:
+    """Values at the ends of the strip of single seeds."""
+    values = [value for arm in arms for value in arm.values if math.isfinite(value)]
+    return f"{fixed(min(values), places)} to {fixed(max(values), places)}" if values else ""
 
 
 def _tiles(data: ReportData, places: int) -> list[dict[str, str]]:
@@ -284,6 +297,7 @@ def _sweep(sweep: LabelSweep | None) -> dict[str, Any] | None:
     columns = _spread(range(sweep.images.shape[1]), SWEEP_COLUMNS)
     return {
         "labels": [sweep.labels[column] for column in columns],
+        "real": [] if sweep.real is None else [sweep.real[column] for column in columns],
         "rows": [[row[column] for column in columns] for row in sweep.images[:SWEEP_ROWS]],
     }
 
@@ -293,11 +307,32 @@ def _scored(scored: ScoredImages) -> list[dict[str, Any]]:
     for index, image in enumerate(scored.images[:SCORED_IMAGES]):
         scores = []
         if len(scored.log_ratio):
-            scores.append(("log r", signed(float(scored.log_ratio[index]))))
+            scores.append(("log ratio", signed(float(scored.log_ratio[index]))))
+        if len(scored.chance):
+            scores.append(("chance", f"{scored.chance[index]:.0%}".replace("%", " %")))
         if len(scored.disagreement):
-            scores.append(("Δ", fixed(float(scored.disagreement[index]))))
+            scores.append(("off by", f"{scored.disagreement[index]:.2g}"))
+        if len(scored.cutoff) and scored.cutoff[index] is not None:
+            scores.append(("limit", f"{scored.cutoff[index]:.2g}"))
         items.append({"image": image, "label": scored.labels[index], "scores": scores})
     return items
+
+
+def _left(labels: LabelFacts | None) -> str:
+    """Sentence on the number of images that each step left."""
+    if labels is None or not labels.left:
+        return ""
+    pool, subsampled, filtered, used = (
+        f"{labels.left[step]:,}" for step in ("generated", "accepted", "consistent", "kept")
+    )
+    rest = "" if used == filtered else f"; of these, {used} are used, as many as select.count asks for"
+    return f"Of {pool} images, subsampling left {subsampled} and the filter {filtered}{rest}."
+
+
+def _disagreement_words(task: Task) -> str:
+    """Disagreement of the teacher in words, with its unit."""
+    unit = getattr(task, "unit", "nats")
+    return task.disagreement_name + (f", {unit}" if unit else "")
 
 
 def _small_images(data: ReportData) -> bool:
@@ -319,12 +354,12 @@ def _selection_charts(data: ReportData) -> list[dict[str, str]]:
         charts.append(_chart("Density ratio", svg, _ratio_text(data.ratio)))
     if data.disagreement:
         cutoffs = data.disagreement.cutoffs
-        unit = getattr(data.task, "unit", "")
-        label = data.task.disagreement_name + (f", {unit}" if unit else "")
+        label = _disagreement_words(data.task)
         svg = plots.disagreement_histogram(data.disagreement.real, data.disagreement.fake, cutoffs, label)
-        text = "The filter drops images to the right of its cut-off."
+        text = "The filter drops images to the right of its limit, the solid line."
         if len(cutoffs) > plots.MAX_CUTOFF_LINES:
-            text += " Band: from the smallest to the largest cut-off of a label group; line: their median."
+            text = "Each label group has a limit, and the filter drops images to the right of it. "
+            text += "Band: from the smallest limit to the largest; line: their median."
         texts = [text if len(cutoffs) else "", _spread_text(data.labels)]
         charts.append(_chart("Teacher's disagreement", svg, " ".join(filter(None, texts))))
     if data.labels and data.labels.counts:
@@ -334,9 +369,12 @@ def _selection_charts(data: ReportData) -> list[dict[str, str]]:
 
 
 def _ratio_text(facts: RatioFacts) -> str:
-    sentences = []
+    sentences = ["Dotted line: as likely among generated images as among real ones."]
     if facts.auc is not None:
-        sentences.append(f"Held-out AUC {facts.auc:.3f} (0.5: indistinguishable).")
+        sentences.append(
+            f"Held-out AUC {facts.auc:.3f}: how often a real image gets a higher ratio than a generated one "
+            "(0.5: they cannot be told apart)."
+        )
     if facts.mean_ratio_fake is not None:
         sentences.append(f"Mean ratio on generated images {facts.mean_ratio_fake:.3g} (should be 1).")
     if facts.mean_ratio_real is not None:
@@ -350,7 +388,10 @@ def _spread_text(labels: LabelFacts | None) -> str:
     steps = {"generated": "of the pool", "accepted": "after subsampling", "consistent": "after the filter"}
     values = labels.teacher_stddev if labels else {}
     shown = [f"{values[name]:.4f} {words}" for name, words in steps.items() if values.get(name) is not None]
-    return f"T.stddev, lower is softer and more varied: {', '.join(shown)}." if shown else ""
+    words = (
+        "T.stddev, how much the teacher's mean output varies between groups of images; lower is softer and more varied"
+    )
+    return f"{words}: {', '.join(shown)}." if shown else ""
 
 
 def _acceptance_text(labels: LabelFacts) -> str:
@@ -372,10 +413,11 @@ def _generator_charts(data: ReportData) -> list[dict[str, str]]:
     for index, name in enumerate([name for name in names if name not in {*health, "step"}][: len(plots.SERIES)]):
         steps, values = _series(history, name)
         color, dash = plots.SERIES[index], plots.DASHES[index]
-        lines.append(plots.Line(name.replace("_", " "), steps, values, color, dash))
+        lines.append(plots.Line(GAN_LOSSES.get(name, name.replace("_", " ")), steps, values, color, dash))
     charts = []
     if lines:
-        charts.append(_chart("Generator: losses", plots.line_chart("gan", lines, "loss")))
+        text = "The two networks are trained against each other, so neither loss has to fall."
+        charts.append(_chart("Generator: losses", plots.line_chart("gan", lines, "loss"), text))
 
     def health_chart(name: str, title: str, label: str, text: str, reference: float | None, logarithmic: bool) -> None:
         steps, values = _series(history, name)
@@ -391,12 +433,13 @@ def _generator_charts(data: ReportData) -> list[dict[str, str]]:
 
     on_real = next((line["real_teacher"] for line in reversed(history) if "real_teacher" in line), None)
     text = "The teacher's metric on generated images, with their assigned labels as the truth"
-    text += f"; dashed: on real images ({on_real:.3g})." if on_real is not None else "."
+    text += f"; dotted line: on real images ({on_real:.3g})." if on_real is not None else "."
     label = f"{data.task.metric}{f', {unit}' if unit else ''}"
     health_chart("teacher", "Generator: label fidelity", label, text, on_real, False)
-    text = "Variance within a label, generated : real; 1 means as varied as the data."
+    text = "Variance of images with the same label, generated divided by real; 1, the dotted line, means as varied."
     health_chart("variance_ratio", "Generator: diversity", "variance ratio", text, 1.0, False)
-    text = "In the teacher's features; smaller means closer."
+    text = "Fréchet distance: how far the distribution of the teacher's features on generated images is from that on "
+    text += "real ones; smaller is closer, 0 is equal."
     health_chart("frechet", "Generator: distance to real images", "Fréchet distance", text, None, True)
     return charts
 

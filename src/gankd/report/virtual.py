@@ -134,7 +134,7 @@ def _value_charts(facts: Mapping[str, Tensor], task: Task) -> list[Chart]:
         _chart(
             "Place of outputs among samples",
             plots.place_histogram("virtual-pit", facts["pit"].tolist()),
-            "PIT: even (dashed) if samples follow the teacher's law; high at the ends if they vary too little.",
+            "PIT: even (dotted line) if samples follow the teacher's law; high at the ends if they vary too little.",
         ),
     ]
 

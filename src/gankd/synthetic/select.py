@@ -94,6 +94,8 @@ class Selection:
     """(K,) int64 positions in the pool of M images, in the order in which they were taken."""
     labels: Tensor
     """(K,) adjusted labels in user units, or (K, classes) probabilities."""
+    chance: Tensor
+    """(M,) probability with which the density ratio keeps each image."""
     accepted: Tensor
     """(M,) bool: kept by the density ratio."""
     consistent: Tensor
@@ -139,21 +141,8 @@ def select(
     """
     groups = pool.task.groups(pool.labels)
     num_groups = pool.task.num_groups
-    thinned = pool.labels.unique(dim=0, return_inverse=True)[1] if config.per_label else groups
-    if config.subsample == "budget":
-        accepted = accept(budgeted_acceptance(pool.log_ratio, thinned, config.accept_share), seed)
-    elif config.subsample == "running_max":
-        chances = running_max_acceptance(
-            pool.log_ratio,
-            thinned,
-            config.burn_in,
-            config.cap_quantile,
-            judged=config.judged,
-            keep_burn_in=config.keep_burn_in,
-        )
-        accepted = accept(chances, seed)
-    else:
-        accepted = torch.ones(len(pool), dtype=torch.bool)
+    chance = acceptance_chances(pool, config)
+    accepted = accept(chance, seed)
 
     mask, thresholds = keep_most_consistent(
         pool.disagreement[accepted],
@@ -203,7 +192,25 @@ def select(
         "labels_assigned": pool.task.counts(pool.labels[index]),
         "labels_adjusted": pool.task.counts(labels),
     }
-    return Selection(pool, index, labels, accepted, consistent, report)
+    return Selection(pool, index, labels, chance, accepted, consistent, report)
+
+
+def acceptance_chances(pool: SyntheticSet, config: SelectConfig) -> Tensor:
+    """Probability (M,) with which subsampling keeps each image of a pool."""
+    groups = pool.task.groups(pool.labels)
+    thinned = pool.labels.unique(dim=0, return_inverse=True)[1] if config.per_label else groups
+    if config.subsample == "budget":
+        return budgeted_acceptance(pool.log_ratio, thinned, config.accept_share)
+    if config.subsample == "running_max":
+        return running_max_acceptance(
+            pool.log_ratio,
+            thinned,
+            config.burn_in,
+            config.cap_quantile,
+            judged=config.judged,
+            keep_burn_in=config.keep_burn_in,
+        )
+    return torch.ones(len(pool), dtype=torch.float64)
 
 
 def _turn_by_turn(index: Tensor, groups: Tensor) -> Tensor:

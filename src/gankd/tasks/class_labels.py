@@ -173,6 +173,10 @@ class ClassLabels:
         """Name of this label for people: its class."""
         return self.group_name(int(label))
 
+    def caption(self, label: Tensor) -> str:
+        """Name of this label below a picture."""
+        return self.label_name(label)
+
     def labels_from(self, texts: Sequence[str], most: int) -> Tensor:
         """Class numbers (N,) from names or numbers as typed by a person; see `typed.classes_from`."""
         return classes_from(texts, self.label_names)

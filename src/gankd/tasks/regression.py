@@ -1,5 +1,6 @@
 """The task of predicting a scalar value."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -166,6 +167,10 @@ class Regression(OfValues):
     def label_name(self, label: Tensor) -> str:
         """Name of this label for people: its value."""
         return f"{label.item():.4g}"
+
+    def caption(self, label: Tensor) -> str:
+        """Value of this label below a picture, rounded to about a thousandth of the range."""
+        return f"{round(label.item(), 3 - math.floor(math.log10(self.span))) + 0.0:.6g}"  # + 0.0: no -0
 
     def labels_from(self, texts: Sequence[str], most: int) -> Tensor:
         """Values (N,) from numbers or ranges start:stop:step as typed by a person; see `typed.values_from`."""

@@ -278,6 +278,11 @@ class VectorRegression(OfValues):
         """Name of this label (n,) for people: its values."""
         return ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, label.tolist(), strict=True))
 
+    def caption(self, label: Tensor) -> str:
+        """Values of this label (n,) below a picture, each rounded to about a thousandth of its range."""
+        parts = zip(self._named, label.unbind(), strict=True)
+        return ", ".join(f"{name} {out.caption(value)}" for (name, out), value in parts)
+
     def labels_from(self, texts: Sequence[str], most: int) -> Tensor:
         """Labels (N, n) from n numbers each as typed by a person; ranges start:stop:step give all combinations.
 

@@ -19,6 +19,7 @@ from gankd.runs import Stage
 from gankd.seeds import Batches, rng
 from gankd.tasks import Classification, Regression, Task
 from gankd.training import distill as module
+from gankd.training import supervised
 from gankd.training.distill import Feed, distill
 from gankd.training.lesson import DistillConfig, Fakes, Lesson
 from gankd.training.objective import Objective, term
@@ -102,6 +103,20 @@ def test_the_loss_by_formula(task: Task, kd_on: str) -> None:
     assert found["loss"] == pytest.approx(loss.item(), rel=1e-4)
     assert found["Label"] == pytest.approx(label.mean().item(), rel=1e-4)
     assert found["KD"] == pytest.approx(soft[taught].mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("losses", ["Label", "0.5*Label + AT"])
+def test_validation_images_are_measured_on_the_way_and_change_nothing(
+    losses: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, nets, steps = replace(CONFIG, updates=20, augment=("shift",)), [], []
+    for points in (1, 8):
+        monkeypatch.setattr(supervised, "CURVE_POINTS", points)
+        stage, lesson = Stage("student"), Lesson(losses, teacher_of(CLASSES))
+        nets.append(train(CLASSES, config, lesson=lesson, stage=stage))
+        steps.append([line["step"] for line in stage.history if "val_top1" in line])
+    assert equal(*nets)
+    assert steps == [[20], [3, 5, 8, 10, 13, 15, 18, 20]]
 
 
 MORE = replace(CONFIG, updates=5, optimizer="adamw", lr=0.01)

@@ -18,6 +18,7 @@ from gankd.models.contract import ImageModel, evaluate
 from gankd.runs import Stage
 from gankd.seeds import Batches, rng
 from gankd.tasks import Classification, Regression, Task
+from gankd.training import supervised
 from gankd.training.supervised import SupervisedConfig, make_optimizer, train_supervised
 
 PLAIN = Engine(torch.device("cpu"), bf16=False, channels_last=False)
@@ -158,6 +159,18 @@ def test_the_seed_alone_decides() -> None:
     a, b, c = ([p.detach() for p in net.parameters()] for net in nets)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert not torch.equal(a[0], c[0])
+
+
+def test_validation_images_are_measured_on_the_way_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, config, nets, steps = toy(CLASSES), SupervisedConfig(updates=20, batch_size=16, augment=("shift",)), [], []
+    for points in (1, 8):
+        monkeypatch.setattr(supervised, "CURVE_POINTS", points)
+        stage = Stage("s")
+        nets.append(train_supervised(model(data), data, data, config, PLAIN, 1, stage))
+        steps.append([line["step"] for line in stage.history if "val_top1" in line])
+    once, along = ([value.clone() for value in net.state_dict().values()] for net in nets)
+    assert all(torch.equal(x, y) for x, y in zip(once, along, strict=True))
+    assert steps == [[20], [3, 5, 8, 10, 13, 15, 18, 20]]
 
 
 def test_a_network_that_does_not_fit_is_named_before_training() -> None:

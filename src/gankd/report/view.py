@@ -43,6 +43,12 @@ GAN_LOSSES = {"d_loss": "discriminator", "g_loss": "generator"}
 """Words for losses in the history of a generator."""
 
 
+CURVE_TEXTS = {
+    ("student", "loss"): "Seed 0 of each arm. Arms with other losses are on scales of their own.",
+}
+"""Captions of training curves, by role and value."""
+
+
 def report_html(data: ReportData) -> str:
     """The page of one run."""
     return template("report.html").render(_context(data))
@@ -461,7 +467,7 @@ def _network_charts(data: ReportData) -> list[dict[str, str]]:
             if lines:
                 lines.sort(key=lambda line: line.width)  # thick ones last, on top of the many thin ones
                 svg = plots.line_chart(f"{role}-{key}", lines, label, logarithmic=_spans_decades(lines))
-                charts.append(_chart(f"{words}: {label.partition(',')[0]}", svg))
+                charts.append(_chart(f"{words}: {label.partition(',')[0]}", svg, CURVE_TEXTS.get((role, key), "")))
     return charts
 
 

@@ -16,7 +16,7 @@ from gankd.data.augment import Views, apply_views, augment, draw_views
 from gankd.data.images import LabelledImages
 from gankd.data.mix import mix
 from gankd.engine import Engine
-from gankd.models.contract import ImageModel, check_model, evaluate
+from gankd.models.contract import ImageModel, check_model
 from gankd.runs import Stage
 from gankd.seeds import Batches, rng, seed_own_layers
 from gankd.tasks import Task
@@ -26,7 +26,7 @@ from gankd.training.lesson import DistillConfig, Fakes, Lesson
 from gankd.training.objective import Objective
 from gankd.training.pretraining import pretrain
 from gankd.training.rows import Signals, joined, rotations_first, rows_of
-from gankd.training.supervised import make_optimizer, require_trainable
+from gankd.training.supervised import make_optimizer, measure, require_trainable
 from gankd.training.teacher_outputs import stored_signals
 from gankd.training.wiring import Connection, connect
 
@@ -68,9 +68,10 @@ def distill(
     )
     stage = stage or Stage("student")
     lesson = lesson or Lesson(objective, teacher)
-    for _ in updates(student, real, config, engine, seed, lesson=lesson, fakes=fakes, stage=stage):
-        pass
-    stage.log(step=config.updates, **{f"val_{name}": value for name, value in evaluate(student, val, engine).items()})
+    for step in updates(student, real, config, engine, seed, lesson=lesson, fakes=fakes, stage=stage):
+        if step + 1 < config.updates:
+            measure(stage, student, val, engine, step + 1, config.updates)
+    measure(stage, student, val, engine, config.updates, config.updates)
     return student.eval()
 
 

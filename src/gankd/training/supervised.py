@@ -93,6 +93,19 @@ class SupervisedConfig:
         return settings
 
 
+CURVE_POINTS = 8
+"""Number of times that a network is measured on validation images, the last after its last update."""
+
+
+def measure(stage: Stage, model: ImageModel, val: LabelledImages, engine: Engine, done: int, updates: int) -> None:
+    """Log the metrics on validation images if `done` of all `updates` are one of CURVE_POINTS equal parts of them.
+
+    Nothing random is drawn, and `model` is left in eval mode, so training continues bit for bit as without.
+    """
+    if done * CURVE_POINTS // updates > (done - 1) * CURVE_POINTS // updates:
+        stage.log(step=done, **{f"val_{name}": value for name, value in evaluate(model, val, engine).items()})
+
+
 def make_optimizer(
     model: torch.nn.Module, config: SupervisedConfig, updates: int | None = None
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
@@ -193,6 +206,8 @@ def train_supervised(
         if beside is not None:
             beside.observe(step, outputs.detach(), labels)
         stage.report(len(images), loss=loss.detach())
+        if step + 1 < config.updates:
+            measure(stage, model, val, engine, step + 1, config.updates)
 
-    stage.log(step=config.updates, **{f"val_{name}": value for name, value in evaluate(model, val, engine).items()})
+    measure(stage, model, val, engine, config.updates, config.updates)
     return model.eval()

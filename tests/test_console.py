@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from gankd.console import Console, Mode
+from gankd.outlook import Outlook
 
 
 def test_auto_is_live_on_a_terminal_and_plain_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,3 +79,37 @@ def test_quiet_says_nothing_and_is_never_due(capsys: pytest.CaptureFixture[str])
     console.event({"a": 1})
     assert capsys.readouterr() == ("", "")
     assert not console.due()
+
+
+def test_the_live_line_says_which_student_and_the_time_left_for_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console("live")
+    console.outlook = Outlook({"gan": 60.0, "students": 120.0}, 24)
+    console.progress("gan", 1, 2, 1234.5, 30.0, {})
+    console.progress("student-kd-0", 0, 2, 0.0, 5.0, {})
+    Console.end_line()
+    _, gan, student = capsys.readouterr().err.split("\r")
+    assert gan.split()[:6] == ["gan", "50%", "1,234", "img/s", "30s", "left"]
+    assert gan.split()[6:] == ["run", "2m30s", "left"]
+    assert student.split() == ["student-kd-0", "(1", "of", "24)", "0%", "5s", "left", "run", "2m00s", "left"]
+
+
+def test_a_bar_shows_the_whole_run(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console("bar")
+    console.outlook = Outlook({"gan": 60.0, "students": 120.0}, 24)
+    console.progress("gan", 1, 2, 1234.5, 30.0, {"d": 1.0})
+    console.say("settings changed")
+    console.progress("student-kd-0", 0, 2, 0.0, 5.0, {})
+    console.close()
+    out, err = capsys.readouterr()
+    assert " 17% " in err
+    assert "gan 50%, 2m30s left" in err
+    assert "student-kd-0 (1 of 24) 0%, 2m00s left" in err
+    assert "settings changed" in out + err
+
+
+def test_in_python_there_is_a_bar_for_people_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert Console.of_python().mode == "quiet"
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert Console.of_python().mode == "bar"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gankd.commands.sample import sample
     from gankd.commands.stages import evaluate, find_recipe, gan, ratio, resume, run, student, synth, teach
     from gankd.config import override
+    from gankd.console import Console
     from gankd.data.given import splits_of
     from gankd.models.files import load_model
     from gankd.recipes.arms import Arm
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Arm",
+    "Console",
     "__version__",
     "advise",
     "compare_losses",
@@ -57,6 +59,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "Arm": "recipes.arms",
+    "Console": "console",
     "distill": "training.distill",
     "load_model": "models.files",
     "override": "config",

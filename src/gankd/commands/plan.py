@@ -7,6 +7,7 @@ from typing import Literal, Unpack
 
 from gankd.bench.budget import at_equal_time, lengthened, side_by_side, with_updates
 from gankd.bench.prices import LONGEST_STEP, Prices, StepTime, Timer, megabytes
+from gankd.outlook import STUDENTS, Outlook
 from gankd.recipes.arms import Arm, chosen_arms
 from gankd.recipes.config import Recipe, TeacherConfig
 from gankd.recipes.experiment import Experiment
@@ -102,6 +103,16 @@ def plan_rows(experiment: Experiment, arms: Sequence[Arm], prices: Prices, worke
         own = [*shared.values(), students]
         rows += own if number == 1 else [replace(row, stage=f"{row.stage}, pipeline {number}") for row in own]
     return rows
+
+
+def outlook(experiment: Experiment, arms: Sequence[Arm], workers: int) -> Outlook:
+    """The outlook on a run from here, by a few timed steps; arguments as for `plan_rows`."""
+    rows = [row for row in plan_rows(experiment, arms, Prices(Timer()), workers) if row.status != "reuse"]
+    expected: dict[str, float] = {}
+    for row in rows:
+        name = STUDENTS if row.stage.startswith(STUDENTS) else row.stage
+        expected[name] = expected.get(name, 0.0) + row.seconds
+    return Outlook(expected, sum(row.count for row in rows if row.stage.startswith(STUDENTS)))
 
 
 def shared_rows(experiment: Experiment, arms: Sequence[Arm], stages: Stages, prices: Prices) -> dict[str, PlanRow]:

@@ -11,6 +11,7 @@ from gankd.bench.budget import at_equal_time, with_updates
 from gankd.bench.compare import chosen_by_validation, compare_pipelines
 from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.bench.trained import Trained
+from gankd.commands.plan import outlook
 from gankd.commands.sizes import fitted, keep_sizes, sizes
 from gankd.config import from_dict, require, suggest, to_dict
 from gankd.console import Console
@@ -240,10 +241,14 @@ def opened(
     """
     if holds_code(recipe.teacher.model):
         require_trusted_file(Path(recipe.teacher.model), Path(folder))
+    console = console or Console.of_python()
     run = Run(Path(folder), console)
     experiment = with_suited_augmentation(Experiment.open(recipe, run, **given))
-    with run:
-        yield experiment
+    try:
+        with run:
+            yield experiment
+    finally:
+        console.close()
 
 
 @contextmanager
@@ -381,7 +386,8 @@ def run(
         workers: students trained side by side.
         time: seconds in which the run ends on this machine: chooses sizes, the number of seeds, and the arms if `arms`
             names none (`gankd.commands.sizes`). Default: the recipe as it is.
-        console: where progress is shown; default: nowhere.
+        console: where progress is shown; default: a bar on a terminal and in a notebook. `Console("quiet")` shows
+            nothing.
         given: splits, teacher, student and generator in memory instead of the recipe's; see `Given`.
 
     Raises:
@@ -408,6 +414,8 @@ def run(
         if chosen is not None:
             keep_sizes(experiment.run.folder, chosen, experiment.recipe)
             experiment.run.console.say(chosen.table)
+        if experiment.run.console.watched:
+            experiment.run.console.outlook = outlook(experiment, wanted, workers)
         experiment, wanted = trained(experiment, wanted, workers, None if chosen is None else fit)
         store_run(experiment, stored)  # the teacher may be another one
         page = experiment.run.folder / "report.html"

@@ -178,6 +178,8 @@ def _train_students(
         if ended is not None:
             for cell in jobs[job]:
                 ended(cell, error)
+        if console.outlook is not None:
+            console.outlook.student_ended()
         if console.due() or done == total:
             elapsed = time.monotonic() - begun
             rate = done * config.updates * config.batch_size / elapsed

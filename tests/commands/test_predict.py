@@ -134,16 +134,6 @@ def test_int8_computes_convolutions_in_whole_numbers(graph: Exported, digits_run
     assert 1e-7 < np.abs(ours - exact).max() < 0.05
 
 
-@pytest.mark.slow
-def test_an_int8_file_says_what_it_costs(
-    digits_run: tuple[Recipe, Path], folder: Path, refused: Callable[..., str]
-) -> None:
-    found = export(*digits_run, folder / "int8.onnx", int8=True)
-    assert open_exported(found.path).card["int8"] is True
-    assert "times as fast as float32" in found.text
-    assert "times as fast as float32" in found.page.read_text()
-
-
 class Choosing(torch.nn.Module):
     """A network whose path depends on the pixels."""
 

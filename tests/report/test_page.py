@@ -14,6 +14,7 @@ from gankd.report.facts import (
     Curve,
     DataFacts,
     DisagreementFacts,
+    ExportFacts,
     GroupImages,
     LabelFacts,
     LabelSweep,
@@ -151,6 +152,24 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
             ModelFacts(role="teacher", card=cost | {"parameters": 1_023_800}, metrics={"test": {task.metric: 60.0}}),
             ModelFacts(role="student", card=cost),
         ],
+        exports=[
+            ExportFacts(
+                file="/somewhere/<b>small.onnx",
+                student="cGAN-KD, seed 0",
+                form="onnx",
+                int8=speedup is not None,
+                bytes=95_000,
+                check={
+                    "metrics": {task.metric: 59.0},
+                    "expected": {task.metric: 60.0},
+                    "difference": 0.045,
+                    "low": 55.0,
+                    "high": 62.0,
+                    "speedup": speedup,
+                },
+            )
+            for speedup in (None, 1.7)
+        ],
         generator_history=[*gan, {"step": 500, "real_teacher": 99.0}],
         generator_seconds=61.0,
         groups=[GroupImages(name=g, real=images(9, size, channels), fake=images(9, size, channels)) for g in groups],
@@ -179,6 +198,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     path = tmp_path_factory.mktemp("page") / "report.html"
     write_report(full(CLASSES), path)
     return Page(path)
+
+
+def test_exported_files_have_a_row_each(page: Page) -> None:
+    rows = page.html[page.html.index('<section id="exports">') :].partition("</section>")[0]
+    assert "59.00 [55.00, 62.00]" in rows
+    assert "&lt;b&gt;small.onnx" in rows
+    assert rows.count("92.8 KiB") == 2
+    assert rows.index("onnx, float32") < rows.index("onnx, int8") < rows.index(">1.70<")
 
 
 def test_page_is_self_contained(page: Page) -> None:

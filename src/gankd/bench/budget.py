@@ -37,7 +37,7 @@ def with_updates(experiment: Experiment, arms: Sequence[Arm], *, keep: bool = Tr
     known, prices, found = Known(experiment.run.folder / BUDGETS), Prices(Timer()), []
     for arm in arms:
         if arm.seconds is not None:
-            key = fingerprint(to_dict(arm), to_dict(arm.recipe(experiment.recipe).student), experiment.data_fingerprint)
+            key = fingerprint(arm.identity, to_dict(arm.recipe(experiment.recipe).student), experiment.data_fingerprint)
             if key not in known:
                 known.add(key, max(1, round(arm.seconds / prices.student(experiment, arm).seconds)), keep=keep)
             arm = replace(arm, seconds=None, updates=int(known[key]))
@@ -70,7 +70,7 @@ def at_equal_time(
     for arm in arms:
         if arm.timed:
             config = arm.recipe(recipe).student
-            key = fingerprint(to_dict(arm), to_dict(config), made.synth.fingerprint)
+            key = fingerprint(arm.identity, to_dict(config), made.synth.fingerprint)
             if key not in known:
                 if not measure:
                     continue

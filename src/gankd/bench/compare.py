@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from gankd.bench.results import ArmResult, Choice, Comparison, Split, with_intervals
+from gankd.data.images import LabelledImages
 from gankd.models.contract import ImageModel, predict
 from gankd.recipes.arms import Arm
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.stages import Stages, declare
-from gankd.recipes.students import restore_student
+from gankd.recipes.students import as_used, restore_student
+from gankd.runs import Stage
 
 
 def compare(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int], split: Split = "test") -> Comparison:
@@ -25,9 +29,7 @@ def compare(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int], s
         if not done:
             continue
         own = [stages.students[arm.name, seed] for seed in done]
-        outputs = [
-            predict(restore_student(experiment, arm, stage), data.images, experiment.engine).cpu() for stage in own
-        ]
+        outputs = [_outputs(experiment, arm, stage, data) for stage in own]
         labels, task = data.labels.cpu(), data.task
         results.append(
             ArmResult(
@@ -42,6 +44,12 @@ def compare(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int], s
             )
         )
     return Comparison(with_intervals(results, data.task), data.task, split)
+
+
+def _outputs(experiment: Experiment, arm: Arm, stage: Stage, data: LabelledImages) -> Tensor:
+    student = restore_student(experiment, arm, stage)
+    with as_used(student, arm):
+        return predict(student, data.images, experiment.engine).cpu()
 
 
 def _mean(found: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -30,6 +30,11 @@ COMMANDS = (
                 "ends, or safetensors)",
             ),
             Option("--int8", action="store_true", help="compute in 8-bit whole numbers (onnx)"),
+            Option(
+                "--train-int8",
+                action="store_true",
+                help="--int8, after training the student on for a tenth of its updates with int8 in view",
+            ),
             Option("--to", dest="out", type=Path, help="file to write (default: student.* in the run folder)"),
         ),
     ),

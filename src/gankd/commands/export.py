@@ -1,6 +1,6 @@
 """The best trained student of a run as one file, for this package, for a device, and with a page that describes it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -9,16 +9,20 @@ from gankd.bench.shipment import Shipment, ship
 from gankd.bench.trained import Trained
 from gankd.commands.predict import guarantee
 from gankd.commands.stages import finished_arms, opened
+from gankd.commands.stages import write_page as write_report_of
 from gankd.config import require, suggest
+from gankd.console import Console
 from gankd.errors import ConfigError
 from gankd.models.exported import SUFFIXES, Format, endings
 from gankd.recipes.arms import Role
+from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.config import Recipe
 from gankd.recipes.live import Given
 from gankd.recipes.stages import declare
+from gankd.report.facts import EXPORTS
 from gankd.report.student_card import student_card
 from gankd.report.tables import markdown_table
-from gankd.storage import atomic
+from gankd.storage import atomic, read_json, write_hashed_json
 from gankd.tasks import Task
 
 
@@ -65,6 +69,8 @@ def export(
     seed: int | None = None,
     form: Format | None = None,
     int8: bool = False,
+    train_int8: bool = False,
+    console: Console | None = None,
     **given: Unpack[Given],
 ) -> Exported:
     """Write one finished student, chosen on validation images if it is not named, and a page about it.
@@ -79,15 +85,19 @@ def export(
         arm: which one; default: the best of all arms on validation images, controls included.
         seed: which one; default: the best of the arm on validation images.
         form: kind of file; default: as `out` ends, or safetensors.
-        int8: convolutions and linear layers in 8-bit whole numbers, calibrated on training images; onnx only.
+        int8: convolutions and linear layers in 8-bit whole numbers, calibrated on training images; onnx only. The
+            report, if there is one, gets a row of it.
+        train_int8: first train the student on for a tenth of its updates, rounded to int8 (`Arm.int8`); implies int8.
+        console: where progress of that training is shown.
         given: what the run had in memory, as for `run`.
 
     Raises:
         ConfigError: no such student is finished, or a name that is none.
         ModelError: a network cannot be exported, or the extra onnx is missing.
     """
+    int8 = int8 or train_int8
     form, path = _form_and_path(Path(folder), None if out is None else Path(out), form, int8)
-    with opened(recipe, folder, **given) as experiment:
+    with opened(recipe, folder, console, **given) as experiment:
         arms = {each.name: each for each in finished_arms(experiment)}
         require(arm is None or arm in arms, f"no arm {arm!r}; {suggest(arm or '', arms)}")
         best = Trained(experiment, list(arms.values())).cell(arm, seed)
@@ -96,6 +106,10 @@ def export(
             raise ConfigError(f"no finished {which} in {folder}; train it with: gankd student {folder}")
         mine, task = arms[best[0]], experiment.splits.task
         stages = declare(experiment, [mine], [best[1]])
+        if train_int8 and not mine.int8:
+            mine = replace(mine, name=f"{mine.name}_int8", title=f"{mine.title}, trained in int8", int8=True)
+            best = (mine.name, best[1])
+            stages = cgan_kd(experiment, [mine], [best[1]])
         measured = dict((stages.students[best].result or {})["val"])
         name = mine.recipe(experiment.recipe).student.network
         student = student_of(experiment, mine, best[1], stages).cpu().eval()
@@ -107,7 +121,19 @@ def export(
         arms_table = markdown_table(compare_pipelines(experiment, list(arms.values())).arms, task, choice)
         with atomic(page) as temporary:
             temporary.write_text(student_card(path.name, written.card, check, experiment.splits, arms_table, limit))
+        _record(experiment.run.folder, path, f"{mine.title}, seed {best[1]}", written.card, check)
+        if int8 and (experiment.run.folder / "report.html").is_file():
+            write_report_of(experiment)
     return Exported(path, page, name, *best, measured, mine.role, task, check, limit)
+
+
+def _record(run: Path, path: Path, student: str, card: dict[str, Any], check: Shipment) -> None:
+    """Keep what was measured on a file for the report; a file that is written again has one row."""
+    kept, name = run / EXPORTS, str(path.absolute())
+    rows = read_json(kept)["files"] if kept.is_file() else []
+    row = {"file": name, "student": student, "form": card["format"], "int8": card["int8"]}
+    row |= {"bytes": path.stat().st_size, "check": vars(check)}
+    write_hashed_json(kept, {"files": [*(row for row in rows if row["file"] != name), row]})
 
 
 def _form_and_path(folder: Path, out: Path | None, form: Format | None, int8: bool) -> tuple[Format, Path]:

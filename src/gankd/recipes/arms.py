@@ -52,6 +52,9 @@ class Arm:
     role: Role = "step"
     settings: tuple[str, ...] = ()
     """Other changes of the recipe as NAME=VALUE, under student. or select. only."""
+    int8: bool = False
+    """True: the students that the arm would train without this are trained on for a tenth of the updates, by the same
+    losses, with weights and inputs of their layers rounded to int8 (`models.rounded`)."""
 
     def __post_init__(self) -> None:
         require(
@@ -117,8 +120,23 @@ class Arm:
         return self.updates in ("time", "shared time")
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """These fields as plain data, without int8 where it is off: stored results have no such field."""
+        plain = to_dict(self)
+        if not self.int8:
+            del plain["int8"]
+        return plain
+
+    @property
+    def exact(self) -> "Arm":
+        """This arm before its students are trained on in int8."""
+        return replace(self, int8=False)
+
+    @property
     def folder_name(self) -> str:
         """Kind of student in the names of stage folders: arms that differ in loss or settings share it."""
+        if self.int8:
+            return f"{self.exact.folder_name}_int8"
         if self.sees_more:
             return "_".join(
                 [*filter(None, [self.images]), *["unlabelled"] * self.unlabelled, *["kd"] * (self.loss is not None)]
@@ -152,7 +170,10 @@ class Arm:
     def recipe(self, base: Recipe) -> Recipe:
         """`base` with all settings of this arm's students, their loss and number of updates included."""
         recipe = self.changed(base)
-        return replace(recipe, student=self._student(recipe.student, recipe.teacher.augment))
+        student = self.exact._student(recipe.student, recipe.teacher.augment)
+        if self.int8:  # a tenth of both, like the end of a training
+            student = replace(student, updates=max(1, round(student.updates / 10)), lr=student.lr / 10)
+        return replace(recipe, student=student)
 
     def _student(self, config: StudentConfig, teachers: tuple[Augmentation, ...]) -> StudentConfig:
         if self.loss is not None:
@@ -171,12 +192,14 @@ class Arm:
         return replace(config, updates=updates, batch_size=config.start_batch or config.batch_size)
 
     def starts_from_another(self, config: StudentConfig) -> bool:
-        """True if the student is fine-tuned from the one that was trained on real images and labels only."""
-        return config.init == "finetune" and self.folder_name != "real"
+        """True if the student is trained on from another one: from that of real images and labels only, or in int8."""
+        return self.int8 or (config.init == "finetune" and self.folder_name != "real")
 
     @property
     def start(self) -> "Arm":
         """The arm that fine-tuned students of this arm start from."""
+        if self.int8:
+            return replace(self.exact, name=f"start of {self.name}")
         return Arm(name=f"start of {self.name}", updates="passes", augment=self.augment, settings=self.settings)
 
     def selection(self, config: SelectConfig) -> SelectConfig | None:

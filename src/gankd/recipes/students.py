@@ -1,6 +1,7 @@
 """Students and the assistants between them and the teacher: identities, checks, training."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from gankd.errors import ModelError
 from gankd.identity import Identity, is_users
 from gankd.models import is_own
 from gankd.models.contract import ImageModel, check_model, evaluate
+from gankd.models.rounded import rounded_to_int8
 from gankd.own_code import user_errors_in_one_line
 from gankd.recipes.arms import Arm
 from gankd.recipes.config import Recipe, StudentConfig
@@ -73,6 +75,8 @@ def student_stage(experiment: Experiment, arm: Arm, seed: int, inputs: Inputs) -
         rests_on["init"] = student_stage(experiment, arm.start, seed, inputs).fingerprint
     rests_on["data"] = experiment.data_fingerprint
     settings = {**_settings(experiment, config, arm), "seed": seed, **experiment.engine.identity}
+    if arm.int8:
+        settings["int8"] = True
     return experiment.run.stage(f"student-{arm.folder_name}-{seed}", settings, rests_on)
 
 
@@ -130,6 +134,7 @@ def own_losses(experiment: Experiment, config: StudentConfig) -> dict[str, str]:
 
 def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[Stage]:
     """Identity and state of each network between teacher and student, large to small (TAKD)."""
+    arm = arm.exact  # students learn from the same ones in int8
     recipe = arm.recipe(experiment.recipe)
     stages: list[Stage] = []
     for config in assistant_configs(experiment.recipe, arm):
@@ -149,7 +154,7 @@ def assistant_stages(experiment: Experiment, arm: Arm, inputs: Inputs) -> list[S
 
 def assistant_configs(base: Recipe, arm: Arm) -> list[StudentConfig]:
     """Settings of each assistant of an arm, large to small; all start from scratch, with the recipe's learning rate."""
-    config, lr = arm.recipe(base).student.from_scratch, arm.changed(base).student.lr
+    config, lr = arm.exact.recipe(base).student.from_scratch, arm.changed(base).student.lr
     chain = config.assistants if arm.reads_teacher else ()
     return [replace(config, lr=lr, model=name, args={}, assistants=chain[:place]) for place, name in enumerate(chain)]
 
@@ -251,7 +256,7 @@ def make_assistants(experiment: Experiment, arm: Arm, material: Material, stages
         if stage.done:
             restore(assistant, stage.path("model.safetensors"))
         else:
-            _train(experiment, assistant, arm, config, seed, material, stage)
+            _train(experiment, assistant, arm.exact, config, seed, material, stage)
         material = replace(material, teacher=assistant)
     return material
 
@@ -289,6 +294,11 @@ def restore_student(experiment: Experiment, arm: Arm, stage: Stage) -> ImageMode
     return restore(student, stage.path("model.safetensors"))
 
 
+def as_used(student: ImageModel, arm: Arm) -> AbstractContextManager[None]:
+    """Block in which a student computes as it will be used: in int8 if its arm says so."""
+    return rounded_to_int8(student) if arm.int8 else nullcontext()
+
+
 def restore_peers(experiment: Experiment, stage: Stage) -> list[tuple[str, ImageModel]]:
     """Networks that a loss trained alongside a finished student, with their names, in eval mode."""
     found = []
@@ -317,7 +327,7 @@ def _train(
         outputs = material.outputs if arm.reads_teacher else None
         lesson = Lesson(objective, teacher, virtual, new_student(experiment, config, peers), outputs)
     stage.begin()  # storing the teacher's outputs is the student's time, training the teacher is not
-    with user_errors_in_one_line(config.model, f"student {config.model}"):
+    with user_errors_in_one_line(config.model, f"student {config.model}"), as_used(student, arm):
         distill(
             student,
             splits.train,
@@ -329,11 +339,12 @@ def _train(
             fakes=_fakes(material, with_outputs=objective is not None and material.filtered and not config.assistants),
             stage=stage,
         )
+        val = evaluate(student, splits.val, experiment.engine)
     save_state(stage.path("model.safetensors"), student.state_dict())
     for number, (_, peer) in enumerate(peers, 1):
         save_state(stage.path(f"peer-{number}.safetensors"), peer.state_dict())
     facts = {"peers": [name for name, _ in peers]} if peers else {}
-    stage.finish(val=evaluate(student, splits.val, experiment.engine), updates=config.updates, **facts)
+    stage.finish(val=val, updates=config.updates, **facts)
 
 
 def _fakes(material: Material, *, with_outputs: bool) -> Fakes | None:

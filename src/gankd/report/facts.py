@@ -12,6 +12,8 @@ from gankd.virtual import Inspection
 
 SEARCH = "search.json"
 """File of a run folder with the settings of students that a search tried, and its choice."""
+EXPORTS = "exports.json"
+"""File of a run folder with what `gankd export` measured on each file that it wrote."""
 MAX_GROUPS = 12
 """Most label groups with example images: more would make the page heavy, and nobody looks at them."""
 IMAGES_PER_GROUP = 8
@@ -46,6 +48,20 @@ class ModelFacts:
     card: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Split -> metric -> value, for example {"val": {"top1": 97.1, "nll": 0.1}}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFacts:
+    """An exported student, and what was measured on its file."""
+
+    file: str
+    student: str
+    """Title of its arm, and its seed."""
+    form: str
+    int8: bool
+    bytes: int
+    check: Mapping[str, Any]
+    """Fields of `bench.shipment.Shipment`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +198,7 @@ class ReportData:
     """Arms that were chosen on validation images."""
     data: DataFacts | None = None
     models: Sequence[ModelFacts] = ()
+    exports: Sequence[ExportFacts] = ()
 
     generator_history: Sequence[Mapping[str, Any]] = ()
     """Lines of metrics.jsonl: `step`, loss terms, and health: `teacher` (the task's metric on generated

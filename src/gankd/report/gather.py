@@ -34,6 +34,7 @@ from gankd.recipes.teacher import make_teacher, seen_images
 from gankd.recipes.virtual import finished_virtual
 from gankd.recipes.virtual import inspected as inspect_experiment
 from gankd.report.facts import (
+    EXPORTS,
     IMAGES_PER_GROUP,
     SCORED_IMAGES,
     SEARCH,
@@ -43,6 +44,7 @@ from gankd.report.facts import (
     Curve,
     DataFacts,
     DisagreementFacts,
+    ExportFacts,
     GroupImages,
     LabelFacts,
     LabelSweep,
@@ -141,6 +143,7 @@ def gather(
             train_counts=counts.tolist(),
         ),
         models=_models(experiment, stages, comparison.arms, choice.method),
+        exports=_exports(experiment.run.folder),
         generator_history=stages.gan.history if stages.gan.done else (),
         generator_seconds=stages.gan.seconds if stages.gan.done else None,
         virtual=inspected,
@@ -222,6 +225,11 @@ def _models(
         student = student_of(experiment, shown.arm, seed, stages)
         models.append(facts("student", f"{config_.model} ({shown.name}, seed {seed})", student))
     return models
+
+
+def _exports(folder: Path) -> list[ExportFacts]:
+    path = folder / EXPORTS
+    return [ExportFacts(**row) for row in read_json(path)["files"]] if path.is_file() else []
 
 
 def _curves(experiment: Experiment, stages: Stages, arms: Sequence[Arm]) -> list[Curve]:

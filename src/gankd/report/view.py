@@ -22,6 +22,7 @@ from gankd.report.facts import (
     SWEEP_COLUMNS,
     SWEEP_ROWS,
     Curve,
+    ExportFacts,
     LabelFacts,
     LabelSweep,
     ModelFacts,
@@ -33,7 +34,7 @@ from gankd.report.grids import thumbnail_uri
 from gankd.report.tables import headline
 from gankd.report.virtual import virtual_section
 from gankd.tasks import Task
-from gankd.text import compact, duration, fixed, signed, storage_size
+from gankd.text import compact, duration, fixed, interval, signed, storage_size
 
 CONTROL_COLOURS = ("blue", "orange", "purple")
 """Colours of the controls in their order, repeated where there are more; classes c0, c1, c2 of base.html."""
@@ -122,6 +123,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "selection_charts": _selection_charts(data),
         "virtual": virtual_section(data.virtual, data.task) if data.virtual else None,
         "training_charts": _generator_charts(data) + _network_charts(data),
+        "exports": [_export(file, data.task, places) for file in data.exports],
         "models": [_model(model, data.task) for model in data.models],
         "data_chart": _data_chart(data),
         "config": json.dumps(data.config, indent=2, default=str),
@@ -236,8 +238,8 @@ def _forest(data: ReportData, places: int) -> dict[str, Any] | None:
         rows.append((arm, bars))
     numbers = [0.0]
     for _, bars in rows:
-        for _, interval, points in bars:
-            numbers += [*points, interval.diff, interval.low, interval.high]
+        for _, gain, points in bars:
+            numbers += [*points, gain.diff, gain.low, gain.high]
     numbers = [number for number in numbers if math.isfinite(number)]
     if not rows or max(numbers) == min(numbers):
         return None
@@ -339,6 +341,21 @@ def _disagreement_words(task: Task) -> str:
     """Disagreement of the teacher in words, with its unit."""
     unit = getattr(task, "unit", "nats")
     return task.disagreement_name + (f", {unit}" if unit else "")
+
+
+def _export(file: ExportFacts, task: Task, places: int) -> dict[str, str]:
+    """Cells of the row of an exported file."""
+    check, speedup = file.check, file.check["speedup"]
+    return {
+        "file": file.file.rpartition("/")[2],
+        "student": file.student,
+        "form": f"{file.form}, {'int8' if file.int8 else 'float32'}",
+        "metric": interval(check["metrics"][task.metric], check["low"], check["high"], places, sign=False),
+        "expected": fixed(check["expected"][task.metric], places),
+        "difference": f"{check['difference']:.1e}",
+        "size": storage_size(file.bytes / 1024),
+        "speedup": "" if speedup is None else f"{speedup:.2f}",
+    }
 
 
 def _small_images(data: ReportData) -> bool:

@@ -10,13 +10,14 @@ export PYTHON TORCH_INDEX
 BIN := .venv/bin
 WITH_GANKD := .venv/.with-gankd
 WITH_DEV := .venv/.with-dev
+WITH_DOCS := .venv/.with-docs
 INSTALL := requirements/install.sh
 INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
 # Two workers with one thread each: more threads than cores are many times slower. Committed results use one thread,
 # too: sums in another order give another teacher and another generator.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo evidence results map losses vkd lists costs bench test chaos nightly house lint format clean
+.PHONY: help demo evidence results map losses vkd lists costs bench site test chaos nightly house lint format clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -55,6 +56,12 @@ costs: $(WITH_GANKD)  ## the same, with the costs of all losses measured again o
 bench: $(WITH_GANKD)  ## measure speed, see benchmarks/
 	set -e; for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script; done
 
+# Pages are laid out as in this folder, so that a link from one file to another holds here and on the site.
+site: $(WITH_DOCS)  ## the documentation as build/site/index.html; a warning is an error
+	rm -rf build/pages && mkdir -p build/pages
+	tar cf - *.md CITATION.cff docs examples benchmarks/results | tar xf - -C build/pages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 test: $(WITH_DEV)  ## all tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
 
@@ -88,4 +95,8 @@ $(WITH_GANKD): $(INSTALL_INPUTS)
 
 $(WITH_DEV): $(INSTALL_INPUTS)
 	@$(INSTALL) dev
+	@touch $(WITH_GANKD) $@
+
+$(WITH_DOCS): $(INSTALL_INPUTS)
+	@$(INSTALL) docs
 	@touch $(WITH_GANKD) $@

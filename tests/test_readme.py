@@ -2,34 +2,57 @@
 
 import ast
 import json
+import os
 import re
 import shlex
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import gankd.recipes
 from gankd.cli.parser import parser
+from gankd.config import override
+from gankd.recipes import RECIPES, Recipe
 from gankd.text import interval
 from gankd.training.objective import term
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
-PROGRAMS = [
-    (name, code) for name, text in PAGES.items() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Code of a page in this language, also in tabs."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", PAGES[page], re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(code) for _, code in found]
+
+
+def commands(page: str) -> list[str]:
+    """Commands of a page, in its order."""
+    lines = "".join(blocks(page, "(?:ba)?sh")).replace("\\\n", " ").splitlines()
+    parts = [part.strip() for line in lines for part in line.partition(" #")[0].split("&&")]
+    return [part for part in parts if part.startswith("gankd ")]
+
+
+PROGRAMS = [(page, code) for page in PAGES for code in blocks(page, "python")]
+COMMANDS = sorted({line for page in PAGES for line in commands(page)})
+QUICK = ("classes.md", "reading_the_report.md")
+TABBED = [
+    pytest.param(
+        page, marks=pytest.mark.skipif(page not in QUICK and "NIGHTLY" not in os.environ, reason="make nightly")
+    )
+    for page, text in PAGES.items()
+    if '=== "Python"' in text
 ]
-COMMANDS = sorted(
-    {
-        part.strip()
-        for text in PAGES.values()
-        for block in re.findall(r"```(?:ba)?sh\n(.*?)```", text, re.DOTALL)
-        for line in block.splitlines()
-        for part in line.partition(" #")[0].split("&&")
-        if part.strip().startswith("gankd ")
-    }
-)
+"""Pages that show each command beside its function. Some train for a minute: these run at night."""
 
 
 def run_program(page: str, words: str) -> dict[str, Any]:
@@ -105,3 +128,42 @@ def test_the_table_of_results_has_the_numbers_of_the_evidence() -> None:
             for row in recipe
             if row["arm"] in ("adjusted", "adjusted_kd")
         )
+
+
+# --- pages with a command beside its function ---------------------------------------------------------------
+
+
+@pytest.fixture
+def workshop(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny: Sequence[str],
+    digits_run: tuple[Recipe, Path],
+    angles_run: tuple[Recipe, Path],
+) -> Path:
+    """Folder with photos and two finished runs; recipes are so small that every stage takes seconds."""
+    for name in ("digits", "rotated-digits", "folder"):
+        monkeypatch.setitem(RECIPES, name, partial(override, RECIPES[name](), tiny))
+        monkeypatch.setattr(gankd.recipes, name.replace("-", "_"), RECIPES[name])
+    shutil.copytree(digits_run[1], tmp_path / "runs/digits")
+    random = np.random.default_rng(0)
+    for number in range(120):
+        path = tmp_path / f"photos/{('cat', 'dog')[number % 2]}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(100 * (number % 2), 100 * (number % 2) + 150, size=(32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", TABBED)
+def test_the_commands_of_a_page_run(page: str, workshop: Path, gankd: Callable[..., tuple[int, str, str]]) -> None:
+    for line in commands(page):
+        code, _, err = gankd(*shlex.split(line)[1:])
+        assert code == 0, f"{line}: {err}"
+
+
+@pytest.mark.parametrize("page", TABBED)
+def test_the_programs_of_a_page_run(page: str, workshop: Path) -> None:
+    for code in blocks(page, "python"):
+        exec(compile(code, page, "exec"), {"__name__": "page"})

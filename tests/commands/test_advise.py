@@ -21,7 +21,7 @@ Outcome = tuple[int, str, str]
 
 def test_a_run_goes_on_from_the_probe(tiny: tuple[str, ...], tmp_path: Path, gankd: Callable[..., Outcome]) -> None:
     recipe = override(RECIPES["rotated-digits"](), (*tiny, "gan.health_checks=3"))
-    found = advise(recipe, tmp_path / "probed")
+    found = advise(recipe, tmp_path / "probed", workers=2)
     probe, gain = found.probe, found.gain
     assert probe.per_label == pytest.approx(80 / 12)
     assert (probe.length, probe.distance > 0, probe.error > 0) == (4, True, True)

@@ -175,7 +175,9 @@ def probed(experiment: Experiment, workers: int = 1) -> Probe:
         return as_error(value, higher_is_better=task.higher_is_better)
 
     def of(arm: Arm) -> float:
-        return error((students[arm.name, 0].result or {})["val"][task.metric])
+        stage = students[arm.name, 0]
+        assert stage.done  # this reads what a worker has stored
+        return error((stage.result or {})["val"][task.metric])
 
     plain, longer, taught = arms
     student = restore_student(experiment, plain, students[plain.name, 0])

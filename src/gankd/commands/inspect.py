@@ -117,10 +117,13 @@ def inspect_networks(
     """Pair the feature maps of two networks in a dry run, and try every loss on them.
 
     Args:
-        teacher, student: zoo names or module:name; weights do not matter.
-        size, channels: side in pixels and channels of the images.
+        teacher: zoo name or module:name; weights do not matter.
+        student: the same.
+        size: side of the images in pixels.
+        channels: of the images.
         classes: number of classes; default: the label is a value.
-        teacher_taps, student_taps: dotted paths of the maps to pair; default: found.
+        teacher_taps: dotted paths of the maps to pair; default: found.
+        student_taps: the same, as many.
         losses: expressions to try in addition to the package's losses: sums, or losses of your own.
 
     Raises:

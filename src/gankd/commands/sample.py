@@ -28,7 +28,9 @@ def sample(source: Path | str, labels: str, *, count: int, out: Path | str, seed
         labels: "cat,dog", with quotes around a name whose parts between commas are classes, too; "0,1,2", unless
             numbers are names of classes; values "10,20.5" or a range "0:90:10", both ends included; labels of several
             values one after the other, where ranges give all combinations: "3,5,8:24:4" is five labels of three.
-        count, out, seed: images per label, where they go, and the seed of the noise.
+        count: images per label.
+        out: a file ending in .png, or a folder.
+        seed: of the noise.
         trust: run the code that the file names if the generator is somebody's own.
 
     Raises:

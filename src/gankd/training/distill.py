@@ -51,7 +51,12 @@ def distill(
     """Train `student` in place; return it in eval mode, as it is after the last update.
 
     Args:
-        student, real, val, config, engine, seed: what is trained, on which images and how; `val` is only measured.
+        student: what is trained.
+        real: images that it is trained on.
+        val: images on which it is only measured.
+        config: length, learning rate, augmentation.
+        engine: device and precision.
+        seed: of the order of images and their augmentation.
         objective: losses, as in "KD + FitNet"; default: labels only.
         teacher: read by the losses.
         lesson: in place of both, for losses that read more (`Lesson`).

@@ -26,7 +26,7 @@ class Console:
         self._last = 0.0
         self._bar: Any = None
         self.outlook: Outlook | None = None
-        """What the whole run is expected to take, if somebody who watches wants to know."""
+        """Expected time of the whole run, if somebody who watches wants to know."""
 
     @classmethod
     def of_python(cls) -> "Console":

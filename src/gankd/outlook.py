@@ -1,10 +1,10 @@
-"""How far a run is and how long it still takes: what its stages are expected to take, and how the present one goes."""
+"""Progress of a run and the time it still takes: what its stages are expected to take, and how the present one goes."""
 
 from collections.abc import Mapping
 
 STUDENTS = "students"
 MOST = 20.0
-"""How many times slower, or faster, than expected a stage may seem to go: its first steps tell little."""
+"""Most times slower, or faster, than expected that a stage may seem to go: its first steps tell little."""
 
 
 class Outlook:

@@ -17,7 +17,7 @@ from gankd.commands import run
 from gankd.config import override
 from gankd.console import Console
 from gankd.errors import ConfigError, ModelError
-from gankd.models.contract import ImageModel, evaluate, predict
+from gankd.models.contract import ImageModel, evaluate, measured, predict
 from gankd.recipes import RECIPES, Recipe
 from gankd.recipes.arms import Arm, arm_named, chosen_arms, default_arms
 from gankd.recipes.cgan_kd import cgan_kd
@@ -94,7 +94,8 @@ def test_only_finished_students_are_compared(
     stages, splits = declare(experiment, arms, range(2)), experiment.splits
     student = student_of(experiment, arm_named(recipe, "real_matched"), 1, stages)
     expected = evaluate(student, splits.test, experiment.engine)
-    assert control.metrics[1] == {**expected, "balanced": control.metrics[1]["balanced"]}
+    detail = measured(splits.task, predict(student, splits.test.images, experiment.engine), splits.test.labels)
+    assert control.metrics[1] == {**expected, "balanced": detail["balanced"], "ece": detail["ece"]}
     by_class = splits.task.by_class(predict(student, splits.test.images, experiment.engine), splits.test.labels)
     assert control.metrics[1]["balanced"] == pytest.approx(sum(by_class.values()) / len(by_class))
     assert control.values[1] == control.metrics[1]["top1"]
@@ -135,7 +136,7 @@ def test_validation_chooses_the_headline(
     task = type(experiment.splits.task)
     monkeypatch.setattr(module, "predict", scored)
     monkeypatch.setattr(task, "metrics", lambda task, outputs, _: {task.metric: outputs.item()})
-    for name in ("detail", "by_class"):
+    for name in ("detail", "by_class", "calibration"):
         monkeypatch.setattr(task, name, lambda *_: {})
     monkeypatch.setattr(module, "restore_student", named)
     bonus.update(better)

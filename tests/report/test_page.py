@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gankd.bench.answers import answers_of
 from gankd.bench.results import ArmResult, Choice, with_intervals
+from gankd.data.images import LabelledImages
 from gankd.errors import RunError
 from gankd.recipes.arms import DEFAULT_ARMS
 from gankd.report.facts import (
@@ -18,6 +20,7 @@ from gankd.report.facts import (
     GroupImages,
     LabelFacts,
     LabelSweep,
+    Mistakes,
     ModelFacts,
     RatioFacts,
     ReportData,
@@ -108,6 +111,18 @@ def inspected(task: Task, num_groups: int = 3) -> Inspection:
     return Inspection(gates(False), stand_ins, gates(False), facts)
 
 
+def _labels(task: Task) -> torch.Tensor:
+    return torch.arange(task.num_groups) if task.has_classes else torch.linspace(-60, 60, 12)
+
+
+def _outputs(task: Task, labels: torch.Tensor) -> torch.Tensor:
+    """Every other answer is wrong, with classes by the next one."""
+    wrong = torch.arange(len(labels)) % 2
+    return (
+        3 * torch.eye(task.num_groups)[(labels + wrong) % task.num_groups] if task.has_classes else labels + 9 * wrong
+    )
+
+
 def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> ReportData:
     groups = [task.group_name(group % task.num_groups) for group in range(num_groups)]
     counts = list(range(10, 10 + num_groups))
@@ -127,6 +142,9 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
         disagreement=scores[:20].abs().tolist(),
         cutoff=[0.5, None] * 10,
     )
+    generator.manual_seed(0)
+    test = LabelledImages(images(60, size, channels), task.sample_labels(60, _labels(task), "uniform", generator), task)
+    said = answers_of(_outputs(task, test.labels), test, _outputs(task, test.labels), test)
     return ReportData(
         recipe="digits",
         task=task,
@@ -150,7 +168,7 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
         ),
         models=[
             ModelFacts(role="teacher", card=cost | {"parameters": 1_023_800}, metrics={"test": {task.metric: 60.0}}),
-            ModelFacts(role="student", card=cost),
+            ModelFacts(role="student", card=cost, metrics={"test": {"ece": 1.234, "nll": 0.2}}, answers=said),
         ],
         exports=[
             ExportFacts(
@@ -170,6 +188,12 @@ def full(task: Task, size: int = 8, channels: int = 1, num_groups: int = 3) -> R
             )
             for speedup in (None, 1.7)
         ],
+        mistakes=Mistakes(
+            images=images(2, size, channels),
+            labels=["cat", "dog"],
+            student=["dog (99 %)", "cat"],
+            teacher=["cat", "cat"],
+        ),
         generator_history=[*gan, {"step": 500, "real_teacher": 99.0}],
         generator_seconds=61.0,
         groups=[GroupImages(name=g, real=images(9, size, channels), fake=images(9, size, channels)) for g in groups],
@@ -223,7 +247,7 @@ def test_page_is_fit_for_a_phone_and_for_a_screen_reader(page: Page) -> None:
     assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in metas
     assert all("alt" in attrs for tag, attrs in page.tags if tag == "img")
     charts = [attrs for tag, attrs in page.tags if tag == "svg" and attrs.get("class") == "chart"]
-    assert len(charts) == 14
+    assert len(charts) == 17
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in charts)
     assert "prefers-color-scheme: dark" in page.html
     assert not re.search(r"#[0-9a-f]{6}", page.html.partition("</style>")[2])  # colours come from the style
@@ -250,6 +274,9 @@ def test_page_says_what_was_measured(page: Page) -> None:
         "Gates are tests",
         "100 times",
         "Held-out AUC 0.760",
+        "student 1.23 % and 0.2 nats",
+        "cat taken for dog: ",
+        "labelcatstudentdog (99 %)teachercat",
         "Dropped by the filter",
         "Of 4,000 images, subsampling left 2,000 and the filter 1,800; of these, 1,500 are used",
         "interval over 3 seeds",
@@ -325,7 +352,7 @@ def test_unequal_updates_are_admitted(tmp_path: Path) -> None:
 
 
 PARTS = [
-    *("arms", "data", "models", "generator_history", "generator_seconds", "groups", "sweep", "scored"),
+    *("arms", "data", "models", "mistakes", "generator_history", "generator_seconds", "groups", "sweep", "scored"),
     *("ratio", "disagreement", "labels", "virtual", "curves", "commands", "machine", "config", "notes", "stages"),
 ]
 

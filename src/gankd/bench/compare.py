@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gankd.bench.results import ArmResult, Choice, Comparison, Split, with_intervals
 from gankd.data.images import LabelledImages
-from gankd.models.contract import ImageModel, predict
+from gankd.models.contract import ImageModel, measured, predict
 from gankd.recipes.arms import Arm
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.stages import Stages, declare
@@ -35,7 +35,7 @@ def compare(experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int], s
             ArmResult(
                 arm=arm,
                 seeds=done,
-                metrics=tuple(task.metrics(each, labels) | task.detail(each, labels) for each in outputs),
+                metrics=tuple(measured(task, each, labels) for each in outputs),
                 metric=task.metric,
                 updates=arm.recipe(experiment.recipe).student.updates,
                 seconds=sum(stage.seconds for stage in own) / len(own),

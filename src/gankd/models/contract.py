@@ -252,7 +252,6 @@ def evaluate(model: ImageModel, data: LabelledImages, engine: Engine) -> dict[st
     return task.metrics(predict(model, data.images, engine).cpu(), data.labels.cpu())
 
 
-def evaluate_in_detail(model: ImageModel, data: LabelledImages, engine: Engine) -> dict[str, float]:
-    """The metrics of `evaluate`, and for classes balanced accuracy."""
-    outputs, labels, task = predict(model, data.images, engine).cpu(), data.labels.cpu(), data.task
-    return task.metrics(outputs, labels) | task.detail(outputs, labels)
+def measured(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+    """The metrics of outputs, and for classes balanced accuracy and calibration error."""
+    return task.metrics(outputs, labels) | task.detail(outputs, labels) | task.calibration(outputs, labels)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from gankd.bench.answers import Answers
 from gankd.bench.results import ArmResult, Choice
 from gankd.tasks import Task
 from gankd.virtual import Inspection
@@ -19,6 +20,8 @@ MAX_GROUPS = 12
 IMAGES_PER_GROUP = 8
 """Real images of one label group, and as many generated ones."""
 SWEEP_ROWS, SWEEP_COLUMNS = 6, 9
+MISTAKES = 16
+"""Test images with wrong answers."""
 SCORED_IMAGES = 8
 """Kept images with their scores, and as many that each step dropped."""
 
@@ -48,6 +51,19 @@ class ModelFacts:
     card: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Split -> metric -> value, for example {"val": {"top1": 97.1, "nll": 0.1}}."""
+    answers: Answers | None = None
+    """Answers on test images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistakes:
+    """Test images on which the student is wrong, most confidently or by most, and what the two networks answer."""
+
+    images: Tensor
+    """uint8 (N, C, H, W)."""
+    labels: Sequence[str]
+    student: Sequence[str]
+    teacher: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +215,7 @@ class ReportData:
     data: DataFacts | None = None
     models: Sequence[ModelFacts] = ()
     exports: Sequence[ExportFacts] = ()
+    mistakes: Mistakes | None = None
 
     generator_history: Sequence[Mapping[str, Any]] = ()
     """Lines of metrics.jsonl: `step`, loss terms, and health: `teacher` (the task's metric on generated

@@ -3,6 +3,7 @@
 import platform
 import shlex
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gankd.bench.answers import answers_of
 from gankd.bench.compare import student_of
 from gankd.bench.model_card import model_card
 from gankd.bench.results import ArmResult, Choice, Comparison
 from gankd.config import to_dict
 from gankd.errors import GankdError
-from gankd.models.contract import ImageModel, evaluate_in_detail
+from gankd.models.contract import ImageModel, measured, predict
 from gankd.recipes.arms import Arm, arm_named
 from gankd.recipes.cgan_kd import arm_images
 from gankd.recipes.experiment import Experiment
@@ -30,12 +32,14 @@ from gankd.recipes.generated import (
     sample_images,
 )
 from gankd.recipes.stages import Stages, declare
+from gankd.recipes.students import as_used
 from gankd.recipes.teacher import make_teacher, seen_images
 from gankd.recipes.virtual import finished_virtual
 from gankd.recipes.virtual import inspected as inspect_experiment
 from gankd.report.facts import (
     EXPORTS,
     IMAGES_PER_GROUP,
+    MISTAKES,
     SCORED_IMAGES,
     SEARCH,
     SWEEP_COLUMNS,
@@ -48,6 +52,7 @@ from gankd.report.facts import (
     GroupImages,
     LabelFacts,
     LabelSweep,
+    Mistakes,
     ModelFacts,
     RatioFacts,
     ReportData,
@@ -117,6 +122,7 @@ def gather(
     done = [stage for stage in [*shared, *students, *further] if stage.done]
     groups = [task.group_name(group) for group in range(task.num_groups)]
     counts = task.groups(splits.train.labels).bincount(minlength=task.num_groups)
+    models = _models(experiment, stages, comparison.arms, choice.method)
     return ReportData(
         recipe=recipe.name,
         task=task,
@@ -142,8 +148,9 @@ def gather(
             groups=groups,
             train_counts=counts.tolist(),
         ),
-        models=_models(experiment, stages, comparison.arms, choice.method),
         exports=_exports(experiment.run.folder),
+        models=models,
+        mistakes=_mistakes(experiment, models),
         generator_history=stages.gan.history if stages.gan.done else (),
         generator_seconds=stages.gan.seconds if stages.gan.done else None,
         virtual=inspected,
@@ -210,26 +217,59 @@ def _models(
     splits, recipe = experiment.splits, experiment.recipe
     shape, models = splits.train.shape, []
 
-    def facts(role: Any, name: str, model: ImageModel) -> ModelFacts:
-        parts = {"validation": splits.val, "test": splits.test}
-        metrics = {part: evaluate_in_detail(model, images, experiment.engine) for part, images in parts.items()}
-        return ModelFacts(role=role, card=model_card(model, shape, name), metrics=metrics)
+    def facts(role: Any, name: str, model: ImageModel, used: AbstractContextManager[None]) -> ModelFacts:
+        with used:
+            val, test = (predict(model, part.images, experiment.engine).cpu() for part in (splits.val, splits.test))
+        return ModelFacts(
+            role=role,
+            card=model_card(model, shape, name),
+            metrics={
+                "validation": measured(splits.task, val, splits.val.labels.cpu()),
+                "test": measured(splits.task, test, splits.test.labels.cpu()),
+            },
+            answers=answers_of(test, splits.test, val, splits.val),
+        )
 
     if stages.teacher.done:
         config = recipe.teacher
         name = config.model if config.members == 1 else f"{config.members} x {config.model}"
-        models.append(facts("teacher", name, make_teacher(experiment, config, stages.teacher)))
+        models.append(facts("teacher", name, make_teacher(experiment, config, stages.teacher), nullcontext()))
     shown = next((arm for arm in arms if arm.name == headline_arm), arms[-1] if arms else None)
     if shown is not None:
         seed, config_ = shown.seeds[0], shown.arm.recipe(recipe).student
         student = student_of(experiment, shown.arm, seed, stages)
-        models.append(facts("student", f"{config_.model} ({shown.name}, seed {seed})", student))
+        name = f"{config_.model} ({shown.title}, seed {seed})"
+        models.append(facts("student", name, student, as_used(student, shown.arm)))
     return models
 
 
 def _exports(folder: Path) -> list[ExportFacts]:
     path = folder / EXPORTS
     return [ExportFacts(**row) for row in read_json(path)["files"]] if path.is_file() else []
+
+
+def _mistakes(experiment: Experiment, models: Sequence[ModelFacts]) -> Mistakes | None:
+    """Images on which the student is most wrong; None without both networks."""
+    found, task = {model.role: model.answers for model in models}, experiment.splits.task
+    teacher, student = found.get("teacher"), found.get("student")
+    if teacher is None or student is None:
+        return None
+    doubt = task.doubt(student.answers, student.labels)
+    index = doubt.topk(min(MISTAKES, int((doubt > 0).sum()))).indices
+
+    def said(answers: Tensor) -> list[str]:
+        names = [task.caption(label) for label in task.predict(answers)]
+        sure = task.confidence(answers)
+        if sure is None:
+            return names
+        return [f"{name} ({share:.0%})".replace("%", " %") for name, share in zip(names, sure.tolist(), strict=True)]
+
+    return Mistakes(
+        images=experiment.splits.test.images[index.to(experiment.splits.test.images.device)].cpu(),
+        labels=[task.caption(label) for label in student.labels[index]],
+        student=said(student.answers[index]),
+        teacher=said(teacher.answers[index]),
+    )
 
 
 def _curves(experiment: Experiment, stages: Stages, arms: Sequence[Arm]) -> list[Curve]:

@@ -128,15 +128,15 @@ def disagreement_histogram(real: ArrayLike, fake: ArrayLike, cutoffs: Sequence[f
     return _key(_HISTOGRAM_KEY) + picture
 
 
-def group_chart(name: str, groups: Sequence[str], series: Mapping[str, Sequence[float]], label: str) -> str:
+def group_chart(name: str, groups: Sequence[str], series: Mapping[str, ArrayLike], label: str) -> str:
     """Counts per label group: bars for one series, marks for several.
 
     Up to 16 groups are rows with their names; more are a curve over the groups in order.
     """
-    values = {key: np.asarray(item, dtype=float) for key, item in series.items()}
+    values = {key: np.asarray(item, dtype=float) for key, item in series.items()}  # nan: a group without a mark
     named = len(groups) <= MAX_NAMED_GROUPS
-    top = 1.06 * max([float(item.max(initial=0)) for item in values.values()] + [1e-9])
-    bottom = 1.06 * min([float(item.min(initial=0)) for item in values.values()] + [0.0])
+    top = 1.06 * max([float(np.nanmax(item, initial=0)) for item in values.values()] + [1e-9])
+    bottom = 1.06 * min([float(np.nanmin(item, initial=0)) for item in values.values()] + [0.0])
     key = []
     with _figure(50 + 25 * len(groups) if named else HEIGHT) as (axes, svg):
         rows = np.arange(len(groups))
@@ -151,7 +151,7 @@ def group_chart(name: str, groups: Sequence[str], series: Mapping[str, Sequence[
             else:
                 marker = MARKERS[index % len(MARKERS)]
                 shift = 0.17 * (index - (len(values) - 1) / 2)  # marks of equal counts stay visible
-                axes.plot(item, rows + shift, marker, color=color, markersize=7 - 0.6 * index, alpha=0.9)
+                axes.plot(item, rows + shift, marker, color=color, markersize=7 - 0.6 * index, alpha=0.9, clip_on=False)
                 key.append((title, color, (), marker))
         if named:
             _name_ticks(axes.yaxis, groups)
@@ -204,6 +204,25 @@ def heat_map(
     ends = [np.format_float_positional(end, precision=2, fractional=False, trim="-") for end in scale]
     ramp = f'<li>{ends[0]}<span class="ramp"></span>{ends[1]}, logarithmic</li>'
     return f'<ul class="legend">{ramp}</ul>' + svg(name, f"{alternative}, {len(rows)} labels by {array.shape[1]}")
+
+
+def reliability_chart(name: str, series: Mapping[str, ArrayLike]) -> str:
+    """Share of right answers over mean confidence; of each network (bins, 3) images, confidence and share right."""
+    key = []
+    with _figure(HEIGHT) as (axes, svg):
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_style((2, 2)))
+        for index, (title, rows) in enumerate(series.items()):
+            count, confidence, share = np.asarray(rows, dtype=float).T
+            color, marker, filled = SERIES[index], MARKERS[index], count > 0
+            size = 12 + 150 * count[filled] / max(count.sum(), 1)
+            axes.plot(confidence[filled], share[filled], color=color, linewidth=1.2, alpha=0.6)
+            axes.scatter(confidence[filled], share[filled], size, color=color, marker=marker, zorder=3)
+            key.append((title, color, (), marker))
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.06)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("share right")
+    return _key(key) + svg(name, f"Share of right answers by confidence: {', '.join(series)}")
 
 
 def place_histogram(name: str, shares: Sequence[float]) -> str:

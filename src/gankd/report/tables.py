@@ -11,7 +11,14 @@ from gankd.config import require, suggest
 from gankd.tasks import Task
 from gankd.text import Table, fixed, interval, plus_minus
 
-METRIC_WORDS = {"top1": "top-1 accuracy", "mae": "mean absolute error"}
+METRIC_WORDS = {
+    "top1": "top-1 accuracy",
+    "nll": "negative log-likelihood",
+    "balanced": "balanced accuracy",
+    "ece": "calibration error (ECE)",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+}
 
 MARKS: dict[Verdict, str] = {"better": ">", "worse": "<", "no difference found": "=", "no interval": "?"}
 MOST_CLASSES = 20
@@ -126,6 +133,18 @@ def classes_rows(arms: Sequence[ArmResult], choice: Choice) -> tuple[list[str], 
     rows = [[name, *(fixed(arm.by_class[name], 1) for arm in shown)] for name in shown[0].by_class]
     means = [fixed(mean_stderr(arm.values_of("balanced"))[0], 1) for arm in shown]
     return ["class", *(arm.title for arm in shown)], [*rows, ["mean (balanced accuracy)", *means]]
+
+
+def measures_rows(arms: Sequence[ArmResult], task: Task) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table of the measures by which arms are not compared; those of single outputs left out."""
+    names = [name for name in (arms[0].metrics[0] if arms else ()) if name not in (task.metric, *task.parts)]
+    if not names:
+        return [], []
+    head = [f"{METRIC_WORDS.get(name, name)}, {task.unit_of(name)}".rstrip(", ") for name in names]
+    values = [[mean_stderr(arm.values_of(name)) for name in names] for arm in arms]
+    places = [value_decimals(max(abs(row[column][0]) for row in values)) for column in range(len(names))]
+    rows = [[plus_minus(*pair, own) for pair, own in zip(row, places, strict=True)] for row in values]
+    return ["student trained on", *head], [[arm.title, *row] for arm, row in zip(arms, rows, strict=True)]
 
 
 def classes_table(arms: Sequence[ArmResult], choice: Choice) -> str:

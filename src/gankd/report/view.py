@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from gankd.bench.results import ArmResult, paired_values
 from gankd.bench.stats import Interval, mean_stderr
 from gankd.report import plots, tables
+from gankd.report.answers import answers_section
 from gankd.report.facts import (
     IMAGES_PER_GROUP,
     MAX_GROUPS,
@@ -108,6 +109,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "by_output": _by_output(data),
         "matched": _matched(data),
         "classes": tables.classes_rows(data.arms, data.choice),
+        "measures": tables.measures_rows(data.arms, data.task),
+        "answers": answers_section(data),
         "over": data.arms[0].over if data.arms else "seed",
         "time_note": " ".join(tables.time_note(data.arms)),
         "length_note": " ".join(tables.length_note(data.arms, data.task)),
@@ -535,5 +538,10 @@ def _model(model: ModelFacts, task: Task) -> dict[str, Any]:
             rows.append((words, show(card[key])))
     for split, metrics in model.metrics.items():
         for name, value in metrics.items():
-            rows.append((f"{name}, {split}", f"{value:.4g} {task.unit_of(name)}".rstrip()))
+            rows.append(
+                (
+                    f"{tables.METRIC_WORDS.get(name, name).capitalize()}, {split}",
+                    f"{value:.4g} {task.unit_of(name)}".rstrip(),
+                )
+            )
     return {"role": model.role, "rows": rows}

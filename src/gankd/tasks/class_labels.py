@@ -95,6 +95,10 @@ class ClassLabels:
         """Probabilities (N, K) of logits: what an exported student gives."""
         return outputs.softmax(1)
 
+    def confidence(self, answers: Tensor) -> Tensor | None:
+        """Probability (N,) of the class that is answered."""
+        return answers.amax(1)
+
     def outputs_of(self, answers: Tensor) -> Tensor:
         """Logits of probabilities (N, K), which are as good as the network's: the logarithm."""
         return answers.clamp_min(1e-30).log()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankd.errors import ModelError
+from gankd.tasks.calibration import calibration_error
 from gankd.tasks.choices import Adjust, Scale, Stronger
 from gankd.tasks.class_labels import ClassLabels
 from gankd.tasks.given import odds_rise
@@ -126,6 +127,11 @@ class Classification(ClassLabels):
         """Balanced accuracy in per cent: the mean over the classes of `labels` of the share of each that is right."""
         found = self.by_class(outputs, labels).values()
         return {"balanced": sum(found) / len(found)}
+
+    def calibration(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """Expected calibration error in per cent: distance of probability and share of right answers."""
+        right = self.predict(outputs) == labels
+        return {"ece": 100.0 * calibration_error(self.answers(outputs.float()).amax(1), right)}
 
     def by_class(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """Accuracy in per cent on the images of each class that occurs in `labels` (N,), by its name."""

@@ -51,6 +51,10 @@ class ValueLabels:
         """The values themselves: what an exported student gives."""
         return outputs
 
+    def confidence(self, answers: Tensor) -> Tensor | None:
+        """None: values come without probabilities."""
+        return None
+
     def outputs_of(self, answers: Tensor) -> Tensor:
         """Inverse of `answers`."""
         return answers
@@ -67,6 +71,10 @@ class ValueLabels:
         """95 % interval of the mean of errors (N,) over images: +- 1.96 standard errors."""
         half = 1.96 * errors.double().std(correction=min(1, len(errors) - 1)).item() / math.sqrt(len(errors))
         return errors.double().mean().item() - half, errors.double().mean().item() + half
+
+    def calibration(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """An empty dictionary: values come without probabilities."""
+        return {}
 
     def by_class(self, outputs: Tensor, labels: Tensor) -> dict[str, float]:
         """An empty dictionary: values have no classes."""

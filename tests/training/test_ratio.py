@@ -14,7 +14,7 @@ from gankd.subsampling.ratio_net import DensityRatio
 from gankd.tasks import Classification, Regression
 from gankd.training.ratio import RatioConfig, published_ratio, train_ratio
 from gankd.training.ratio_calibration import area_under_curve, platt
-from gankd.training.ratio_pairs import Pairs, held_out
+from gankd.training.ratio_pairs import ByLabel, Pairs, held_out
 
 CLASSES = Classification(num_classes=3)
 ANGLES = Regression(low=0, high=10)
@@ -271,3 +271,48 @@ def test_a_penalty_is_applied_or_refused() -> None:
         RatioConfig(penalty=0.1)
     assert RatioConfig(loss="ulsif").identity["penalised"]  # earlier results ignored it
     assert "penalised" not in RatioConfig().identity
+
+
+def test_each_label_is_drawn_as_often_whatever_its_samples() -> None:
+    labels = torch.tensor([5.0, 1.0, 5.0, 5.0, 9.0, 1.0, 2.0])
+    use = torch.tensor([True, True, True, True, True, False, False])  # label 2 is left out
+    drawn = ByLabel(labels, use).draw(3000, torch.Generator().manual_seed(0))
+    assert {int(index): int(count) for index, count in zip(*drawn.unique(return_counts=True), strict=True)}.keys() == {
+        0,
+        1,
+        2,
+        3,
+        4,
+    }
+    assert labels[drawn].unique(return_counts=True)[1].tolist() == [1000, 1000, 1000]
+    assert drawn[labels[drawn] == 5].unique(return_counts=True)[1].min() > 250  # of 1000 for three samples
+
+
+def test_labels_of_two_values_are_drawn_evenly() -> None:
+    labels = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 1.0], [3.0, 1.0]])
+    drawn = ByLabel(labels, torch.ones(4, dtype=torch.bool)).draw(300, torch.Generator().manual_seed(0))
+    assert [int((drawn == index).sum()) for index in (1, 3)] == [100, 100]
+
+
+@pytest.mark.parametrize("loss", ["logistic", "softplus"])
+def test_new_samples_at_every_step_find_the_ratio_too(loss: Any) -> None:
+    seen = []
+
+    def fresh(labels: Tensor, step: int) -> Tensor:
+        seen.append(step)
+        return CENTRES[labels] + SHIFT + normal(len(labels), 1000 + step)
+
+    config = replace(FAST, loss=loss, fresh=True)
+    ratio = train_ratio(*gaussians(1800, 1, 0), *gaussians(1800, 2, 1), CLASSES, config, seed=0, fresh=fresh)
+    features, labels = gaussians(3000, 3, 1)
+    scores, truth = ratio.log_ratio(features, labels), true_log_ratio(features, labels)
+    assert spearmanr(scores, truth).statistic > 0.9
+    assert seen == list(range(len(seen)))
+    assert len(seen) > 100
+
+
+def test_drawn_once_the_fitted_samples_are_the_given_ones_alone() -> None:
+    assert "fresh" not in RatioConfig().identity  # of stages from before there was a choice
+    assert RatioConfig(fresh=True).identity["fresh"] is True
+    with pytest.raises(ConfigError, match="fresh"):
+        train_ratio(*gaussians(90, 1, 0), *gaussians(90, 2, 1), CLASSES, replace(FAST, fresh=True), seed=0)

@@ -179,6 +179,8 @@ def _generator(experiment: Experiment, stage: Stage, prices: Prices) -> PlanRow:
 def _ratio(experiment: Experiment, stage: Stage, prices: Prices) -> PlanRow:
     recipe, count = experiment.recipe, len(experiment.splits.train)
     row = _row(stage, max(2 * count, 2048) // BLOCK + 1, lambda: prices.sampling(experiment), 1.0)
+    if recipe.ratio.fresh:
+        row = row.longer(recipe.ratio.epochs * count // BLOCK + 1, lambda: prices.sampling(experiment))
     if recipe.ratio.features != "teacher":
         row = row.longer(recipe.teacher.updates, lambda: prices.ratio_features(experiment))
     return row

@@ -304,7 +304,23 @@ def make_ratio(
     else:
         # Not the pool's: log-ratios of images that the network is fitted on would tell what it remembers of each.
         images = sample_images(generator, labels, seed, "ratio")
-    ratio = train_ratio(features(train.images), train.labels, features(images), labels, train.task, config, seed, stage)
+
+    def fresh(labels: Tensor, step: int) -> Tensor:
+        if isinstance(generator, ImagePool):
+            return features(generator.images[generator.take(labels, generator=rng(seed, "ratio images", step))])
+        return features(sample_images(generator, labels, seed, f"ratio step {step}"))
+
+    ratio = train_ratio(
+        features(train.images),
+        train.labels,
+        features(images),
+        labels,
+        train.task,
+        config,
+        seed,
+        stage,
+        fresh=fresh if config.fresh else None,
+    )
     save_state(stage.path("ratio.safetensors"), ratio.state_dict())
     stage.finish(**ratio.facts)
     if ratio.facts.get("advice"):

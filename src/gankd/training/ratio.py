@@ -1,5 +1,6 @@
 """Train the density ratio on features that were computed once: a small network, seconds of work."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -17,7 +18,7 @@ from gankd.settings import explained
 from gankd.subsampling.ratio_net import DensityRatio, Head, RatioNet
 from gankd.tasks import Task
 from gankd.training.ratio_calibration import calibrate
-from gankd.training.ratio_pairs import Pairs, held_out
+from gankd.training.ratio_pairs import ByLabel, Pairs, held_out
 
 JUDGED_PAIRS = 2048
 """Held-out pairs, evenly over label groups, that judge each epoch; more where more are held out."""
@@ -54,6 +55,9 @@ class RatioConfig:
     """Weights of the pass with the lowest held-out loss, or (published) of the last one, whatever the patience."""
     batch_size: CountFromTwo = 256
     """Number of real samples, and of generated ones, in each step."""
+    fresh: bool = False
+    """Generated samples of training are new ones at every step, for labels that are taken evenly, as published; False
+    takes label groups evenly and pairs them with samples that were drawn once. It costs a sample per sample seen."""
     lr: UpToOne = 1e-3
     """Learning rate."""
     decay_at: tuple[Within, ...] = ()
@@ -94,7 +98,10 @@ class RatioConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """Settings as plain data; a note tells uLSIF with its penalty from earlier results, which ignored it."""
-        return to_dict(self) | ({"penalised": True} if self.loss == "ulsif" else {})
+        settings = to_dict(self) | ({"penalised": True} if self.loss == "ulsif" else {})
+        if not self.fresh:
+            del settings["fresh"]
+        return settings
 
     def learning_rate_factor(self, step: int, per_epoch: int) -> float:
         """Learning rate of an update as a share of `lr`, with `per_epoch` updates in an epoch."""
@@ -106,7 +113,7 @@ def published_ratio(
     hidden: tuple[int, ...] = (2048, 1024, 512, 256, 128), *, epochs: int = 200, drops: tuple[int, ...] = (80, 150)
 ) -> RatioConfig:
     """The estimator cDRE of Ding et al. (2023): softplus loss, MLP-5, dropout 0.5, a tenth of the learning rate after
-    epochs 80 and 150 of 200, the last one kept.
+    epochs 80 and 150 of 200, the last one kept. `fresh` is left to the user: it costs millions of generated images.
 
     `hidden=(1024, 512, 256, 128, 64)` is theirs for scalar labels. Held-out samples, calibration and the normaliser
     remain ours, as does one feature vector per image in place of image-sized ones.
@@ -126,6 +133,8 @@ def train_ratio(
     config: RatioConfig,
     seed: int,
     stage: Stage | None = None,
+    *,
+    fresh: Callable[[Tensor, int], Tensor] | None = None,
 ) -> DensityRatio:
     """Estimate log p_real(x given y) / p_fake(x given y) on features.
 
@@ -143,6 +152,8 @@ def train_ratio(
         config: settings.
         seed: of splits, weights, batches and dropout.
         stage: keeps checkpoints and shows progress.
+        fresh: features (B, F) of new generated images for labels (B,) in a step, with `config.fresh`. Those given then
+            only judge and calibrate.
 
     Returns:
         The ratio in eval mode. Its `facts` are measured on held-out pairs: `auc` of telling real from generated
@@ -151,10 +162,12 @@ def train_ratio(
         `advice`, empty when there is nothing to say.
 
     Raises:
+        ConfigError: `fresh` is missing, or given and not asked for.
         ModelError: the features do not fit each other.
         DataError: features are not finite, or too few samples share a label.
         TrainingError: the loss is not finite.
     """
+    require(config.fresh == (fresh is not None), f"ratio.fresh={config.fresh} and the argument `fresh` must agree")
     stage = stage or Stage("ratio")
     device = features_real.device
     _check(features_real, labels_real, features_fake, labels_fake)
@@ -181,6 +194,17 @@ def train_ratio(
         r, f = real_index.to(device), fake_index.to(device)
         return torch.cat([real[r], fake[f]]), torch.cat([labels[r], labels[r]])
 
+    by_label = ByLabel(labels_real, ~late_real)
+
+    def fitted(step: int) -> tuple[Tensor, Tensor]:
+        """The batch of a training step, as `batch` gives it."""
+        chance = rng(seed, "ratio", "batch", step)
+        if fresh is None:
+            return batch(*fit.draw(config.batch_size, chance))
+        index = by_label.draw(config.batch_size, chance)
+        made, own = ratio.standardise(fresh(labels_real[index], step)), labels[index.to(device)]
+        return torch.cat([real[index.to(device)], made]), torch.cat([own, own])
+
     # --- training: all networks in one step, each until its held-out loss stops falling
     judged = batch(*held.draw(max(JUDGED_PAIRS, num_late), rng(seed, "ratio", "judged")))
     per_epoch = -(-(len(late_real) - num_late) // config.batch_size)
@@ -193,7 +217,7 @@ def train_ratio(
     for step in stage.steps(config.epochs * per_epoch, **state):
         if best.finished:  # also at the start of a resumed run
             break
-        inputs = batch(*fit.draw(config.batch_size, rng(seed, "ratio", "batch", step)))
+        inputs = fitted(step)
         losses = []
         for number in best.running:
             net = nets[number].train()

@@ -51,6 +51,23 @@ class Pairs:
         return self._real[real], self._fake[low + (whose * (self._high[real] - low)).long()]
 
 
+class ByLabel:
+    """Random indices of samples, evenly over their distinct labels (N,) or (N, n)."""
+
+    def __init__(self, labels: Tensor, use: Tensor) -> None:
+        index = use.nonzero()[:, 0]
+        label = labels[index].unique(dim=0, return_inverse=True)[1]
+        self._index, self._count = index[label.argsort(stable=True)], label.bincount()
+        self._start = self._count.cumsum(0) - self._count
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` indices (on the CPU)."""
+        turn = torch.randperm(len(self._count), generator=generator)
+        label = turn[torch.arange(count) % len(turn)]
+        which = torch.rand(count, generator=generator, dtype=torch.float64)
+        return self._index[self._start[label] + (which * self._count[label]).long()]
+
+
 def _nearest(task: Task, y: Tensor, z: Tensor, fake: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Range (N,), (N,) of each real label (N, n) in an index that lists the `NEAREST` fakes of its own group, nearest
     first; and that index.

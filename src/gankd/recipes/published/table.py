@@ -252,6 +252,7 @@ class PublishedTable:
             precision="fp32",
             teacher=replace(recipe.teacher, initial=authors.initial),
             student=student,
+            ratio=replace(recipe.ratio, fresh=True),
             synth=replace(recipe.synth, labels="balanced"),
             select=replace(
                 recipe.select,
@@ -456,8 +457,10 @@ COMMON = (
     Closed("Initial weights are gankd's; those of published ResNets are 2.4 times larger."),
     "The discriminator sees generated images of the real batch's labels, in the paper of labels drawn anew; batch norm "
     "of the generator is measured anew, and attention has no biases.",
-    "The density ratio learns from generated images drawn once, two for each real one; published: anew at every step. "
-    "Scalar labels are drawn evenly over 12 ranges, in the paper over distinct labels.",
+    Closed(
+        "The density ratio learns from generated images drawn once, two for each real one; published: anew at every "
+        "step. Scalar labels are drawn evenly over 12 ranges, in the paper over distinct labels."
+    ),
     "Images are normalised by the mean and spread of the data. Every batch has the same shares of real and generated "
     "images, in the paper random ones.",
     "Losses on features pair the maps at stage boundaries, which for some networks are not the published ones (gankd "

@@ -414,7 +414,10 @@ def test_labels_that_cannot_be_used(tmp_path: Path, case: str) -> None:
 
 
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
-    "no images": ({"imgs": FOUR, "label": FOUR}, "expected an array images (or image, x, data, or x_train), got imgs,"),
+    "no images": (
+        {"imgs": FOUR, "label": FOUR},
+        "expected an array images (or image, x, data, fake_images, or x_train), got imgs,",
+    ),
     "only a test": ({"x_test": numbered(), "y_test": FOUR}, "or x_train), got x_test, y_test"),
     "no labels": ({"x": numbered(), "Lable": FOUR}, "expected an array label (or labels, y, .*), got x, Lable"),
     "no test labels": (

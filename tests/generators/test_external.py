@@ -259,6 +259,17 @@ def test_values_take_the_nearest_that_is_left(tmp_path: Path) -> None:
     assert pool.sample(torch.full((30,), 50.0), generator=rng(0, "x")).shape == (30, 1, 8, 8)
 
 
+@pytest.mark.parametrize(("task", "labels"), [(CLASSES, [2, 0, 1] * 3), (AGES, [10.5, 20.0, 31.25, 40.0, 50.0, 60.0])])
+def test_the_authors_files_of_generated_images_are_a_pool(task: Task, labels: list[float], tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    images = np.arange(len(labels), dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 8, 8), dtype=np.uint8)
+    with h5py.File(tmp_path / "subsampled_fakes.h5", "w") as file:  # as their code writes it
+        file.create_dataset("fake_images", data=images, dtype="uint8", compression="gzip")
+        file.create_dataset("fake_labels", data=np.array(labels), dtype="int" if task is CLASSES else "float")
+    pool = pool_of(tmp_path / "subsampled_fakes.h5", task, (3, 8, 8))
+    assert sorted(zip(pool.images[:, 0, 0, 0].tolist(), pool.labels.tolist(), strict=True)) == list(enumerate(labels))
+
+
 def test_matching_agrees_with_a_plain_search(tmp_path: Path) -> None:
     labels = (100 * torch.rand(60, generator=rng(0, "l"))).round(decimals=1).tolist()
     pool = pool_of(values_file(tmp_path / "v.npz", labels), AGES)
@@ -294,7 +305,7 @@ def test_pools_that_do_not_fit_the_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="outside|within"):
         pool_of(values_file(tmp_path / "v.npz", [float(n) for n in range(90, 120)]), AGES)
     (tmp_path / "x.txt").write_text("text")
-    with pytest.raises(DataError, match="is neither a folder nor an .npz file; give one of labelled images"):
+    with pytest.raises(DataError, match="is no folder and no .npz or .h5 file; give one of labelled images"):
         pool_of(tmp_path / "x.txt", CLASSES)
     before = pool_of(write_images(tmp_path / "b", {"owl": 4, "dog": 4}), CLASSES).fingerprint
     Image.new("RGB", (16, 16), (200, 0, 0)).save(tmp_path / "b" / "owl" / "0.png")

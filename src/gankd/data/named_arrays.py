@@ -12,12 +12,13 @@ from gankd.data.own import SHARES, SPLIT_NAMES, Choices, Item, TaskChoice, and_m
 from gankd.errors import DataError
 
 ROLES = {
-    "images": ("images", "image", "x", "data"),
-    "labels": ("label", "labels", "y", "class", "target", "targets", "value", "values", "angle", "age"),
+    "images": ("images", "image", "x", "data", "fake_images"),
+    "labels": ("label", "labels", "y", "class", "target", "targets", "value", "values", "angle", "age", "fake_labels"),
     "split": ("split",),
     "class_names": ("class_names", "label_names"),
 }
-"""Names that arrays may have, in small or capital letters; the first name found is read."""
+"""Names that arrays may have, in small or capital letters; the first name found is read. `fake_images`
+and `fake_labels` are the generated images of the authors of cGAN-KD."""
 SPLIT_NUMBERS = {"0": "train", "1": "test"}
 
 MOST_CLASSES = 1 << 20

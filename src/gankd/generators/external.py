@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gankd.config import require
 from gankd.data.arrays import fit
 from gankd.data.folder import load_folder
+from gankd.data.h5 import is_h5, load_h5
 from gankd.data.images import concat
 from gankd.data.npz import load_npz
 from gankd.data.own import counted, shown
@@ -69,10 +70,10 @@ def open_external(source: str, task: Task, shape: Shape, device: torch.device, f
 
     Args:
         source: "module:name", an `nn.Module` called as (z, labels) with an attribute z_dim (or a class or function
-            without other arguments that gives one), or a function (labels, generator) to images; a folder or .npz
-            file of labelled images; or "diffusers:FOLDER". Images are uint8, or floats in [-1, 1]. Results are reused
-            as long as the code, its own imports included, the weights and the files that the code names are the same;
-            files whose names it computes count if an attribute `files` lists their paths:
+            without other arguments that gives one), or a function (labels, generator) to images; a folder, .npz
+            or .h5 file of labelled images; or "diffusers:FOLDER". Images are uint8, or floats in [-1, 1]. Results are
+            reused as long as the code, its own imports included, the weights and the files that the code names are the
+            same; files whose names it computes count if an attribute `files` lists their paths:
             `function.files = ["weights.pt"]`.
         task: owns the labels.
         shape: (C, H, W) of the data's images. Images of folders, files and pipelines are resized to it; own code has
@@ -215,9 +216,11 @@ class ImagePool(_Sampled):
             splits = load_folder(path, **wanted)
         elif path.suffix.lower() == ".npz":
             splits = load_npz(path, **wanted)
+        elif is_h5(path):
+            splits = load_h5(path, **wanted)
         else:
             raise DataError(
-                f"gan.external: {shown(path)} is neither a folder nor an .npz file; give one of labelled images"
+                f"gan.external: {shown(path)} is no folder and no .npz or .h5 file; give one of labelled images"
             )
         whole = concat(splits.train, splits.val, splits.test)
         self.task, self.what = task, f"gan.external {shown(path)}"

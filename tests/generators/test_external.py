@@ -305,7 +305,7 @@ def test_pools_that_do_not_fit_the_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="outside|within"):
         pool_of(values_file(tmp_path / "v.npz", [float(n) for n in range(90, 120)]), AGES)
     (tmp_path / "x.txt").write_text("text")
-    with pytest.raises(DataError, match="is no folder and no .npz or .h5 file; give one of labelled images"):
+    with pytest.raises(DataError, match="expected a folder, .npz or .h5 file of labelled images, got"):
         pool_of(tmp_path / "x.txt", CLASSES)
     before = pool_of(write_images(tmp_path / "b", {"owl": 4, "dog": 4}), CLASSES).fingerprint
     Image.new("RGB", (16, 16), (200, 0, 0)).save(tmp_path / "b" / "owl" / "0.png")

@@ -219,9 +219,7 @@ class ImagePool(_Sampled):
         elif is_h5(path):
             splits = load_h5(path, **wanted)
         else:
-            raise DataError(
-                f"gan.external: {shown(path)} is no folder and no .npz or .h5 file; give one of labelled images"
-            )
+            raise DataError(f"gan.external: expected a folder, .npz or .h5 file of labelled images, got {shown(path)}")
         whole = concat(splits.train, splits.val, splits.test)
         self.task, self.what = task, f"gan.external {shown(path)}"
         self._exact = task.has_classes  # close values may replace each other, classes not
@@ -372,8 +370,10 @@ def _free(following: list[int], at: int) -> int:
 
 
 def _renumbered(labels: Tensor, found: tuple[str, ...], wanted: tuple[str, ...], what: str) -> Tensor:
-    """Class numbers by the names `found` to those by the names `wanted`."""
+    """Class numbers by the names `found` to those by the names `wanted`, or by their own if all `found` are numbers."""
     known = {name: number for number, name in enumerate(wanted)}
+    if not set(found) & set(wanted):  # as arrays have them
+        known = {str(number): number for number in range(len(wanted))}
     strange = [name for name in found if name not in known]
     if strange:
         raise DataError(

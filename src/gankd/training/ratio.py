@@ -176,53 +176,45 @@ def train_ratio(
     labels_real, labels_fake = labels_real.cpu(), labels_fake.cpu()
     late_real = held_out(task.groups(labels_real), config.held_out, seed, "real")  # (N,) bool
     late_fake = held_out(task.groups(labels_fake), config.held_out, seed, "fake")  # (M,) bool
-    fit = Pairs(task, labels_real, labels_fake, ~late_real, ~late_fake)
-    held = Pairs(task, labels_real, labels_fake, late_real, late_fake)
-    if not (fit.groups and held.groups):
-        raise DataError(
-            f"the density ratio needs at least 2 real and 2 fake samples of the same label, got none such "
-            f"among {len(labels_real)} real and {len(labels_fake)} fake samples; generate more of each label"
-        )
+    fit = _pairs(task, labels_real, labels_fake, ~late_real, ~late_fake)
+    held = _pairs(task, labels_real, labels_fake, late_real, late_fake)
     num_late = int(late_real.sum())
 
     # --- one network per dropout, all on the same standardised features
     ratio, nets = _networks(task, features_real[(~late_real).to(device)], config, seed)
     real, fake, labels = ratio.standardise(features_real), ratio.standardise(features_fake), labels_real.to(device)
 
-    def batch(real_index: Tensor, fake_index: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(index: Tensor, made: Tensor) -> tuple[Tensor, Tensor]:
         """Features (2 B, F) of B pairs, real ones first, and the labels (2 B,) that condition both."""
-        r, f = real_index.to(device), fake_index.to(device)
-        return torch.cat([real[r], fake[f]]), torch.cat([labels[r], labels[r]])
+        r = index.to(device)
+        return torch.cat([real[r], made]), torch.cat([labels[r], labels[r]])
 
-    by_label = ByLabel(labels_real, ~late_real)
-
-    def fitted(step: int) -> tuple[Tensor, Tensor]:
-        """The batch of a training step, as `batch` gives it."""
-        chance = rng(seed, "ratio", "batch", step)
-        if fresh is None:
-            return batch(*fit.draw(config.batch_size, chance))
-        index = by_label.draw(config.batch_size, chance)
-        made, own = ratio.standardise(fresh(labels_real[index], step)), labels[index.to(device)]
-        return torch.cat([real[index.to(device)], made]), torch.cat([own, own])
+    def given(index: Tensor, fake_index: Tensor) -> tuple[Tensor, Tensor]:
+        return batch(index, fake[fake_index.to(device)])
 
     # --- training: all networks in one step, each until its held-out loss stops falling
-    judged = batch(*held.draw(max(JUDGED_PAIRS, num_late), rng(seed, "ratio", "judged")))
+    judged = given(*held.draw(max(JUDGED_PAIRS, num_late), rng(seed, "ratio", "judged")))
+    by_label = ByLabel(labels_real, ~late_real)
     per_epoch = -(-(len(late_real) - num_late) // config.batch_size)
     best = _Best(nets, config.patience, last=config.keep == "last")
     optimizer = torch.optim.Adam(
         nets.parameters(), config.lr, betas=(0.5, 0.999), weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(config.learning_rate_factor, per_epoch=per_epoch))
-    state = {"nets": nets, "optimizer": optimizer, "best": best, "schedule": schedule}
-    for step in stage.steps(config.epochs * per_epoch, **state):
+    steps = stage.steps(config.epochs * per_epoch, nets=nets, optimizer=optimizer, best=best, schedule=schedule)
+    for step in steps:
         if best.finished:  # also at the start of a resumed run
             break
-        inputs = fitted(step)
+        chance = rng(seed, "ratio", "batch", step)
+        if fresh is None:
+            inputs = given(*fit.draw(config.batch_size, chance))
+        else:
+            index = by_label.draw(config.batch_size, chance)
+            inputs = batch(index, ratio.standardise(fresh(labels_real[index], step)))
         losses = []
         for number in best.running:
-            net = nets[number].train()
-            losses.append(_loss(net(*inputs, rng(seed, "ratio", "dropout", number, step, device=device)), config))
-
+            chance = rng(seed, "ratio", "dropout", number, step, device=device)
+            losses.append(_loss(nets[number].train()(*inputs, chance), config))
         optimizer.zero_grad(set_to_none=True)
         torch.stack(losses).sum().backward()
         optimizer.step()
@@ -236,7 +228,7 @@ def train_ratio(
     # --- the best network, calibrated on held-out pairs
     chosen = int(best.losses.argmin())
     ratio.net.load_state_dict(best.weights[chosen])
-    final = batch(*held.draw(max(FINAL_PAIRS, num_late), rng(seed, "ratio", "final")))
+    final = given(*held.draw(max(FINAL_PAIRS, num_late), rng(seed, "ratio", "final")))
     late = late_fake.to(device)
     found = calibrate(ratio.eval(), final, features_fake[late], labels_fake.to(device)[late], prior=1 / num_late)
     ratio.facts = found | {
@@ -245,6 +237,21 @@ def train_ratio(
         "epoch": float(best.epochs[chosen]),
     }
     return ratio
+
+
+def _pairs(task: Task, labels_real: Tensor, labels_fake: Tensor, use_real: Tensor, use_fake: Tensor) -> Pairs:
+    """Pairs of the samples that are used.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = Pairs(task, labels_real, labels_fake, use_real, use_fake)
+    if not found.groups:
+        raise DataError(
+            f"the density ratio needs at least 2 real and 2 fake samples of the same label, got none such "
+            f"among {len(labels_real)} real and {len(labels_fake)} fake samples; generate more of each label"
+        )
+    return found
 
 
 def _networks(task: Task, features: Tensor, config: RatioConfig, seed: int) -> tuple[DensityRatio, nn.ModuleList]:

@@ -109,12 +109,9 @@ def stored(target: str, *, trust: bool = False, device: str | None = None) -> tu
         trust: run the code that the run names.
         device: where networks compute; default: as the run has it.
     """
-    from gankd.commands.stages import find_run, stored_run
+    from gankd.commands.stages import found_run
 
-    folder = find_run(target)
-    if trust:
-        trust_files(folder)
-    recipe = stored_run(folder)[0]
+    recipe, folder = found_run(target, trust=trust)
     return (recipe if device is None else replace(recipe, device=device)), folder
 
 

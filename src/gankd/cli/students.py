@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gankd.cli.command import THREADS, Command, Option
-from gankd.cli.options import RUN, numbers
+from gankd.cli.options import RUN, WORKERS, names, numbers
 
 MODEL = Option("model", type=Path, metavar="MODEL", help="file of gankd export: .safetensors, .onnx or .pt2")
 TRUST = Option(
@@ -63,6 +63,41 @@ COMMANDS = (
             Option("--threads", type=int, help="threads that compute (default: 1)"),
             Option("--seconds", type=float, help="time for each number of images (default: 2)"),
             TRUST,
+        ),
+    ),
+    Command(
+        name="serve",
+        help="show a page on this machine where a photograph is dropped, and labelled by student and teacher",
+        calls="gankd.commands.serve:serve",
+        options=(
+            MODEL,
+            Option("--teacher", metavar="RUN", help="run folder whose teacher answers next to the student"),
+            Option("--host", help="address to listen on (default: 127.0.0.1, only this machine)"),
+            Option("--port", type=int, help="port to listen on; 0: any that is free (default: 8000)"),
+            TRUST,
+        ),
+    ),
+    Command(
+        name="pareto",
+        help="train several student networks as one arm of a run; table and page of accuracy against time and size",
+        calls="gankd.commands.pareto:pareto",
+        opens="run",
+        options=(
+            *RUN,
+            Option("--students", type=names, required=True, metavar="NAMES", help="networks, comma-separated"),
+            Option("--arm", help="how they are trained (default: the best arm on validation images)"),
+            WORKERS,
+        ),
+    ),
+    Command(
+        name="diff",
+        help="compare two runs in one table, arm by arm, and list the settings in which they differ",
+        calls="gankd.commands.diff:diff",
+        options=(
+            Option("one", metavar="RUN", help="run folder, or the recipe whose folder is runs/RECIPE"),
+            Option("other", metavar="OTHER", help="another one, which is compared with the first"),
+            Option("--split", choices=["val", "test"], help="images to measure on (default: test)"),
+            Option("--trust", action="store_true", help="run the code (module:name) that their files name"),
         ),
     ),
     Command(

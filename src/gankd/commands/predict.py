@@ -12,7 +12,8 @@ from gankd.bench.conformal import fewest_images
 from gankd.data.files import Files, decode_into, walk
 from gankd.data.own import Item
 from gankd.errors import DataError
-from gankd.models.exported import ExportedModel, open_exported
+from gankd.models.exported import ExportedModel, Limit, open_exported
+from gankd.tasks import Task
 from gankd.text import Table, number
 
 BATCH = 64
@@ -89,7 +90,9 @@ def predict(
     root = Path(photos[0] if len(photos) == 1 else "photographs")
     decode_into(images, np.arange(len(paths)), root, items, Files(paths), draft=False)
     outputs = np.concatenate([found.run(images[at : at + BATCH]) for at in range(0, len(images), BATCH)])
-    rows = tuple(_prediction(str(path), output, found) for path, output in zip(paths, outputs, strict=True))
+    rows = tuple(
+        prediction(str(path), output, found.task, found.limit) for path, output in zip(paths, outputs, strict=True)
+    )
     return Predictions(found, rows, as_csv)
 
 
@@ -121,17 +124,25 @@ def _images_at(path: Path) -> list[Path]:
     return sorted(images)
 
 
-def _prediction(photo: str, output: Any, model: ExportedModel) -> Prediction:
-    limit = None if model.limit is None else model.limit.limit
-    if names := model.task.label_names:
+def prediction(photo: str, output: Any, task: Task, limit: Limit | None) -> Prediction:
+    """Answer that an output stands for.
+
+    Args:
+        photo: name of the photograph.
+        output: probabilities (K,), or a value, as an exported student gives them.
+        task: task of the student.
+        limit: limit of its answers; None: it always answers.
+    """
+    if names := task.label_names:
         best = int(output.argmax())
         name, probability = names[best], float(output[best])
-        sure = limit is None or probability > limit
+        sure = limit is None or probability > limit.limit
         return Prediction(photo, name if sure else "cannot tell", sure, {"class": name, "probability": probability})
-    answer, value = model.task.label_name(torch.from_numpy(np.asarray(output))), output.tolist()
-    facts = {"value": value, "unit": model.task.metric_unit}
+    answer, value = task.label_name(torch.from_numpy(np.asarray(output))), output.tolist()
+    facts = {"value": value, "unit": task.metric_unit}
     if isinstance(value, float):
-        facts |= {"low": None, "high": None} if limit is None else {"low": value - limit, "high": value + limit}
+        ends = (None, None) if limit is None else (value - limit.limit, value + limit.limit)
+        facts |= dict(zip(("low", "high"), ends, strict=True))
     return Prediction(photo, answer, True, facts)
 
 

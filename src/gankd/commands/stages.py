@@ -184,6 +184,22 @@ def find_run(target: str) -> Path:
     raise ConfigError(f"no run in {target} (it has no {RUN_FILE}); {remedy}")
 
 
+def found_run(target: str, *, trust: bool = False) -> tuple[Recipe, Path]:
+    """The settings of a run and its folder.
+
+    Args:
+        target: the folder, or the recipe whose folder is runs/RECIPE.
+        trust: run the code that the run names.
+
+    Raises:
+        ConfigError: no run there. TrustError: it names code that is not trusted.
+    """
+    folder = find_run(target)
+    if trust:
+        trust_files(folder)
+    return stored_run(folder)[0], folder
+
+
 def stored_run(folder: Path, *, given: bool = False) -> tuple[Recipe, list[str | dict[str, Any]] | None]:
     """Settings that a run was last given, and its arms: names, or plain data of a user's own; None for the default.
 
@@ -280,7 +296,7 @@ def started(
         with suppress(CheckpointError, ConfigError, TrustError):  # missing, damaged or a stranger's: written again
             before, kept = stored_run(Path(folder), given=True)
         _tell_changed_code(experiment, arms)
-        changed = _changed(to_dict(before), to_dict(experiment.recipe))
+        changed = changed_settings(to_dict(before), to_dict(experiment.recipe))
         if changed:
             experiment.say(
                 "settings",
@@ -351,13 +367,13 @@ def store_run(experiment: Experiment, arms: Sequence[Any] | None, by: str | None
     write_hashed_json(path, facts)
 
 
-def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+def changed_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     """Settings that differ, as people read them."""
     lines = []
     for name, value in now.items():
         old = before.get(name)
         if isinstance(value, dict) and isinstance(old, dict):
-            lines += _changed(old, value, f"{prefix}{name}.")
+            lines += changed_settings(old, value, f"{prefix}{name}.")
         elif value != old:
             lines.append(f"{prefix}{name} {value} (was {old})")
     return lines

@@ -299,6 +299,24 @@ def decode_into(
     _refuse_unreadable(root, items, pictures.visit(read), remedy)
 
 
+def photograph(content: bytes, size: int | str, *, grey: bool, most: int) -> npt.NDArray[np.uint8]:
+    """Pixels (C, H, W) of one image file in memory, as `decode_into` reads it without `draft`.
+
+    Args:
+        content: the file.
+        size: side in pixels, or height and width as in 48x64.
+        grey: read grey levels.
+        most: pixels of the largest image that is decoded.
+
+    Raises:
+        DataError: it cannot be read, or is too large.
+    """
+    (found,) = in_threads(lambda source: _decode(source, size, grey, draft=False, most=most), [content])
+    if isinstance(found, str):
+        raise DataError(f"the photograph cannot be read: {shown(found)}")
+    return found
+
+
 def in_threads(function: Callable[[T], R], arguments: Iterable[T]) -> list[R | str]:
     """Results, or the reason why a file has none; Pillow decodes without Python's lock."""
 
@@ -374,9 +392,10 @@ def _decode(
     how: FitChoice = "crop",
     *,
     draft: bool = True,
+    most: int = MAX_PIXELS,
 ) -> npt.NDArray[np.uint8]:
     """Pixels of a file, see `pixels_of`; waits while other threads hold too much memory."""
-    with _open(source) as image:
+    with _open(source, most) as image:
         if draft:  # a JPEG much larger than needed is decoded at a half, quarter or eighth, never below twice the sides
             high, wide = sides(size)
             image.draft(None, (2 * wide, 2 * high))
@@ -387,7 +406,7 @@ def _decode(
                 image.close()  # its pixels too, before others get their turn
 
 
-def _open(source: Source) -> Image.Image:
+def _open(source: Source, most: int = MAX_PIXELS) -> Image.Image:
     """An image of an allowed format and size, not decoded yet."""
     if isinstance(source, Path):
         require_regular(source)
@@ -395,9 +414,9 @@ def _open(source: Source) -> Image.Image:
         raise ValueError("an empty file (0 bytes)")
     formats = heic_formats() if is_heic(source) else FORMATS
     image = Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > most:
         image.close()
-        raise ValueError(f"{image.width:,} x {image.height:,} pixels, expected at most {MAX_PIXELS:,}")
+        raise ValueError(f"{image.width:,} x {image.height:,} pixels, expected at most {most:,}")
     return image
 
 

@@ -278,6 +278,28 @@ def line_chart(
     return _key(list(key)) + picture
 
 
+def scatter(
+    name: str,
+    dots: Sequence[tuple[str, float, float, bool]],
+    line: Sequence[tuple[float, float]],
+    across: str,
+    up: str,
+) -> str:
+    """Named dots (name, x, y, emphasised) over a logarithmic axis of costs, and a line of steps through the best."""
+    with _figure(1.4 * HEIGHT) as (axes, svg):
+        axes.step(*zip(*line, strict=True), where="post", color=SERIES[2], linewidth=1.8)
+        for title, x, y, emphasised in dots:
+            axes.plot(x, y, "s" if emphasised else "o", color=SERIES[1 if emphasised else 0], markersize=7)
+            axes.annotate(_shorten(title), (x, y), (0, 7), textcoords="offset points", ha="center", fontsize=13)
+        axes.set_xscale("log")
+        _plain_decades(axes.xaxis, [x for _, x, _, _ in dots])
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_ROUND))
+        axes.margins(0.18, 0.15)
+        axes.set_xlabel(across)
+        axes.set_ylabel(up)
+    return svg(name, f"{up} against {across}: {', '.join(title for title, *_ in dots)}")
+
+
 @contextmanager
 def _figure(height: float) -> Iterator[tuple[Axes, Callable[[str, str], str]]]:
     """Axes in the page's style, and a function (name, alternative text) -> SVG."""

@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Literal, TextIO
 
 DAY = 24 * 3600
 GAP = "  "
@@ -137,6 +137,10 @@ def wrap(text: str, width: int, indent: str = "") -> list[str]:
 # --- tables -------------------------------------------------------------------------------------------------
 
 
+Form = Literal["csv", "latex", "markdown"]
+"""Forms of a table for other programs."""
+
+
 @dataclass(frozen=True)
 class Table:
     """Cells of text under a head, for a terminal, a Markdown page, a spreadsheet or a paper."""
@@ -228,6 +232,10 @@ class Table:
         lines = ["| " + " | ".join(row) + " |" for row in (head, rule, *rows)]
         caption = [self.caption, ""] if self.caption else []
         return "\n".join([*caption, *lines, *(line for note in self.notes for line in ("", note))])
+
+    def rendered(self, form: Form) -> str:
+        """The table in this form, without a newline at its end."""
+        return {"csv": self.csv, "latex": self.latex, "markdown": self.markdown}[form]().rstrip("\n")
 
     def csv(self) -> str:
         """Head and rows with commas between them, for a spreadsheet; caption and notes are left out."""

@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from gankd.cli.together import run_together
 from gankd.errors import ConfigError, ModelError
 from gankd.stops import Stopped
+from gankd.text import Form
 
 
 class Result(Protocol):
@@ -38,6 +39,13 @@ class Result(Protocol):
         """Plain data for scripts, with --json."""
 
 
+class Tabulated(Protocol):
+    """Result of a command that has `--table`."""
+
+    def table_as(self, form: Form) -> str:
+        """The one table of the result, in this form."""
+
+
 @dataclass(frozen=True)
 class Shown:
     """A result made of text and facts."""
@@ -45,6 +53,12 @@ class Shown:
     text: str
     facts: dict[str, Any]
     exit_code: int = 0
+    tabulated: Tabulated | None = None
+
+    def table_as(self, form: Form) -> str:
+        """The table of what is shown."""
+        assert self.tabulated is not None
+        return self.tabulated.table_as(form)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -101,6 +115,8 @@ OUTPUT = (
 )
 """Options that every command has."""
 
+TABLE = Option("--table", choices=["csv", "latex", "markdown"], help="print only the table, in this form")
+
 THREADS = Option("--threads", type=int, help="threads that compute (default: as many as there are free cores)")
 
 PROCESSES = Option(
@@ -138,6 +154,7 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
     takes = inspect.signature(function).parameters
     values = {option.name: getattr(args, option.name) for option in command.options if hasattr(args, option.name)}
     values.pop(PROCESSES.name, None)
+    form = values.pop(TABLE.name, None) if TABLE in command.options else None
     if THREADS in command.options:
         _choose_threads(values.pop(THREADS.name, None))
     if "workers" in takes:
@@ -155,6 +172,8 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
         values |= {"recipe": stored} if "recipe" in takes else {}
     args.folder = values.get("folder")
     as_json = hasattr(args, "json")
+    if form and as_json:
+        raise ConfigError("--table and --json both say how the result is printed; give one of them")
     if "console" in takes:
         from gankd.console import Console
 
@@ -171,7 +190,8 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
         raise ModelError(f"{Path(place.filename).name}, line {place.lineno}, {reason}, which would end gankd") from end
     result = command.view(found, time.monotonic() - start)
     if leads:
-        _print(json.dumps({"event": "result", **result.to_dict()}) if as_json else result.text)
+        text = cast(Tabulated, result).table_as(form) if form else result.text
+        _print(json.dumps({"event": "result", **result.to_dict()}) if as_json else text)
     if getattr(result, "exit_code", 0):
         sys.exit(result.exit_code)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gankd.cli.command import THREADS, Command, Option, Shown
+from gankd.cli.command import TABLE, THREADS, Command, Option, Shown
 from gankd.cli.options import TRUST, WORKERS, changes, names
 from gankd.seals import trust as trust_files
 
@@ -49,7 +49,7 @@ def compare(
 
     found = compare_losses(recipes, out, losses=losses, changes=changes, seeds=seeds, workers=workers, console=console)
     written = None if page is None else str(found.write(page))
-    return Shown(found.text, {"rows": found.rows, "page": written})
+    return Shown(found.text, {"rows": found.rows, "page": written}, tabulated=found)
 
 
 COMMANDS = (
@@ -109,6 +109,7 @@ COMMANDS = (
             Option("--out", type=Path, help="folder of the run folders (default: runs/compare)"),
             TRUST,
             Option("--page", type=Path, help="write the table to this Markdown file, with a .json alongside"),
+            TABLE,
             changes("recipes"),
             Option("--seeds", type=int, help="students per loss and recipe (default: 3)"),
             WORKERS,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gankd.cli.command import PROCESSES, THREADS, Command, Option, Shown
+from gankd.cli.command import PROCESSES, TABLE, THREADS, Command, Option, Shown
 from gankd.cli.options import QUALITIES, RECIPE, RUN, SHARED, STUDENTS, TIME, WORKERS
 from gankd.cli.recipe import prepared
 from gankd.cli.views import evaluated, facts, path, students_or_search, whole_run
@@ -185,7 +185,7 @@ COMMANDS = (
         help="print the table of the finished students, and their accuracy per class",
         calls="gankd.commands.stages:evaluate",
         opens="run",
-        options=(*RUN, Option("--split", choices=["val", "test"], help="images to measure on (default: test)")),
+        options=(*RUN, Option("--split", choices=["val", "test"], help="images to measure on (default: test)"), TABLE),
         view=evaluated,
     ),
     Command(

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gankd.cli.command import THREADS, Command, Option
+from gankd.cli.command import TABLE, THREADS, Command, Option
 from gankd.cli.options import RUN, TRUST, WORKERS, changes, names, numbers
 from gankd.errors import ConfigError
 
 if TYPE_CHECKING:
     from gankd.console import Console
 
-TABLE = Option("name", metavar="TABLE", help="published table; see gankd list recipes")
+PUBLISHED = Option("name", metavar="TABLE", help="published table; see gankd list recipes")
 PROTOCOL = Option(
     "--protocol",
     choices=["gankd", "published"],
@@ -47,7 +47,7 @@ COMMANDS = (
         help="train a published table: every pair of networks, arm and seed, cell by cell; writes a page",
         calls="gankd.commands.bench:bench",
         options=(
-            TABLE,
+            PUBLISHED,
             DATA,
             Option("--out", type=Path, help="folder (default: runs/bench-TABLE-SCALE)"),
             Option(
@@ -61,6 +61,7 @@ COMMANDS = (
             Option("--methods", type=names, help="arms, comma-separated (default: all); controls are always trained"),
             changes("cells"),
             Option("--untimed", dest="timed", action="store_false", help="leave out the control at equal time"),
+            TABLE,
             WORKERS,
             THREADS,
         ),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gankd.cli.command import THREADS, Command, Option
+from gankd.cli.command import TABLE, THREADS, Command, Option
 from gankd.cli.options import RUN, WORKERS, names, numbers
 
 MODEL = Option("model", type=Path, metavar="MODEL", help="file of gankd export: .safetensors, .onnx or .pt2")
@@ -106,6 +106,7 @@ COMMANDS = (
         calls="gankd.report.folders:list_runs",
         options=(
             Option("folder", type=Path, nargs="?", default=Path("runs"), help="folder to look in (default: runs)"),
+            TABLE,
         ),
     ),
     Command(

@@ -1,6 +1,7 @@
 """Views of functions that do not return a `Result`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,13 @@ def students(result: "RunResult", seconds: float) -> Shown:
         lines += ["", result.headline, *filter(None, [result.best])]
     if result.report is not None:
         lines += ["", f"report: {result.report}"]
-    return Shown("\n".join(lines), result.to_dict())
+    return Shown("\n".join(lines), result.to_dict(), tabulated=result)
 
 
 def evaluated(result: "RunResult", seconds: float) -> Shown:
     """Table of the students, and their accuracy on each class."""
     shown = students(result, seconds)
-    return Shown("\n\n".join(filter(None, [shown.text, result.classes])), shown.facts)
+    return replace(shown, text="\n\n".join(filter(None, [shown.text, result.classes])))
 
 
 def students_or_search(result: "RunResult | SearchResult", seconds: float) -> Shown:

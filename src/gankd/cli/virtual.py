@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gankd.cli.command import Command, Option
+from gankd.cli.command import TABLE, Command, Option
 from gankd.cli.options import RECIPE, SHARED, STUDENTS_PER_ARM, WORKERS, names
 from gankd.cli.views import facts
 
@@ -104,6 +104,7 @@ COMMANDS = (
         options=(
             *RECIPE,
             Option("--page", type=Path, help="Markdown file, with a .json alongside; other recipes on it stay"),
+            TABLE,
             *STUDENTS,
         ),
     ),

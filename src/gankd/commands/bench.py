@@ -19,7 +19,7 @@ from gankd.recipes.published.table import EQUAL_UPDATES, KD_EQUAL_UPDATES, equal
 from gankd.report.gather import machine_facts
 from gankd.storage import atomic, write_hashed_json
 from gankd.tasks import Task
-from gankd.text import Table, duration, plus_minus, wrap
+from gankd.text import Form, Table, duration, plus_minus, wrap
 
 WIDTH = 120
 """Columns of plain text."""
@@ -95,6 +95,13 @@ class BenchResult:
         notes = [*self._notes(short=True), *self._failed()]
         wrapped = [line for note in notes for line in wrap(note, WIDTH, "  ")]
         return "\n".join([*lines, "", *wrapped, "", f"page: {self.page}"])
+
+    def table_as(self, form: Form) -> str:
+        """One table of all pairs, named in the first column."""
+        tables = {pair.name: self._table(pair) for pair in self.pairs}
+        head = ["pair", *next(iter(tables.values())).head]
+        rows = [[name, *row] for name, table in tables.items() for row in table.rows]
+        return Table(head, rows, "ll" + "r" * (len(head) - 2)).rendered(form)
 
     @property
     def markdown(self) -> str:

@@ -17,7 +17,7 @@ from gankd.recipes.students import check_students
 from gankd.report.gather import machine_facts
 from gankd.storage import write_json, write_results_page
 from gankd.tasks import Task
-from gankd.text import Table, duration, plus_minus
+from gankd.text import Form, Table, duration, plus_minus
 from gankd.training.losses import all_losses
 from gankd.training.objective import Objective, term
 
@@ -49,6 +49,13 @@ class LossComparison:
         """Plain text, one block per recipe."""
         tables = self._tables(("real images only", "with cGAN-KD"))
         return "\n\n".join(f"{recipe}\n{table.plain()}" for recipe, table in tables.items())
+
+    def table_as(self, form: Form) -> str:
+        """One table of all recipes, named in the first column."""
+        tables = self._tables(("real images only", "with cGAN-KD"))
+        head = ["recipe", "loss", "real images only", "gain", "with cGAN-KD", "gain"]
+        rows = [[recipe, *row] for recipe, table in tables.items() for row in table.rows]
+        return Table(head, rows, "ll" + "r" * (len(head) - 2)).rendered(form)
 
     @property
     def markdown(self) -> str:

@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from gankd.bench.budget import at_equal_time, with_updates
 from gankd.bench.compare import chosen_by_validation, compare_pipelines
@@ -35,14 +35,26 @@ from gankd.recipes.teacher import make_teacher, teacher_stage, with_suited_augme
 from gankd.recipes.virtual import virtual_temperature
 from gankd.recipes.weak_teacher import with_strong_teacher
 from gankd.recipes.workers import one_thread
-from gankd.report.tables import best_arm, classes_table, evidence_rows, headline, results_table
+from gankd.report.tables import (
+    arms_table,
+    best_arm,
+    classes_table,
+    evidence_rows,
+    headline,
+    numbers_table,
+    results_table,
+)
 from gankd.runs import Run
 from gankd.seals import require_trust, require_trusted_file, seals
 from gankd.seals import trust as trust_files
 from gankd.storage import read_json, write_hashed_json
 from gankd.tasks import Task
+from gankd.text import Form
 from gankd.version import __version__
 from gankd.virtual import Inspection
+
+if TYPE_CHECKING:
+    import pandas
 
 RUNS = Path("runs")
 """Default folder of runs, which has one folder per recipe."""
@@ -100,6 +112,41 @@ class RunResult:
         """Plain text that fits the terminal."""
         split = self.comparison.split
         return results_table(self.arms, self.task, self.choice, "validation" if split == "val" else split)
+
+    def table_as(self, form: Form) -> str:
+        """The table of all arms for another program; `csv` has a number in each cell."""
+        if form == "csv":
+            return numbers_table(self.arms, self.choice).rendered(form)
+        split = "validation" if self.comparison.split == "val" else self.comparison.split
+        return arms_table(self.arms, self.task, self.choice, split).rendered(form)
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A data frame with a row per student: recipe, split, arm, seed, its metrics, updates and seconds.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ConfigError(f"to_pandas needs pandas ({error}): pip install 'gankd[pandas]'") from None
+        return pandas.DataFrame(
+            [
+                {
+                    "recipe": self.recipe,
+                    "split": self.comparison.split,
+                    "arm": arm.name,
+                    "title": arm.title,
+                    "role": arm.role,
+                    arm.over: number,
+                    **metrics,
+                    "updates": arm.updates,
+                    "seconds": arm.seconds,
+                }
+                for arm in self.arms
+                for number, metrics in zip(arm.seeds, arm.metrics, strict=True)
+            ]
+        )
 
     @property
     def classes(self) -> str:

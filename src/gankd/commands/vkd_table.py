@@ -24,7 +24,7 @@ from gankd.recipes.experiment import Experiment
 from gankd.recipes.virtual import inspected, virtual_temperature
 from gankd.report.gather import machine_facts
 from gankd.storage import read_json, write_hashed_json, write_results_page
-from gankd.text import Table, duration
+from gankd.text import Form, Table, duration
 from gankd.virtual import NAME
 
 TUNING_SEEDS = (100, 101)
@@ -104,6 +104,10 @@ class VkdTable:
     def text(self) -> str:
         """Plain text."""
         return "\n".join([self.comparison.text, "", *contrast_lines(self.facts)])
+
+    def table_as(self, form: Form) -> str:
+        """Every source against the controls."""
+        return self.comparison.table.rendered(form)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gankd.errors import ConfigError
-from gankd.text import Table, number
+from gankd.text import Form, Table, number
 
 HIGHER_IS_BETTER = ("top1",)
 """Metrics of which more is better; of the others, which are errors, less is."""
@@ -41,6 +41,14 @@ class Folders:
     @property
     def text(self) -> str:
         """Table for a terminal."""
+        return self._table.plain()
+
+    def table_as(self, form: Form) -> str:
+        """The table for another program."""
+        return self._table.rendered(form)
+
+    @property
+    def _table(self) -> Table:
         lines = [
             [
                 str(row.path),
@@ -55,7 +63,7 @@ class Folders:
         ]
         head = ("folder", "recipe", "state", "students", "best arm on validation images", "size", "last change")
         note = "students: all that are finished, those of earlier settings included. gankd clean FOLDER frees space."
-        return Table(head, lines, "lllrlrl", notes=[note]).plain()
+        return Table(head, lines, "lllrlrl", notes=[note])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -109,16 +109,19 @@ def results_table(
     arms: Sequence[ArmResult], task: Task, choice: Choice, split: str = "test", width: int | None = None
 ) -> str:
     """The table of all arms as plain text, `width` columns wide (default: as the terminal)."""
-    words = METRIC_WORDS.get(task.metric, task.metric)
-    direction = "higher" if task.higher_is_better else "lower"
-    unit = f" in {task.metric_unit}" if task.metric_unit else ""
-    over, notes = arms[0].over, []
-    caption = f"{words}{unit} on the {split} split ({direction} is better), mean ± standard error over {over}s"
+    over, notes, caption = arms[0].over, [], _caption(arms, task, split)
     if any(arm.vs for arm in arms):
         notes.append(f"difference [95 % paired interval over {over}s], + is better:")
         notes.append(f"> better   < worse   = no difference found   ? one {over}, no interval")
     notes += [*time_note(arms), *length_note(arms, task)]
     return _table(arms, task, choice, MARKS, caption, notes).plain(width)
+
+
+def _caption(arms: Sequence[ArmResult], task: Task, split: str) -> str:
+    words = METRIC_WORDS.get(task.metric, task.metric)
+    direction = "higher" if task.higher_is_better else "lower"
+    unit = f" in {task.metric_unit}" if task.metric_unit else ""
+    return f"{words}{unit} on the {split} split ({direction} is better), mean ± standard error over {arms[0].over}s"
 
 
 def classes_rows(arms: Sequence[ArmResult], choice: Choice) -> tuple[list[str], list[list[str]]]:
@@ -160,6 +163,29 @@ def classes_table(arms: Sequence[ArmResult], choice: Choice) -> str:
     return Table(
         head, [*classes, mean], "l" + "r" * (len(head) - 1), caption="accuracy per class in %", notes=notes
     ).plain()
+
+
+def arms_table(arms: Sequence[ArmResult], task: Task, choice: Choice, split: str = "test") -> Table:
+    """The table of all arms for a paper, verdicts in words."""
+    return _table(arms, task, choice, WORDS, _caption(arms, task, split))
+
+
+def numbers_table(arms: Sequence[ArmResult], choice: Choice) -> Table:
+    """The table of all arms for a spreadsheet: a number in each cell, empty where there is none."""
+    controls = [name for name in control_titles(arms, choice) if any(name in arm.vs for arm in arms)]
+    names = list(arms[0].metrics[0]) if arms else []
+    head = ["arm", "title", "students"]
+    head += [f"{name}{end}" for name in names for end in ("", " stderr")]
+    head += [f"gain over {name}{end}" for name in controls for end in ("", " low", " high")]
+    rows = []
+    for arm in arms:
+        numbers = [number for name in names for number in mean_stderr(arm.values_of(name))]
+        for name in controls:
+            gain = arm.vs.get(name)
+            numbers += [math.nan] * 3 if gain is None else [gain.diff, gain.low, gain.high]
+        cells = ["" if math.isnan(number) else repr(number) for number in numbers]
+        rows.append([arm.name, arm.title, str(len(arm.seeds)), *cells, str(arm.updates), repr(arm.seconds)])
+    return Table([*head, "updates", "seconds"], rows, "ll" + "r" * len(head))
 
 
 def markdown_table(arms: Sequence[ArmResult], task: Task, choice: Choice) -> str:

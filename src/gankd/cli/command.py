@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -117,6 +118,12 @@ OUTPUT = (
 
 TABLE = Option("--table", choices=["csv", "latex", "markdown"], help="print only the table, in this form")
 
+TRACK = Option(
+    "--track",
+    choices=["tensorboard", "wandb", "mlflow"],
+    help="also show the numbers of the training there, as they come",
+)
+
 THREADS = Option("--threads", type=int, help="threads that compute (default: as many as there are free cores)")
 
 PROCESSES = Option(
@@ -155,6 +162,7 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
     values = {option.name: getattr(args, option.name) for option in command.options if hasattr(args, option.name)}
     values.pop(PROCESSES.name, None)
     form = values.pop(TABLE.name, None) if TABLE in command.options else None
+    tracker = values.pop(TRACK.name, None) if TRACK in command.options else None
     if THREADS in command.options:
         _choose_threads(values.pop(THREADS.name, None))
     if "workers" in takes:
@@ -181,7 +189,8 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
         values["console"] = Console("json" if as_json and leads else "quiet" if quiet else "auto")
     start = time.monotonic()
     try:
-        found = function(**values)
+        with _tracked(tracker if leads else None, args.folder):
+            found = function(**values)
     except Stopped:
         raise
     except (SystemExit, GeneratorExit, KeyboardInterrupt) as end:  # a user's network may raise anything
@@ -194,6 +203,15 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
         _print(json.dumps({"event": "result", **result.to_dict()}) if as_json else text)
     if getattr(result, "exit_code", 0):
         sys.exit(result.exit_code)
+
+
+def _tracked(tracker: Any, folder: Path | None) -> AbstractContextManager[None]:
+    """Block whose numbers go to a tracker, if one is asked for."""
+    if tracker is None or folder is None:
+        return nullcontext()
+    from gankd.trackers import tracked
+
+    return tracked(tracker, folder)
 
 
 def _print(text: str) -> None:

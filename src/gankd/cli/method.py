@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gankd.cli.command import PROCESSES, TABLE, THREADS, Command, Option, Shown
+from gankd.cli.command import PROCESSES, TABLE, THREADS, TRACK, Command, Option, Shown
 from gankd.cli.options import QUALITIES, RECIPE, RUN, SHARED, STUDENTS, TIME, WORKERS
 from gankd.cli.recipe import prepared
 from gankd.cli.views import evaluated, facts, path, students_or_search, whole_run
@@ -119,6 +119,7 @@ COMMANDS = (
             *RECIPE,
             *STUDENTS,
             *SHARED,
+            TRACK,
             *TIME,
             Option(
                 "--pipelines",
@@ -136,6 +137,7 @@ COMMANDS = (
         options=(
             *RECIPE,
             *SHARED,
+            TRACK,
             Option("--virtual", action="store_true", help="train a virtual teacher alongside it"),
         ),
         view=facts("teach", stage="teach"),
@@ -145,7 +147,7 @@ COMMANDS = (
         help="train the conditional generator" + NEEDS,
         calls="gankd.commands.stages:gan",
         opens="recipe",
-        options=(*RECIPE, *SHARED),
+        options=(*RECIPE, *SHARED, TRACK),
         view=facts("gan", stage="gan"),
     ),
     Command(
@@ -153,7 +155,7 @@ COMMANDS = (
         help="estimate the density ratio of real to generated images" + NEEDS,
         calls="gankd.commands.stages:ratio",
         opens="recipe",
-        options=(*RECIPE, *SHARED),
+        options=(*RECIPE, *SHARED, TRACK),
         view=facts("ratio", stage="ratio"),
     ),
     Command(
@@ -220,7 +222,7 @@ COMMANDS = (
         help="resume an interrupted run with the settings it was started with",
         calls="gankd.commands.stages:resume",
         opens="run",
-        options=(*RUN, WORKERS, PROCESSES),
+        options=(*RUN, WORKERS, TRACK, PROCESSES),
         view=whole_run,
     ),
     Command(

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gankd.cli.command import TABLE, Command, Option
+from gankd.cli.command import TABLE, TRACK, Command, Option
 from gankd.cli.options import RECIPE, SHARED, STUDENTS_PER_ARM, WORKERS, names
 from gankd.cli.views import facts
 
@@ -40,6 +40,7 @@ COMMANDS = (
         options=(
             *RECIPE,
             *SHARED,
+            TRACK,
             Option(
                 "--preset",
                 choices=["robust", "faithful"],
@@ -70,6 +71,7 @@ COMMANDS = (
             Option("--from", dest="source", type=Path, metavar="FILE", help="use this virtual.safetensors"),
             *STUDENTS,
             *SHARED,
+            TRACK,
         ),
     ),
     Command(

@@ -68,9 +68,10 @@ test: $(WITH_DEV)  ## all tests
 chaos: $(WITH_DEV)  ## kill commands at random, 200 times, and resume them; writes benchmarks/results/chaos.md
 	$(ONE_THREAD) $(BIN)/python tests/faults/chaos.py --rounds 200 --page benchmarks/results/chaos.md
 
-nightly: $(WITH_DEV) chaos  ## the same, with hostile inputs (also without their guards), changed bytes, disk errors, shared batches in full number
+nightly: $(WITH_DEV) chaos  ## the same, with hostile inputs (also without their guards), changed bytes, disk errors, shared batches in full number, a cluster of Ray
+	@$(INSTALL) dev,ray
 	$(ONE_THREAD) $(BIN)/python tests/faults/guards.py --page benchmarks/results/guards.md
-	NIGHTLY=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/faults tests/test_shards.py
+	NIGHTLY=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/faults tests/test_shards.py tests/recipes/test_ray_workers.py
 
 house: $(WITH_DEV)  ## print what keeps the code readable: import circles, words that are said otherwise ...
 	@$(BIN)/python tests/test_structure.py

@@ -27,7 +27,7 @@ import gankd.cli
 import gankd.recipes.teacher
 from gankd.cli import main
 from gankd.cli import recipe as opened
-from gankd.cli.command import PROCESSES, TABLE, THREADS, TRACK, Command
+from gankd.cli.command import ENGINES, PROCESSES, TABLE, THREADS, TRACK, Command
 from gankd.cli.options import RECIPE
 from gankd.cli.parser import COMMANDS
 from gankd.config import override
@@ -101,7 +101,8 @@ def test_the_options_of_a_command_are_what_its_function_takes(command: Command) 
     must = [option for option in command.options if option.settings.get("required") or "default" in option.settings]
     must += [option for option in command.options if not option.flags[0].startswith("-")]
     for options in (command.options, must):
-        names = {option.name for option in options if option not in (PROCESSES, TABLE, THREADS, TRACK)} - to_prepare
+        apart = (PROCESSES, TABLE, THREADS, TRACK, *ENGINES)
+        names = {option.name for option in options if option not in apart} - to_prepare
         signature.bind(**dict.fromkeys(names | by_itself))
 
 

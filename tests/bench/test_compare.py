@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import gankd.recipes.cgan_kd
 import gankd.recipes.teacher
+import gankd.recipes.workers
 from gankd.bench import compare as module
 from gankd.bench.compare import chosen_by_validation, compare, student_of
 from gankd.bench.results import Choice
@@ -107,7 +107,7 @@ def test_only_finished_students_are_compared(
     assert arm.vs["real_matched"].diff == pytest.approx(arm.values[0] - control.values[1])  # of the same seed
     assert found.gain("adjusted", "real_matched") == arm.vs["real_matched"]
     # Nothing to do: neither is a worker started, nor anything made that these students rest on.
-    monkeypatch.setattr(gankd.recipes.cgan_kd, "run_jobs", fails)
+    monkeypatch.setattr(gankd.recipes.workers, "run_jobs", fails)
     for name, seeds in (("real_matched", [0, 1]), ("adjusted", [1])):
         cgan_kd(experiment, [arm_named(recipe, name)], seeds, workers=2)
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith("student-")]

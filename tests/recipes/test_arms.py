@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import gankd.recipes.cgan_kd
+import gankd.recipes.workers
 from gankd.bench import budget
 from gankd.commands import evaluate, report, resume, run, student
 from gankd.commands.export import export
@@ -445,11 +445,11 @@ def test_arms_that_come_down_to_one_student_are_trained_once(
 ) -> None:
     jobs: list[tuple[str, int]] = []
 
-    def watched(function: Any, shared: Any, wanted: list[tuple[Arm, int]], *args: Any, **options: Any) -> Any:
-        jobs.extend((arm.name, seed) for arm, seed in wanted)
+    def watched(function: Any, shared: Any, wanted: list[tuple[Arm, int, str]], *args: Any, **options: Any) -> Any:
+        jobs.extend((arm.name, seed) for arm, seed, _ in wanted)
         return run_jobs(function, shared, wanted, *args, **options)
 
-    monkeypatch.setattr(gankd.recipes.cgan_kd, "run_jobs", watched)
+    monkeypatch.setattr(gankd.recipes.workers, "run_jobs", watched)
     recipe, folder = copied
     for path in folder.glob("student-kd_matched-*"):
         shutil.rmtree(path)

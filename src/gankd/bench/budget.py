@@ -12,6 +12,7 @@ from gankd.config import to_dict
 from gankd.recipes.arms import Arm, arm_named
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.stages import declare
+from gankd.recipes.workers import Workers, as_workers
 from gankd.runs import Stage, fingerprint
 from gankd.storage import read_json, write_hashed_json
 
@@ -49,7 +50,7 @@ def with_updates(experiment: Experiment, arms: Sequence[Arm], *, keep: bool = Tr
 
 
 def at_equal_time(
-    experiment: Experiment, arms: Sequence[Arm], *, students: int = 0, workers: int = 1, measure: bool = True
+    experiment: Experiment, arms: Sequence[Arm], *, students: int = 0, workers: int | Workers = 1, measure: bool = True
 ) -> list[Arm]:
     """Arms with a number of updates where they get the time of generator, density ratio and pool.
 
@@ -60,7 +61,7 @@ def at_equal_time(
         experiment: images, networks, and the run folder, in which the pool is finished.
         arms: timed or not.
         students: students that learn from the pool, among which `shared time` divides it.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         measure: False leaves out arms whose length is not in the run folder.
     """
     if not any(arm.timed for arm in arms):
@@ -94,12 +95,12 @@ def rounded_factor(factor: float, most: float) -> float:
     return min(most, max(1.0, math.ceil(2 * factor) / 2))
 
 
-def side_by_side(experiment: Experiment, workers: int) -> int:
+def side_by_side(experiment: Experiment, workers: int | Workers) -> int:
     """Students that are trained in the time of one stage that has the machine to itself, by as many threads."""
-    return min(experiment.engine.at_a_time(workers), torch.get_num_threads())
+    return min(as_workers(workers).at_a_time(experiment.engine), torch.get_num_threads())
 
 
-def student_seconds(experiment: Experiment, stages: Sequence[Stage], workers: int) -> float:
+def student_seconds(experiment: Experiment, stages: Sequence[Stage], workers: int | Workers) -> float:
     """Time of stages that have the machine to themselves, in seconds of a student's training."""
     return side_by_side(experiment, workers) * sum(stage.seconds for stage in stages)
 

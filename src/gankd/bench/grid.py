@@ -23,6 +23,7 @@ from gankd.recipes.published.table import EQUAL_TIME, EQUAL_UPDATES, Pair, Proto
 from gankd.recipes.stages import Cell, Stages, declare
 from gankd.recipes.students import check_students, restore_student
 from gankd.recipes.teacher import make_teacher, other_teacher, teacher_stage, untrained_teacher
+from gankd.recipes.workers import Workers
 from gankd.runs import Stage
 from gankd.storage import append_json_line, read_json, read_json_lines
 from gankd.version import __version__
@@ -115,7 +116,7 @@ class Grid:
     Args:
         table, scale, changes: what is run.
         experiment: the run with the settings that all cells share.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         students: number of planned students that see generated images; these share the cost of making them.
     """
 
@@ -126,7 +127,7 @@ class Grid:
         changes: Sequence[str],
         experiment: Experiment,
         *,
-        workers: int = 1,
+        workers: int | Workers = 1,
         students: int = 1,
     ) -> None:
         self.table, self.scale, self.changes, self.experiment = table, scale, tuple(changes), experiment

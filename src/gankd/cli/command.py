@@ -17,12 +17,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from gankd.cli.together import run_together
 from gankd.errors import ConfigError, ModelError
 from gankd.stops import Stopped
 from gankd.text import Form
+
+if TYPE_CHECKING:
+    from gankd.recipes.workers import Workers
 
 
 class Result(Protocol):
@@ -126,6 +129,12 @@ TRACK = Option(
 
 THREADS = Option("--threads", type=int, help="threads that compute (default: as many as there are free cores)")
 
+ENGINES = (
+    Option("--on", metavar="ENGINE", help="where students are trained: ray, ray://HOST:PORT (docs/many_machines.md)"),
+    Option("--store", metavar="FOLDER", help="where --on keeps stages, as s3://bucket/x (default: the run folder)"),
+)
+"""Options of a command whose students other machines can train."""
+
 PROCESSES = Option(
     "--processes", type=int, help="processes that share every batch, one per GPU or core (see docs/many_machines.md)"
 )
@@ -166,11 +175,8 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
     if THREADS in command.options:
         _choose_threads(values.pop(THREADS.name, None))
     if "workers" in takes:
-        from gankd.threads import cores
-
-        values["workers"] = values.get("workers", cores())
-        if values["workers"] < 1:
-            raise ConfigError(f"--workers must be at least 1, got {values['workers']}")
+        given = {name: values.pop(name) for name in ("workers", "on", "store") if name in values}
+        values["workers"] = _workers(**given)
     if command.opens == "recipe":
         changes = {name: values.pop(name) for name in recipe.NAMES if name in values and name not in takes}
         values["recipe"], values["folder"] = recipe.prepared(**changes)
@@ -212,6 +218,21 @@ def _tracked(tracker: Any, folder: Path | None) -> AbstractContextManager[None]:
     from gankd.trackers import tracked
 
     return tracked(tracker, folder)
+
+
+def _workers(workers: int | None = None, on: str | None = None, store: str | None = None) -> "int | Workers":
+    """Workers that train students: processes here, one per core if nothing is said, or those of a cluster."""
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers must be at least 1, got {workers}")
+    if on is None:
+        from gankd.threads import cores
+
+        if store is not None:
+            raise ConfigError("--store is where other machines find finished stages; add --on ray or --on slurm")
+        return workers or cores()
+    from gankd.recipes.clusters import connected
+
+    return connected(on, workers, store)
 
 
 def _print(text: str) -> None:

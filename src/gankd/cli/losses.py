@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gankd.cli.command import TABLE, THREADS, Command, Option, Shown
+from gankd.cli.command import ENGINES, TABLE, THREADS, Command, Option, Shown
 from gankd.cli.options import TRUST, WORKERS, changes, names
 from gankd.seals import trust as trust_files
 
 if TYPE_CHECKING:
     from gankd.console import Console
+    from gankd.recipes.workers import Workers
     from gankd.report.lists import Listing, What
 
 
@@ -37,7 +38,7 @@ def compare(
     changes: Sequence[str] = (),
     seeds: int = 3,
     page: Path | None = None,
-    workers: int = 1,
+    workers: "int | Workers" = 1,
     console: "Console | None" = None,
     trust: bool = False,
 ) -> Shown:
@@ -114,6 +115,7 @@ COMMANDS = (
             Option("--seeds", type=int, help="students per loss and recipe (default: 3)"),
             WORKERS,
             THREADS,
+            *ENGINES,
         ),
     ),
 )

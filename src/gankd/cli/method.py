@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gankd.cli.command import PROCESSES, TABLE, THREADS, TRACK, Command, Option, Shown
+from gankd.cli.command import ENGINES, PROCESSES, TABLE, THREADS, TRACK, Command, Option, Shown
 from gankd.cli.options import QUALITIES, RECIPE, RUN, SHARED, STUDENTS, TIME, WORKERS
 from gankd.cli.recipe import prepared
 from gankd.cli.views import evaluated, facts, path, students_or_search, whole_run
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gankd.console import Console
     from gankd.recipes.config import Recipe
     from gankd.recipes.published import Protocol, Scale
+    from gankd.recipes.workers import Workers
 
 NEEDS = " (and what it needs, if missing)"
 
@@ -35,7 +36,7 @@ def student(
     *,
     search: bool = False,
     arms: list[str] | None = None,
-    workers: int = 1,
+    workers: "int | Workers" = 1,
     console: "Console | None" = None,
 ) -> "RunResult | SearchResult":
     """Train students, or search for their augmentation and length."""
@@ -54,7 +55,7 @@ def run(
     time: float | None = None,
     quality: str | None = None,
     arms: list[str] | None = None,
-    workers: int = 1,
+    workers: "int | Workers" = 1,
     console: "Console | None" = None,
 ) -> "RunResult":
     """Run the whole method, in a time or with a quality if asked for."""
@@ -79,7 +80,7 @@ def plan(
     time: float | None = None,
     quality: str | None = None,
     arms: list[str] | None = None,
-    workers: int = 1,
+    workers: "int | Workers" = 1,
     console: "Console | None" = None,
     **given: Any,
 ) -> Shown:
@@ -222,7 +223,7 @@ COMMANDS = (
         help="resume an interrupted run with the settings it was started with",
         calls="gankd.commands.stages:resume",
         opens="run",
-        options=(*RUN, WORKERS, TRACK, PROCESSES),
+        options=(*RUN, WORKERS, *ENGINES, TRACK, PROCESSES),
         view=whole_run,
     ),
     Command(

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from gankd.cli.command import PROCESSES, THREADS, Option
+from gankd.cli.command import ENGINES, PROCESSES, THREADS, Option
 from gankd.errors import ConfigError
 from gankd.sizes import is_size, sides, size_of
 
@@ -110,6 +110,7 @@ STUDENTS = (
     Option("--arms", type=names, help="arms: names, or TOML files of your own, comma-separated (default: all)"),
     Option("--loss", help='what students learn from the teacher, as in "KD(T=4) + 0.8*CRD"; see gankd list losses'),
     WORKERS,
+    *ENGINES,
     Option(
         "--teacher",
         choices=["auto"],

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gankd.commands.search import SearchResult
     from gankd.commands.stages import RunResult
     from gankd.console import Console
+    from gankd.recipes.workers import Workers
     from gankd.report.pack import Inspected
 
 MEANINGFUL = {"set", "seeds", "loss", "device", "out", "test", "trust"}
@@ -24,7 +25,7 @@ def student(
     *,
     search: bool = False,
     arms: list[str] | None = None,
-    workers: int = 1,
+    workers: "int | Workers" = 1,
     console: "Console | None" = None,
     **given: Any,
 ) -> "RunResult | SearchResult | PackStudents":
@@ -40,7 +41,12 @@ def student(
     from gankd.processes import count
 
     require(count() == 1, "one process trains the students of a pack, which are small; leave --processes out")
-    strange = ["arms"] * (arms is not None) + ["search"] * search + sorted(set(given) - MEANINGFUL)
+    strange = (
+        ["arms"] * (arms is not None)
+        + ["search"] * search
+        + ["on"] * (not isinstance(workers, int))
+        + sorted(set(given) - MEANINGFUL)
+    )
     require(not strange, f"--{(strange or [''])[0].replace('_', '-')} means nothing for a pack; leave it out")
     as_settings = {"seeds": "seeds", "loss": "student.loss", "device": "device"}
     changes = [*given.get("set", ())]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gankd.cli.command import THREADS, Command, Option
+from gankd.cli.command import ENGINES, THREADS, Command, Option
 from gankd.cli.options import WORKERS, changes, names, paths_by_name, seconds
 from gankd.cli.views import several_runs
 
@@ -75,6 +75,7 @@ COMMANDS = (
             Option("--docs", type=Path, help="folder of the page (default: docs)"),
             WORKERS,
             THREADS,
+            *ENGINES,
         ),
     ),
 )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gankd.cli.command import TABLE, THREADS, Command, Option
+from gankd.cli.command import ENGINES, TABLE, THREADS, Command, Option
 from gankd.cli.options import RUN, TRUST, WORKERS, changes, names, numbers
 from gankd.errors import ConfigError
 
@@ -64,6 +64,7 @@ COMMANDS = (
             TABLE,
             WORKERS,
             THREADS,
+            *ENGINES,
         ),
     ),
     Command(

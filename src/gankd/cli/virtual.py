@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gankd.cli.command import TABLE, TRACK, Command, Option
+from gankd.cli.command import ENGINES, TABLE, TRACK, Command, Option
 from gankd.cli.options import RECIPE, SHARED, STUDENTS_PER_ARM, WORKERS, names
 from gankd.cli.views import facts
 
@@ -108,6 +108,7 @@ COMMANDS = (
             Option("--page", type=Path, help="Markdown file, with a .json alongside; other recipes on it stay"),
             TABLE,
             *STUDENTS,
+            *ENGINES,
         ),
     ),
 )

@@ -1,6 +1,7 @@
 """`gankd bench`: a published table, run again: pairs x rows x seeds, next to the printed numbers and the controls."""
 
 import math
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from gankd.console import Console
 from gankd.recipes.arms import Arm
 from gankd.recipes.published import Pair, Protocol, PublishedTable, Scale, find_table
 from gankd.recipes.published.table import EQUAL_UPDATES, KD_EQUAL_UPDATES, equal_time
+from gankd.recipes.workers import Workers
 from gankd.report.gather import machine_facts
 from gankd.storage import atomic, write_hashed_json
 from gankd.tasks import Task
@@ -285,7 +287,7 @@ def bench(
     protocol: Protocol = "gankd",
     data: str | None = None,
     seeds: int = 3,
-    workers: int = 1,
+    workers: int | Workers = 1,
     pairs: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
     changes: Sequence[str] = (),
@@ -301,7 +303,7 @@ def bench(
         protocol: gankd, or published for the authors' choices.
         data: the set's images; scale tiny has its own.
         seeds: students per cell.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         pairs: names; all if not given, of those that have the same networks at this scale the first.
         methods: titles; all if not given. The controls at equal updates are always run.
         changes: settings for all cells, as NAME=VALUE.
@@ -313,6 +315,7 @@ def bench(
             cannot be used; a failing cell raises nothing.
     """
     require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
+    data = data and os.path.abspath(data)  # workers have other working directories
     table = find_table(name, protocol)
     rows = tuple(table.arm(title) for title in dict.fromkeys(methods)) if methods else table.arms
     rows = tuple(row for row in rows if row not in table.controls)

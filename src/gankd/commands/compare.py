@@ -14,6 +14,7 @@ from gankd.console import Console
 from gankd.recipes.arms import Arm
 from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.students import check_students
+from gankd.recipes.workers import Workers
 from gankd.report.gather import machine_facts
 from gankd.storage import write_json, write_results_page
 from gankd.tasks import Task
@@ -100,7 +101,7 @@ def compare_losses(
     losses: Sequence[str] | None = None,
     changes: Sequence[str] = (),
     seeds: int = 3,
-    workers: int = 1,
+    workers: int | Workers = 1,
     console: Console | None = None,
 ) -> LossComparison:
     """Train every loss, with and without generated images, on every recipe.
@@ -111,7 +112,7 @@ def compare_losses(
         losses: expressions; every loss of the package that is for the recipe's task, if not given.
         changes: settings for all recipes, as NAME=VALUE.
         seeds: students per cell.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         console: where progress is shown.
 
     Raises:

@@ -22,6 +22,7 @@ from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.map_grid import GRID, MapCell
 from gankd.recipes.stages import declare
+from gankd.recipes.workers import Workers
 from gankd.report.map import map_page, sentence
 from gankd.runs import Run
 from gankd.storage import write_results_page
@@ -86,7 +87,7 @@ def run_map(
     out: Path | str = Path("runs/map"),
     file: Path | str = FILE,
     docs: Path | str = Path("docs"),
-    workers: int = 1,
+    workers: int | Workers = 1,
     console: Console | None = None,
 ) -> MapRun:
     """Run the cells that are not finished, each into the file as it ends; write docs/where_it_pays.md.
@@ -103,7 +104,7 @@ def run_map(
         out: run folders, one per recipe, so that cells share what they have in common; finished stages are reused.
         file: finished cells.
         docs: folder of the page.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         console: where progress is shown.
 
     Raises:
@@ -155,7 +156,7 @@ def _reads_file(cell: MapCell) -> bool:
 
 
 def _run_cell(
-    cell: MapCell, data: str | None, changes: tuple[str, ...], out: Path, workers: int, console: Console
+    cell: MapCell, data: str | None, changes: tuple[str, ...], out: Path, workers: int | Workers, console: Console
 ) -> MapResult:
     recipe = cell.made(data and str(Path(data).resolve()), changes)
     with opened(recipe, out / cell.recipe, console) as experiment:

@@ -18,6 +18,7 @@ from gankd.recipes.stages import Stages, declare
 from gankd.recipes.students import assistant_configs
 from gankd.recipes.teacher import other_teacher, with_suited_augmentation
 from gankd.recipes.virtual import trained_alongside
+from gankd.recipes.workers import Workers, as_workers
 from gankd.runs import Run, Stage
 from gankd.seeds import BLOCK
 from gankd.text import Table, duration
@@ -60,7 +61,7 @@ def plan(
     folder: Path | str,
     *,
     arms: Sequence[str | Arm] | None = None,
-    workers: int = 1,
+    workers: int | Workers = 1,
     timer: Timer | None = None,
     **given: Unpack[Given],
 ) -> list[PlanRow]:
@@ -70,7 +71,7 @@ def plan(
         recipe: settings.
         folder: run folder, which need not be there.
         arms: ways to train the students, as for `run`; default: all.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         timer: how steps are timed.
         given: splits, networks and a generator in memory, as for `run`.
 
@@ -81,7 +82,7 @@ def plan(
     return plan_rows(experiment, chosen_arms(experiment.recipe, arms), Prices(timer or Timer()), workers)
 
 
-def plan_rows(experiment: Experiment, arms: Sequence[Arm], prices: Prices, workers: int) -> list[PlanRow]:
+def plan_rows(experiment: Experiment, arms: Sequence[Arm], prices: Prices, workers: int | Workers) -> list[PlanRow]:
     """The rows of `plan` for an experiment that is open.
 
     Controls at equal time are as long as generator, density ratio and pool are expected to take.
@@ -90,7 +91,7 @@ def plan_rows(experiment: Experiment, arms: Sequence[Arm], prices: Prices, worke
         experiment: settings and images.
         arms: ways to train the students.
         prices: cost of a step.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
     """
     arms = with_updates(experiment, arms, keep=False)
     known = {arm.name: arm for arm in at_equal_time(experiment, arms, measure=False)}
@@ -105,7 +106,7 @@ def plan_rows(experiment: Experiment, arms: Sequence[Arm], prices: Prices, worke
     return rows
 
 
-def outlook(experiment: Experiment, arms: Sequence[Arm], workers: int) -> Outlook:
+def outlook(experiment: Experiment, arms: Sequence[Arm], workers: int | Workers) -> Outlook:
     """The outlook on a run from here, by a few timed steps; arguments as for `plan_rows`."""
     rows = [row for row in plan_rows(experiment, arms, Prices(Timer()), workers) if row.status != "reuse"]
     expected: dict[str, float] = {}
@@ -193,13 +194,18 @@ def _assistant(experiment: Experiment, arm: Arm, place: int, stage: Stage, price
 
 
 def students_row(
-    experiment: Experiment, arms: Sequence[Arm], stages: Stages, prices: Prices, workers: int, title: str | None = None
+    experiment: Experiment,
+    arms: Sequence[Arm],
+    stages: Stages,
+    prices: Prices,
+    workers: int | Workers,
+    title: str | None = None,
 ) -> PlanRow:
     """All students in one row.
 
     Args:
         experiment, arms, stages, prices: as for `shared_rows`.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         title: default: students and their number.
     """
     by_name = {arm.name: arm for arm in arms}
@@ -216,7 +222,7 @@ def students_row(
         seconds, cpu = seconds + config.updates * step.seconds, cpu + config.updates * step.cpu
         counted = counted or step.counted
         space += megabytes(experiment.net(config.network, 0, config.input_size))
-    seconds /= max(1, min(experiment.engine.at_a_time(workers), len(left)))
+    seconds /= max(1, min(as_workers(workers).at_a_time(experiment.engine), len(left)))
     name = title or f"students ({len(stages.students)})"
     return PlanRow(name, "run" if left else "reuse", len(left), seconds, cpu, space, counted)
 
@@ -228,7 +234,7 @@ def _expected(
     stages: Stages,
     shared: Mapping[str, PlanRow],
     prices: Prices,
-    workers: int,
+    workers: int | Workers,
 ) -> Arm:
     """A control at equal time as long as it will be if generator, density ratio and pool take what `shared` says; as
     long as it can become where nothing says so.

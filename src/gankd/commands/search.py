@@ -13,6 +13,7 @@ from gankd.recipes.arms import Arm, arm_named, chosen_arms, default_arms
 from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.config import Recipe
 from gankd.recipes.weak_teacher import with_strong_teacher
+from gankd.recipes.workers import Workers
 from gankd.report.facts import SEARCH
 from gankd.storage import write_hashed_json
 from gankd.tasks import Task
@@ -103,7 +104,7 @@ def search(
     folder: Path | str,
     *,
     arms: Arms | None = None,
-    workers: int = 1,
+    workers: int | Workers = 1,
     console: Console | None = None,
 ) -> SearchResult:
     """Choose student.augment and student.updates for the students on labels only, on validation images.
@@ -115,7 +116,7 @@ def search(
         recipe: settings; student.updates is the short length.
         folder: run folder.
         arms: ways to train the students; default: both controls at equal updates and both whole methods.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         console: where progress is shown; default: nowhere.
 
     Raises:

@@ -20,6 +20,7 @@ from gankd.recipes.experiment import Experiment
 from gankd.recipes.live import Given
 from gankd.recipes.stages import declare
 from gankd.recipes.teacher import with_suited_augmentation
+from gankd.recipes.workers import Workers
 from gankd.runs import Run, fingerprint
 from gankd.storage import read_json, write_hashed_json
 from gankd.text import Table, duration
@@ -101,7 +102,7 @@ def sizes(
     seconds: float,
     *,
     arms: Sequence[str | Arm | Mapping[str, Any]] | None = None,
-    workers: int = 1,
+    workers: int | Workers = 1,
     timer: Timer | None = None,
     keep: bool = False,
     **given: Unpack[Given],
@@ -117,7 +118,7 @@ def sizes(
         folder: run folder; what was chosen there for the same recipe and time is chosen again.
         seconds: time of the whole run.
         arms: ways to train the students, as for `run`; default: methods, and controls at equal updates and equal time.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         timer: how steps are timed.
         keep: keep what is chosen in the folder, so that the same command resumes the same run; False for a plan, which
             also says what twice the time would buy.
@@ -154,7 +155,9 @@ def keep_sizes(folder: Path, sizes: Sizes, recipe: Recipe) -> None:
     write_hashed_json(folder / SIZES, _known(folder) | {sizes.key: changes})
 
 
-def fitted(experiment: Experiment, arms: Sequence[Arm], sizes: Sizes, begun: float, workers: int) -> Experiment:
+def fitted(
+    experiment: Experiment, arms: Sequence[Arm], sizes: Sizes, begun: float, workers: int | Workers
+) -> Experiment:
     """The experiment whose students end in the seconds that are left, once generator and pool are there.
 
     Students of the first control are finished by then; what they took, against what was expected, says how much slower
@@ -165,7 +168,7 @@ def fitted(experiment: Experiment, arms: Sequence[Arm], sizes: Sizes, begun: flo
         arms: ways to train the students.
         sizes: with the time of the whole run, and the largest number of updates.
         begun: when the run began, as `time.monotonic` tells it.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
     """
     left = (1 - RESERVE) * sizes.seconds - (monotonic() - begun)
     recipe, most, prices = experiment.recipe, sizes.base.student.updates, Prices(Timer())
@@ -197,7 +200,7 @@ def fitted(experiment: Experiment, arms: Sequence[Arm], sizes: Sizes, begun: flo
 class _Sizing:
     """Sizes for a time, from the cost of steps that are timed once."""
 
-    def __init__(self, experiment: Experiment, arms: Sequence[Arm], prices: Prices, workers: int) -> None:
+    def __init__(self, experiment: Experiment, arms: Sequence[Arm], prices: Prices, workers: int | Workers) -> None:
         self._experiment, self._arms, self._prices, self._workers = experiment, arms, prices, workers
 
     def __call__(self, seconds: float) -> Recipe:

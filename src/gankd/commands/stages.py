@@ -34,7 +34,7 @@ from gankd.recipes.students import check_students
 from gankd.recipes.teacher import make_teacher, teacher_stage, with_suited_augmentation
 from gankd.recipes.virtual import virtual_temperature
 from gankd.recipes.weak_teacher import with_strong_teacher
-from gankd.recipes.workers import one_thread
+from gankd.recipes.workers import Workers, one_thread
 from gankd.report.tables import (
     arms_table,
     best_arm,
@@ -435,7 +435,7 @@ def run(
     folder: Path | str,
     *,
     arms: Arms | None = None,
-    workers: int = 1,
+    workers: int | Workers = 1,
     time: float | None = None,
     console: Console | None = None,
     **given: Unpack[Given],
@@ -446,7 +446,7 @@ def run(
         recipe: settings; see `gankd.recipes.config`, ready-made ones in `gankd.recipes.ready`.
         folder: run folder; finished stages with the same settings and inputs are reused.
         arms: ways to train the students; default: those of `gankd.recipes.arms.default_arms`.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         time: seconds in which the run ends on this machine: chooses sizes, the number of seeds, and the arms if `arms`
             names none (`gankd.commands.sizes`). Default: the recipe as it is.
         console: where progress is shown; default: a bar on a terminal and in a notebook. `Console("quiet")` shows
@@ -491,7 +491,7 @@ def run(
 def trained(
     experiment: Experiment,
     arms: Sequence[Arm],
-    workers: int,
+    workers: int | Workers,
     fit: Callable[[Experiment, Sequence[Arm]], Experiment] | None = None,
 ) -> tuple[Experiment, tuple[Arm, ...]]:
     """Train the students of all arms; those whose length follows from the time of generated images come last.
@@ -501,7 +501,7 @@ def trained(
     Args:
         experiment: the run.
         arms: its arms.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         fit: changes the length of the students once the pool is there.
 
     Returns:
@@ -540,7 +540,7 @@ def _stored_arms(recipe: Recipe, arms: Sequence[Arm]) -> list[str | Arm] | None:
 def resume(
     folder: Path | str,
     *,
-    workers: int = 1,
+    workers: int | Workers = 1,
     device: str | None = None,
     console: Console | None = None,
     trust: bool = False,
@@ -549,7 +549,7 @@ def resume(
 
     Args:
         folder: the run folder.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         device: where networks compute; default: as the run was given it.
         console: where progress is shown; default: nowhere.
         trust: run the code that the folder names, also if somebody else made it (`gankd.trust`).
@@ -623,7 +623,7 @@ def student(
     folder: Path | str,
     *,
     arms: Arms | None = None,
-    workers: int = 1,
+    workers: int | Workers = 1,
     console: Console | None = None,
     **given: Unpack[Given],
 ) -> RunResult:

@@ -16,6 +16,7 @@ from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.published import Protocol, Scale, find_table
 from gankd.recipes.stages import declare
+from gankd.recipes.workers import Workers
 from gankd.runs import Run
 from gankd.seeds import rng
 from gankd.sizes import sides
@@ -30,7 +31,7 @@ def plan_table_run(
     protocol: Protocol = "gankd",
     data: str | None = None,
     seeds: int = 3,
-    workers: int = 1,
+    workers: int | Workers = 1,
     changes: Sequence[str] = (),
     console: Console | None = None,
 ) -> list[PlanRow]:

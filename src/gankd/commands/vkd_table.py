@@ -22,6 +22,7 @@ from gankd.recipes.cgan_kd import cgan_kd
 from gankd.recipes.config import Recipe
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.virtual import inspected, virtual_temperature
+from gankd.recipes.workers import Workers
 from gankd.report.gather import machine_facts
 from gankd.storage import read_json, write_hashed_json, write_results_page
 from gankd.text import Form, Table, duration
@@ -119,7 +120,7 @@ def vkd_table(
     folder: Path | str,
     *,
     page: Path | str | None = None,
-    workers: int = 1,
+    workers: int | Workers = 1,
     console: Console | None = None,
 ) -> VkdTable:
     """Tune, train and measure every source on one recipe for classes.
@@ -128,7 +129,7 @@ def vkd_table(
         recipe: settings; `recipe.seeds` students per row.
         folder: run folder; finished students are reused.
         page: Markdown page to write; a JSON file beside it keeps the recipes that were measured before.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         console: where progress is shown.
 
     Raises:
@@ -172,7 +173,7 @@ def _expression(form: str, weight: float, temperature: float, source: str) -> st
     return f"{1 - weight:g}*Label + {weight:g}*{FORMS[form]}(T={temperature:g})@{source}"
 
 
-def _tune(experiment: Experiment, workers: int) -> tuple[dict[str, tuple[str, Any]], list[dict[str, Any]]]:
+def _tune(experiment: Experiment, workers: int | Workers) -> tuple[dict[str, tuple[str, Any]], list[dict[str, Any]]]:
     """Best loss of each source on validation images, with form and weight, and all that were tried."""
     temperature = virtual_temperature(experiment)
     grid: list[tuple[str, str, tuple[str, float] | None]] = [

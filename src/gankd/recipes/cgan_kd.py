@@ -4,14 +4,22 @@ Ding, Wang, Xu, Wang, Welch. Distilling and transferring knowledge via cGAN-gene
 and regression. Expert Systems with Applications 213 (2023) 119060.
 """
 
+import atexit
+import platform
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+from gankd.config import to_dict
 from gankd.data.images import Splits
+from gankd.errors import RunError
 from gankd.recipes.arms import Arm
 from gankd.recipes.config import Recipe
+from gankd.recipes.exchange import Exchange
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import (
     check_disk,
@@ -27,13 +35,13 @@ from gankd.recipes.students import Material, make_assistants, make_student
 from gankd.recipes.teacher import make_teacher, other_teacher
 from gankd.recipes.unlabelled import make_unlabelled, select_unlabelled
 from gankd.recipes.virtual import given_virtual, make_virtual
-from gankd.recipes.workers import run_jobs
-from gankd.runs import Run
+from gankd.recipes.workers import LocalWorkers, Work, Workers, as_workers
+from gankd.runs import Run, fingerprint
 from gankd.synthetic import Selection
 from gankd.text import duration
 
-Job = tuple[Arm, int]
-"""A student to train: its arm and seed."""
+Job = tuple[Arm, int, str]
+"""A student to train: its arm, its seed, and the fingerprint of its stage."""
 Ended = Callable[[Cell, Exception | None], None]
 """Called for every student that has ended, with the error of one that failed."""
 
@@ -43,7 +51,7 @@ def cgan_kd(
     arms: Sequence[Arm],
     seeds: Sequence[int] = (),
     *,
-    workers: int = 1,
+    workers: int | Workers = 1,
     ended: Ended | None = None,
 ) -> Stages:
     """Run the method: each stage restores its finished result, or computes it from the results before it.
@@ -52,7 +60,7 @@ def cgan_kd(
         experiment: settings, images, device and run folder.
         arms: ways to train the students; stages that none of their unfinished students needs are left out.
         seeds: of the students of each arm; without seeds everything up to the students is made.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
         ended: called for each student; if given, one that fails does not stop the others.
 
     Returns:
@@ -62,6 +70,9 @@ def cgan_kd(
         GankdError: with one line that says what to do.
     """
     recipe, stages = experiment.recipe, declare(experiment, arms, seeds)
+    exchange = as_workers(workers).exchange(experiment.run.folder)
+    if exchange is not None:  # an earlier head, which is lost, may have finished some
+        exchange.bring(stages)
     arms = stages.unfinished(arms)
     sees_generated = any(arm.images is not None for arm in arms)
     if sees_generated:
@@ -140,41 +151,54 @@ def _train_students(
     seeds: Sequence[int],
     stages: Stages,
     materials: dict[str, Material],
-    workers: int,
+    workers: int | Workers,
     ended: Ended | None,
 ) -> None:
-    """Train the students that are not finished, `workers` at a time with one thread each; equal ones once."""
+    """Train the students that are not finished, several at a time with one thread each; equal ones once."""
     jobs: dict[Job, list[Cell]] = {}
     first: dict[str, Job] = {}  # by fingerprint: different arms may describe the same student
-    for job in [(arm, seed) for seed in seeds for arm in arms]:
-        cell = (job[0].name, job[1])
-        stage = stages.students[cell]
+    for arm, seed in [(arm, seed) for seed in seeds for arm in arms]:
+        stage = stages.students[arm.name, seed]
         if not stage.done:
-            jobs.setdefault(first.setdefault(stage.fingerprint, job), []).append(cell)
+            job = first.setdefault(stage.fingerprint, (arm, seed, stage.fingerprint))
+            jobs.setdefault(job, []).append((arm.name, seed))
     if not jobs:
         return
 
     def train_here(job: Job) -> None:
-        arm, seed = job
+        arm, seed, _ = job
         own, start = stages.starts.get((arm.name, seed)), None
         if own is not None:
             start = make_student(experiment, arm.start, seed, Material(), own)
         make_student(experiment, arm, seed, materials[arm.name], stages.students[arm.name, seed], start)
 
-    total, console, config = len(jobs), experiment.run.console, experiment.recipe.student
-    if experiment.live and workers > 1:
+    total, console, config, engine = len(jobs), experiment.run.console, experiment.recipe.student, experiment.engine
+    if experiment.live and as_workers(workers) != LocalWorkers():
         experiment.say("students", "one at a time: networks and generators in memory stay in this process")
-        workers = 1
-    workers = min(experiment.engine.at_a_time(workers), total)
+        workers = LocalWorkers()
+    workers = as_workers(workers)
+    exchange = workers.exchange(experiment.run.folder)
+    if exchange is not None:
+        exchange.take([*stages.shared, *stages.starts.values()])
     shared = (
         str(experiment.run.folder),
+        exchange,
         experiment.splits if "splits" in experiment.in_memory else None,
         experiment.recipe,
     )
-    device, begun = experiment.engine.device, time.monotonic()
-    experiment.say("students", f"{total} to train, {workers} at a time")
-    ends = run_jobs(_train_in_worker, shared, list(jobs), workers, device, tolerant=ended is not None, here=train_here)
-    for done, (job, error) in enumerate(ends, 1):
+    begun = time.monotonic()
+    experiment.say("students", f"{total} to train, {min(workers.at_a_time(engine), total)} at a time")
+    work = Work(
+        function=_train_in_worker,
+        shared=shared,
+        jobs=list(jobs),
+        engine=engine,
+        tolerant=ended is not None,
+        here=train_here,
+    )
+    for done, (job, error) in enumerate(workers.run(work), 1):
+        if exchange is not None and error is None:
+            exchange.bring([stages.students[jobs[job][0]]])
         if ended is not None:
             for cell in jobs[job]:
                 ended(cell, error)
@@ -187,13 +211,44 @@ def _train_students(
     experiment.say("students", f"{total} trained in {duration(time.monotonic() - begun)}")
 
 
-_held: dict[str, Experiment] = {}
-"""The experiment that this worker keeps from one student to the next, with teacher and pool in memory."""
+# --- in another process -------------------------------------------------------------------------------------
 
 
-def _train_in_worker(folder: str, splits: Splits | None, recipe: Recipe, job: Job) -> None:
+class _Held:
+    """Experiment that a worker keeps from one student to the next, with teacher and pool in memory."""
+
+    key = ""
+    experiment: Experiment
+
+
+@cache
+def _scratch() -> str:
+    """Run folder of a worker that uses an exchange; names of stages differ, so it serves many runs."""
+    folder = tempfile.mkdtemp(prefix="gankd-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _train_in_worker(folder: str, exchange: Exchange | None, splits: Splits | None, recipe: Recipe, job: Job) -> None:
     """Train one student in another process, which restores what the student learns from out of the run folder."""
-    if "experiment" not in _held:
-        _held["experiment"] = Experiment.open(recipe, Run(Path(folder)), splits)
-    arm, seed = job
-    cgan_kd(_held["experiment"], [arm], [seed])
+    key = fingerprint(folder, to_dict(recipe), None if splits is None else splits.fingerprint())
+    if _Held.key != key:
+        if exchange is not None:
+            exchange.check()
+            folder = _scratch()
+        _Held.experiment, _Held.key = Experiment.open(recipe, Run(Path(folder)), splits), key
+    arm, seed, expected = job
+    experiment = _Held.experiment
+    if exchange is None:
+        cgan_kd(experiment, [arm], [seed])
+        return
+    stages = declare(experiment, [arm], [seed])
+    student = stages.students[arm.name, seed]
+    if student.fingerprint != expected:
+        raise RunError(
+            f"worker {platform.node()} would train another student than the one that was asked for: its images, code, "
+            "version of gankd, device or precision differ; use the same on all machines, or --set precision=fp32"
+        )
+    exchange.bring([*stages.shared, *stages.starts.values()], link=True)
+    cgan_kd(experiment, [arm], [seed])
+    exchange.take([student])

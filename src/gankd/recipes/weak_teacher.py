@@ -17,11 +17,12 @@ from gankd.recipes.stages import declare
 from gankd.recipes.students import restore_student
 from gankd.recipes.suited import clearly_smaller
 from gankd.recipes.teacher import make_teacher, teacher_stage
+from gankd.recipes.workers import Workers
 from gankd.text import number
 
 
 def with_strong_teacher(
-    experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int], workers: int = 1
+    experiment: Experiment, arms: Sequence[Arm], seeds: Sequence[int], workers: int | Workers = 1
 ) -> Experiment:
     """Train the students on labels only, which are needed anyway, and compare the teacher with them.
 
@@ -31,7 +32,7 @@ def with_strong_teacher(
         experiment: the run.
         arms: its arms; nothing is compared without such a control, or without an arm that sees generated images.
         seeds: of the students.
-        workers: students trained side by side.
+        workers: number of students trained side by side here, or workers on other machines.
 
     Returns:
         The experiment, with another teacher if `weak_teacher=improve` found one.

@@ -1,4 +1,7 @@
-"""Jobs on several processes with one thread each; Ctrl-C, a failing job and a dying process leave no process behind."""
+"""Jobs on several processes with one thread each; Ctrl-C, a failing job and a dying process leave no process behind.
+
+`Workers` is what every engine offers: processes of this machine (below), and Ray (`ray_workers`).
+"""
 
 import multiprocessing
 import os
@@ -8,13 +11,70 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
+from gankd.engine import Engine
 from gankd.errors import RunError
+from gankd.recipes.exchange import Exchange
 
 J = TypeVar("J", bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work(Generic[J]):
+    """Jobs for workers: calls of `function(*shared, job)`. See `run_jobs`."""
+
+    function: Callable[..., None]
+    shared: tuple[Any, ...]
+    jobs: Sequence[J]
+    engine: Engine
+    """Device on which jobs compute, and for which they ask."""
+    tolerant: bool
+    here: Callable[[J], None]
+
+
+class Workers(Protocol):
+    """Processes that train students, on this machine or on others."""
+
+    def at_a_time(self, engine: Engine) -> int:
+        """Number of students that are trained side by side."""
+
+    def exchange(self, folder: Path) -> Exchange | None:
+        """Folder in which stages of a run folder meet those of the workers; None: workers use the run folder itself."""
+
+    def run(self, work: Work[J]) -> Iterator[tuple[J, Exception | None]]:
+        """Do every job; yields each as it ends, as `run_jobs` does. One that loses its machine is repeated.
+
+        Where the iterator ends early, as by Ctrl-C, jobs that are left are cancelled.
+        """
+
+
+@dataclass(frozen=True)
+class LocalWorkers:
+    """`count` processes of this machine; 1 is this process."""
+
+    count: int = 1
+
+    def at_a_time(self, engine: Engine) -> int:
+        """See `Workers`."""
+        return engine.at_a_time(self.count)
+
+    def exchange(self, folder: Path) -> None:
+        """See `Workers`."""
+
+    def run(self, work: Work[J]) -> Iterator[tuple[J, Exception | None]]:
+        """See `Workers`."""
+        count, device = min(self.at_a_time(work.engine), len(work.jobs)), work.engine.device
+        return run_jobs(work.function, work.shared, work.jobs, count, device, tolerant=work.tolerant, here=work.here)
+
+
+def as_workers(workers: int | Workers) -> Workers:
+    """A number of local processes, or workers as they are."""
+    return LocalWorkers(workers) if isinstance(workers, int) else workers
 
 
 def run_jobs(

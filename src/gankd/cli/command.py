@@ -130,7 +130,7 @@ TRACK = Option(
 THREADS = Option("--threads", type=int, help="threads that compute (default: as many as there are free cores)")
 
 ENGINES = (
-    Option("--on", metavar="ENGINE", help="where students are trained: ray, ray://HOST:PORT (docs/many_machines.md)"),
+    Option("--on", metavar="ENGINE", help="who trains students: ray, ray://HOST:PORT, slurm (docs/many_machines.md)"),
     Option("--store", metavar="FOLDER", help="where --on keeps stages, as s3://bucket/x (default: the run folder)"),
 )
 """Options of a command whose students other machines can train."""

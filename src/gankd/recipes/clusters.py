@@ -9,7 +9,7 @@ def connected(on: str, most: int | None = None, store: str | None = None) -> Wor
     """Connect to the cluster that trains students.
 
     Args:
-        on: ray, or ray://HOST:PORT.
+        on: ray, ray://HOST:PORT, slurm, or slurm:NAME=VALUE,... with options of sbatch.
         most: students trained side by side, at most; default: as many as the cluster has room for.
         store: folder in which stages are exchanged; default: the run folder, on a disk that all machines share.
 
@@ -18,9 +18,13 @@ def connected(on: str, most: int | None = None, store: str | None = None) -> Wor
     """
     require(not started_together(), "--on is for one process; leave --processes and torchrun out")
     engine, _, rest = on.partition(":")
-    require(engine == "ray", f"--on takes ray or ray://HOST:PORT, got {on!r}")
+    if engine == "slurm":
+        from gankd.recipes.slurm_workers import SlurmWorkers
+
+        return SlurmWorkers.connect(rest, most, store)
+    known = on == "ray" or on.startswith("ray://")
+    require(known, f"--on takes ray, ray://HOST:PORT, slurm or slurm:partition=gpu,time=240, got {on!r}")
+    require(most is None, "--workers is for processes here; with --on ray the cluster says how many students fit")
     from gankd.recipes.ray_workers import RayWorkers
 
-    require(most is None, "--workers is for processes here; with --on ray the cluster says how many students fit")
-    require(on == "ray" or on.startswith("ray://"), f"--on takes ray or ray://HOST:PORT, got {on!r}")
     return RayWorkers.connect(on if rest else "auto", store)

@@ -1,6 +1,6 @@
 """Jobs on several processes with one thread each; Ctrl-C, a failing job and a dying process leave no process behind.
 
-`Workers` is what every engine offers: processes of this machine (below), and Ray (`ray_workers`).
+`Workers` is what every engine offers: processes of this machine (below), Ray and Slurm (`clusters`).
 """
 
 import multiprocessing

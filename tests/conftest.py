@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,6 +123,46 @@ def trained() -> Callable[[Experiment, str | Arm, int], ImageModel]:
         return restore_student(experiment, arm, stages.students[arm.name, seed])
 
     return student
+
+
+class LocalHub:
+    """The client of a hub that is a folder; private repositories have a file that says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def create_repo(self, repo: str, *, private: bool, exist_ok: bool) -> str:
+        (self.folder / repo).mkdir(parents=True, exist_ok=exist_ok)
+        if private:
+            (self.folder / f"{repo}.private").touch()
+        return f"https://hub/{repo}"
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> None:
+        assert commit_message
+        shutil.copytree(folder_path, self.folder / repo_id, dirs_exist_ok=True)
+
+    def model_info(self, repo: str, *, revision: str | None, files_metadata: bool) -> Any:
+        assert files_metadata
+        root = self.folder / repo
+        if not root.is_dir():
+            raise FileNotFoundError(repo)
+        names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, lfs=None, blob_id=None) for name in names])
+
+    def hf_hub_download(self, repo: str, file: str, *, revision: str | None) -> str:
+        return str(self.folder / repo / file)
+
+    def snapshot_download(self, repo: str, *, revision: str | None, local_files_only: bool) -> str:
+        raise FileNotFoundError(f"{repo} is not in the cache")
+
+
+@pytest.fixture
+def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that stands for the hub; repositories are its folders user/name."""
+    folder = tmp_path / "hub"
+    monkeypatch.setattr("gankd.hub.client", lambda: LocalHub(folder))
+    monkeypatch.setattr("gankd.commands.push.client", lambda: LocalHub(folder))
+    return folder
 
 
 Outcome = tuple[int, str, str]

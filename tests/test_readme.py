@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,9 @@ def workshop(
 @pytest.mark.parametrize("page", TABBED)
 def test_the_commands_of_a_page_run(page: str, workshop: Path, gankd: Callable[..., tuple[int, str, str]]) -> None:
     for line in commands(page):
+        tracker = re.search(r"--track (\w+)", line)
+        if tracker and find_spec(tracker[1]) is None:
+            continue  # an extra that the tests go without
         code, _, err = gankd(*shlex.split(line)[1:])
         assert code == 0, f"{line}: {err}"
 

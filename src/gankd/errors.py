@@ -74,3 +74,11 @@ class TrustError(GankdError):
     Look at the module that the line names. If you trust it, repeat the command with `--trust`, in Python
     `gankd.trust(FOLDER)`; see SECURITY.md.
     """
+
+
+class HubError(GankdError):
+    """The Hugging Face Hub cannot be reached, refuses a repository, or has none with such files.
+
+    `hf:user/name` needs a network once: later the files in the hub's cache are used. Private repositories need a login
+    (`hf auth login`). Without a network, copy the file by other means and give its path.
+    """

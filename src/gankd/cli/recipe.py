@@ -117,10 +117,11 @@ def stored(target: str, *, trust: bool = False, device: str | None = None) -> tu
 
 def with_absolute_paths(recipe: "Recipe") -> "Recipe":
     """Settings whose paths hold in any working directory: `resume` may be called from another folder."""
+    from gankd.hub import is_hub
     from gankd.models.network_files import is_network_file
 
     def absolute(path: str | None) -> str | None:
-        return None if path is None else os.path.abspath(path)
+        return path if path is None or is_hub(path) else os.path.abspath(path)
 
     names, model = recipe.teacher.class_names, recipe.teacher.model
     external = recipe.gan.external  # may also be module:name or diffusers:FOLDER
@@ -135,7 +136,7 @@ def with_absolute_paths(recipe: "Recipe") -> "Recipe":
         ),
         teacher=replace(
             recipe.teacher,
-            model=os.path.abspath(model) if is_network_file(model) else model,
+            model=os.path.abspath(model) if is_network_file(model) and not is_hub(model) else model,
             weights=absolute(recipe.teacher.weights),
             class_names=names if len(names) != 1 else (os.path.abspath(names[0]),),  # one item is a file of names
         ),

@@ -5,7 +5,9 @@ from pathlib import Path
 from gankd.cli.command import TABLE, THREADS, Command, Option
 from gankd.cli.options import RUN, WORKERS, names, numbers
 
-MODEL = Option("model", type=Path, metavar="MODEL", help="file of gankd export: .safetensors, .onnx or .pt2")
+MODEL = Option(
+    "model", type=Path, metavar="MODEL", help="file of gankd export: .safetensors, .onnx or .pt2; or hf:user/name"
+)
 TRUST = Option(
     "--trust", action="store_true", help="run code that the file names (a network of your own) or holds (.pt2)"
 )
@@ -36,6 +38,27 @@ COMMANDS = (
                 help="--int8, after training the student on for a tenth of its updates with int8 in view",
             ),
             Option("--to", dest="out", type=Path, help="file to write (default: student.* in the run folder)"),
+        ),
+    ),
+    Command(
+        name="push",
+        help="put a student, teacher or generator of a run on the Hugging Face Hub, or into a folder, with a page",
+        calls="gankd.commands.push:push",
+        opens="run",
+        options=(
+            *RUN,
+            Option("to", metavar="TARGET", help="hf:user/name, or a folder"),
+            Option("--part", choices=["student", "teacher", "generator"], help="what is pushed (default: student)"),
+            Option("--arm", help="arm of the student (default: as for export)"),
+            Option("--seed", type=int, help="seed of the student (default: as for export)"),
+            Option(
+                "--format",
+                dest="form",
+                choices=["safetensors", "onnx"],
+                help="kind of file of a student (default: safetensors)",
+            ),
+            Option("--licence", help="of what is pushed, as the hub names it: mit, cc-by-4.0 ... (default: not said)"),
+            Option("--public", action="store_true", help="make a new repository open to everybody (default: private)"),
         ),
     ),
     Command(

@@ -9,7 +9,9 @@ from torch import Tensor
 from gankd.commands.stages import RUNS, stored_run
 from gankd.config import require, to_dict
 from gankd.errors import CheckpointError, ConfigError, GankdError
+from gankd.hub import is_hub
 from gankd.recipes.code import named_code
+from gankd.recipes.from_hub import pulled_generator
 from gankd.recipes.generated import load_generator, sample_images
 from gankd.report.grids import image_grid
 from gankd.storage import atomic
@@ -23,8 +25,8 @@ def sample(source: Path | str, labels: str, *, count: int, out: Path | str, seed
     """Write `count` images per label: one grid (a row per label) where `out` ends in .png, else a folder of files.
 
     Args:
-        source: generator.safetensors, the folder of a gan stage, a run folder (its newest generator), or a recipe
-            (for runs/RECIPE).
+        source: generator.safetensors, the folder of a gan stage, a run folder (its newest generator), a recipe
+            (for runs/RECIPE), or hf:user/name.
         labels: "cat,dog", with quotes around a name whose parts between commas are classes, too; "0,1,2", unless
             numbers are names of classes; values "10,20.5" or a range "0:90:10", both ends included; labels of several
             values one after the other, where ranges give all combinations: "3,5,8:24:4" is five labels of three.
@@ -38,6 +40,8 @@ def sample(source: Path | str, labels: str, *, count: int, out: Path | str, seed
             generator does not know.
     """
     require(count >= 1, f"--count must be at least 1, got {count}")
+    if is_hub(str(source)):
+        source = pulled_generator(str(source))
     path, out = _find(Path(source)), Path(out)
     generator = load_generator(path, trust=trust, trusted=_trusted(path.parent.parent))
     task = generator.task

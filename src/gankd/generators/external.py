@@ -24,6 +24,7 @@ from gankd.data.npz import load_npz
 from gankd.data.own import counted, shown
 from gankd.errors import ConfigError, DataError, GankdError, ModelError
 from gankd.generators.networks import LatentGenerator, to_float, to_uint8
+from gankd.hub import is_hub
 from gankd.identity import Identity, identity_of_new
 from gankd.models import build_net
 from gankd.own_code import import_own
@@ -62,7 +63,7 @@ class ExternalGenerator(Generator, Protocol):
 
 def is_code(source: str) -> bool:
     """True if `gan.external` names the user's own code, module:name, and not images or a pipeline."""
-    return not source.startswith("diffusers:") and not Path(source).exists()
+    return not source.startswith("diffusers:") and not is_hub(source) and not Path(source).exists()
 
 
 def open_external(source: str, task: Task, shape: Shape, device: torch.device, found: Any = None) -> ExternalGenerator:
@@ -162,6 +163,33 @@ class OwnNetwork(LatentGenerator):
         with _guarded(self.what):
             images = self.net(z, labels)
         return to_float(check_images(images, len(labels), self.shape, self.what))
+
+
+class OfAnotherRun(LatentGenerator):
+    """A generator that gankd trained in another run, for labels of the same kind and images of the same shape.
+
+    Raises:
+        DataError: it is for other labels, or gives other images.
+    """
+
+    def __init__(self, net: LatentGenerator, path: Path, task: Task, shape: Shape) -> None:
+        super().__init__()
+        self.net, self.task, self.z_dim = net, net.task, net.z_dim
+        self.what, self.fingerprint = f"generator {shown(path)}", _digest(path)
+        labels = task.sample_labels(256, torch.zeros(0), "uniform", torch.Generator())
+        same = type(net.task) is type(task) and net.task.label_names == task.label_names
+        if same and not task.label_names and net.task.head_size == task.head_size:
+            low, high = net.task.targets(labels).aminmax()
+            same = bool(low >= -0.01 and high <= 1.01)  # of its own range
+        if not same or net.task.head_size != task.head_size:
+            raise DataError(
+                f"{self.what} is for {net.task.description}, and the data have {task.description}; the labels must be "
+                "the same, in the same order"
+            )
+        check_images(self.sample(labels[:2], generator=torch.Generator()), 2, shape, self.what)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        return self.net(z, labels)
 
 
 class _Sampled(ABC):

@@ -18,6 +18,7 @@ from torch import nn
 
 from gankd.config import from_dict
 from gankd.errors import CheckpointError, ConfigError, ModelError
+from gankd.hub import pulled_file
 from gankd.models.files import load_model
 from gankd.models.portable import Portable
 from gankd.sizes import sides
@@ -79,7 +80,7 @@ def open_exported(
     """A file that `gankd export` wrote, ready to run on the CPU.
 
     Args:
-        path: .safetensors, .onnx or .pt2.
+        path: .safetensors, .onnx or .pt2; or hf:user/name.
         trust: run code that the file names or holds: the module of a network of one's own, and any .pt2 file.
         threads: threads of onnxruntime; 0: one per core.
         network: gets the weights of a .safetensors file, as in `load_model`.
@@ -88,7 +89,7 @@ def open_exported(
         CheckpointError: the file is missing, damaged, not trusted, or was not written by gankd export.
         ModelError: onnxruntime is missing, or the network cannot be built.
     """
-    path = Path(path)
+    path = pulled_file(path)
     if path.suffix not in SUFFIXES.values():
         raise CheckpointError(f"{path} is not an exported student; expected a file that ends in {endings()}")
     if not path.is_file():

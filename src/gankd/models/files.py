@@ -8,6 +8,7 @@ from torch import nn
 
 from gankd.config import require
 from gankd.errors import CheckpointError, TrustError
+from gankd.hub import pulled_file
 from gankd.models import build_net, is_own
 from gankd.models.contract import Ensemble, ImageModel
 from gankd.models.weights import load_weights
@@ -60,7 +61,7 @@ def load_model(path: Path | str, *, trust: bool = False, network: nn.Module | No
     """Inverse of `save_model`: the network in eval mode, which takes uint8 images (N, C, H, W), and its task.
 
     Args:
-        path: the file.
+        path: the file, or hf:user/name.
         trust: import the module that the card names if the network is the author's own (module:name). Only for files
             whose author you trust: the module runs with your rights.
         network: gets the weights, in place of one that is built by the card's name; needed for students that were
@@ -70,7 +71,7 @@ def load_model(path: Path | str, *, trust: bool = False, network: nn.Module | No
         CheckpointError: the file is missing or damaged, or has no card. TrustError: its card names code.
         ModelError: its network cannot be built here.
     """
-    path = Path(path)
+    path = pulled_file(path)
     card, weights = read_card(path), load_weights(path)
     try:
         task = task_from_dict(card["task"])

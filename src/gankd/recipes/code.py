@@ -7,6 +7,7 @@ from typing import Any
 from gankd.config import read_value
 from gankd.errors import ConfigError
 from gankd.generators.external import is_code
+from gankd.hub import is_hub
 from gankd.models import is_own
 from gankd.own_code import IN_MEMORY
 from gankd.training.objective import own_losses
@@ -45,6 +46,8 @@ def _texts(value: Any, setting: str = "") -> Iterator[tuple[str, str]]:
 def _code_in(setting: str, text: str) -> set[str]:
     if setting == "external":
         return {text} if is_code(text) and ":" in text else set()
+    if is_hub(text):
+        return set()
     found = {text.partition("+")[0]} if setting != "loss" and is_own(text) else set()
     if setting not in NETWORKS:
         with suppress(ConfigError):

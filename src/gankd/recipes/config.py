@@ -10,6 +10,7 @@ from gankd.config import check_ranges, require, suggest, to_dict
 from gankd.data.augment import Augmentation
 from gankd.data.sets import DATA_SETS
 from gankd.engine import Precision
+from gankd.hub import is_hub, parse
 from gankd.models.contract import EndsIn
 from gankd.models.network_files import is_network_file
 from gankd.own_code import with_arguments
@@ -136,16 +137,16 @@ class TeacherConfig(SupervisedConfig):
     where: ClassVar[str] = "teacher."
 
     model: str = "resnet20"
-    """A zoo name (`gankd list models`), module:name, or the file of a whole trained network: .onnx, or with --trust a
-    TorchScript archive (.pt) or a program of torch.export (.pt2)."""
+    """A zoo name (`gankd list models`), module:name, or a whole trained network: hf:user/name of the Hugging Face Hub,
+    or a file, .onnx, or with --trust a TorchScript archive (.pt) or a program of torch.export (.pt2)."""
     args: dict[str, Any] = field(default_factory=dict, hash=False)
     """Arguments of the network's class or function, as in {width=8}, besides those that gankd sets (channels, size,
     outputs)."""
     members: Few = 1
     """Number of networks; the teacher is their mean output."""
     weights: str | None = None
-    """File of trained weights (.safetensors, or .pt without pickled code). The teacher is then not trained, and a
-    regressor's outputs must be in label units. Default: train the teacher."""
+    """File of trained weights (.safetensors, or .pt without pickled code), or hf:user/name/FILE. The teacher is then
+    not trained, and a regressor's outputs must be in label units. Default: train the teacher."""
     mean: tuple[float, ...] | None = None
     """Mean per channel, on the [0, 1] scale, that `weights` were trained with. Default: that of the data."""
     std: tuple[AboveZero, ...] | None = None
@@ -166,8 +167,10 @@ class TeacherConfig(SupervisedConfig):
             not self.is_given or self.members == 1,
             f"teacher.weights is one network, so teacher.members must be 1, got {self.members}",
         )
+        for name in filter(is_hub, (self.model, self.weights)):
+            parse(str(name))
         require(
-            self.weights is None or not is_network_file(self.model),
+            self.weights is None or not (is_network_file(self.model) or is_hub(self.model)),
             f"teacher.model={self.model} is a whole network with its weights; leave teacher.weights out",
         )
 
@@ -199,7 +202,7 @@ class TeacherConfig(SupervisedConfig):
     @property
     def is_given(self) -> bool:
         """True if the user gives the trained teacher: its weights, or a file of the whole network."""
-        return self.weights is not None or is_network_file(self.model)
+        return self.weights is not None or is_network_file(self.model) or is_hub(self.model)
 
 
 @explained
@@ -248,9 +251,9 @@ class StudentConfig(DistillConfig):
         Objective.parse(self.loss)
         for name in (self.model, *self.assistants, *filter(None, [self.teacher])):
             require(
-                not is_network_file(name),
-                f"student: {name} is a finished network in a file, which cannot be trained; name one of the zoo or "
-                "module:name (as teacher: teacher.model)",
+                not is_network_file(name) and not is_hub(name),
+                f"student: {name} is a finished network, which is not trained; name one of the zoo or module:name (as "
+                "teacher: teacher.model; to use it: gankd predict)",
             )
         require(
             self.start_updates is None or self.init == "finetune",

@@ -22,6 +22,7 @@ from gankd.own_code import split_arguments
 from gankd.processes import count
 from gankd.recipes.config import Recipe
 from gankd.recipes.data import add_unlabelled, given_splits, load_splits
+from gankd.recipes.from_hub import pulled
 from gankd.recipes.live import Live, Objects, copied, with_objects
 from gankd.runs import Run, Stage, fingerprint
 from gankd.shards import Shards
@@ -57,10 +58,12 @@ class Experiment:
 
         Raises:
             DataError: the images cannot be used, or have a size that no generator can make.
-            ConfigError: settings do not fit the data set or this machine.
+            ConfigError: settings do not fit the data set or this machine. HubError: a teacher or generator on the hub
+                cannot be had.
         """
         recipe, objects = with_objects(recipe, **live)
         recipe.teacher.require_weights()
+        recipe = pulled(recipe)
         recipe = from_dict(Recipe, to_dict(recipe))  # as workers read it: 1 and 1.0 would be different stages
         images = load_splits(recipe.data) if splits is None else given_splits(splits, recipe.data)
         if recipe.data.unlabelled is not None:

@@ -13,7 +13,15 @@ from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.errors import CheckpointError, TrustError
 from gankd.generators.copies import nearest
-from gankd.generators.external import ExternalGenerator, Generator, ImagePool, is_code, open_external
+from gankd.generators.external import (
+    ExternalGenerator,
+    Generator,
+    ImagePool,
+    OfAnotherRun,
+    Shape,
+    is_code,
+    open_external,
+)
 from gankd.generators.networks import LatentGenerator
 from gankd.models.contract import ImageModel, predict, predict_with_features
 from gankd.models.network_files import is_network_file
@@ -26,7 +34,7 @@ from gankd.storage import FORMAT, fill, fitting, load_state, restore, save_state
 from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.subsampling.ratio_net import DensityRatio
 from gankd.synthetic import Sampler, SelectConfig, Selection, SyntheticSet, check_space, generate, select
-from gankd.tasks import task_from_dict, task_to_dict
+from gankd.tasks import Task, task_from_dict, task_to_dict
 from gankd.training.autoencoder import train_autoencoder
 from gankd.training.gan import GanConfig, build_generator, train_gan
 from gankd.training.gan_health import HealthCheck
@@ -60,11 +68,21 @@ def external_generator(experiment: Experiment, source: str) -> ExternalGenerator
     key = f"external generator {source}"
     if key not in experiment.memory:
         train = experiment.splits.train
-        experiment.memory[key] = open_external(
+        experiment.memory[key] = _external(
             source, train.task, train.shape, experiment.engine.device, experiment.live.get(source)
         )
     found: ExternalGenerator = experiment.memory[key]
     return found
+
+
+def _external(source: str, task: Task, shape: Shape, device: torch.device, found: Any = None) -> ExternalGenerator:
+    """A generator that `open_external` opens, or that another run trained."""
+    if found is not None or not source.endswith(".safetensors"):
+        return open_external(source, task, shape, device, found)
+    trained = load_generator(Path(source))
+    if not isinstance(trained, LatentGenerator):
+        raise CheckpointError(f"{source} names another generator ({trained.what}); name that one as gan.external")
+    return OfAnotherRun(trained, Path(source), task, shape).to(device).eval()
 
 
 def make_generator(experiment: Experiment, teacher: ImageModel, config: GanConfig, stage: Stage) -> Generator:
@@ -184,7 +202,7 @@ def load_generator(
                 f"{path} names the generator {config.external!r}, code that is not part of gankd and is not run "
                 "unasked; if you trust the file and that module: add --trust"
             )
-        external = open_external(config.external, task, shape, torch.device("cpu"))
+        external = _external(config.external, task, shape, torch.device("cpu"))
         if external.fingerprint != stored.get("fingerprint"):
             raise CheckpointError(f"{external.what} has changed since {path} was made; run the gan stage again")
         return external

@@ -48,8 +48,8 @@ class GanConfig:
     where: ClassVar[str] = "gan."
 
     external: str | None = None
-    """An existing generator, in place of a trained one: module:name, a folder or file of labelled images,
-    or diffusers:FOLDER."""
+    """An existing generator, in place of a trained one: module:name, a folder or file of labelled images, the
+    generator.safetensors of another run, diffusers:FOLDER, or hf:user/name with one of these."""
     architecture: str = "residual"
     """residual: small networks for short trainings; the others are published ones, see `gankd list generators`."""
     steps: Count = 3000

@@ -2,10 +2,11 @@
 
 import json
 import sys
+from collections.abc import Iterator
 
 import pytest
 
-from gankd.console import Console, Mode
+from gankd.console import Console, Mode, followed, shows_reading
 from gankd.outlook import Outlook
 
 
@@ -113,3 +114,21 @@ def test_in_python_there_is_a_bar_for_people_only(monkeypatch: pytest.MonkeyPatc
     assert Console.of_python().mode == "quiet"
     monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert Console.of_python().mode == "bar"
+
+
+def test_reading_is_shown_within_its_block(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def parts() -> Iterator[int]:
+        for number in range(40):
+            clock[0] += 1.0
+            yield number
+
+    assert list(followed("read images", parts(), 40)) == list(range(40))
+    assert capsys.readouterr().err == ""  # nobody watches
+    with shows_reading(Console("plain")):
+        assert list(followed("read images", parts(), 40, images=2)) == list(range(40))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[2] for line in lines] == ["5%", "30%", "55%", "80%"]  # every ten seconds, none at once
+    assert lines[1].split()[3:] == ["2", "img/s", "28s", "left"]

@@ -3,13 +3,18 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from gankd.outlook import STUDENTS, Outlook
 from gankd.text import columns, duration, number
 
 Mode = Literal["live", "bar", "plain", "quiet", "json"]
+T = TypeVar("T")
+QUIET = 1.0
+"""Seconds of reading that need no progress."""
 
 
 class Console:
@@ -117,3 +122,34 @@ class Console:
         padding = " " * (Console._shown - len(line))
         print(f"\r{line}{padding}", end="" if live else "\n", file=sys.stderr, flush=True)
         Console._shown = len(line) if live else 0
+
+
+_reader: ContextVar["Console | None"] = ContextVar("_reader", default=None)
+"""Console that shows how far images are read; readers of data sets have no argument for it."""
+
+
+@contextmanager
+def shows_reading(console: Console) -> Iterator[None]:
+    """Within the block, `console` shows the progress of `followed`."""
+    token = _reader.set(console)
+    try:
+        yield
+    finally:
+        _reader.reset(token)
+
+
+def followed(what: str, parts: Iterable[T], total: int, images: int = 1) -> Iterator[T]:
+    """`parts` as they come, while the console of `shows_reading` shows how many there are.
+
+    Args:
+        what: name of the work.
+        parts: results of it.
+        total: number of parts.
+        images: images in each part; 0 shows no speed.
+    """
+    console, start = _reader.get(), time.monotonic()
+    for done, part in enumerate(parts, 1):
+        spent = time.monotonic() - start
+        if console is not None and spent > QUIET and console.due():
+            console.progress(what, done, total, done * images / spent, spent / done * (total - done), {})
+        yield part

@@ -72,6 +72,20 @@ def test_sorting_and_blocks_miss_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
         assert near_copies(test.images, train.images) == plain
 
 
+def test_hashes_find_what_all_pairs_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, test = scenes(3000, 4, side=8), scenes(600, 5, side=8)
+    noise = torch.randn(300, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 8
+    test[:300] = (train[:300] + noise).clamp(0, 255).to(torch.uint8)
+    every = near_copies(test, train)
+    assert 100 < len(every) < 300
+    monkeypatch.setattr(copies, "MOST_PAIRS", 0)
+    assert set(near_copies(test, train)) <= set(every)
+    assert len(near_copies(test, train)) >= 0.98 * len(every)
+    monkeypatch.setattr(copies, "TABLES", 1)  # one list misses many: they make up for one another
+    assert len(near_copies(test, train)) < 0.9 * len(every)
+    assert near_copies(train[:2], train[:3]) == [Copy(0, 0), Copy(1, 1)]
+
+
 def test_correlation_ignores_brightness_and_contrast() -> None:
     image = scenes(1, 3)[0]
     assert correlation(image, image // 2 + 20) == pytest.approx(1, abs=1e-4)

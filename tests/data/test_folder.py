@@ -3,6 +3,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -734,3 +735,22 @@ def test_table_is_a_folder(tmp_path: Path) -> None:
 def test_text_labels_that_should_be_numbers(tmp_path: Path) -> None:
     root = numbers(tmp_path, ["cat", "dog"] * 3)
     assert "line 2: expected a number as label, got 'cat'" in refused(root, task="regression")
+
+
+def test_threads_keep_the_order_and_take_files_as_they_come() -> None:
+    taken, most = [0], [0]
+
+    def arguments() -> Iterator[int]:
+        for number in range(5000):
+            taken[0] += 1
+            yield number
+
+    def read(number: int) -> int:
+        most[0] = max(most[0], taken[0] - number)
+        if number % 7 == 0:
+            raise ValueError(f"bad {number}")
+        return number
+
+    found = files.in_threads(read, arguments())
+    assert found == [f"bad {number}" if number % 7 == 0 else number for number in range(5000)]
+    assert most[0] < 3000  # 16 threads with 16 files each, and four times as many waiting

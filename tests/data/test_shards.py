@@ -137,6 +137,9 @@ def test_bad_shards(tmp_path: Path) -> None:
     content = (tmp_path / "two.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(content[: len(content) // 2])
     assert "cut.tar" in refused(tmp_path / "cut.tar")
+    content = shard(tmp_path / "whole.tar", samples()).read_bytes()
+    (tmp_path / "last.tar").write_bytes(content.rstrip(b"\0") + bytes(-len(content.rstrip(b"\0")) % 512))
+    assert "last.tar is not a plain .tar file, or a damaged one (it ends without" in refused(tmp_path / "last.tar")
     (tmp_path / "text.tar").write_text("no archive")
     assert "text.tar is not a plain .tar file, or a damaged one" in refused(tmp_path / "text.tar")
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as archive:
@@ -145,6 +148,11 @@ def test_bad_shards(tmp_path: Path) -> None:
     (tmp_path / "z").mkdir()
     (tmp_path / "z" / "a.tar.gz").touch()
     assert "no .tar files in" in refused(tmp_path / "z")
+
+
+def test_members_that_hold_code_or_arrays_are_passed_over(tmp_path: Path) -> None:
+    odd = {f"a/0003.{suffix}": b"\x80\x04cos\nsystem\n" for suffix in ("pyd", "pickle", "pth", "npy", "ten", "mp")}
+    assert levels(load_shards(shard(tmp_path / "x.tar", samples() | odd))) == {k: k % 3 for k in range(COUNT)}
 
 
 def test_images_are_decoded_as_in_a_folder(tmp_path: Path) -> None:

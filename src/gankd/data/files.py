@@ -5,9 +5,11 @@ import math
 import os
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
+from gankd.console import followed
 from gankd.data.copies import check_copies
 from gankd.data.heic import heic_formats, is_heic
 from gankd.data.images import Splits
@@ -59,6 +62,9 @@ _OR_SKIP = ", or add --skip-broken"
 
 MOST_LISTED = 5
 """Number of images left out that a message names."""
+
+MOST_AT_A_TIME = 16
+"""Most files that a thread takes at a time."""
 
 _BYTES_PER_PIXEL = 12
 """Memory that an image takes at its peak: as stored, without transparency, and in the colours asked for."""
@@ -123,6 +129,8 @@ def walk(folder: str | Path) -> tuple[list[Path], list[str]]:
 
 Source = Path | bytes
 """A file, or the content of one."""
+READ = "read images"
+"""Name of the work of decoding."""
 
 
 class Pictures(Protocol):
@@ -132,8 +140,11 @@ class Pictures(Protocol):
     def paths(self) -> Sequence[Path]:
         """All files that have been read, once `visit` has been called."""
 
-    def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
-        """Result of `function` for each number and file, or the reason why the file cannot be read."""
+    def visit(self, function: Callable[[int, Source], R], what: str = READ) -> list[R | str]:
+        """Result of `function` for each number and file, or the reason why the file cannot be read.
+
+        `what` names the work where its progress is shown.
+        """
         ...
 
 
@@ -148,9 +159,9 @@ class Files:
         """See `Pictures`."""
         return self._paths
 
-    def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
+    def visit(self, function: Callable[[int, Source], R], what: str = READ) -> list[R | str]:
         """See `Pictures`."""
-        return in_threads(lambda pair: function(*pair), enumerate(self._paths))
+        return in_threads(lambda pair: function(*pair), enumerate(self._paths), what, len(self._paths))
 
 
 class _Some:
@@ -164,14 +175,14 @@ class _Some:
         """See `Pictures`."""
         return self._pictures.paths
 
-    def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
+    def visit(self, function: Callable[[int, Source], R], what: str = READ) -> list[R | str]:
         """See `Pictures`."""
         place = {position: number for number, position in enumerate(self._positions)}
 
         def attempt(position: int, source: Source) -> R | None:
             return function(place[position], source) if position in place else None
 
-        outcomes = self._pictures.visit(attempt)
+        outcomes = self._pictures.visit(attempt, what)
         return [cast("R | str", outcomes[position]) for position in self._positions]
 
 
@@ -256,7 +267,7 @@ def survey(
     Raises:
         DataError: files that are not images, or that differ in a size or colour that was not set.
     """
-    outcomes = pictures.visit(lambda _, source: header(source))
+    outcomes = pictures.visit(lambda _, source: header(source), "read headers")
     headers = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     if len(headers) < len(items):
         # Count all bad files at once: some show only when decoded.
@@ -317,8 +328,15 @@ def photograph(content: bytes, size: int | str, *, grey: bool, most: int) -> npt
     return found
 
 
-def in_threads(function: Callable[[T], R], arguments: Iterable[T]) -> list[R | str]:
-    """Results, or the reason why a file has none; Pillow decodes without Python's lock."""
+def in_threads(function: Callable[[T], R], arguments: Iterable[T], what: str = "", total: int = 0) -> list[R | str]:
+    """Results, or the reason why a file has none; Pillow decodes without Python's lock.
+
+    Args:
+        function: reads a file.
+        arguments: one for each file, taken as threads come to them.
+        what: name of the work, whose progress is then shown.
+        total: number of arguments.
+    """
 
     def attempt(argument: T) -> R | str:
         try:
@@ -329,13 +347,31 @@ def in_threads(function: Callable[[T], R], arguments: Iterable[T]) -> list[R | s
             text = " ".join(str(getattr(error, "strerror", None) or error).split())
             return text or type(error).__name__
 
-    pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+    threads = min(16, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_open` has a limit of its own
         try:
-            return list(pool.map(attempt, arguments))
+            found = _in_turn(pool, threads, attempt, iter(arguments))
+            return list(followed(what, found, total) if what else found)
         finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C drops files that have not begun
+
+
+def _in_turn(pool: ThreadPoolExecutor, threads: int, function: Callable[[T], R], arguments: Iterator[T]) -> Iterator[R]:
+    """Results in the order of the arguments, of which only some wait: a million would take a gigabyte.
+
+    Threads take several at a time, but one at first, so that all have work where there are few.
+    """
+    waiting: deque[Future[list[R]]] = deque()
+    given = 0
+    while some := list(islice(arguments, min(MOST_AT_A_TIME, 1 + given // threads))):
+        waiting.append(pool.submit(lambda some: [function(each) for each in some], some))
+        given += 1
+        if len(waiting) > 4 * threads:
+            yield from waiting.popleft().result()
+    while waiting:
+        yield from waiting.popleft().result()
 
 
 class Budget:

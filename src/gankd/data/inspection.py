@@ -173,7 +173,7 @@ def scan(found: Found, label: tuple[str, ...] = ()) -> Scan | None:
         paths = sorted(walk(found.path)[0])
     else:
         return None
-    outcomes = in_threads(probe, paths)
+    outcomes = in_threads(probe, paths, "read images", len(paths))
     read = [outcome for outcome in outcomes if not isinstance(outcome, str)]
     bad = [(path, outcome) for path, outcome in zip(paths, outcomes, strict=True) if isinstance(outcome, str)]
     return Scan(Counter((width, height) for width, height, _ in read), sum(grey for *_, grey in read), bad)

@@ -36,7 +36,7 @@ JOINED = "\x1f"
 SMALLEST_SIZE, LARGEST_SIZE = 8, 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image file, before it is opened."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gankd.console import followed
 from gankd.data.arrays import Array, Images, Stream, label_texts, refuse_strange, splits_of_arrays
 from gankd.data.columns import (
     IMAGE_COLUMNS,
@@ -26,7 +27,7 @@ from gankd.data.columns import (
     refuse_half_split,
     refuse_other_paths,
 )
-from gankd.data.files import Files, R, Source, in_threads, splits_of_pictures
+from gankd.data.files import READ, Files, R, Source, in_threads, splits_of_pictures
 from gankd.data.images import Splits
 from gankd.data.layout import parts_of_files
 from gankd.data.own import Choices, Item, TaskChoice, joined, shown, with_part
@@ -235,21 +236,22 @@ class _Embedded:
         """See `Pictures`."""
         return [*(shard.path for shard in self.shards), *sorted(self.named)]
 
-    def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
+    def visit(self, function: Callable[[int, Source], R], what: str = READ) -> list[R | str]:
         """See `Pictures`."""
         outcomes: list[R | str] = []
-        for shard in self.shards:
+        total = sum(-(-shard.count // BLOCK) for shard in self.shards)
+        blocks = ((shard, block) for shard in self.shards for (block,) in shard.blocks(self.column))
+        for shard, block in followed(what, blocks, total, images=BLOCK):
             base = Path(os.path.abspath(shard.path.parent))  # below "." there would be "..", too
-            for (block,) in shard.blocks(self.column):
-                cells = enumerate(block.to_pylist(), len(outcomes))
+            cells = enumerate(block.to_pylist(), len(outcomes))
 
-                def attempt(pair: tuple[int, Any], base: Path = base) -> R:
-                    source = _source(pair[1], base)
-                    if isinstance(source, Path):
-                        self.named.add(source)
-                    return function(pair[0], source)
+            def attempt(pair: tuple[int, Any], base: Path = base) -> R:
+                source = _source(pair[1], base)
+                if isinstance(source, Path):
+                    self.named.add(source)
+                return function(pair[0], source)
 
-                outcomes += in_threads(attempt, cells)
+            outcomes += in_threads(attempt, cells)
         return outcomes
 
 

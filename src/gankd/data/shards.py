@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
+from gankd.console import followed
 from gankd.data.columns import LABEL_COLUMNS, labelled, refuse_half_split
-from gankd.data.files import IMAGE_SUFFIXES, R, Source, in_threads, splits_of_pictures
+from gankd.data.files import IMAGE_SUFFIXES, READ, R, Source, in_threads, splits_of_pictures
 from gankd.data.images import Splits
 from gankd.data.layout import parts_of_files
 from gankd.data.own import JOINED, Choices, FileSettings, Item, counted, shown, with_part
@@ -54,7 +55,7 @@ def _read_shards(
     path: Path, part_of: Mapping[Path, str | None], choices: Choices
 ) -> tuple[list["_Sample"], list[Item], bool]:
     """Samples and items of shards with their splits, and True if all labels are classes by their kind."""
-    samples = [sample for shard in part_of for sample in _samples(shard)]
+    samples = _listed(list(part_of))
     if not samples:
         raise DataError(
             f"{shown(path)}: expected images in the shards, such as 0001.jpg with 0001.cls, got none; "
@@ -77,7 +78,7 @@ def _read_shards(
 
 def unlabelled_members(path: Path) -> tuple[list[Item], "_Members"]:
     """Items and pictures of all images in a shard or a folder of shards, whether they have labels or not."""
-    samples = [sample for shard in _find(path) for sample in _samples(shard)]
+    samples = _listed(_find(path))
     items = [Item(f"{each.shard.name}/{each.image.name}", each.shard, "", each.where, None) for each in samples]
     return items, _Members(samples)
 
@@ -96,7 +97,7 @@ def _find(path: Path) -> list[Path]:
     return paths
 
 
-@dataclass
+@dataclass(slots=True)
 class _Member:
     """A regular file in a shard."""
 
@@ -105,7 +106,7 @@ class _Member:
     size: int
 
 
-@dataclass
+@dataclass(slots=True)
 class _Sample:
     """An image with the members that may hold its label."""
 
@@ -117,6 +118,11 @@ class _Sample:
     def where(self) -> str:
         """Place of the sample, for messages."""
         return f"{shown(self.shard)} {shown(self.image.name)}"
+
+
+def _listed(shards: list[Path]) -> list[_Sample]:
+    """Samples of all shards that hold an image, in the order of the shards."""
+    return [sample for shard in followed("list shards", shards, len(shards), images=0) for sample in _samples(shard)]
 
 
 def _samples(shard: Path) -> Iterator[_Sample]:
@@ -143,11 +149,15 @@ def _samples(shard: Path) -> Iterator[_Sample]:
 def _members(shard: Path) -> Iterator[_Member]:
     try:
         require_regular(shard)
+        end = 0
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if member.isreg() and not member.issparse():
                     yield _Member(member.name, member.offset_data, member.size)
                 archive.members = []  # type: ignore[attr-defined]  # otherwise every header stays in memory
+        if shard.stat().st_size <= end:  # cut off between two members, which tarfile takes for its end
+            raise ValueError("it ends without the mark of its end")
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         reason = shown(" ".join(str(getattr(error, "strerror", None) or error).split()))
         raise DataError(
@@ -228,10 +238,10 @@ class _Members:
         """See `Pictures`."""
         return list(dict.fromkeys(sample.shard for sample in self.samples))
 
-    def visit(self, function: Callable[[int, Source], R]) -> list[R | str]:
+    def visit(self, function: Callable[[int, Source], R], what: str = READ) -> list[R | str]:
         """See `Pictures`."""
 
         def attempt(pair: tuple[int, _Sample]) -> R:
             return function(pair[0], _read(pair[1].shard, pair[1].image))
 
-        return in_threads(attempt, enumerate(self.samples))
+        return in_threads(attempt, enumerate(self.samples), what, len(self.samples))

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from torch import nn
 
 from gankd.config import from_dict, require, to_dict
+from gankd.console import shows_reading
 from gankd.data.images import Splits
 from gankd.engine import Engine
 from gankd.generators.networks import start_sides
@@ -65,9 +66,10 @@ class Experiment:
         recipe.teacher.require_weights()
         recipe = pulled(recipe)
         recipe = from_dict(Recipe, to_dict(recipe))  # as workers read it: 1 and 1.0 would be different stages
-        images = load_splits(recipe.data) if splits is None else given_splits(splits, recipe.data)
-        if recipe.data.unlabelled is not None:
-            images = add_unlabelled(images, recipe.data, objects.get(recipe.data.unlabelled))
+        with shows_reading(run.console):
+            images = load_splits(recipe.data) if splits is None else given_splits(splits, recipe.data)
+            if recipe.data.unlabelled is not None:
+                images = add_unlabelled(images, recipe.data, objects.get(recipe.data.unlabelled))
         _, height, width = images.train.shape
         start_sides(height, width)
         if recipe.shards == 1:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gankd.cli.command import ENGINES, PROCESSES, TABLE, THREADS, TRACK, Command, Option, Shown
-from gankd.cli.options import QUALITIES, RECIPE, RUN, SHARED, STUDENTS, TIME, WORKERS
+from gankd.cli.options import QUALITIES, RECIPE, RUN, SHARED, STUDENTS, STUDENTS_PER_ARM, TIME, WORKERS, names, seconds
 from gankd.cli.recipe import prepared
 from gankd.cli.views import evaluated, facts, path, students_or_search, whole_run
 from gankd.config import require
@@ -182,6 +182,29 @@ COMMANDS = (
             ),
         ),
         view=students_or_search,
+    ),
+    Command(
+        name="tune",
+        help="search settings of students on validation images, as often for the control as for the method (Optuna)",
+        calls="gankd.commands.tune:tune",
+        opens="recipe",
+        options=(
+            *RECIPE,
+            Option("--time", type=seconds, metavar="TIME", help="end within this time, as in 30m or 2h"),
+            Option(
+                "--trials", type=int, help="settings to try for each arm (default: 20, or as many as --time allows)"
+            ),
+            Option(
+                "--vary",
+                action="append",
+                metavar="NAME=VALUES",
+                help="search only this setting (and others so named): student.lr=0.001..0.01 or select.rho=0.7,0.9",
+            ),
+            Option("--arms", type=names, help="arms to tune (default: kd_matched,adjusted_kd)"),
+            STUDENTS_PER_ARM,
+            WORKERS,
+            *ENGINES,
+        ),
     ),
     Command(
         name="eval",

@@ -21,6 +21,7 @@ from gankd.commands.stages import (
     synth,
     teach,
 )
+from gankd.commands.tune import tune
 
 __all__ = [
     "RunResult",
@@ -42,4 +43,5 @@ __all__ = [
     "student",
     "synth",
     "teach",
+    "tune",
 ]

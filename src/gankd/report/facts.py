@@ -13,6 +13,8 @@ from gankd.virtual import Inspection
 
 SEARCH = "search.json"
 """File of a run folder with the settings of students that a search tried, and its choice."""
+TUNED = "tune.json"
+"""File of a run folder with the best settings that `gankd tune` has found for each arm, and how many it tried."""
 EXPORTS = "exports.json"
 """File of a run folder with what `gankd export` measured on each file that it wrote."""
 MAX_GROUPS = 12
@@ -24,6 +26,11 @@ MISTAKES = 16
 """Test images with wrong answers."""
 SCORED_IMAGES = 8
 """Kept images with their scores, and as many that each step dropped."""
+
+
+def tuned(title: str) -> str:
+    """Title of an arm at its best settings."""
+    return f"{title} (tuned)"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ from gankd.report.facts import (
     SEARCH,
     SWEEP_COLUMNS,
     SWEEP_ROWS,
+    TUNED,
     CopyFacts,
     Curve,
     DataFacts,
@@ -58,6 +59,7 @@ from gankd.report.facts import (
     ReportData,
     ScoredImages,
     StageFacts,
+    tuned,
 )
 from gankd.report.tables import best_arm
 from gankd.seeds import rng
@@ -168,7 +170,7 @@ def _commands(experiment: Experiment, action: str) -> list[str]:
 
 def _notes(experiment: Experiment, arms: Sequence[Arm], stages: Stages) -> list[str]:
     notes = [f"Data: {warning}." for warning in experiment.splits.card.get("warnings", ())]
-    notes += _searched(experiment)
+    notes += [*_searched(experiment), *_tuned(experiment, arms)]
     teacher, student = experiment.recipe.teacher, experiment.recipe.student
     if teacher.augment and not student.augment and not teacher.is_given:
         notes.append(
@@ -207,6 +209,17 @@ def _searched(experiment: Experiment) -> list[str]:
     return [
         f"Augmentation and length of all students were chosen for the labels only, on validation images, among {tried} "
         f"settings: {choice['setting']}."
+    ]
+
+
+def _tuned(experiment: Experiment, arms: Sequence[Arm]) -> list[str]:
+    """Note on the settings that were tried for the arms of `gankd tune` that are shown."""
+    path, shown = experiment.run.folder / TUNED, {arm.title for arm in arms}
+    found = read_json(path)["arms"].values() if path.is_file() else []
+    return [
+        f"{tuned(each['title'])}: the best of {each['tried']} settings on validation images."
+        for each in found
+        if tuned(each["title"]) in shown
     ]
 
 

@@ -54,6 +54,8 @@ class Classification(ClassLabels):
     """Words below a table of students."""
     answer_name: ClassVar[str] = "probabilities"
     """Name of what an exported student gives."""
+    adjustments: ClassVar[tuple[Adjust, ...]] = ("none", "argmax", "soft")
+    """Adjustments of labels that the task has."""
     default_adjust: ClassVar[Adjust] = "none"
     """Adjustment of labels that `auto` selects: the assigned class stays, with the teacher's soft output alongside."""
     reading_of_teacher: ClassVar[str] = ""

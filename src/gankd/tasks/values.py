@@ -46,6 +46,8 @@ class OfValues(ValueLabels):
     parts: ClassVar[tuple[str, ...]] = ()
     """Those of `metrics` that split the error by output."""
     table_notes: ClassVar[tuple[str, ...]] = ()
+    adjustments: ClassVar[tuple[Adjust, ...]] = ("none", "prediction")
+    """Adjustments of labels that the task has."""
     default_adjust: ClassVar[Adjust] = "prediction"
     """Adjustment of labels that `auto` selects: the teacher's prediction."""
     reading_of_teacher: ClassVar[str] = "clipped"

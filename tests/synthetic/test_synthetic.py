@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gankd.errors import CheckpointError, ConfigError, DataError, GankdError, ModelError, RunError
+from gankd.seeds import rng
 from gankd.storage import digest, read_json
 from gankd.synthetic import SelectConfig, SyntheticSet, generate, select
 from gankd.tasks import Classification, Regression, Task
@@ -171,8 +172,38 @@ def test_damage_is_found_and_named(pool: SyntheticSet, tmp_path: Path) -> None:
     content = bytearray((folder / "images-00000.npy").read_bytes())
     content[-1] ^= 1
     (folder / "images-00000.npy").write_bytes(content)
+    changed = SyntheticSet(folder)
+    for read in (changed.images, lambda: changed.images(torch.tensor([3])), changed.check):
+        with pytest.raises(CheckpointError, match=r"images-00000\.npy has changed.*hash differs"):
+            read()
+    changed.labels  # noqa: B018  # the others can be read
+
+
+def test_a_selection_reads_no_image(pool: SyntheticSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(pool.folder, tmp_path / "pool"))
+    expected = select(pool, SelectConfig(count=100), 0)
+    for path in folder.glob("images-*"):
+        path.write_bytes(bytes(path.stat().st_size))
+    chosen = select(SyntheticSet(folder), SelectConfig(count=100), 0)
+    assert torch.equal(chosen.index, expected.index)
+    assert chosen.report == expected.report
     with pytest.raises(CheckpointError, match="hash differs"):
-        SyntheticSet(folder)
+        chosen.images()
+
+
+def test_many_images_are_mapped(pool: SyntheticSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = torch.randperm(len(pool), generator=rng(0, "some"))[:900]
+    plain = pool.images(index)
+    monkeypatch.setenv("GANKD_CACHE", str(tmp_path))
+    monkeypatch.setattr("gankd.data.store.available_memory", lambda: 0)
+    assert torch.equal(pool.images(index), plain)
+    assert torch.equal(pool.images(), pool.images(torch.arange(len(pool))))
+    assert len(list(tmp_path.glob("*/images.npy"))) == 2  # both of all images are one
+
+
+def test_a_newer_or_damaged_manifest_is_refused(pool: SyntheticSet, tmp_path: Path) -> None:
+    def broken(name: str) -> Path:
+        return Path(shutil.copytree(pool.folder, tmp_path / name))
 
     folder = broken("newer")
     manifest = read_json(folder / "manifest.json")

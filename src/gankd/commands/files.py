@@ -88,7 +88,7 @@ def _check(path: Path) -> bool:
         Stage(path.parent.name, path.parent)  # compares history and result
         return "history" in read_json(path.parent / "done.json")
     if path.name == "manifest.json":
-        SyntheticSet(path.parent)
+        SyntheticSet(path.parent).check()
     if path.suffix == ".safetensors":
         if intact(path.read_bytes()) is False:
             raise CheckpointError(f"{path} has {CHANGED}; {REMEDY}")

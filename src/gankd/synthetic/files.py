@@ -47,6 +47,21 @@ def write_array(folder: Path, part: str, number: int, array: NDArray[Any]) -> di
     return {"bytes": size, "blake2b": digest(array_path(folder, part, number))}
 
 
+def check_size(folder: Path, part: str, number: int, entry: dict[str, Any]) -> Path:
+    """Compare a file's size with its entry in the manifest; the file.
+
+    Raises:
+        CheckpointError: missing or truncated.
+    """
+    path = array_path(folder, part, number)
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; {REMEDY}")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise CheckpointError(f"{path} has {size} bytes instead of {entry['bytes']}; {REMEDY}")
+    return path
+
+
 def check_file(folder: Path, part: str, number: int, entry: dict[str, Any]) -> None:
     """Compare a file with its entry in the manifest; its content is read once per process.
 
@@ -57,12 +72,7 @@ def check_file(folder: Path, part: str, number: int, entry: dict[str, Any]) -> N
     Raises:
         CheckpointError: missing, truncated or changed.
     """
-    path = array_path(folder, part, number)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; {REMEDY}")
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise CheckpointError(f"{path} has {size} bytes instead of {entry['bytes']}; {REMEDY}")
+    path = check_size(folder, part, number, entry)
     if digest(path) != entry["blake2b"]:
         raise CheckpointError(f"{path} has changed since it was written (its hash differs); {REMEDY}")
 

@@ -12,22 +12,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gankd.data.store import build
 from gankd.errors import CheckpointError
 from gankd.storage import FORMAT, read_json
-from gankd.synthetic.files import MANIFEST, PARTS, REMEDY, UNFINISHED, check_file, open_array
+from gankd.synthetic.files import MANIFEST, PARTS, REMEDY, UNFINISHED, check_file, check_size, open_array
 from gankd.tasks import Task, task_from_dict
 
 
 class SyntheticSet:
     """A folder of generated images with assigned labels, teacher outputs and log-ratios, written by `generate`.
 
-    Files are memory-mapped after their hashes are compared, once per process; only the parts asked for are kept.
+    Files are memory-mapped after their hashes are compared, once per process, as they are read: a selection reads no
+    images.
 
     Args:
         folder: contains `manifest.json`.
 
     Raises:
-        CheckpointError: the set is unfinished or of another format version, or a file is missing, truncated or changed.
+        CheckpointError: the set is unfinished or of another format version, or a file is missing or truncated; when it
+            is read, a file has changed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +59,7 @@ class SyntheticSet:
             assert len(self._shards) == -(-self._count // self._shard_size)
             for number, files in enumerate(self._shards):
                 for part in PARTS:
-                    check_file(folder, part, number, files[part])
+                    check_size(folder, part, number, files[part])
         except (KeyError, TypeError, ValueError, AssertionError):
             raise CheckpointError(f"{folder / MANIFEST} is damaged; {REMEDY}") from None
 
@@ -90,29 +93,54 @@ class SyntheticSet:
         return torch.cat(parts)
 
     def images(self, index: Tensor | None = None) -> Tensor:
-        """(K, C, H, W) uint8 images at `index` (K,), or all."""
-        return self._gather("images", index)
+        """(K, C, H, W) uint8 images at `index` (K,), or all; in a mapped file of the cache folder if they are many."""
+        taken = torch.arange(len(self)) if index is None else index
+
+        def key() -> str:
+            return hashlib.blake2b(taken.numpy().tobytes(), key=self.fingerprint().encode(), digest_size=16).hexdigest()
+
+        def fill(target: NDArray[np.uint8]) -> None:
+            for place, rows in self._rows("images", taken):
+                target[place.numpy()] = rows
+
+        return build((len(taken), *self.shape), key, fill)
 
     def teacher_outputs(self, index: Tensor | None = None) -> Tensor:
         """(K, classes) float16 logits or (K,) float32 values at `index` (K,), or all."""
         return self._gather("teacher_outputs", index)
 
+    def check(self) -> None:
+        """Compare all files with their hashes, also those that nobody has read yet.
+
+        Raises:
+            CheckpointError: one has changed since it was written.
+        """
+        for number, files in enumerate(self._shards):
+            for part in PARTS:
+                check_file(self.folder, part, number, files[part])
+
+    def _array(self, part: str, number: int) -> NDArray[Any]:
+        check_file(self.folder, part, number, self._shards[number][part])
+        return open_array(self.folder, part, number)
+
     def _arrays(self, part: str) -> Iterator[NDArray[Any]]:
         for number in range(len(self._shards)):
-            yield open_array(self.folder, part, number)
+            yield self._array(part, number)
 
     def _gather(self, part: str, index: Tensor | None = None) -> Tensor:
         if index is None:
             return torch.cat([torch.from_numpy(np.array(array)) for array in self._arrays(part)])
-        # Read shard by shard in ascending order, which is fastest from disk; then restore the order of `index`.
+        parts = list(self._rows(part, index))
+        gathered = torch.from_numpy(np.concatenate([rows for _, rows in parts]))
+        result = torch.empty_like(gathered)
+        result[torch.cat([place for place, _ in parts])] = gathered
+        return result
+
+    def _rows(self, part: str, index: Tensor) -> Iterator[tuple[Tensor, NDArray[Any]]]:
+        """Rows at `index` (K,) with their places in it, shard by shard in ascending order: fastest from disk."""
         ordered, order = index.sort()
         edges = torch.arange(len(self._shards) + 1) * self._shard_size
-        pieces = []
         for number, (first, last) in enumerate(pairwise(torch.searchsorted(ordered, edges).tolist())):
             if last > first or number == 0:
                 local = (ordered[first:last] - number * self._shard_size).numpy()
-                pieces.append(torch.from_numpy(open_array(self.folder, part, number)[local]))
-        gathered = torch.cat(pieces)
-        result = torch.empty_like(gathered)
-        result[order] = gathered
-        return result
+                yield order[first:last], self._array(part, number)[local]

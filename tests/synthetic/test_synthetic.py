@@ -2,6 +2,7 @@ import hashlib
 import itertools
 import json
 import shutil
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from gankd.errors import CheckpointError, ConfigError, DataError, GankdError, ModelError, RunError
 from gankd.seeds import rng
-from gankd.storage import digest, read_json
+from gankd.storage import digest, read_json, write_hashed_json
 from gankd.synthetic import SelectConfig, SyntheticSet, generate, select
 from gankd.tasks import Classification, Regression, Task
 
@@ -151,6 +152,22 @@ def test_a_folder_is_not_taken_for_a_set_with_other_settings(pool: SyntheticSet,
             {"gan": "abc"},
             shard_size=512,
         )
+
+
+def test_the_manifest_of_a_large_set_is_not_written_for_each_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = sys.modules["gankd.synthetic.generate"]
+    written: list[int] = []
+
+    def counted(path: Path, state: dict[str, Any]) -> None:
+        written.append(len(state["shards"]))
+        write_hashed_json(path, state)
+
+    monkeypatch.setattr(generation, "write_hashed_json", counted)
+    monkeypatch.setattr(generation, "KEPT", 2)
+    make(tmp_path, shard_size=256)  # six files
+    assert written == [1, 2, 3, 4, 6]
 
 
 def test_damage_is_found_and_named(pool: SyntheticSet, tmp_path: Path) -> None:

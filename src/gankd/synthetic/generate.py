@@ -20,6 +20,9 @@ from gankd.synthetic.files import MANIFEST, PARTS, SHARD, UNFINISHED, check_file
 from gankd.synthetic.pool import SyntheticSet
 from gankd.tasks import Task, task_to_dict
 
+KEPT = 32
+"""An interruption costs one in so many of the finished files, or the one that is being made."""
+
 
 class Sampler(Protocol):
     """Maps labels (n,) in user units to uint8 images (n, C, H, W), all randomness from `generator` on the CPU."""
@@ -118,7 +121,9 @@ def generate(
         try:
             shards.append({name: write_array(folder, name, len(shards), array) for name, array in arrays.items()})
             state["shape"] = list(arrays["images"].shape[1:])
-            write_hashed_json(folder / UNFINISHED, state)
+            # The manifest grows with the set: written after each of thousands of files, it would take longer than they.
+            if start + shard_size >= len(labels) or len(shards) % max(1, len(shards) // KEPT) == 0:
+                write_hashed_json(folder / UNFINISHED, state)
         except OSError as error:
             raise _unwritable(folder, error) from None
     if leads():

@@ -2,6 +2,7 @@ import io
 import os
 import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 
 from gankd.data.cifar import load_cifar10, load_cifar100
 from gankd.data.images import LabelledImages, Splits
-from gankd.errors import DataError
+from gankd.errors import ConfigError, DataError
+from gankd.recipes.data import load_splits
+from gankd.recipes.published import find_table
 from gankd.tasks import Classification
 
 NAMES = [f"class {number}" for number in range(10)]
@@ -288,12 +291,34 @@ def test_broken_archives(tmp_path: Path) -> None:
     assert "got neither" in refused(tmp_path / "empty")
 
 
-def test_the_authors_file(tmp_path: Path) -> None:
-    path = tmp_path / "CIFAR10_trainset_100_seed_2020.h5"
+def authors(folder: Path) -> Path:
+    """100 images, of which the last 20 validate."""
+    path = folder / "CIFAR10_trainset_100_seed_2020.h5"
     with h5py.File(path, "w") as file:
         file["images_train"] = np.stack([images[:20] for images, _ in TEN.values()]).reshape(100, 3, 32, 32)
         file["labels_train"] = np.concatenate([labels[:20] for _, labels in TEN.values()])
         file["subtrain_indx"], file["subvalid_indx"] = np.arange(80), np.arange(99, 79, -1)
+    return path
+
+
+def test_the_recipe_of_scarce_images_reads_the_authors_file(tmp_path: Path) -> None:
+    """Its file holds exactly the images of C-10K: all train under the published protocol, else all but those that
+    validate.
+    """
+    path = authors(tmp_path)
+    unpacked(tmp_path / "cifar-10-batches-py", python_10())
+    for protocol, count in (("gankd", 80), ("published", 100)):
+        data = find_table("cifar10-c10k", protocol).recipe("full", str(path)).data  # type: ignore[arg-type]
+        assert data.num_train == 10_000
+        found = load_splits(replace(data, num_train=100))
+        assert (len(found.train), len(found.val), len(found.test)) == (count, 20, 30)
+        assert len(set(numbers(found.train).tolist())) == count
+    with pytest.raises(ConfigError, match="num_train is 81, but there are 80 training images"):
+        load_splits(replace(data, num_train=81, val_trains=False))
+
+
+def test_the_authors_file(tmp_path: Path) -> None:
+    path = authors(tmp_path)
     assert "holds no test images; put cifar-10-python.tar.gz, or its folder, next to it" in refused(path)
     unpacked(tmp_path / "cifar-10-batches-py", python_10())
     data = load_cifar10(path)

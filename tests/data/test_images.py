@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gankd.data.images import LabelledImages, Splits, concat
+from gankd.data.images import LabelledImages, Splits, concat, join
 from gankd.errors import DataError
 from gankd.seeds import rng
 from gankd.tasks import Classification, Regression, Task
@@ -106,3 +106,18 @@ def test_splits() -> None:
     assert replace(splits, name="other", card={"origin": "x"}).fingerprint() == splits.fingerprint()
     swapped = Splits(train, test, val, "toy")
     assert swapped.fingerprint() != splits.fingerprint()
+
+
+def test_neighbours_in_one_block_are_joined_without_a_copy() -> None:
+    whole = numbered(torch.arange(12) % 4)
+    first, second, third = (
+        LabelledImages(images, labels, CLASSES)
+        for images, labels in zip(whole.images.split(4), whole.labels.split(4), strict=True)
+    )
+    both = join(first, second)
+    assert torch.equal(both.images, whole.images[:8])
+    assert both.images.data_ptr() == whole.images.data_ptr()
+    for left, right in ((first, third), (second, first), (first, numbered(second.labels))):  # others are copied
+        both = join(left, right)
+        assert torch.equal(both.images, torch.cat([left.images, right.images]))
+        assert torch.equal(both.labels, torch.cat([left.labels, right.labels]))

@@ -103,6 +103,7 @@ def test_authors_file(tmp_path: Path) -> None:
     assert (len(train), len(val), len(test)) == (1000, 800, CHAIRS * 899 - 1800)
     assert odd(train | val)
     assert sum(low % 2 == 0 for _, _, low in test) == CHAIRS * 449
+    assert rows(load_rc49(path, size=8, per_label=4)) == [train, val, test]  # as the recipe of R-4 asks for it
     fewer = rows(load_rc49(path, size=8, per_label=2))
     assert fewer[0] | fewer[1] < train | val
     assert len(fewer[0] | fewer[1]) == 900

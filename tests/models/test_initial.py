@@ -40,6 +40,7 @@ def spread(layer: nn.Conv2d | nn.Linear, rule: str) -> float:
         ("mobilenet_v2+mlp", 64, "he", "small", False),
         ("shufflenet_v1", 32, "default", "default", True),
         ("vgg11_2021", 32, "default", "default", True),
+        ("vgg11_sskd", 64, "he", "small", False),
     ],
 )
 def test_published_spreads(name: str, side: int, convolutions: str, linear: str, biases: bool) -> None:

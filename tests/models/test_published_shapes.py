@@ -20,8 +20,8 @@ OUTPUTS = 5
 class Layers:
     """Layers with weights sin(k), k counted within a layer from its number."""
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, head: int | None = None) -> None:
+        self.number, self.head = 0, head
 
     def wave(self, *shape: int, part: int = 0) -> Tensor:
         start = 1000 * self.number + 250 * part
@@ -62,6 +62,12 @@ class Layers:
 
     def linear(self, x: Tensor, out: int) -> Tensor:
         return F.linear(x, *self.linear_weights(out, x.shape[1]))
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """The last layer, behind two hidden layers if there is a head."""
+        for width in [self.head] * 2 if self.head else []:
+            x = F.relu(self.bn(self.linear(x, width)))
+        return self.linear(x, OUTPUTS)
 
     def cbr(self, x: Tensor, out: int, side: int, stride: int = 1, groups: int = 1) -> Tensor:
         return F.relu(self.bn(self.conv(x, out, side, stride, groups=groups)))
@@ -136,7 +142,7 @@ def resnet(counts: tuple[int, ...], widths: tuple[int, ...], stem: int, *, deep:
             for block in range(count):
                 halves = block == 0 and (stage > 0 or side == 64)
                 x = residual(net, x, width, 2 if halves else 1, deep=deep)
-        return net.linear(x.mean((2, 3)), OUTPUTS)
+        return net.outputs(x.mean((2, 3)))
 
     return table
 
@@ -150,13 +156,15 @@ def wide_resnet(blocks: int, k: int) -> "Table":
                 active = F.relu(net.bn(x))
                 y = net.conv(F.relu(net.bn(net.conv(active, width, 3, stride))), width, 3)
                 x = y + (net.conv(active, width, 1, stride) if active.shape != y.shape else x)
-        return net.linear(F.relu(net.bn(x)).mean((2, 3)), OUTPUTS)
+        return net.outputs(F.relu(net.bn(x)).mean((2, 3)))
 
     return table
 
 
-def vgg(counts: tuple[int, ...], *, always_five: bool = False) -> "Table":
-    """128 px: two hidden layers of 1024 units. `always_five`: five poolings by 2 at 32 px, too."""
+def vgg(counts: tuple[int, ...], *, always_five: bool = False, mean: bool = False) -> "Table":
+    """128 px: two hidden layers of 1024 units. `always_five`: five poolings by 2 at 32 px, too. `mean`: of the last
+    map.
+    """
 
     def table(net: Layers, x: Tensor, side: int) -> Tensor:
         for block, (count, width) in enumerate(zip(counts, (64, 128, 256, 512, 512), strict=True)):
@@ -165,11 +173,13 @@ def vgg(counts: tuple[int, ...], *, always_five: bool = False) -> "Table":
             if block < 3 or (block == 3 and (side == 64 or always_five)):
                 x = F.max_pool2d(x, 2)
         if always_five:
-            return net.linear(F.max_pool2d(x, 2).flatten(1), OUTPUTS)
+            return net.outputs(F.max_pool2d(x, 2).flatten(1))
+        if mean:
+            return net.outputs(x.mean((2, 3)))
         x = {32: x.mean((2, 3), keepdim=True), 64: F.max_pool2d(x, 2), 128: F.max_pool2d(x, 4)}[side].flatten(1)
         for _ in range(2 if side == 128 else 0):
             x = F.relu(net.linear(x, 1024))
-        return net.linear(x, OUTPUTS)
+        return net.outputs(x)
 
     return table
 
@@ -190,7 +200,7 @@ def mobilenet(share: float) -> "Table":
                 y = net.bn(net.conv(y, out, 1))
                 x = x + y if step == 1 and inside == out else y
         x = relu(net.bn(net.conv(x, 1280, 1)))
-        return net.linear(x.mean((2, 3)), OUTPUTS)
+        return net.outputs(x.mean((2, 3)))
 
     return table
 
@@ -210,7 +220,7 @@ def shufflenet_v1(net: Layers, x: Tensor, side: int) -> Tensor:
             y = net.cbr(y, made // 4, 3, stride, groups=made // 4)
             y = net.bn(net.conv(y, made, 1, groups=3))
             x = F.relu(x + y if block else torch.cat([y, F.avg_pool2d(x, 3, 2, 1)], 1))
-    return net.linear(x.mean((2, 3)), OUTPUTS)
+    return net.outputs(x.mean((2, 3)))
 
 
 def mobilenet_2021(net: Layers, x: Tensor, side: int) -> Tensor:
@@ -226,7 +236,7 @@ def mobilenet_2021(net: Layers, x: Tensor, side: int) -> Tensor:
             if step == 1:
                 y = y + (x if inside == width else net.bn(net.conv(x, width, 1)))
             x = y
-    return net.linear(net.cbr(x, 1280, 1).mean((2, 3)), OUTPUTS)
+    return net.outputs(net.cbr(x, 1280, 1).mean((2, 3)))
 
 
 def efficientnet(form: str = "") -> "Table":
@@ -254,7 +264,7 @@ def efficientnet(form: str = "") -> "Table":
                 x = x + y if step == 1 and inside == width else y
         if form != "2021":
             x = F.silu(net.bn(net.conv(x, 1280, 1), eps))
-        return net.linear(x.mean((2, 3)), OUTPUTS)
+        return net.outputs(x.mean((2, 3)))
 
     return table
 
@@ -263,11 +273,11 @@ def shufflenet_v2(net: Layers, x: Tensor, side: int) -> Tensor:
     return split_stages(net, first_layers(net, x, 24, side, kernel=1))
 
 
-def shufflenet_v2_with(stride: int) -> "Table":
-    """A 3x3 convolution first, and a pooling where the images are larger than 32 px."""
+def shufflenet_v2_with(stride: int, kernel: int = 3) -> "Table":
+    """A convolution first, and a pooling where the images are larger than 32 px."""
 
     def table(net: Layers, x: Tensor, side: int) -> Tensor:
-        x = net.cbr(x, 24, 3, stride)
+        x = net.cbr(x, 24, kernel, stride)
         return split_stages(net, x if side == 32 else F.max_pool2d(x, 3, 2, 1))
 
     return table
@@ -285,7 +295,7 @@ def split_stages(net: Layers, x: Tensor) -> Tensor:
             right = net.bn(net.conv(right, half, 3, 1 if block else 2, groups=half))
             right = net.cbr(right, half, 1)
             x = shuffled(torch.cat([left, right], 1), 2)
-    return net.linear(net.cbr(x, 1024, 1).mean((2, 3)), OUTPUTS)
+    return net.outputs(net.cbr(x, 1024, 1).mean((2, 3)))
 
 
 def densenet(growth: int, counts: tuple[int, ...], *, of_2021: bool = False) -> "Table":
@@ -299,7 +309,7 @@ def densenet(growth: int, counts: tuple[int, ...], *, of_2021: bool = False) -> 
             for _ in range(count):
                 y = net.conv(F.relu(net.bn(x)), 4 * growth, 1)
                 x = torch.cat([x, net.conv(F.relu(net.bn(y)), growth, 3)], 1)
-        return net.linear(F.relu(net.bn(x)).mean((2, 3)), OUTPUTS)
+        return net.outputs(F.relu(net.bn(x)).mean((2, 3)))
 
     return table
 
@@ -308,18 +318,25 @@ Table = Callable[[Layers, Tensor, int], Tensor]
 TABLES: dict[str, Table] = {
     "resnet8": resnet((1, 1, 1), (16, 32, 64), 16),
     "resnet20": resnet((3, 3, 3), (16, 32, 64), 16),
+    "resnet56": resnet((9, 9, 9), (16, 32, 64), 16),
     "resnet8x4": resnet((1, 1, 1), (64, 128, 256), 32),
     "resnet18": resnet((2, 2, 2, 2), (64, 128, 256, 512), 64),
     "resnet50": resnet((3, 4, 6, 3), (64, 128, 256, 512), 64, deep=True),
     "wrn_16_1": wide_resnet(2, 1),
     "wrn_16_2": wide_resnet(2, 2),
+    "wrn_40_1": wide_resnet(6, 1),
     "vgg8": vgg((1, 1, 1, 1, 1)),
+    "vgg11": vgg((1, 1, 2, 2, 2)),
+    "vgg19": vgg((2, 2, 4, 4, 4)),
     "mobilenet_v2": mobilenet(1.0),
     "mobilenet_v2_half": mobilenet(0.5),
     "shufflenet_v1": shufflenet_v1,
     "shufflenet_v2": shufflenet_v2,
     "densenet121": densenet(32, (6, 12, 24, 16)),
     "efficientnet_b0": efficientnet(),
+    "densenet161": densenet(48, (6, 12, 36, 24)),
+    "vgg11_sskd": vgg((1, 1, 2, 2, 2), mean=True),
+    "shufflenet_v2_sskd": shufflenet_v2_with(1, kernel=1),
     "vgg11_2021": vgg((1, 1, 2, 2, 2), always_five=True),
     "mobilenet_v2_2021": mobilenet_2021,
     "shufflenet_v2_2021": shufflenet_v2_with(1),
@@ -328,7 +345,7 @@ TABLES: dict[str, Table] = {
     "efficientnet_b0_rc49": efficientnet("rc49"),
     "densenet121_2021": densenet(32, (6, 12, 24, 16), of_2021=True),
 }
-ONE_TABLE = {"_rc49": (64,), "_2021": (32, 64)}
+ONE_TABLE = {"_rc49": (64,), "_2021": (32, 64), "_sskd": (64,), "et161": (128,)}
 """Sides at which networks of the first version are published, by the end of their names."""
 CASES = [(name, side) for name in TABLES for side in ONE_TABLE.get(name[-5:], (32, 64, 128))]
 
@@ -345,12 +362,29 @@ def test_outputs_are_those_of_the_layer_table(name: str, side: int) -> None:
     torch.testing.assert_close(outputs, expected, rtol=1e-9, atol=1e-9)
 
 
+STUDENTS = ["resnet20", "mobilenet_v2", "wrn_16_1", "resnet8x4", "wrn_40_1", "shufflenet_v1", "resnet56"]
+
+
+@pytest.mark.parametrize("name", [*STUDENTS, "vgg11", "vgg19"])
+def test_regression_networks_end_in_two_hidden_layers(name: str) -> None:
+    net = build_net(f"{name}+mlp", in_channels=3, image_size=64, num_outputs=OUTPUTS, seed=0).double().eval()
+    images = torch.arange(3 * 64 * 64, dtype=torch.float64).mul(0.37).sin().reshape(1, 3, 64, 64)
+    with torch.no_grad(), by_formula(net):
+        outputs = net(images)
+    with torch.no_grad():
+        expected = TABLES[name](Layers(head=512), images, 64)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(outputs, expected, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("name", "side", "outputs", "parameters"),
     [
         ("shufflenet_v2_2021", 32, 10, 1_263_854),
         ("mobilenet_v2_2021", 32, 10, 2_296_922),
         ("vgg11_2021", 32, 10, 9_231_114),
+        ("vgg11_sskd", 64, 200, 9_328_584),
+        ("shufflenet_v2_sskd", 64, 200, 1_458_028),
         ("vgg16+mlp128", 64, 1, 15_002_561),
         ("shufflenet_v2_rc49+mlp128", 64, 1, 1_401_957),
         ("mobilenet_v2+mlp128", 64, 1, 2_404_993),

@@ -29,7 +29,7 @@ from gankd.tasks import Classification
 
 OWN = {"cnn4", "cnn8", "cnn16", "cnn32", "resnet8x2", "resnet14x2", "resnet20x2"}
 """Those that no paper has."""
-FIRST_VERSION = {name for name in ZOO if name.endswith(("_2021", "_rc49"))}
+FIRST_VERSION = {name for name in ZOO if name.endswith(("_2021", "_rc49", "_sskd"))}
 """Networks of the first version of cGAN-KD; see `test_published_shapes.py`."""
 TRANSFORMERS = {"vit_tiny", "vit_small"}
 """They have one resolution; see `test_vit.py`."""

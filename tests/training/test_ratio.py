@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,17 @@ def test_each_groups_fakes_have_mean_ratio_one() -> None:
     scores = ratio.log_ratio(fake[late], labels[late]).exp()
     for label in range(3):
         assert scores[labels[late] == label].mean().item() == pytest.approx(1, abs=0.02)  # shrinkage: 20 of 500
+
+
+def test_an_uncalibrated_ratio_is_what_the_network_gives() -> None:
+    config = replace(FAST, epochs=3, calibrated=False, loss="softplus")
+    ratio = train_ratio(*gaussians(600, 1, 0), *gaussians(600, 2, 2), CLASSES, config, seed=0)
+    features, labels = gaussians(90, 3, 1)
+    with torch.no_grad():
+        expected = ratio.net(ratio.standardise(features), labels).clamp(math.exp(-8), math.exp(8))
+    torch.testing.assert_close(ratio.log_ratio(features, labels).exp(), expected)
+    usual = train_ratio(*gaussians(600, 1, 0), *gaussians(600, 2, 2), CLASSES, replace(config, calibrated=True), seed=0)
+    assert (usual.log_ratio(features, labels).exp() - expected).abs().max() > 0.01
 
 
 def test_same_seed_same_ratio_and_the_global_generator_is_left_alone() -> None:

@@ -83,6 +83,20 @@ def concat(*parts: LabelledImages) -> LabelledImages:
     )
 
 
+def join(first: LabelledImages, second: LabelledImages) -> LabelledImages:
+    """Two data sets as one; no pixel is copied if the second's follow the first's in memory or in one file."""
+    images, rest = first.images, second.images
+    apart = (
+        images.untyped_storage().data_ptr() != rest.untyped_storage().data_ptr()
+        or not (images.is_contiguous() and rest.is_contiguous())
+        or rest.storage_offset() != images.storage_offset() + images.numel()
+    )
+    if apart:
+        return concat(first, second)
+    both = images.as_strided((len(images) + len(rest), *images.shape[1:]), images.stride(), images.storage_offset())
+    return LabelledImages(both, torch.cat([first.labels, second.labels]), first.task)
+
+
 @dataclass(frozen=True)
 class Splits:
     """Training, validation (chooses settings) and test images (read once, at the end)."""

@@ -8,7 +8,7 @@ import torch
 
 from gankd.config import require
 from gankd.data.arrays import Array, arrange_arrays
-from gankd.data.h5 import open_h5
+from gankd.data.h5 import H5File, open_h5
 from gankd.data.images import Splits
 from gankd.data.own import and_more, shown
 from gankd.data.published import draw_splits, side_of
@@ -34,8 +34,8 @@ def load_rc49(path: str | Path, *, size: int | None = None, per_label: int | Non
     nothing was trained on. Of the training images, those of one chair in eight validate.
 
     Files: images, labels and, if it is there, types (the chair); indx_train then limits what can train. Or images_odd,
-    labels_odd, types_odd, indx_odd_train and the same for even: from such a file, without `per_label`, the authors'
-    own split is taken, indx_odd_subtrain and indx_odd_subvalid.
+    labels_odd, types_odd, indx_odd_train and the same for even: the authors' own split of such a file, which is
+    indx_odd_subtrain and indx_odd_subvalid, is taken if it has `per_label` images of each angle.
 
     Args:
         path: the file.
@@ -59,10 +59,10 @@ def load_rc49(path: str | Path, *, size: int | None = None, per_label: int | Non
         limit = "indx_odd_train" if halves else "indx_train"
         pool = file.index(limit, len(sets[0])) if file.has(limit) else np.flatnonzero(tenths % 2)
         parts = np.full(len(tenths), "test", object)
-        authors = ("indx_odd_subtrain", "indx_odd_subvalid")
-        if per_label is None and halves and file.has(*authors):
-            for name, part in zip(authors, ("train", "val"), strict=True):
-                parts[file.index(name, len(sets[0]))] = part
+        own = _authors_split(file, len(sets[0]), tenths, per_label) if halves else {}
+        if own:
+            for part, rows in own.items():
+                parts[rows] = part
             note = "the authors' split"
         else:
             chosen = _draw(tenths, pool, per_label, seed)
@@ -78,6 +78,18 @@ def load_rc49(path: str | Path, *, size: int | None = None, per_label: int | Non
         train, val, test = arrange_arrays(path, sets, labels, YAW, index, side, "rgb")
     card = {"origin": f"RC-49: {len(tenths):,} images", "licence": LICENCE, "split": f"{split}; {note}, seed {seed}"}
     return Splits(train, val, test, "rc49", card)
+
+
+def _authors_split(file: H5File, count: int, tenths: Index, per_label: int | None) -> dict[str, Index]:
+    """Positions of the authors' train and val among the `count` images of odd angles; empty if the file has none, or
+    one of another number of images per angle.
+    """
+    names = {"train": "indx_odd_subtrain", "val": "indx_odd_subvalid"}
+    if not file.has(*names.values()):
+        return {}
+    parts = {part: file.index(name, count) for part, name in names.items()}
+    most = np.bincount(tenths[np.unique(np.concatenate(list(parts.values())))]).max(initial=0)
+    return parts if per_label in (None, most) else {}
 
 
 def _tenths(path: Path, labels: Array) -> Index:

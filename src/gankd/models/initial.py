@@ -17,8 +17,8 @@ def draw_weights(net: nn.Module, how: Initial, name: str, image_size: int, seed:
 
     gankd: leave them. pytorch: PyTorch's defaults throughout, as in the first version of cGAN-KD. published: these, and
     by family what the later versions and RepDistiller set: He's normal for convolutions of ResNets, Wide ResNets, VGG
-    and MobileNetV2, but not of VGG and ResNet-18 to 50 at 64 px; N(0, 0.01^2) for linear layers of the VGG and
-    MobileNetV2 among them; biases of 0 in linear layers of Wide ResNets.
+    and MobileNetV2, but not of VGG (except for SSKD) and ResNet-18 to 50 at 64 px; N(0, 0.01^2) for linear layers of
+    the VGG and MobileNetV2 among them; biases of 0 in linear layers of Wide ResNets.
 
     Args:
         net: changed in place.
@@ -47,7 +47,7 @@ def draw_weights(net: nn.Module, how: Initial, name: str, image_size: int, seed:
 
 def _has_he(name: str, image_size: int) -> bool:
     """True if the convolutions of this network were published with He's normal."""
-    default_at_64 = name.startswith("vgg") or name in DEEP_RESNETS
+    default_at_64 = (name.startswith("vgg") and not name.endswith("_sskd")) or name in DEEP_RESNETS
     if name.endswith(("_2021", "_rc49")) or (default_at_64 and form_of(image_size) == 64):
         return False
     return name.startswith(("resnet", "wrn", "vgg", "mobilenet"))

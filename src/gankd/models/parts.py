@@ -42,12 +42,14 @@ def stem(in_channels: int, channels: int, image_size: int, *, kernel: int = 3, b
     return nn.Sequential(*layers)
 
 
-def plain_stem(in_channels: int, channels: int, *, stride: int = 1, pool: bool = False) -> nn.Sequential:
-    """3x3 convolution, batch normalisation, ReLU, and a 3x3 max-pooling with stride 2 if `pool`: stem of networks whose
+def plain_stem(
+    in_channels: int, channels: int, *, stride: int = 1, kernel: int = 3, pool: bool = False
+) -> nn.Sequential:
+    """Convolution, batch normalisation, ReLU, and a 3x3 max-pooling with stride 2 if `pool`: stem of networks whose
     published form has another one than `stem`.
     """
     pooling = [nn.MaxPool2d(3, stride=2, padding=1)] * pool
-    convolution = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+    convolution = nn.Conv2d(in_channels, channels, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.ReLU(), *pooling)
 
 

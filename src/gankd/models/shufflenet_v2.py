@@ -53,15 +53,17 @@ class ShuffleNetV2(nn.Module):
 
     Args:
         of: form of the stem. 2021: first version of cGAN-KD for classes, a 3x3 convolution, and a max-pooling from
-            64 px on; rc49: the same for RC-49, where the convolution halves the side, too.
+            64 px on; rc49: the same for RC-49, where the convolution halves the side, too; sskd: as 2021, with a 1x1
+            convolution.
     """
 
     def __init__(
-        self, in_channels: int, image_size: int, num_outputs: int, *, of: Literal["", "2021", "rc49"] = ""
+        self, in_channels: int, image_size: int, num_outputs: int, *, of: Literal["", "2021", "rc49", "sskd"] = ""
     ) -> None:
         super().__init__()
         if of:
-            self.stem = plain_stem(in_channels, 24, stride=2 if of == "rc49" else 1, pool=form_of(image_size) > 32)
+            stride, kernel = 2 if of == "rc49" else 1, 1 if of == "sskd" else 3
+            self.stem = plain_stem(in_channels, 24, stride=stride, kernel=kernel, pool=form_of(image_size) > 32)
         else:
             self.stem = stem(in_channels, 24, image_size, kernel=1)
         stages: list[nn.Module] = []
@@ -84,4 +86,5 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "shufflenet_v2": ShuffleNetV2,
     "shufflenet_v2_2021": partial(ShuffleNetV2, of="2021"),
     "shufflenet_v2_rc49": partial(ShuffleNetV2, of="rc49"),
+    "shufflenet_v2_sskd": partial(ShuffleNetV2, of="sskd"),
 }

@@ -19,10 +19,18 @@ class VGG(nn.Module):
 
     Args:
         five_poolings: five poolings by 2 at 32 px, too, as in the first version of cGAN-KD.
+        mean: the global mean behind four poolings at 64 px, as for SSKD in that version.
     """
 
     def __init__(
-        self, in_channels: int, image_size: int, num_outputs: int, *, depth: int, five_poolings: bool = False
+        self,
+        in_channels: int,
+        image_size: int,
+        num_outputs: int,
+        *,
+        depth: int,
+        five_poolings: bool = False,
+        mean: bool = False,
     ) -> None:
         super().__init__()
         require_side(image_size, 8)
@@ -37,10 +45,10 @@ class VGG(nn.Module):
             blocks.append(nn.Sequential(*layers))
             if number < (4 if form == 64 or five_poolings else 3):
                 blocks.append(nn.MaxPool2d(2))
-        last = {32: nn.AdaptiveAvgPool2d(1), 64: nn.MaxPool2d(2), 128: nn.MaxPool2d(4)}
-        blocks.append(nn.MaxPool2d(2) if five_poolings else last[form])
+        mean = mean or (form == 32 and not five_poolings)
+        blocks.append(nn.AdaptiveAvgPool2d(1) if mean else nn.MaxPool2d(4 if form == 128 else 2))
         self.blocks = nn.Sequential(*blocks)
-        features = channels if form == 32 else channels * (image_size // 32) ** 2
+        features = channels if mean or form == 32 else channels * (image_size // 32) ** 2
         self.hidden = nn.Sequential()
         if form == 128:
             for _ in range(2):
@@ -56,4 +64,5 @@ class VGG(nn.Module):
 NETWORKS = {
     **{f"vgg{depth}": partial(VGG, depth=depth) for depth in LAYERS},
     **{f"vgg{depth}_2021": partial(VGG, depth=depth, five_poolings=True) for depth in (11, 13)},
+    "vgg11_sskd": partial(VGG, depth=11, mean=True),
 }

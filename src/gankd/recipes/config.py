@@ -105,7 +105,11 @@ class DataConfig:
     classes: int | None = None
     """Keep only the images of the first so many classes. Default: all classes."""
     num_train: Count | None = None
-    """Keep only so many training images. Default: all."""
+    """Keep only so many training images. Default: all. The number of all images that train or validate, as in a file of
+    scarce images with a validation split of its own: all that train."""
+    val_trains: bool = False
+    """Images of the validation split train, too, as in published experiments that hold nothing out; what is measured on
+    this split then says nothing of new images."""
     per_label: Count | None = None
     """Keep at most so many training images per label. turntable, rc49: images per angle (protocol of RC-49: 25, 15 or
     5). Default: all."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from gankd.config import require
 from gankd.data.given import splits_of
-from gankd.data.images import LabelledImages, Splits
+from gankd.data.images import LabelledImages, Splits, join
 from gankd.data.own import shown
 from gankd.data.scarce import scarce
 from gankd.data.sets import DATA_SETS
@@ -34,9 +34,13 @@ def load_splits(config: DataConfig) -> Splits:
     )
     if config.classes is not None:
         splits = first_classes(splits, config.classes)
+    found_images, whole = splits.train, len(splits.train) + len(splits.val)
+    if config.val_trains:
+        found_images = join(splits.train, splits.val)
+        splits = replace(splits, card=splits.card | {"validation": "its images train, too"})
     train = scarce(
-        splits.train,
-        num_train=config.num_train,
+        found_images,
+        num_train=None if config.num_train == whole else config.num_train,
         per_label=None if "per_label" in found.takes else config.per_label,
         tail=config.tail,
         gap=config.gap,

@@ -185,8 +185,8 @@ def _models(rows: Sequence[Row]) -> Table:
             lines.append((row["name"], *counts, "" if number else family))
     notes = (
         "Counted at 3x32x32 pixels and 10 classes. Stems and poolings depend on the side of the images and follow the "
-        "forms of cGAN-KD's authors for 32, 64 and 128 px; efficientnet_b0 is the paper's. NAME_2021 and NAME_rc49: "
-        "those of their first version.",
+        "forms of cGAN-KD's authors for 32, 64 and 128 px; efficientnet_b0 is the paper's. NAME_2021, "
+        "NAME_rc49 and NAME_sskd: those of their first version.",
         "NAME+mlp: with the head of the published regression networks; NAME+mlp128: of the first version. timm:NAME, "
         "torchvision:NAME: a network of these libraries, if installed. module:name: your own network.",
     )

@@ -41,7 +41,7 @@ def biggan_tiny_imagenet() -> GanConfig:
     Their training of it is not on record: it is taken from `biggan_cifar`, with batches of 256 and two discriminator
     updates, which is our own choice.
     """
-    return replace(biggan_cifar(), batch_size=256, d_steps=2, init="orthogonal")
+    return replace(biggan_cifar(), z_dim=120, batch_size=256, d_steps=2, init="orthogonal")
 
 
 def biggan_deep_imagenet100() -> GanConfig:
@@ -103,6 +103,11 @@ def sagan_utkface() -> GanConfig:
     Some of their runs have 40,000 updates.
     """
     return replace(sagan_steering(), d_steps=4, vicinity_m=2.0, flip=True)
+
+
+def sagan_utkface_2021() -> GanConfig:
+    """CcGAN on ages as `sagan_utkface`, for 40,000 updates (Ding et al., versions 1 and 2; the authors' scripts)."""
+    return replace(sagan_utkface(), steps=40_000)
 
 
 def sngan_rc49() -> GanConfig:

@@ -66,6 +66,9 @@ class RatioConfig:
     """Pull of the weights towards 0."""
     held_out: Within = 0.25
     """Share of real and of generated samples that stop, choose and calibrate instead of train."""
+    calibrated: bool = True
+    """Held-out samples calibrate the ratio, and its mean over the generated samples of each label group is 1; false:
+    the network's outputs as they are, as published."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -101,6 +104,8 @@ class RatioConfig:
         settings = to_dict(self) | ({"penalised": True} if self.loss == "ulsif" else {})
         if not self.fresh:
             del settings["fresh"]
+        if self.calibrated:
+            del settings["calibrated"]
         return settings
 
     def learning_rate_factor(self, step: int, per_epoch: int) -> float:
@@ -229,8 +234,8 @@ def train_ratio(
     chosen = int(best.losses.argmin())
     ratio.net.load_state_dict(best.weights[chosen])
     final = given(*held.draw(max(FINAL_PAIRS, num_late), rng(seed, "ratio", "final")))
-    late = late_fake.to(device)
-    found = calibrate(ratio.eval(), final, features_fake[late], labels_fake.to(device)[late], prior=1 / num_late)
+    late_fakes = features_fake[late_fake.to(device)], labels_fake[late_fake].to(device)
+    found = calibrate(ratio.eval(), final, *late_fakes, prior=1 / num_late, apply=config.calibrated)
     ratio.facts = found | {
         "dropout": config.dropout[chosen],
         "held_out_loss": best.losses[chosen].item(),

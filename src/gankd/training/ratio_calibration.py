@@ -16,6 +16,8 @@ def calibrate(
     features_fake: Tensor,
     labels_fake: Tensor,
     prior: float,
+    *,
+    apply: bool = True,
 ) -> dict[str, float | str]:
     """Set slope, offset and normaliser of a trained ratio from held-out samples; returns facts about it.
 
@@ -24,13 +26,15 @@ def calibrate(
         pairs: standardised features (2 B, F) of B pairs, real ones first, and the labels (2 B,) that condition them.
         features_fake, labels_fake: (M, F) and (M,) held-out generated samples, for the normaliser.
         prior: see `platt`.
+        apply: False leaves the ratio as the network gives it, and only finds the facts.
     """
     with torch.no_grad():
         raw_real, raw_fake = ratio.net.log_ratio(*pairs).double().chunk(2)  # (B,) each
-    slope, offset = platt(raw_fake, raw_real, prior)
+    slope, offset = platt(raw_fake, raw_real, prior) if apply else (1.0, 0.0)
     ratio.calibration.copy_(torch.tensor([slope, offset]))
-    scores, groups = ratio.log_ratio(features_fake, labels_fake), ratio.task.groups(labels_fake)
-    ratio.log_normaliser.copy_(_log_group_means(scores, groups, ratio.task.num_groups))
+    if apply:
+        scores, groups = ratio.log_ratio(features_fake, labels_fake), ratio.task.groups(labels_fake)
+        ratio.log_normaliser.copy_(_log_group_means(scores, groups, ratio.task.num_groups))
 
     log_fake = (slope * raw_fake + offset).clamp(-LOG_LIMIT, LOG_LIMIT)
     log_real = (slope * raw_real + offset).clamp(-LOG_LIMIT, LOG_LIMIT)

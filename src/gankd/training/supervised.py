@@ -37,7 +37,9 @@ class SupervisedConfig:
     batch_size: CountFromTwo = 64
     """Images in each step."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """sgd: with Nesterov momentum 0.9."""
+    """sgd: with momentum 0.9."""
+    nesterov: bool = True
+    """Nesterov's momentum in sgd; false: plain momentum, as most published results have it."""
     lr: UpToTen = 2e-3
     """Highest learning rate."""
     schedule: Literal["cosine", "steps"] = "cosine"
@@ -81,7 +83,7 @@ class SupervisedConfig:
     @property
     def identity(self) -> dict[str, Any]:
         """These settings as plain data, without mixing and weights where these are off, and without the usual initial
-        weights: results are the same then.
+        weights and momentum: results are the same then.
         """
         settings = to_dict(self)
         if self.mix == "none":
@@ -90,6 +92,8 @@ class SupervisedConfig:
             del settings["class_weights"]
         if self.initial == "gankd":
             del settings["initial"]
+        if self.nesterov:
+            del settings["nesterov"]
         return settings
 
 
@@ -117,7 +121,7 @@ def make_optimizer(
         optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
     else:
         optimizer = torch.optim.SGD(
-            parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True
+            parameters, config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=config.nesterov
         )
     if config.schedule == "steps":
         # Published schedules drop after whole epochs, that is, at shares of the updates.

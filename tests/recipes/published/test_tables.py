@@ -86,7 +86,10 @@ CHECKSUMS = {
     "c10k-components": (15, 229.12, 1772.75),
     "rc49-components": (15, 20.39, 162.34),
     "vkd-pairs": (30, 2166.71, 33453.59),
-    "tiny-imagenet": (0, 0, 0),
+    **dict.fromkeys(("tiny-imagenet", "tiny-imagenet-uda", "tiny-imagenet-sskd"), (0, 0, 0)),
+    **dict.fromkeys(("utkface-table8", "utkface-components", "utkface-mg"), (0, 0, 0)),
+    **dict.fromkeys(("steering-filter-vgg8", "steering-filter-resnet18"), (0, 0, 0)),
+    **dict.fromkeys(("utkface-filter-resnet32x4", "utkface-filter-densenet121"), (0, 0, 0)),
 }
 """Count, sum, and sum of place times number, row by row, taken from the transcript of the printed tables by itself."""
 
@@ -373,6 +376,41 @@ def test_the_published_protocol_differs_by_table() -> None:
     assert (classes.select.burn_in, classes.select.judged, classes.select.order) == (5000, 600, "turns")
     assert (ages.select.burn_in, ages.select.order, ages.synth.labels) == (100, "random", "balanced")
     assert (first.student.initial, first.student.init) == ("pytorch", "scratch")
+    for recipe in (classes, ages, first):
+        assert recipe.data.val_trains
+        assert (recipe.ratio.fresh, recipe.ratio.calibrated, recipe.ratio.held_out) == (True, False, 0.02)
+        assert not recipe.student.nesterov
+        assert not recipe.teacher.nesterov
+    rows = [find_table(name, "published") for name in ("cifar10-uda-c10k", "cifar100-table4", "cifar10-c10k")]
+    uda, review, plain = rows
+    assert uda.recipe("full").student.nesterov
+    base, pair = review.recipe("full"), review.pairs[0]
+    assert cell(review, base, "full", pair, review.arm("ReviewKD")).student.nesterov
+    assert uda.arm("BLKD+UDA").loss == uda.control_loss == "0.5*Label + 0.5*KD(T=5)"
+    assert plain.arm("BLKD").loss == plain.control_loss == "0.5*Label + 0.05*KD(T=5)"  # the mean over ten classes
+    assert find_table("cifar10-c10k").arm("BLKD").loss == "0.5*Label + 0.5*KD(T=5)"
+
+
+def test_sskd_of_the_first_version_has_its_own_schedule_and_networks() -> None:
+    table = find_table("tiny-imagenet-sskd")
+    base = table.recipe("full", "data")
+    student = table.pair_recipe(base, "full", table.pairs[1]).student
+    assert (student.batch_size, student.lr, student.weight_decay) == (32, 0.01, 1e-4)
+    assert student.updates == round(240 * (98_179 + 100_000) / 32)
+    assert table.networks(table.pairs[1], "full") == ("resnet50", "shufflenet_v2_sskd", None)
+    assert find_table("cifar10-sskd-c10k").networks(Pair(student="vgg11"), "full")[1] == "vgg11"
+
+
+def test_ablations_have_their_own_filter() -> None:
+    table = find_table("utkface-filter-densenet121")
+    base = table.recipe("full", "data")
+    assert (base.teacher.model, base.select.rho) == ("densenet121+mlp", 0.9)
+    assert "filtered by densenet121 with rho = 0.9 " in table.protocol
+    assert not any("VGG" in text for text in (table.protocol, *table.deviations))
+    steps = find_table("utkface-components")
+    base, pair = steps.recipe("full", "data"), steps.pairs[0]
+    rhos = {arm.title: cell(steps, base, "full", pair, arm).select.rho for arm in steps.arms}
+    assert (rhos["adjusted"], rhos["adjusted, rho=0.9"], rhos["filtered, rho=0.9"]) == (0.7, 0.9, 0.9)
 
 
 @EVERY
@@ -381,5 +419,6 @@ def test_a_protocol_leaves_only_what_it_does_not_have(table: PublishedTable) -> 
     assert table.differences == table.deviations
     assert set(left) <= set(table.deviations)
     if table.filters:
-        assert not any("running maximum" in text or "float32" in text for text in left)
-        assert any("drawn once" in text for text in left)
+        gone = ("running maximum", "float32", "drawn once", "validation split", "Nesterov", "calibrate it")
+        assert not any(word in text for text in left for word in gone)
+        assert any("held out from the density ratio to measure" in text for text in left)

@@ -1,7 +1,5 @@
 """The tables of the papers as recipes, by name."""
 
-from dataclasses import replace
-
 from gankd.config import require, suggest
 from gankd.recipes.published import cifar10, cifar100, imagenet100, values
 from gankd.recipes.published.table import Pair, Protocol, PublishedTable, Scale
@@ -18,7 +16,7 @@ def find_table(name: str, protocol: Protocol = "gankd") -> PublishedTable:
         ConfigError: there is none.
     """
     require(name in TABLES, f"no published table {name!r}; {suggest(name, TABLES)}; all: gankd list recipes")
-    return replace(TABLES[name], under=protocol)
+    return TABLES[name].with_protocol(protocol)
 
 
 __all__ = ["TABLES", "Pair", "Protocol", "PublishedTable", "Scale", "find_table"]

@@ -20,7 +20,7 @@ from gankd.recipes.published.table import (
     CGAN_KD,
     COMMON,
     NOKD,
-    RATIO_DEVIATION,
+    RATIO_DEVIATIONS,
     Authors,
     Closed,
     Family,
@@ -55,8 +55,6 @@ def full(train: int, rho: float) -> Recipe:
 
 
 DEVIATIONS = (
-    "SGD with Nesterov momentum.",
-    "KL is summed over classes; the published code takes the mean over them, which is ten times weaker.",
     Closed(
         "Subsampling keeps the best half per class of a fixed pool (budget); the paper uses rejection with a running "
         "maximum (--set select.subsample=running_max)."
@@ -64,12 +62,38 @@ DEVIATIONS = (
     *COMMON,
     "The density ratio reads features of a small classifier; the paper uses those of a DenseNet-121.",
     "All sets have the same number of generator updates; the paper trains for more epochs on fewer images.",
-    RATIO_DEVIATION,
+    *RATIO_DEVIATIONS,
 )
-WHOLE = ("A validation split, one image in ten, is carved out of the training images.", counted_before_split(350, 0.9))
-SCARCE = (
+WHOLE = Closed("A validation split, one image in ten, is carved out of the training images.")
+SCARCE = Closed(
     "One image in ten of the 50,000 is used for validation: 5,000 labelled images on top of the training images, which "
-    "the published students do not have.",
+    "the published students do not have. Of the authors' file, which holds only the training images, one in five."
+)
+
+
+def _blkd(classes: int) -> dict[str, Any]:
+    """Settings of tables whose authors take the mean over classes, not the sum, in KD."""
+    return {
+        "control_loss": BLKD_LOSS,
+        "authors_losses": {BLKD_LOSS: f"0.5*Label + {0.5 / classes:g}*KD(T=5)"},
+    }
+
+
+def _mean_over(classes: int) -> Closed:
+    return Closed(f"KL is summed over classes; the published code takes the mean, which is {classes} times weaker.")
+
+
+UDA_DEVIATIONS = (
+    "UDA: every image is shifted, rotated, scaled, flipped and recoloured; the paper averages the losses on plain "
+    "images and on images changed by the 25 CIFAR-10 policies of AutoAugment.",
+    "The printed accuracy of UDA is the best of all epochs on the test images, and so is its teacher; here it is that "
+    "of the last update. Its teachers learn without UDA.",
+)
+SSKD_SCHEDULE: dict[str, Any] = {"epochs": 240, "drops": (150, 180, 210)}
+SSKD_DEVIATIONS = (
+    "SSKD turns one batch of upright images three times.",
+    "Teachers have the schedule of the filter; those published for SSKD have 240 epochs and a learning rate of 0.05, "
+    "and the best of all epochs on the test images is used. Students are those of the last update.",
 )
 
 
@@ -169,6 +193,8 @@ SSKD = {
 SETS = {"C-50K": (50_000, 0.9), "C-20K": (20_000, 0.6), "C-10K": (10_000, 0.7)}
 SMALL = DataConfig(name="cifar10", num_train=1500)
 FIRST_AUTHORS = partial(Authors, initial="pytorch", finetuned=False, burn_in=50_000, judged=1000)
+UDA_AUTHORS = partial(FIRST_AUTHORS, nesterov=True)
+SSKD_AUTHORS = partial(FIRST_AUTHORS, initial="published")
 FORMS = {name: f"{name}_2021" for name in ("vgg11", "vgg13", "mobilenet_v2", "shufflenet_v2", "efficientnet_b0")}
 WIDE_VIEWS: tuple[Augmentation, ...] = ("shift", "rotate", "scale", "flip", "colour")
 
@@ -188,10 +214,37 @@ def _family(scarce: str) -> Family:
     )
 
 
+def _with_sskd(recipe: Recipe, train: int, batch: int, weight_decay: float) -> Recipe:
+    """`recipe` with the schedule of students of SSKD."""
+    schedule = sgd(images=train + FAKES, batch=batch, lr=0.05, weight_decay=weight_decay, **SSKD_SCHEDULE)
+    return replace(recipe, student=replace(recipe.student, **schedule))
+
+
+def _sskd_protocol(protocol: str, batch: int, weight_decay: str) -> str:
+    """`protocol` with the schedule of students of SSKD."""
+    return protocol[: protocol.index(" for 350 epochs")] + (
+        f" for 240 epochs from scratch; SGD, batches of {batch}, learning rate 0.05 (0.01 for ShuffleNetV2), divided "
+        f"by 10 after epochs 150, 180 and 210, weight decay {weight_decay}, crop and flip."
+    )
+
+
+UDA_METHODS = (
+    NOKD,
+    row("BLKD+UDA", BLKD_LOSS, passes=True, augment=WIDE_VIEWS),
+    row("cGAN-KD+BLKD+UDA", BLKD_LOSS, "adjusted", augment=WIDE_VIEWS),
+)
+SSKD_METHODS = (
+    NOKD,
+    row("SSKD", SSKD_LOSS, passes=True),
+    row("cGAN-KD+SSKD", SSKD_LOSS, "adjusted", settings=("select.adjust=none",)),
+)
+
+
 def _of_set(scarce: str) -> list[PublishedTable]:
     """Tables of one training set."""
     name, family, protocol = scarce.replace("-", "").lower(), _family(scarce), _protocol(*SETS[scarce])
-    deviations = (*(WHOLE if scarce == "C-50K" else SCARCE), *DEVIATIONS)
+    split = (WHOLE, counted_before_split(350, 0.9)) if scarce == "C-50K" else (SCARCE,)
+    deviations = (*split, *DEVIATIONS)
     pairs, lines = [], {}
     for (teacher, own), block in TABLE1[scarce].items():
         for student, line in zip(STUDENTS, block, strict=True):
@@ -207,13 +260,8 @@ def _of_set(scarce: str) -> list[PublishedTable]:
         printed=by_pair(METHODS, lines),
         unit="top-1 error, %",
         protocol=protocol,
-        deviations=deviations,
-        control_loss=BLKD_LOSS,
-    )
-    methods = (
-        NOKD,
-        row("BLKD+UDA", BLKD_LOSS, passes=True, augment=WIDE_VIEWS),
-        row("cGAN-KD+BLKD+UDA", BLKD_LOSS, "adjusted", augment=WIDE_VIEWS),
+        deviations=(*deviations, _mean_over(10)),
+        **_blkd(10),
     )
     pairs, lines = [], {}
     for (teacher, own), line in UDA[scarce].items():
@@ -226,19 +274,12 @@ def _of_set(scarce: str) -> list[PublishedTable]:
         name=f"cifar10-uda-{name}",
         title=f"CIFAR-10, {scarce}: with wider augmentation",
         source=f"{PAPER}, table 3",
+        family=replace(family, authors=UDA_AUTHORS(labels=10)),
         pairs=tuple(pairs),
-        arms=methods,
-        printed=by_pair(methods, lines),
-        deviations=(
-            *deviations,
-            "UDA: every image is shifted, rotated, scaled, flipped and recoloured; the paper averages the losses on "
-            "plain images and on images changed by the 25 CIFAR-10 policies of AutoAugment.",
-        ),
-    )
-    methods = (
-        NOKD,
-        row("SSKD", SSKD_LOSS, passes=True),
-        row("cGAN-KD+SSKD", SSKD_LOSS, "adjusted", settings=("select.adjust=none",)),
+        arms=UDA_METHODS,
+        printed=by_pair(UDA_METHODS, lines),
+        deviations=(*deviations, *UDA_DEVIATIONS),
+        authors_losses={},
     )
     own, *printed = SSKD[scarce]
     students = [Pair(teacher="resnet18", student=student, printed=own) for student in STUDENTS[:2]]
@@ -247,14 +288,20 @@ def _of_set(scarce: str) -> list[PublishedTable]:
         name=f"cifar10-sskd-{name}",
         title=f"CIFAR-10, {scarce}: SSKD",
         source=f"{PAPER}, table 2",
-        pairs=tuple(students),
-        arms=methods,
-        printed=by_pair(methods, {pair.name: str(line) for pair, line in zip(students, printed, strict=True)}),
-        deviations=(
-            *deviations,
-            "SSKD uses the schedule and weight decay of the other rows; the paper uses 240 epochs, batches of 64 and "
-            "an initial learning rate of 0.05 (ShuffleNetV2: 0.01).",
+        family=replace(
+            family,
+            full=lambda: _with_sskd(family.full(), SETS[scarce][0], 64, 5e-4),
+            authors=SSKD_AUTHORS(labels=10),
+            forms={},
+            slow=("shufflenet_v2",),
         ),
+        pairs=tuple(students),
+        arms=SSKD_METHODS,
+        printed=by_pair(SSKD_METHODS, {pair.name: str(line) for pair, line in zip(students, printed, strict=True)}),
+        protocol=_sskd_protocol(protocol, 64, "5e-4"),
+        deviations=(*deviations, *SSKD_DEVIATIONS),
+        control_loss=SSKD_LOSS,
+        authors_losses={},
     )
     return [table1, uda, sskd]
 
@@ -279,7 +326,7 @@ C10K = PublishedTable(
     ),
     unit="top-1 error, %",
     protocol=_protocol(*SETS["C-10K"]) + " Rows add the steps one by one, at equal M^g.",
-    deviations=(*SCARCE, *DEVIATIONS),
+    deviations=(SCARCE, *DEVIATIONS),
     control_loss=BLKD_LOSS,
 )
 C10K_MG = replace(
@@ -298,7 +345,7 @@ C10K_MG = replace(
         },
     ),
     protocol=_protocol(*SETS["C-10K"]),
-    deviations=(*SCARCE, *DEVIATIONS, MG_DEVIATION),
+    deviations=(SCARCE, *DEVIATIONS, MG_DEVIATION),
 )
 
 
@@ -312,27 +359,70 @@ def tiny_imagenet_full() -> Recipe:
     return replace(recipe, data=DataConfig(name="tiny-imagenet"), teacher=teacher, gan=biggan_tiny_imagenet())
 
 
+TINY_FORMS = {name: f"{name}_2021" for name in ("mobilenet_v2", "shufflenet_v2", "densenet121")}
+TINY_FAMILY = Family(
+    kind="classification",
+    full=tiny_imagenet_full,
+    select=_select(0.5),
+    small=DataConfig(name="tiny-imagenet", size=32, classes=20, per_label=200),
+    authors=FIRST_AUTHORS(labels=200),
+    forms=TINY_FORMS,
+)
+TINY_DEVIATIONS = (WHOLE, counted_before_split(350, 0.9), *DEVIATIONS)
+TINY_PROTOCOL = _protocol(98_179, 0.5).replace("10,000 test images", "10,000 validation images of the set, 64 pixels")
 TINY_IMAGENET = PublishedTable(
     name="tiny-imagenet",
     title="Tiny-ImageNet",
     source=f"{PAPER}, tables 4 to 6",
-    family=Family(
-        kind="classification",
-        full=tiny_imagenet_full,
-        select=_select(0.5),
-        small=DataConfig(name="tiny-imagenet", size=32, classes=20, per_label=200),
-        authors=FIRST_AUTHORS(labels=200),
-        forms={name: f"{name}_2021" for name in ("mobilenet_v2", "shufflenet_v2", "densenet121")},
-    ),
+    family=TINY_FAMILY,
     pairs=tuple(
         Pair(teacher="densenet121", student=student, assistant="mobilenet_v2") for student in ("vgg11", "shufflenet_v2")
     ),
     arms=METHODS,
     unit="top-1 error, %",
-    protocol=_protocol(98_179, 0.5).replace("10,000 test images", "10,000 validation images of the set, 64 pixels"),
-    deviations=(*WHOLE, *DEVIATIONS),
+    protocol=TINY_PROTOCOL,
+    deviations=(*TINY_DEVIATIONS, _mean_over(200)),
     note="Published numbers were not available.",
-    control_loss=BLKD_LOSS,
+    **_blkd(200),
+)
+TINY_UDA = replace(
+    TINY_IMAGENET,
+    name="tiny-imagenet-uda",
+    title="Tiny-ImageNet: with wider augmentation",
+    family=replace(TINY_FAMILY, authors=UDA_AUTHORS(labels=200)),
+    pairs=tuple(
+        Pair(teacher=teacher, student=student)
+        for teacher in ("resnet50", "densenet121")
+        for student in ("vgg11", "shufflenet_v2")
+    ),
+    arms=UDA_METHODS,
+    deviations=(*TINY_DEVIATIONS, *UDA_DEVIATIONS),
+    authors_losses={},
+)
+TINY_SSKD = replace(
+    TINY_IMAGENET,
+    name="tiny-imagenet-sskd",
+    title="Tiny-ImageNet: SSKD",
+    family=replace(
+        TINY_FAMILY,
+        full=lambda: _with_sskd(tiny_imagenet_full(), 98_179, 32, 1e-4),
+        authors=SSKD_AUTHORS(labels=200),
+        forms={name: f"{name}_sskd" for name in ("vgg11", "shufflenet_v2")},
+        slow=("shufflenet_v2",),
+    ),
+    pairs=tuple(Pair(teacher="resnet50", student=student) for student in ("vgg11", "shufflenet_v2")),
+    arms=SSKD_METHODS,
+    protocol=_sskd_protocol(TINY_PROTOCOL, 32, "1e-4"),
+    deviations=(
+        *TINY_DEVIATIONS,
+        *SSKD_DEVIATIONS,
+        "Initial weights of the teacher are PyTorch's; published is He's normal.",
+    ),
+    control_loss=SSKD_LOSS,
+    authors_losses={},
 )
 
-TABLES = (*(table for scarce in SETS for table in _of_set(scarce)), C10K, C10K_MG, TINY_IMAGENET)
+TABLES = (
+    *(table for scarce in SETS for table in _of_set(scarce)),
+    *(C10K, C10K_MG, TINY_IMAGENET, TINY_UDA, TINY_SSKD),
+)

@@ -12,7 +12,7 @@ from gankd.recipes.published.table import (
     FROM_SCRATCH,
     KD_EQUAL_UPDATES,
     NOKD,
-    RATIO_DEVIATION,
+    RATIO_DEVIATIONS,
     Authors,
     Closed,
     Family,
@@ -64,13 +64,15 @@ PROTOCOL = (
     "weight decay 5e-4, crop and flip."
 )
 DEVIATIONS = (
-    "A validation split, one image in ten, is carved out of the training images; published settings were fixed on test "
-    "images.",
+    Closed(
+        "A validation split, one image in ten, is carved out of the training images; published settings were fixed on "
+        "test images."
+    ),
     counted_before_split(240, 0.9),
     FROM_SCRATCH,
     "TAKD's assistants always start from scratch; published ones start from their NOKD weights, too.",
     Closed("Batch size 128 in every row; published rows without generated images have 64."),
-    "SGD with Nesterov momentum; learning rates fall at the epoch named, not one epoch later.",
+    "Learning rates fall at the epoch named, not one epoch later.",
     "Rows without generated images see the real images for 240 epochs as published; the controls at equal updates and "
     "equal time are additions.",
     Closed(
@@ -81,7 +83,7 @@ DEVIATIONS = (
     *COMMON,
     "Generated images keep the class they were generated for; the published scripts disagree about this.",
     "The density ratio reads pooled features of a small classifier; published features are as wide as images.",
-    RATIO_DEVIATION,
+    *RATIO_DEVIATIONS,
 )
 FEATURE_LOSSES = ("FitNet", "AT", "SP", "VID", "RKD", "PKT", "AB", "FT", "CRD")
 BLKD_LOSS, TAKD_LOSS, SSKD_LOSS = (
@@ -99,7 +101,8 @@ def _loss(name: str) -> str:
 
 def taught(*names: str) -> tuple[Arm, ...]:
     """Rows of distillation losses at their published weights, on real images."""
-    return tuple(row(name, _loss(name), passes=True) for name in names)
+    own = {"ReviewKD": ("student.nesterov=true",)}
+    return tuple(row(name, _loss(name), passes=True, settings=own.get(name, ())) for name in names)
 
 
 def taught_on_fakes(*names: str) -> tuple[Arm, ...]:

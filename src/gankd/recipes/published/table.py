@@ -32,6 +32,7 @@ class Authors:
     """Choices of the authors that the published protocol takes over, besides those that every table has."""
 
     initial: Initial = "published"
+    nesterov: bool = False
     finetuned: bool = True
     """Students with generated images start from their NOKD weights."""
     real_batch: float = 1.0
@@ -45,6 +46,8 @@ class Authors:
 
 FAKES_SHARE = 0.5
 """Share of generated images in a batch if the table gives none."""
+PUBLISHED_HELD_OUT = 0.02
+"""Share of real images that only measure the density ratio under the published protocol, where all train it."""
 POOL_MARGIN = 1.1
 """Images that subsampling and filter should leave, in units of the largest M^g; above 1 as acceptance is random."""
 
@@ -160,12 +163,22 @@ class PublishedTable:
     """Protocol of the experiment: its choices at equal sizes and lengths."""
     control_loss: str = "0.1*Label + 0.9*KD(T=4)"
     """Loss of the control with a teacher and without generated images."""
+    authors_losses: Mapping[str, str] = field(default_factory=dict)
+    """Loss of a row -> what the authors' code computes, where it is another one."""
     filters: bool = True
     """True if one network filters for all pairs; otherwise each pair's teacher is the teacher of its run."""
 
     def __post_init__(self) -> None:
         known = {(pair.name, arm.title) for pair in self.pairs for arm in (*self.arms, *self.controls)}
         assert set(self.printed) <= known, set(self.printed) - known
+
+    def with_protocol(self, protocol: Protocol) -> "PublishedTable":
+        """This table under a protocol."""
+        if protocol == "gankd":
+            return replace(self, under=protocol)
+        losses = self.authors_losses
+        arms = tuple(replace(arm, loss=losses.get(arm.loss or "", arm.loss)) for arm in self.arms)
+        return replace(self, under=protocol, arms=arms, control_loss=losses.get(self.control_loss, self.control_loss))
 
     @property
     def differences(self) -> tuple[str, ...]:
@@ -244,15 +257,16 @@ class PublishedTable:
         authors, count, published = self.family.authors, recipe.select.count, self.family.select.count
         assert count is not None
         assert published is not None
-        student = replace(recipe.student, initial=authors.initial)
+        student = replace(recipe.student, initial=authors.initial, nesterov=authors.nesterov)
         if authors.finetuned:
             student = replace(student, init="finetune")
         return replace(
             recipe,
             precision="fp32",
-            teacher=replace(recipe.teacher, initial=authors.initial),
+            data=replace(recipe.data, val_trains=True),
+            teacher=replace(recipe.teacher, initial=authors.initial, nesterov=authors.nesterov),
             student=student,
-            ratio=replace(recipe.ratio, fresh=True),
+            ratio=replace(recipe.ratio, fresh=True, calibrated=False, held_out=PUBLISHED_HELD_OUT),
             synth=replace(recipe.synth, labels="balanced"),
             select=replace(
                 recipe.select,
@@ -431,18 +445,22 @@ def sgd(
     }
 
 
-def counted_before_split(epochs: int, left: float) -> str:
+def counted_before_split(epochs: int, left: float) -> Closed:
     """Deviation: updates of `epochs` are counted over all real images, but only the share `left` of them trains."""
-    return (
+    return Closed(
         f"Updates are counted over all real images, including those of the validation split, so training images are "
         f"seen for about {epochs / left:.0f} epochs where {epochs} are published."
     )
 
 
-RATIO_DEVIATION = (
-    "A quarter of the images is held out from the density ratio to calibrate it, and the mean ratio of each label's "
-    "generated images is 1; the paper trains on all images and does not calibrate. The label input is a learned "
-    "embedding of width 32; the paper's is as wide as the number of classes, or is the generator's."
+RATIO_DEVIATIONS = (
+    Closed(
+        "A quarter of the images is held out from the density ratio to calibrate it, and the mean ratio of each "
+        "label's generated images is 1; the paper trains on all images and does not calibrate."
+    ),
+    "One image in fifty is held out from the density ratio to measure it, or a quarter where it is calibrated; the "
+    "paper trains on all. The label input is a learned embedding of width 32; the paper's is as wide as the number of "
+    "classes, or is the generator's.",
 )
 
 
@@ -453,6 +471,7 @@ FROM_SCRATCH = Closed(
 
 
 COMMON = (
+    Closed("SGD with Nesterov momentum; published: plain momentum."),
     Closed("Networks compute in bfloat16 where the device has it; the published code in float32."),
     Closed("Initial weights are gankd's; those of published ResNets are 2.4 times larger."),
     "The discriminator sees generated images of the real batch's labels, in the paper of labels drawn anew; batch norm "

@@ -1,5 +1,6 @@
 """Scalar labels: Steering Angle and UTKFace (table 7 of cGAN-KD), RC-49 (table 7 of its first version), ablations."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from gankd.recipes.published.table import (
     COMMON,
     FROM_SCRATCH,
     NOKD,
-    RATIO_DEVIATION,
+    RATIO_DEVIATIONS,
     Authors,
     Closed,
     Family,
@@ -29,12 +30,13 @@ from gankd.recipes.published.table import (
     PublishedTable,
     by_pair,
     counted_before_split,
+    row,
     sgd,
 )
 from gankd.synthetic import SelectConfig
 from gankd.tasks import LabelSampling
 from gankd.training.gan import GanConfig
-from gankd.training.gan_published import sagan_steering, sagan_utkface, sngan_rc49
+from gankd.training.gan_published import sagan_steering, sagan_utkface, sagan_utkface_2021, sngan_rc49
 from gankd.training.ratio import RatioConfig, published_ratio
 
 FIRST = "Ding et al., arXiv 2104.03164v1 and v2"
@@ -72,8 +74,7 @@ def full(
 
 
 DEVIATIONS = (
-    "A validation split is carved out of the training images; published settings were fixed on test images.",
-    "SGD with Nesterov momentum; batches are passes over shuffled images, in the paper drawn with replacement.",
+    Closed("A validation split is carved out of the training images; published settings were fixed on test images."),
     Closed(
         "Subsampling keeps the best half of each of 12 ranges of labels of a fixed pool (budget), and M^g images are "
         "taken evenly over these; the paper uses rejection with a running maximum for each label, and a random choice."
@@ -83,7 +84,7 @@ DEVIATIONS = (
     "A student with a distillation loss on real images is an additional control; the paper has only NOKD for values.",
     "Outputs are linear; published networks end in a ReLU, and their predictions are clipped to the label range.",
     "The auto-encoder of the density ratio is small and trained by Adam; the published code is as wide as images.",
-    RATIO_DEVIATION,
+    *RATIO_DEVIATIONS,
 )
 CONTROL_LOSS = "0.5*Label + 0.5*KD"
 
@@ -107,19 +108,20 @@ def _students(lines: Mapping[str, object]) -> tuple[Pair, ...]:
 
 # --- Steering Angle -----------------------------------------------------------------------------------------
 
+STEERING_FULL = partial(
+    full,
+    data=DataConfig(name="steering", size=64),
+    train=9_800,
+    fakes=50_000,
+    rho=0.7,
+    teacher="vgg19+mlp",
+    gan=sagan_steering(),
+)
 STEERING_FAMILY = Family(
     kind="regression",
     authors=Authors(labels=2000, burn_in=500),
     head="+mlp",
-    full=partial(
-        full,
-        data=DataConfig(name="steering", size=64),
-        train=9_800,
-        fakes=50_000,
-        rho=0.7,
-        teacher="vgg19+mlp",
-        gan=sagan_steering(),
-    ),
+    full=STEERING_FULL,
     select=SelectConfig(rho=0.7, count=50_000),
     small=DataConfig(name="steering", size=32, num_train=1500),
 )
@@ -132,13 +134,15 @@ STEERING_LINES = {
     "shufflenet_v1": "3.67 2.20",
     "resnet56": "2.68 1.55",
 }
+PASSES = "Batches are passes over shuffled images, in the paper drawn with replacement."
 STEERING_DEVIATIONS = (
     *DEVIATIONS,
+    PASSES,
     "Generated images have the angles of the training images, in the paper 2,000 angles at equal distances; the "
-    "vicinity follows the largest gap between training angles, which the validation split may widen.",
+    "vicinity follows the largest gap between training angles.",
     FROM_SCRATCH,
     "The size of the published training set is not printed; updates are counted over 9,800 real images, including the "
-    "validation split and the frames left out between splits.",
+    "frames left out between splits.",
 )
 STEERING = _table(
     name="steering-table7",
@@ -199,46 +203,120 @@ UTKFACE_LINES = {
     "resnet20": "6.87 4.92",
     "wrn_40_1": "6.70 4.92",
 }
+UTKFACE_FULL = partial(
+    full,
+    data=DataConfig(name="utkface", size=64),
+    train=11_808,
+    fakes=60_000,
+    rho=0.7,
+    teacher="vgg11+mlp",
+    gan=sagan_utkface(),
+    labels="balanced",
+    flip=True,
+)
+UTKFACE_FAMILY = Family(
+    kind="regression",
+    authors=Authors(labels=60, burn_in=100),
+    head="+mlp",
+    full=UTKFACE_FULL,
+    select=SelectConfig(rho=0.7, count=60_000),
+    small=DataConfig(name="utkface", size=32, num_train=2000),
+)
+VICINITY = (
+    "Labels are scaled to [0, 1] from the youngest to the oldest age, in the paper divided by the oldest: the vicinity "
+    "is 1.7 % wider."
+)
+AGE_DEVIATIONS = (
+    *DEVIATIONS,
+    PASSES,
+    counted_before_split(350, 7 / 8),
+    VICINITY,
+    "Ages and predictions stay float; the published code floors predictions, labels and the filter's errors.",
+)
+NO_NUMBERS = "Published numbers were not available."
 UTKFACE = _table(
     name="utkface-table7",
     title="UTKFace: cGAN-KD",
     source=f"{PAPER}, table 7",
-    family=Family(
-        kind="regression",
-        authors=Authors(labels=60, burn_in=100),
-        head="+mlp",
-        full=partial(
-            full,
-            data=DataConfig(name="utkface", size=64),
-            train=11_808,
-            fakes=60_000,
-            rho=0.7,
-            teacher="vgg11+mlp",
-            gan=sagan_utkface(),
-            labels="balanced",
-            flip=True,
-        ),
-        select=SelectConfig(rho=0.7, count=60_000),
-        small=DataConfig(name="utkface", size=32, num_train=2000),
-    ),
+    family=UTKFACE_FAMILY,
     pairs=_students(UTKFACE_LINES),
     arms=(NOKD, CGAN_KD),
     printed=by_pair((NOKD, CGAN_KD), UTKFACE_LINES),
     unit="MAE, years",
     protocol=_protocol("11,808", 60_000, "VGG-11", 0.7, "SAGAN, SVDL + ILI", "5e-4") + " Faces are flipped.",
     deviations=(
-        *DEVIATIONS,
-        counted_before_split(350, 7 / 8),
+        *AGE_DEVIATIONS,
         FROM_SCRATCH,
-        "Labels are scaled to [0, 1] from the youngest to the oldest age, in the paper divided by the oldest: the "
-        "vicinity is 1.7 % wider.",
-        "Ages and predictions stay float; the published code floors predictions, labels and the filter's errors.",
         "The filter is VGG-11, as in the published scripts; the table's caption says VGG-13.",
     ),
 )
+UTKFACE_COMPONENTS = replace(
+    UTKFACE,
+    name="utkface-components",
+    title="UTKFace: what each step adds",
+    source=f"{PAPER}, ablation of components; rows as in the authors' scripts",
+    arms=(
+        *STEPS,
+        *(row(f"{arm.title}, rho=0.9", images=arm.images, settings=("select.rho=0.9",)) for arm in STEPS[-2:]),
+    ),
+    printed={},
+    protocol=UTKFACE.protocol + " Rows add the steps one by one, at equal M^g.",
+    note=NO_NUMBERS,
+)
+UTKFACE_COUNTS = m_counts(1_000, 5_000, 10_000, 20_000, 40_000, 60_000, 80_000)
+UTKFACE_MG = replace(
+    UTKFACE,
+    name="utkface-mg",
+    title="UTKFace: how many generated images",
+    source=f"{PAPER}, ablation of M^g; rows as in the authors' scripts",
+    family=replace(
+        UTKFACE_FAMILY,
+        full=partial(UTKFACE_FULL, rho=0.9),
+        select=SelectConfig(rho=0.9, count=60_000),
+    ),
+    arms=count_rows(UTKFACE_COUNTS),
+    counts=UTKFACE_COUNTS,
+    printed={},
+    protocol=_protocol("11,808", 60_000, "VGG-11", 0.9, "SAGAN, SVDL + ILI", "5e-4") + " Faces are flipped.",
+    deviations=(
+        *UTKFACE.deviations,
+        MG_DEVIATION,
+        "ResNet20, ResNet56 and WRN16x1 are trained for 350 epochs; published are 240 for these three.",
+    ),
+    note=NO_NUMBERS,
+)
 
-# --- RC-49 --------------------------------------------------------------------------------------------------
 
+def _filtered_by(table: PublishedTable, settings: partial[Recipe], name: str, rho: float) -> PublishedTable:
+    """Ablation of the filtering network: `table`, whose published settings are `settings`, with another one."""
+    family, count = table.family, table.family.select.count
+    shown = f"{name} with rho = {rho}"
+    return replace(
+        table,
+        name=f"{table.name.partition('-')[0]}-filter-{name}",
+        title=f"{table.title}, filtered by {name}",
+        source=f"{PAPER}, ablation of the filtering teacher; rows as in the authors' scripts",
+        family=replace(
+            family,
+            full=partial(settings, teacher=f"{name}+mlp", rho=rho),
+            select=SelectConfig(rho=rho, count=count),
+        ),
+        printed={},
+        protocol=re.sub(r"VGG-\d+ with rho = [\d.]+", shown, table.protocol),
+        deviations=tuple(text for text in table.deviations if not text.startswith("The filter is")),
+        note=NO_NUMBERS,
+    )
+
+
+FILTERS = (
+    *(_filtered_by(STEERING, STEERING_FULL, name, 0.7) for name in ("vgg8", "resnet18")),
+    *(_filtered_by(UTKFACE, UTKFACE_FULL, name, 0.9) for name in ("resnet32x4", "densenet121")),
+)
+
+# --- RC-49, first version -----------------------------------------------------------------------------------
+
+FIRST_FORMS = {name: f"{name}_rc49" for name in ("shufflenet_v2", "efficientnet_b0")}
+NO_BRANCH = "The auto-encoder of the density ratio also learns the label; the published one of this version does not."
 RC49_RHO = {25: 0.5, 15: 0.8, 5: 0.9}
 RC49_OWN = {25: 0.20, 15: 0.31, 5: 0.49}
 RC49_LINES = {
@@ -250,10 +328,11 @@ RC49_LINES = {
 
 RC49_DEVIATIONS = (
     *DEVIATIONS,
-    "One chair in eight is used for validation; its images are among those of the published count.",
+    Closed("One chair in eight is used for validation; its images are among those of the published count."),
+    "Generated images have the 450 angles of the training images, in the paper all 899.",
     counted_before_split(350, 43 / 49),
     "The density ratio pairs a real image with generated ones of the nearest angles; in the paper, of its own angle.",
-    "The auto-encoder of the density ratio also learns the angle; the published one of this version does not.",
+    NO_BRANCH,
 )
 
 
@@ -265,9 +344,9 @@ def _rc49(images: int) -> PublishedTable:
         source=f"{FIRST}, table 7",
         family=Family(
             kind="regression",
-            authors=Authors(finetuned=False, labels=450, burn_in=5000, judged=1000),
+            authors=Authors(finetuned=False, labels=450, burn_in=200, judged=1000),
             head="+mlp128",
-            forms={name: f"{name}_rc49" for name in ("shufflenet_v2", "efficientnet_b0")},
+            forms=FIRST_FORMS,
             full=partial(
                 full,
                 data=DataConfig(name="rc49", size=64, per_label=images),
@@ -294,6 +373,49 @@ def _rc49(images: int) -> PublishedTable:
 
 
 R25, R15, R5 = (_rc49(images) for images in (25, 15, 5))
+
+# --- UTKFace, first version -----------------------------------------------------------------------------------
+
+UTKFACE_2021 = _table(
+    name="utkface-table8",
+    title="UTKFace: cGAN-KD, first version",
+    source=f"{FIRST}, table 8",
+    family=Family(
+        kind="regression",
+        authors=Authors(finetuned=False, labels=60, burn_in=5000, judged=1000),
+        head="+mlp128",
+        forms=FIRST_FORMS,
+        full=partial(
+            full,
+            data=DataConfig(name="utkface", size=64),
+            train=15_149,
+            fakes=80_000,
+            rho=0.7,
+            teacher="vgg16+mlp128",
+            gan=sagan_utkface_2021(),
+            labels="balanced",
+            flip=True,
+            weight_decay=1e-4,
+            ratio=RATIO_FIRST,
+        ),
+        select=SelectConfig(rho=0.7, count=80_000),
+        small=DataConfig(name="utkface", size=32, num_train=2000),
+    ),
+    pairs=_students(RC49_LINES[5]),
+    arms=(NOKD, CGAN_KD),
+    printed={},
+    unit="MAE, years",
+    protocol=_protocol("15,149", 80_000, "VGG-16", 0.7, "SAGAN, SVDL + ILI", "1e-4") + " Faces are flipped.",
+    deviations=(
+        *DEVIATIONS,
+        "Rare ages keep their images once; the published training set repeats some until each age has 200. Updates are "
+        "counted over its 15,149 images.",
+        VICINITY,
+        NO_BRANCH,
+    ),
+    note=NO_NUMBERS,
+)
+
 RC49_STEPS = {
     "shufflenet_v2": "1.95 1.22 1.14 1.12 0.95",
     "mobilenet_v2": "1.74 1.22 1.38 1.35 1.18",
@@ -328,6 +450,7 @@ RC49_MG = replace(
 )
 
 TABLES = (
-    *(STEERING, UTKFACE, R25, R15, R5),
-    *(STEERING_COMPONENTS, STEERING_MG, RC49_COMPONENTS, RC49_MG),
+    *(STEERING, UTKFACE, R25, R15, R5, UTKFACE_2021),
+    *(STEERING_COMPONENTS, STEERING_MG, UTKFACE_COMPONENTS, UTKFACE_MG, RC49_COMPONENTS, RC49_MG),
+    *FILTERS,
 )

@@ -47,7 +47,7 @@ ifdef DATA
 	$(ONE_THREAD) $(BIN)/gankd vkd table cifar20 --data $(DATA) --set student.augment=[] --seeds 5 --out runs/vkd/cifar20 --page docs/vkd.md
 endif
 
-lists: $(WITH_GANKD)  ## write what gankd list prints and docs/settings.md, after a loss, network, recipe or setting has changed
+lists: $(WITH_GANKD)  ## write what gankd list prints, docs/settings.md and docs/costs.md, after a loss, network, recipe or setting has changed
 	$(ONE_THREAD) $(BIN)/python -c 'from gankd.commands.listing import write_lists; write_lists()'
 
 costs: $(WITH_GANKD)  ## the same, with the costs of all losses measured again on this machine

@@ -77,6 +77,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def speed_of(text: str) -> float | None:
+    """Operations per second of "60 TFLOP/s", "989 TFLOPS" or "9.7e3 GFLOP/s"; None for other text."""
+    found = re.fullmatch(r"\s*(\d+\.?\d*(?:e\d+)?)\s*([GTP])FLOP(?:/s|s)?\s*", text, re.IGNORECASE)
+    return None if found is None else float(found[1]) * {"G": 1e9, "T": 1e12, "P": 1e15}[found[2].upper()]
+
+
+def hours(seconds: float) -> str:
+    """`0.036`, `4.2`, `1,280` hours."""
+    found = seconds / 3600
+    return f"{found:,.0f}" if found >= 99.5 else f"{found:.2g}"
+
+
 def compact(value: float) -> str:
     """`812`, `41.3 k`, `1.24 M`."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):

@@ -13,14 +13,19 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from gankd.config import require
 from gankd.data.sets import published_shape
 from gankd.engine import Engine
+from gankd.errors import ConfigError
 from gankd.models import ZOO, build_net
-from gankd.recipes.config import Recipe
+from gankd.recipes.config import Recipe, TeacherConfig
 from gankd.recipes.generated import CLASSIFIER
 from gankd.recipes.published.table import PublishedTable, Scale
 from gankd.sizes import sides, size_of
+from gankd.subsampling.autoencoder import SparseAutoencoder
 from gankd.tasks import Classification, Regression, Task
+from gankd.text import speed_of
+from gankd.training.autoencoder import BATCH as AUTOENCODER_BATCH
 from gankd.training.gan import GanConfig, build_discriminator, build_generator
 
 BACKWARD = 3
@@ -51,15 +56,78 @@ class Work:
     parameters: int
 
 
+@dataclass(frozen=True)
+class Peak:
+    """A machine that is not here: its nominal speed, and the share of it that training is taken to reach."""
+
+    operations: float
+    """Floating-point operations per second, as the maker names them."""
+    share: float = 0.2
+
+    def __post_init__(self) -> None:
+        require(self.operations > 0, f"--on needs a positive speed, got {self.operations:g}")
+        require(0 < self.share <= 1, f"--share must lie in (0, 1], got {self.share:g}")
+
+    @property
+    def speed(self) -> float:
+        """Operations per second in training."""
+        return self.operations * self.share
+
+    @property
+    def name(self) -> str:
+        """The machine in words."""
+        return f"{self.operations / 1e12:g} TFLOP/s, of which {100 * self.share:g} % is reached"
+
+
+def peak(text: str, share: float = Peak.share) -> Peak:
+    """A machine from text such as "60 TFLOP/s".
+
+    Raises:
+        ConfigError: it is not a speed.
+    """
+    found = speed_of(text)
+    if found is None:
+        raise ConfigError(f'--on takes a speed such as "60 TFLOP/s", got {text!r}')
+    return Peak(found, share)
+
+
+@dataclass(frozen=True)
+class TableWork:
+    """Operations of a published table, counted from the shapes of its networks."""
+
+    shared: dict[str, float]
+    """Those of each stage that all seeds share."""
+    students: float
+    """Those of all students of one seed, with their controls at equal updates."""
+    gigabytes: float
+    """Memory of the largest training."""
+
+    @property
+    def all_shared(self) -> float:
+        """Operations of all stages before the students."""
+        return sum(self.shared.values())
+
+
 def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
-    """Count the work of a table from the shapes of its networks.
+    """Time and memory of a table with one seed.
 
     Args:
         table: the table.
         scale: size of its experiment.
         speed: floating-point operations per second, see `machine_speed`.
     """
-    base = table.recipe(scale)
+    work = table_work(table, scale)
+    return Cost((work.all_shared + work.students) / speed, work.all_shared / speed, work.gigabytes)
+
+
+def table_work(table: PublishedTable, scale: Scale, base: Recipe | None = None) -> TableWork:
+    """Count the work of a table.
+
+    Args:
+        table, scale: as for `estimate`.
+        base: settings that all cells share; default: those of the table at this scale.
+    """
+    base = base or table.recipe(scale)
     channels, size, outputs = published_shape(base.data.name)
     size = sides(base.data.size or size)[0]
     outputs = outputs if outputs == 1 else base.data.classes or outputs
@@ -67,10 +135,12 @@ def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
     def of(name: str) -> Work:
         return network_work(name, channels, size, outputs)
 
+    def teacher(name: str, config: TeacherConfig) -> float:
+        return _training(of(name), config.updates, config.batch_size)
+
     memory = [_gigabytes(of(base.teacher.model), base.teacher.batch_size)]
-    shared: dict[Any, float] = {
-        base.teacher.model: _training(of(base.teacher.model), base.teacher.updates, base.teacher.batch_size)
-    }
+    shared = {f"teacher {base.teacher.model}": teacher(base.teacher.model, base.teacher)}
+    assistants: dict[Any, float] = {}
     students: dict[Any, float] = {}
     uses_fakes = False
     for pair in table.distinct(scale):
@@ -78,25 +148,27 @@ def estimate(table: PublishedTable, scale: Scale, speed: float) -> Cost:
             arm = table.pair_arm(base, scale, pair, row)
             recipe = arm.recipe(table.pair_recipe(base, scale, pair))
             config, work, taught = recipe.student, of(recipe.student.model), arm.loss is not None
-            operations = _training(work, config.updates, config.batch_size)
+            turns = 4 if "SSKD" in (arm.loss or "") else 1  # it shows every image in four positions
+            operations = turns * _training(work, config.updates, config.batch_size)
             uses_fakes |= arm.images is not None
             if taught:
-                teacher = config.teacher or recipe.teacher.model
-                shared[teacher] = _training(of(teacher), recipe.teacher.updates, recipe.teacher.batch_size)
-                operations += of(teacher).operations * config.updates * config.batch_size
-            for name in config.assistants if taught else ():
-                shared[teacher, name, arm.folder_name] = _training(of(name), config.updates, config.batch_size)
+                name = config.teacher or recipe.teacher.model
+                shared[f"teacher {name}"] = teacher(name, recipe.teacher)
+                operations += turns * of(name).operations * config.updates * config.batch_size
+            for each in config.assistants if taught else ():
+                found = _training(of(each), config.updates, config.batch_size)
+                assistants[config.teacher, each, arm.folder_name] = found
             memory.append(_gigabytes(work, config.batch_size))
             key = (config if taught else (config.model, config.updates), arm.folder_name, recipe.select.count)
             students[key] = operations
+    if assistants:
+        shared["assistants"] = sum(assistants.values())
     if uses_fakes:
         task: Task = Regression(low=0.0, high=1.0) if outputs == 1 else Classification(num_classes=outputs)
-        if base.ratio.features == "classifier":
-            shared["ratio"] = _training(of(CLASSIFIER), base.teacher.updates, base.teacher.batch_size)
-        shared["generator"], gigabytes = _generator(base, task, (channels, size, size), of(base.teacher.model))
+        stages, gigabytes = _generated(base, task, (channels, size, size), of(base.teacher.model))
+        shared |= stages
         memory.append(gigabytes)
-    together = sum(shared.values()) / speed
-    return Cost(together + sum(students.values()) / speed, together, max(memory))
+    return TableWork(shared, sum(students.values()), max(memory))
 
 
 def machine_speed(rounds: int = 5, batch: int = 32) -> float:
@@ -202,11 +274,41 @@ def _gan_work(config: GanConfig, task: Task, shape: tuple[int, int, int]) -> tup
     return first, second
 
 
-def _generator(base: Recipe, task: Task, shape: tuple[int, int, int], teacher: Work) -> tuple[float, float]:
-    """Operations of generator, ratio features and pool, and the gigabytes of its training."""
-    config = base.gan
+def _generated(base: Recipe, task: Task, shape: tuple[int, int, int], teacher: Work) -> tuple[dict[str, float], float]:
+    """Operations of generator, density ratio and pool, and the gigabytes of the generator's training."""
+    config, ratio = base.gan, base.ratio
     generator, discriminator = _gan_work(config, task, shape)
-    training = config.steps * gan_step(config, task, shape)
-    pool = base.synth.pool * (generator.operations + 2 * teacher.operations)
+    reader, features = teacher, 0.0
+    if ratio.features == "classifier":
+        reader = network_work(CLASSIFIER, shape[0], shape[1], task.head_size)
+        features = _training(reader, base.teacher.updates, base.teacher.batch_size)
+    elif ratio.features == "autoencoder":
+        reader = _autoencoder_work(task, shape)
+        features = base.teacher.updates * autoencoder_step(task, shape)
+    seen = ratio.epochs * real_images(base) if ratio.fresh else 0
+    found = {
+        "generator": config.steps * gan_step(config, task, shape),
+        "density ratio": features + seen * (generator.operations + reader.operations),
+        "pool": base.synth.pool * (generator.operations + 2 * teacher.operations),
+    }
     both = _gigabytes(generator, config.batch_size) + 2 * _gigabytes(discriminator, config.batch_size)
-    return training + pool, both
+    return found, both
+
+
+def real_images(base: Recipe) -> int:
+    """Training images of a published table, whose students see `select.count` generated ones next to them."""
+    assert base.select.count is not None
+    share = base.student.fake_share
+    return round(base.select.count * (1 - share) / share)
+
+
+def autoencoder_step(task: Task, shape: tuple[int, int, int]) -> float:
+    """Operations of one update of the auto-encoder of the density ratio."""
+    return _training(_autoencoder_work(task, shape), 1, AUTOENCODER_BATCH)
+
+
+@cache
+def _autoencoder_work(task: Task, shape: tuple[int, int, int]) -> Work:
+    with FakeTensorMode():
+        net = SparseAutoencoder(task, shape, 0).eval()
+        return _work(net, lambda: net(torch.zeros(1, *shape, dtype=torch.uint8)))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gankd.bench.cost import gan_step, machine_speed, sampling_step, training_step
+from gankd.bench.cost import Peak, autoencoder_step, gan_step, machine_speed, sampling_step, training_step
 from gankd.console import Console
 from gankd.data.images import LabelledImages
 from gankd.models.contract import predict_with_features
@@ -63,10 +63,11 @@ class Timer:
     Args:
         console: where it is printed.
         count: estimate long steps from the shapes of networks.
+        on: count all steps, for a machine that is not here; those of unknown work cost nothing.
     """
 
-    def __init__(self, console: Console | None = None, *, count: bool = False) -> None:
-        self.console, self.count = console or Console("quiet"), count
+    def __init__(self, console: Console | None = None, *, count: bool = False, on: Peak | None = None) -> None:
+        self.console, self.count, self.on = console or Console("quiet"), count, on
 
     @cached_property
     def speed(self) -> float:
@@ -75,6 +76,9 @@ class Timer:
 
     def __call__(self, what: str, work: Callable[[int], None], operations: Callable[[], float]) -> StepTime:
         """Seconds of one step of `work`, which takes `operations` floating-point operations (0: unknown)."""
+        if self.on is not None:
+            guess = operations() / self.on.speed
+            return StepTime(guess, guess, counted=True)
         guess = operations() / self.speed if self.count else 0.0
         if guess > LONGEST_STEP:
             self.console.say(f"{what:<40} about {duration(guess)} a step, from shapes: too long to time")
@@ -118,10 +122,11 @@ class Prices:
 
     Args:
         timer: how steps are timed.
+        real: number of training images, where those at hand only stand in for them.
     """
 
-    def __init__(self, timer: Timer) -> None:
-        self._timer = timer
+    def __init__(self, timer: Timer, real: int | None = None) -> None:
+        self._timer, self.real = timer, real
         self._known: dict[tuple[object, ...], StepTime] = {}
         self._trainers: dict[tuple[object, ...], GanTrainer] = {}
 
@@ -161,7 +166,9 @@ class Prices:
         def work(updates: int) -> None:
             train_autoencoder(encoder, train, updates, engine, 0, Stage("autoencoder"))
 
-        return self._once(("autoencoder",), "ratio's autoencoder", work, lambda: 0.0)
+        return self._once(
+            ("autoencoder",), "ratio's autoencoder", work, lambda: autoencoder_step(train.task, train.shape)
+        )
 
     def ratio_features(self, experiment: Experiment) -> StepTime:
         """One update of the network in whose features the density ratio compares images."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 from gankd.cli.together import run_together
 from gankd.errors import ConfigError, ModelError
 from gankd.stops import Stopped
-from gankd.text import Form
+from gankd.text import Form, speed_of
 
 if TYPE_CHECKING:
     from gankd.recipes.workers import Workers
@@ -176,6 +176,8 @@ def _call(command: Command, args: argparse.Namespace, leads: bool = True) -> Non
         _choose_threads(values.pop(THREADS.name, None))
     if "workers" in takes:
         given = {name: values.pop(name) for name in ("workers", "on", "store") if name in values}
+        if "on" in takes and speed_of(given.get("on", "")) is not None:
+            values["on"] = given.pop("on")
         values["workers"] = _workers(**given)
     if command.opens == "recipe":
         changes = {name: values.pop(name) for name in recipe.NAMES if name in values and name not in takes}

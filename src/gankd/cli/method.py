@@ -81,33 +81,43 @@ def plan(
     quality: str | None = None,
     arms: list[str] | None = None,
     workers: "int | Workers" = 1,
+    on: str | None = None,
+    share: float | None = None,
     console: "Console | None" = None,
     **given: Any,
 ) -> Shown:
     """Estimate a run, or a published table at a scale; `given` are the options of the recipe."""
+    from gankd.bench.cost import Peak, peak
+    from gankd.bench.prices import Timer
     from gankd.commands.plan import plan, plan_table
     from gankd.commands.sizes import sizes
-    from gankd.commands.tables import plan_table_run
+    from gankd.commands.tables import plan_table_on, plan_table_run
     from gankd.recipes.published import TABLES
 
     seconds = _time(time, quality)
+    require(on is not None or share is None, "--share is a share of the speed that --on names; give both")
+    require(on is None or seconds is None, "--on plans for another machine, --time for this one; give one of them")
+    machine = None if on is None else peak(on, Peak.share if share is None else share)
     if target in TABLES:
         require(seconds is None, f"{target} is a published table, whose sizes are fixed; choose a --scale")
         folder = given.get(
             "out", Path("runs") / "-".join(["bench", target, scale, *["published"] * (protocol != "gankd")])
         )
-        known = {"data": "data", "seeds": "seeds", "set": "changes"}
+        known = {"seeds": "seeds", "set": "changes"}
         options = {name: given[option] for option, name in known.items() if option in given}
-        rows = plan_table_run(
-            target, folder, scale=scale, protocol=protocol, workers=workers, console=console, **options
-        )
+        options |= {"scale": scale, "protocol": protocol}
+        if machine is not None:
+            rows = plan_table_on(target, machine, **options)
+        else:
+            data = given.get("data")
+            rows = plan_table_run(target, folder, data=data, workers=workers, console=console, **options)
     else:
         recipe, folder = prepared(target, **given)
         if seconds is not None:
             found = sizes(recipe, folder, seconds, arms=arms, workers=workers)
             return Shown(found.text(folder), {"stages": [vars(row) for row in found.rows], "sizes": found.changes})
-        rows = plan(recipe, folder, arms=arms, workers=workers)
-    return Shown(plan_table(rows, folder), {"stages": [vars(row) for row in rows]})
+        rows = plan(recipe, folder, arms=arms, workers=workers, timer=Timer(on=machine))
+    return Shown(plan_table(rows, folder, machine), {"stages": [vars(row) for row in rows]})
 
 
 COMMANDS = (
@@ -232,6 +242,12 @@ COMMANDS = (
             *TIME,
             Option("--scale", choices=["tiny", "small", "full"], help="scale of a published table (default: small)"),
             Option("--protocol", choices=["gankd", "published"], help="choices of a published table (default: gankd)"),
+            Option(
+                "--share",
+                type=float,
+                help='with --on "60 TFLOP/s", a machine that is not here, the share of it that training reaches '
+                "(default: 0.2, a guess)",
+            ),
         ),
     ),
     Command(

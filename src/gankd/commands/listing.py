@@ -17,6 +17,7 @@ from torch import nn
 
 from gankd.bench.cost import estimate, machine_speed
 from gankd.bench.loss_costs import CLASSES, VALUES, measure_costs
+from gankd.commands.table_costs import costs_page
 from gankd.config import require
 from gankd.generators.architectures import ARCHITECTURES
 from gankd.losses.distillation import Loss
@@ -70,12 +71,15 @@ def listing(what: What, names: Sequence[str] = (), *, measure: bool = False) -> 
     return replace(found, tables=tables, machine=here)
 
 
-def write_lists(*, measure: bool = False, page: Path = Path("docs/settings.md")) -> None:
-    """Write lists.json from the code, one row a line, and the page of settings.
+def write_lists(
+    *, measure: bool = False, page: Path = Path("docs/settings.md"), costs_file: Path = Path("docs/costs.md")
+) -> None:
+    """Write lists.json from the code, one row a line, and the pages of settings and of what published tables cost.
 
     Args:
         measure: measure all costs again; default: those that the file holds stay.
         page: the page of settings.
+        costs_file: the page of costs.
     """
     before = read_lists() if LISTS.exists() and not measure else {}
     costs = _stored_costs() if before else {}
@@ -92,6 +96,8 @@ def write_lists(*, measure: bool = False, page: Path = Path("docs/settings.md"))
         temporary.write_text("{\n" + ",\n".join(parts) + "\n}\n")
     with atomic(page) as temporary:
         temporary.write_text(settings_page(setting_rows()))
+    with atomic(costs_file) as temporary:
+        temporary.write_text(costs_page())
 
 
 def all_rows(costs: dict[str, float], speed: float) -> dict[str, list[Row]]:

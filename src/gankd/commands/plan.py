@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, Unpack
 
 from gankd.bench.budget import at_equal_time, lengthened, side_by_side, with_updates
+from gankd.bench.cost import Peak
 from gankd.bench.prices import LONGEST_STEP, Prices, StepTime, Timer, megabytes
 from gankd.outlook import STUDENTS, Outlook
 from gankd.recipes.arms import Arm, chosen_arms
@@ -21,7 +22,7 @@ from gankd.recipes.virtual import trained_alongside
 from gankd.recipes.workers import Workers, as_workers
 from gankd.runs import Run, Stage
 from gankd.seeds import BLOCK
-from gankd.text import Table, duration
+from gankd.text import Table, duration, hours
 
 Status = Literal["reuse", "resume", "run"]
 
@@ -178,7 +179,7 @@ def _generator(experiment: Experiment, stage: Stage, prices: Prices) -> PlanRow:
 
 
 def _ratio(experiment: Experiment, stage: Stage, prices: Prices) -> PlanRow:
-    recipe, count = experiment.recipe, len(experiment.splits.train)
+    recipe, count = experiment.recipe, prices.real or len(experiment.splits.train)
     row = _row(stage, max(2 * count, 2048) // BLOCK + 1, lambda: prices.sampling(experiment), 1.0)
     if recipe.ratio.fresh:
         row = row.longer(recipe.ratio.epochs * count // BLOCK + 1, lambda: prices.sampling(experiment))
@@ -263,8 +264,10 @@ def _row(stage: Stage, steps: int, step: Callable[[], StepTime], space: float) -
     return PlanRow(stage.name, status, 1, steps * each.seconds, steps * each.cpu, space, each.counted)
 
 
-def plan_table(rows: Sequence[PlanRow], folder: Path | str) -> str:
-    """The plan as plain text."""
+def plan_table(rows: Sequence[PlanRow], folder: Path | str, on: Peak | None = None) -> str:
+    """The plan as plain text; `on` a machine that is not here, times and operations."""
+    if on is not None:
+        return _counted_table(rows, folder, on)
     cells = []
     for row in rows:
         runs = row.status != "reuse"
@@ -276,3 +279,19 @@ def plan_table(rows: Sequence[PlanRow], folder: Path | str) -> str:
     if any(row.counted for row in rows):
         notes.append(f"* estimated from the shapes of networks, as a step takes more than {LONGEST_STEP:g} s")
     return Table(["stage", "status", "time", "CPU time", "disk"], cells, align="llrrr", notes=notes).plain()
+
+
+def _counted_table(rows: Sequence[PlanRow], folder: Path | str, on: Peak) -> str:
+    cells = [
+        [row.stage, row.status, *([hours(row.seconds), f"{row.seconds * on.speed:.2g}"] if row.seconds else "--")]
+        for row in rows
+    ]
+    total = sum(row.seconds for row in rows)
+    cells.append(["total", "", hours(total), f"{total * on.speed:.2g}"])
+    notes = [
+        f"in {folder}, on {on.name}",
+        "Operations are counted from the shapes of networks; a stage without any is small and not counted. The share "
+        "is a guess, as small networks keep a large machine waiting: set it with --share. Controls at equal time come "
+        "on top.",
+    ]
+    return Table(["stage", "status", "hours", "operations"], cells, align="llrr", notes=notes).plain()

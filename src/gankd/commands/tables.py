@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from gankd.bench.cost import Peak, real_images, table_work
 from gankd.bench.grid import base_recipe
 from gankd.bench.prices import Prices, Timer
 from gankd.commands.plan import PlanRow, shared_rows, students_row
@@ -47,7 +48,7 @@ def plan_table_run(
     table = find_table(name, protocol)
     base = base_recipe(table, scale, data, changes)
     splits = _random_splits(base) if data is None and scale != "tiny" else None
-    prices = Prices(Timer(console, count=True))
+    prices = Prices(Timer(console, count=True), None if splits is None else real_images(base))
     experiment = Experiment.open(base, Run(Path(folder)), splits)
     shared: dict[str, PlanRow] = {}
     students = []
@@ -58,6 +59,34 @@ def plan_table_run(
         shared = shared_rows(own, arms, stages, prices) | shared
         students.append(students_row(own, arms, stages, prices, workers, title=pair.name))
     return [*shared.values(), *students]
+
+
+def plan_table_on(
+    name: str,
+    machine: Peak,
+    *,
+    scale: Scale = "small",
+    protocol: Protocol = "gankd",
+    seeds: int = 3,
+    changes: Sequence[str] = (),
+) -> list[PlanRow]:
+    """The stages of a whole table on a machine that is not here, counted from the shapes of networks.
+
+    Args:
+        name: the table.
+        machine: its speed.
+        scale, protocol, seeds, changes: as for `plan_table_run`.
+    """
+    require(seeds >= 1, f"--seeds must be at least 1, got {seeds}")
+    table = find_table(name, protocol)
+    work = table_work(table, scale, base_recipe(table, scale, None, changes))
+    pairs, rows = len(table.distinct(scale)), len(table.arms) + len(table.controls)
+    students = {f"students ({pairs} pairs, {rows} arms, {seeds} seeds)": (pairs * rows * seeds, seeds * work.students)}
+    stages = {stage: (1, operations) for stage, operations in work.shared.items()} | students
+    return [
+        PlanRow(stage, "run", count, operations / machine.speed, 0.0, 0.0, counted=True)
+        for stage, (count, operations) in stages.items()
+    ]
 
 
 def _random_splits(recipe: Recipe) -> Splits:

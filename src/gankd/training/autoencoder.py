@@ -10,6 +10,8 @@ from gankd.runs import Stage
 from gankd.seeds import Batches
 from gankd.subsampling.autoencoder import SparseAutoencoder
 
+BATCH = 128
+"""Images in each step (published)."""
 SPARSITY = 1e-3
 """Weight of the mean code (published)."""
 
@@ -25,7 +27,7 @@ def train_autoencoder(
     engine.place(network)
     train = train.to(engine.device)
     optimizer = torch.optim.Adam(network.parameters(), 1e-3, fused=True)
-    batches = Batches(len(train), 128, seed, "autoencoder")
+    batches = Batches(len(train), BATCH, seed, "autoencoder")
     for step in stage.steps(updates, network=network, optimizer=optimizer):
         network.train()
         index = batches(step).to(engine.device)

@@ -26,6 +26,7 @@ from gankd.recipes.published import TABLES, Pair, find_table
 from gankd.recipes.published.table import NOKD, Closed
 from gankd.recipes.stages import declare
 from gankd.recipes.teacher import new_teacher
+from gankd.report.bench import write_bench
 from gankd.runs import Run
 from gankd.storage import read_json
 
@@ -65,12 +66,46 @@ def test_rows_stand_beside_printed_numbers_and_controls(classes: BenchResult) ->
     assert len(list(folder.glob("teacher-*"))) == 2
     assert [len(list(folder.glob(f"{name}-*"))) for name in ("gan", "ratio", "synth")] == [1, 1, 1]
     assert len(list(folder.glob("assistant-*"))) == 1
-    page = classes.page.read_text()
+    page = measured(classes).markdown
     assert "| cGAN-KD+TAKD |" in page
     assert "87.72" in page
     assert TABLES[CLASSES].protocol in page
     assert {tuple(cell["versions"]) for cell in read_json(folder / "bench.json")["cells"]}
     assert read_cells(folder / "bench.json") == read_cells(folder / CELLS) == list(cells.values())
+
+
+def measured(tiny: BenchResult) -> BenchResult:
+    """The result as of a scale at which students are measured."""
+    return replace(tiny, scale="small")
+
+
+def test_the_page_shows_gains_printed_numbers_and_curves(classes: BenchResult, tmp_path: Path) -> None:
+    write_bench(measured(classes).html, tmp_path / "bench.html")
+    page = (tmp_path / "bench.html").read_text()
+    assert page.count('<ul class="forest">') == 1
+    for each in classes.comparisons:
+        assert each.gain.text(2).replace("-", "\u2212") in page
+    assert "Beside the printed numbers" in page
+    assert "Along the training, seed 0" in page
+    steps, values = classes.curves[PAIR, "cGAN-KD"]
+    own = classes.cells[PAIR, "cGAN-KD", 0]
+    assert steps[-1] == own.updates
+    assert values[-1] == pytest.approx(own.val["top1"])
+    assert page.count('role="img"') == 2
+    assert "http" not in page.replace("http://www.w3.org", "")  # nothing is loaded from elsewhere
+    bars = [bar for row in measured(classes).html.pairs[0].gains for bar in row.bars]
+    assert all(bar.interval.diff == pytest.approx(sum(bar.points) / 2) for bar in bars)
+
+
+def test_a_scale_whose_students_are_at_chance_shows_runs_and_seconds(classes: BenchResult) -> None:
+    pages = (classes.page.read_text(), classes.page.with_suffix(".md").read_text(), classes.text)
+    for page in pages:
+        assert "only runs and seconds are shown" in page
+        assert "87.72" not in page
+        assert "95 % interval" not in page
+        assert "teacher " not in page.split("cGAN-KD+TAKD")[0].split("here cnn16")[-1]
+    assert "<svg" not in pages[0]
+    assert "| cGAN-KD+TAKD | 2 | 6 |" in pages[1]
 
 
 def test_the_time_matched_control_fits_in_the_row_s_seconds(classes: BenchResult) -> None:
@@ -156,7 +191,7 @@ def test_the_time_of_a_generator_is_counted_in_students_side_by_side(
 
 
 def test_a_control_that_is_too_short_is_marked(classes: BenchResult) -> None:
-    cut = replace(classes, needed={(PAIR, "cGAN-KD"): 7.3})
+    cut = replace(measured(classes), needed={(PAIR, "cGAN-KD"): 7.3})
     assert f"x{classes.factors[PAIR, 'cGAN-KD']:g} of x7.3 needed: " in cut.markdown
     assert cut.to_dict()["equal_time_needed"] == {f"{PAIR}/cGAN-KD": 7.3}
     assert "needed: " not in replace(cut, needed={(PAIR, "cGAN-KD"): 4.0}).markdown
@@ -203,7 +238,7 @@ def test_fine_tuned_rows_share_their_start(tmp_path: Path) -> None:
     assert len({cell.stage for cell in found.cells.values()}) == 10
     assert all(cell.seconds > 0 for cell in found.cells.values())  # also of those that other processes trained
     assert "- Changed for all cells: student.init=finetune." in found.markdown
-    assert "start from the NOKD student, whose updates and seconds are added" in found.markdown
+    assert "start from the NOKD student, whose updates and seconds are added" in measured(found).markdown
 
 
 def test_a_teacher_is_in_memory_once(classes: BenchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +311,7 @@ def test_the_published_protocol_runs_and_is_kept_apart(tmp_path: Path) -> None:
     )
     assert not found.failures
     assert {cell.protocol for cell in found.cells.values()} == {"published"}
-    page = found.page.read_text()
+    page = measured(found).markdown
     assert "--protocol published" in page
     assert "start from the NOKD student" in page
     assert not any(text in page for text in table.deviations if isinstance(text, Closed))
@@ -291,6 +326,7 @@ def test_values_with_the_steps_one_by_one(tmp_path: Path) -> None:
     assert {method for _, method, _ in found.cells} == {"NOKD at equal updates", "KD at equal updates", *rows}
     assert found.cells[pair, "adjusted", 0].published == 1.60
     assert found.cells[pair, "raw", 0].test != found.cells[pair, "adjusted", 0].test
+    found = measured(found)
     page = found.markdown
     assert "against NOKD, updates" in page
     assert not any(text in page + found.text for text in ("NOKD, time", "Equal time"))
@@ -320,7 +356,7 @@ def test_a_failing_cell_is_a_row_with_its_reason(tmp_path: Path, monkeypatch: py
     assert {pair for pair, _, _ in found.cells} == {"vgg11"}
     assert "gives outputs of shape (2, 3)" in found.failures["nets_that_fail:Narrow", "NOKD", 0]
     assert "became nan" in found.failures["nets_that_fail:Nan", "NOKD", 0]
-    assert "| NOKD, seed 0 | failed: student-real-0: Label became nan" in found.page.read_text()
+    assert "| NOKD, seed 0 | failed: student-real-0: Label became nan" in found.markdown
     assert len(found.to_dict()["failures"]) == len(found.failures) == 6
 
 
@@ -386,7 +422,7 @@ def test_images_that_fail_one_row_fail_no_other(
 def test_the_page_says_what_was_run(classes: BenchResult, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(classes.page.parent, tmp_path / "bench"))
     part = bench(CLASSES, folder, scale="tiny", seeds=1, pairs=[PAIR], methods=["BLKD"], timed=False)
-    page = part.page.read_text()
+    page = part.markdown
     assert f"`gankd bench {CLASSES} --scale tiny --seeds 1 --pairs {PAIR} --methods BLKD --untimed`" in page
     own = [cell for cell in classes.cells.values() if "equal time" not in cell.method]
     assert part.left_out == len(own) - len(part.cells) > 0
@@ -401,7 +437,8 @@ def test_the_page_says_what_was_run(classes: BenchResult, tmp_path: Path) -> Non
 
 def test_text_fits_a_terminal(classes: BenchResult) -> None:
     failed = {(PAIR, "a row of the table with a long name", 0): "a reason " * 30}
-    for found in (classes, replace(classes, failures=failed, needed={(PAIR, "cGAN-KD"): 47.3})):
+    shown = measured(classes)
+    for found in (shown, replace(shown, failures=failed, needed={(PAIR, "cGAN-KD"): 47.3})):
         lines = found.text.splitlines()[:-1]  # the path
         assert max(map(len, lines)) <= 120
         assert any("x" in line and " ± " in line for line in lines)

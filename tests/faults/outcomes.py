@@ -41,12 +41,16 @@ TINY = (
 """Every stage in about three seconds."""
 
 
+PAGES = {".lock", "run.json", "report.html", "bench.md", "bench.html", "bench.json", "page.md"}
+"""Files that hold times and paths."""
+
+
 def outcome(folder: Path) -> dict[str, Any]:
     """All that a command has found, without times, paths and the order of lines; leftovers are found, too."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_dir() or path.name in (".lock", "run.json", "report.html", "bench.md", "bench.json", "page.md"):
+        if path.is_dir() or path.name in PAGES:
             continue
         if path.suffix == ".safetensors":
             found[name] = load_file(path)

@@ -111,7 +111,7 @@ def test_inspection_ends_with_a_page_of_it(taught: tuple[Recipe, Path]) -> None:
     section = virtual_section(found, Classification(num_classes=10))
     assert f"Virtual teacher: {section['counts'][0]} gates passed" in page
     assert "gankd vkd inspect" in page
-    assert page.count('<svg role="img"') == 4 + 2  # its own, the teacher's loss and the labels
+    assert page.count('<svg role="img"') == 4 + 3  # its own; the teacher's loss and metric, and the labels
     part = re.compile(r'<section id="virtual">.*?</section>', re.DOTALL)
     assert part.findall(report(recipe, folder).read_text()) == part.findall(page)  # measured again, with equal results
 

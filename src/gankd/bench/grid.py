@@ -140,6 +140,8 @@ class Grid:
         """The factors as measured, neither rounded nor cut."""
         self.teachers: dict[str, dict[str, Any]] = {}
         """Network whose outputs the losses read, and its metrics on test images, by pair."""
+        self.curves: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+        """(pair, row) -> updates and validation metric along the training of the first seed."""
         self.planned = 0
         self._seconds: dict[str, float] = {}
         """Computing time of every stage that cells rest on, by fingerprint."""
@@ -302,7 +304,12 @@ class Grid:
         self.results[key] = found
         self.failures.pop(key, None)
         task = made.splits.task
-        self._tell(key, f"{found.test[task.metric]:.2f} {task.metric_unit}")
+        name = f"val_{task.metric}"
+        points = [(float(line["step"]), float(line[name])) for line in stage.history if name in line]
+        if points and (pair.name, arm.title) not in self.curves:
+            steps, values = zip(*points, strict=True)
+            self.curves[pair.name, arm.title] = list(steps), list(values)
+        self._tell(key, "done" if self.scale == "tiny" else f"{found.test[task.metric]:.2f} {task.metric_unit}")
 
     def _measured(self, pair: Pair, arm: Arm, made: Experiment, seed: int, stage: Stage) -> CellResult:
         splits, config = made.splits, arm.recipe(made.recipe).student

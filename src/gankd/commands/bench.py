@@ -16,8 +16,10 @@ from gankd.config import require, to_dict
 from gankd.console import Console
 from gankd.recipes.arms import Arm
 from gankd.recipes.published import Pair, Protocol, PublishedTable, Scale, find_table
-from gankd.recipes.published.table import EQUAL_UPDATES, KD_EQUAL_UPDATES, equal_time
+from gankd.recipes.published.table import EQUAL_TIME, EQUAL_UPDATES, KD_EQUAL_UPDATES, equal_time
 from gankd.recipes.workers import Workers
+from gankd.report.bench import BenchPage, BenchPair, write_bench
+from gankd.report.forest import Gain, GainRow
 from gankd.report.gather import machine_facts
 from gankd.storage import atomic, write_hashed_json
 from gankd.tasks import Task
@@ -80,8 +82,15 @@ class BenchResult:
     """Settings that differ from the table's, as NAME=VALUE."""
     timed: bool
     """True if it has the control at equal time."""
+    curves: dict[tuple[str, str], tuple[list[float], list[float]]]
+    """(pair, row) -> updates and validation metric along the training of the first seed."""
     left_out: int
     """Cells in the folder, of the same scale and changes, that this run was not asked for."""
+
+    @property
+    def measures(self) -> bool:
+        """True if students learn enough to be measured: at scale tiny they are at chance, and only run."""
+        return self.scale != "tiny"
 
     @property
     def exit_code(self) -> int:
@@ -109,7 +118,6 @@ class BenchResult:
     def markdown(self) -> str:
         """The page."""
         table = self.table
-        machine = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
         lines = [
             f"# {table.title}",
             "",
@@ -122,11 +130,61 @@ class BenchResult:
             *(line for head, each in self._deviations().items() for line in _listed(head, each)),
             *(f"{note}.  " for note in self._notes()),
             "",
-            f"Machine: {machine}. Computing time of all stages: {duration(self.seconds)}.",
+            f"Machine: {_machine()}. Computing time of all stages: {duration(self.seconds)}.",
         ]
         for pair in self.pairs:
             lines += ["", f"## {self._heading(pair)}", "", self._table(pair).markdown()]
         return "\n".join([*lines, "", *self._failed()]).rstrip() + "\n"
+
+    @property
+    def html(self) -> BenchPage:
+        """The page with figures."""
+        table, task = self.table, self.task
+        return BenchPage(
+            title=table.title,
+            source=table.source,
+            command=self.command,
+            protocol=f"Protocol as published: {table.protocol}",
+            choices=table.under,
+            differences=self._deviations(),
+            notes=self._notes(),
+            machine=_machine(),
+            seconds=self.seconds,
+            metric=f"{task.metric}, {task.metric_unit}" if task.metric_unit else task.metric,
+            places=2,
+            controls=list(dict.fromkeys(_of_any_length(each.control) for each in self.comparisons)),
+            pairs=[self._pair_page(pair) for pair in self.pairs],
+            failures=self._failed(),
+        )
+
+    def _pair_page(self, pair: Pair) -> BenchPair:
+        """A pair's part of the page; without numbers where students are not measured."""
+        heading, table = self._heading(pair), self._table(pair)
+        if not self.measures:
+            return BenchPair(heading, table)
+        gains: dict[str, list[Gain]] = {}
+        for each in self.comparisons:
+            if each.pair == pair.name:
+                bar = Gain(_of_any_length(each.control), each.gain, self._differences(each))
+                gains.setdefault(each.method, []).append(bar)
+        titles = [row.title for row in self.rows if (pair.name, row.title) in self.curves]
+        means: dict[str, tuple[float, float | None]] = {}
+        for row in self.rows:
+            cells = [cell for cell in self.cells.values() if (cell.pair, cell.method) == (pair.name, row.title)]
+            if cells:
+                values = [cell.test[self.task.metric] for cell in cells]
+                means[row.title] = sum(values) / len(values), cells[0].published
+        rows = [GainRow(title, "method", bars) for title, bars in gains.items()]
+        return BenchPair(heading, table, rows, means, {title: self.curves[pair.name, title] for title in titles})
+
+    def _differences(self, each: GainOverControl) -> list[float]:
+        """Paired difference of each seed, + is better."""
+        sign = 1 if self.task.higher_is_better else -1
+        own, other = (
+            {key[2]: cell.test[self.task.metric] for key, cell in self.cells.items() if key[:2] == (each.pair, method)}
+            for method in (each.method, each.control)
+        )
+        return [sign * (own[seed] - other[seed]) for seed in own if seed in other]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; `gankd verify` reads its cells."""
@@ -182,15 +240,17 @@ class BenchResult:
         facts = []
         if self.scale != "full":
             facts.append(f"here {teacher} -> {student}" if teacher else f"here {student}")
-        if pair.name in self.teachers:
+        if pair.name in self.teachers and self.measures:
             own = self.teachers[pair.name]["test"][self.task.metric]
             facts.append(f"teacher {own:.2f} {self.task.metric_unit}".rstrip())
-        if pair.printed is not None:
+        if pair.printed is not None and self.measures:
             facts.append(f"published {self.table.teacher_number(pair):.2f}")
         return published + (f" ({', '.join(facts)})" if facts else "")
 
     def _table(self, pair: Pair, *, short: bool = False) -> Table:
         """One row per arm of a pair; short for a terminal."""
+        if not self.measures:
+            return self._runs(pair)
         unit = f"{self.task.metric} {self.task.metric_unit}".strip()
         columns = ["against NOKD, updates", "against KD, updates", "against NOKD, time"]
         columns = ["- NOKD", "- KD", "- NOKD, time"] if short else columns
@@ -224,6 +284,21 @@ class BenchResult:
             if name == pair.name
         ]
         return Table(head, rows)
+
+    def _runs(self, pair: Pair) -> Table:
+        """Students and times of each arm of a pair, without what they reach."""
+        cells = [cell for cell in self.cells.values() if cell.pair == pair.name]
+        rows = []
+        for title in dict.fromkeys(cell.method for cell in cells):
+            own = [cell for cell in cells if cell.method == title]
+            seconds = sum(cell.seconds for cell in own) / len(own)
+            rows.append([title, f"{len(own)}", f"{own[0].updates}", f"{seconds:.1f}"])
+        rows += [
+            [f"{title}, seed {seed}", f"failed: {reason}"]
+            for (name, title, seed), reason in self.failures.items()
+            if name == pair.name
+        ]
+        return Table(["arm", "students", "updates", "seconds"], rows)
 
     def _deviations(self) -> dict[str, list[str]]:
         """Deviations of this run from the published one, and the further ones at full scale."""
@@ -263,6 +338,12 @@ class BenchResult:
         )
         finetuned = any(change.replace(" ", "") == "student.init=finetune" for change in self.changes)
         finetuned |= self.table.under == "published" and self.table.family.authors.finetuned
+        if not self.measures:
+            chance = (
+                "At scale tiny students learn for a few updates and are at chance, so only runs and seconds are shown; "
+                "bench.json holds what they reach"
+            )
+            return [chance, *([part] if self.left_out else [])]
         optional = {
             tuned: finetuned,
             timed: self.timed,
@@ -273,6 +354,15 @@ class BenchResult:
 
     def _failed(self) -> list[str]:
         return [f"failed: {pair}/{title}/{seed}: {reason}" for (pair, title, seed), reason in self.failures.items()]
+
+
+def _machine() -> str:
+    return ", ".join(f"{name} {value}" for name, value in machine_facts().items())
+
+
+def _of_any_length(control: str) -> str:
+    """The control's title; controls at equal time have one for each length."""
+    return EQUAL_TIME if control.startswith(EQUAL_TIME) else control
 
 
 def _listed(head: str, lines: Sequence[str]) -> list[str]:
@@ -354,15 +444,17 @@ def bench(
             grid.teachers,
             comparisons,
             grid.seconds,
-            folder / "bench.md",
+            folder / "bench.html",
             shlex.join(command),
             tuple(changes),
             timed,
+            grid.curves,
             grid.untouched,
         )
         write_hashed_json(folder / "bench.json", result.to_dict())
-        with atomic(result.page) as temporary:
+        with atomic(result.page.with_suffix(".md")) as temporary:
             temporary.write_text(result.markdown)
+        write_bench(result.html, result.page)
     return result
 
 

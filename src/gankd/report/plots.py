@@ -128,15 +128,22 @@ def disagreement_histogram(real: ArrayLike, fake: ArrayLike, cutoffs: Sequence[f
     return _key(_HISTOGRAM_KEY) + picture
 
 
-def group_chart(name: str, groups: Sequence[str], series: Mapping[str, ArrayLike], label: str) -> str:
+def group_chart(
+    name: str, groups: Sequence[str], series: Mapping[str, ArrayLike], label: str, *, from_zero: bool = True
+) -> str:
     """Counts per label group: bars for one series, marks for several.
 
-    Up to 16 groups are rows with their names; more are a curve over the groups in order.
+    Up to 16 groups are rows with their names; more are a curve over the groups in order. The axis begins at 0, or
+    before the smallest value.
     """
     values = {key: np.asarray(item, dtype=float) for key, item in series.items()}  # nan: a group without a mark
     named = len(groups) <= MAX_NAMED_GROUPS
     top = 1.06 * max([float(np.nanmax(item, initial=0)) for item in values.values()] + [1e-9])
     bottom = 1.06 * min([float(np.nanmin(item, initial=0)) for item in values.values()] + [0.0])
+    if not from_zero:
+        known = np.concatenate([_finite(item) for item in values.values()])
+        margin = 0.06 * (known.max() - known.min()) or 1.0
+        bottom, top = known.min() - margin, known.max() + margin
     key = []
     with _figure(50 + 25 * len(groups) if named else HEIGHT) as (axes, svg):
         rows = np.arange(len(groups))

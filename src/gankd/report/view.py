@@ -5,15 +5,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from matplotlib.ticker import MaxNLocator
 
 from gankd.bench.results import ArmResult, paired_values
-from gankd.bench.stats import Interval, mean_stderr
+from gankd.bench.stats import mean_stderr
 from gankd.report import plots, tables
 from gankd.report.answers import answers_section
 from gankd.report.facts import (
@@ -31,6 +29,7 @@ from gankd.report.facts import (
     ReportData,
     ScoredImages,
 )
+from gankd.report.forest import Gain, GainRow, forest, percent
 from gankd.report.grids import thumbnail_uri
 from gankd.report.tables import headline
 from gankd.report.virtual import virtual_section
@@ -197,8 +196,8 @@ def _arm_rows(data: ReportData, places: int) -> list[dict[str, Any]]:
                 "role": _role(arm, data),
                 "mean": fixed(mean, places),
                 "error": "" if math.isnan(error) else fixed(error, places),
-                "points": [_percent(value, low, high) for value in arm.values if math.isfinite(value)],
-                "mean_at": _percent(mean, low, high) if math.isfinite(mean) else None,
+                "points": [percent(value, low, high) for value in arm.values if math.isfinite(value)],
+                "mean_at": percent(mean, low, high) if math.isfinite(mean) else None,
                 "each": ", ".join(
                     f"{arm.over} {seed}: {fixed(value, places)}"
                     for seed, value in zip(arm.seeds, arm.values, strict=True)
@@ -226,7 +225,7 @@ def _matched(data: ReportData) -> bool:
 
 
 def _forest(data: ReportData, places: int) -> dict[str, Any] | None:
-    """Positions in per cent on one shared axis: intervals, and the paired difference of each seed."""
+    """Gains of every arm over its controls, with the paired difference of each seed."""
     by_name = {arm.name: arm for arm in data.arms}
     sign = 1 if data.task.higher_is_better else -1
     rows = []
@@ -237,59 +236,9 @@ def _forest(data: ReportData, places: int) -> dict[str, Any] | None:
         for name in tables.control_titles(data.arms, data.choice):
             if name in arm.vs:
                 pairs = paired_values(arm, by_name[name]) if name in by_name else []
-                bars.append((name, arm.vs[name], [sign * (value - other) for value, other in pairs]))
-        rows.append((arm, bars))
-    numbers = [0.0]
-    for _, bars in rows:
-        for _, gain, points in bars:
-            numbers += [*points, gain.diff, gain.low, gain.high]
-    numbers = [number for number in numbers if math.isfinite(number)]
-    if not rows or max(numbers) == min(numbers):
-        return None
-    # One wild interval (two seeds) must not flatten the others: the axis ends at 3 times the points' reach.
-    reach = 3 * max(abs(p) for _, bars in rows for _, i, points in bars for p in [*points, i.diff])
-    low, high = max(min(numbers), -reach), min(max(numbers), reach)
-    margin = 0.04 * (high - low)
-    low, high = low - margin, high + margin
-    ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
-    ticks = [float(tick) for tick in ticks if low <= tick <= high]
-    return {
-        "zero": _percent(0.0, low, high),
-        "ticks": [(_percent(tick, low, high), signed(tick, _tick_places(ticks))) for tick in ticks],
-        "rows": [
-            {
-                "title": arm.title,
-                "role": _role(arm, data),
-                "bars": [_bar(name, interval, points, low, high, places) for name, interval, points in bars],
-            }
-            for arm, bars in rows
-        ],
-    }
-
-
-def _bar(
-    name: str, interval: Interval, points: Sequence[float], low: float, high: float, places: int
-) -> dict[str, Any]:
-    bounded = interval.verdict != "no interval"
-    return {
-        "control": name,
-        "verdict": interval.verdict,
-        "text": interval.text(places),
-        "at": _percent(interval.diff, low, high),
-        "from": _percent(interval.low, low, high) if bounded else None,
-        "to": _percent(interval.high, low, high) if bounded else None,
-        "points": [_percent(point, low, high) for point in points if math.isfinite(point)],
-    }
-
-
-def _percent(value: float, low: float, high: float) -> float:
-    share = (value - low) / (high - low) if high > low else 0.5
-    return round(100 * min(max(share, 0.0), 1.0), 2)
-
-
-def _tick_places(ticks: Sequence[float]) -> int:
-    step = min((b - a for a, b in pairwise(ticks)), default=1.0)
-    return max(0, -math.floor(math.log10(step) + 1e-9))
+                bars.append(Gain(name, arm.vs[name], [sign * (value - other) for value, other in pairs]))
+        rows.append(GainRow(arm.title, _role(arm, data), bars))
+    return forest(rows, places)
 
 
 # --- images -------------------------------------------------------------------------------------------------

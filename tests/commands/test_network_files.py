@@ -91,7 +91,7 @@ def test_a_torchscript_file_runs_only_if_it_is_trusted(
 
 def test_a_student_is_not_a_finished_network(refused: Callable[..., str]) -> None:
     said = refused("student", "digits", "--set", "student.model=small.onnx")
-    assert "small.onnx is a finished network in a file, which cannot be trained" in said
+    assert "small.onnx is a finished network, which is not trained; name one of the zoo or module:name" in said
     said = refused("teach", "digits", "--set", "teacher.model=big.onnx", "--set", "teacher.weights=w.pt")
     assert "is a whole network with its weights; leave teacher.weights out" in said
     assert "no file" in refused("teach", "digits", "--set", "teacher.model=absent.onnx")

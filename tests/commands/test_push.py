@@ -1,5 +1,6 @@
 """`gankd push`: what is pushed is what a run trained, and gankd reads it again under its name on the hub."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,18 @@ from gankd.runs import Run
 from gankd.tasks import Regression
 
 Outcome = tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def digits_run(digits_run: tuple[Recipe, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """A copy: what is pushed is written into the folder first."""
+    return digits_run[0], shutil.copytree(digits_run[1], tmp_path_factory.mktemp("pushed") / "digits")
+
+
+@pytest.fixture(scope="module")
+def angles_run(angles_run: tuple[Recipe, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path]:
+    """A copy, too."""
+    return angles_run[0], shutil.copytree(angles_run[1], tmp_path_factory.mktemp("pushed") / "angles")
 
 
 def test_a_student_is_used_under_its_name(

@@ -14,7 +14,7 @@ def rounded_to_int8(net: nn.Module) -> Iterator[None]:
     """Convolutions and linear layers of `net` read rounded inputs and weights, as `to_int8` rounds them.
 
     Inputs of a layer have 256 levels between the least and the largest of the batch, 0 among them. Each output channel
-    of a weight has 255, symmetric around 0. A batch normalisation behind the layer, which an exported graph multiplies
+    of a weight has 129, symmetric around 0. A batch normalisation behind the layer, which an exported graph multiplies
     into the weights, only scales a channel, so it changes nothing. Gradients pass the rounding unchanged.
 
     There is no state: weights stay in float32, and a network is what it was when the block ends. Layers with a forward
@@ -46,10 +46,10 @@ def rounded_inputs(x: Tensor) -> Tensor:
 
 
 def rounded_weight(weight: Tensor) -> Tensor:
-    """`weight` (O, ...) rounded to 255 levels per output channel."""
-    scale = (weight.detach().flatten(1).abs().amax(1).float() / 127).clamp_min(torch.finfo(torch.float32).eps)
+    """`weight` (O, ...) rounded to 129 levels per output channel."""
+    scale = (weight.detach().flatten(1).abs().amax(1).float() / 64).clamp_min(torch.finfo(torch.float32).eps)
     zero = torch.zeros_like(scale, dtype=torch.int32)
-    return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -127, 127).to(weight.dtype)
+    return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -64, 64).to(weight.dtype)
 
 
 def _forward(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:

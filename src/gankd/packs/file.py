@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gankd.config import from_dict, require, to_dict
 from gankd.data.own import shown
+from gankd.engine import Engine
 from gankd.errors import CheckpointError, GankdError
 from gankd.generators.networks import LatentGenerator, start_side
 from gankd.models import ZOO
@@ -277,7 +278,7 @@ def _checked_generator(task: Task, shape: tuple[int, int, int], config: GanConfi
     fill(generator, state, problem)
     finite = all(bool(weight.isfinite().all()) for weight in generator.state_dict().values())
     require(finite, f"{problem}: a weight is not finite")
-    return generator.eval()
+    return Engine.pick(min(shape[1:]), "cpu").place(generator.eval())  # as in a run: other layouts round otherwise
 
 
 def _checked_virtual(stored: Any, task: Task) -> VirtualTeacher | None:

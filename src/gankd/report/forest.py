@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from matplotlib.ticker import MaxNLocator
-
 from gankd.bench.stats import Interval
 from gankd.text import signed
 
@@ -40,6 +38,8 @@ def forest(rows: Sequence[GainRow], places: int) -> dict[str, Any] | None:
         rows: arms in the order of the page.
         places: decimals of the numbers.
     """
+    from matplotlib.ticker import MaxNLocator  # matplotlib takes a second to import
+
     bars = [bar for row in rows for bar in row.bars]
     numbers = [0.0]
     for bar in bars:

@@ -24,6 +24,12 @@ class ClassLabels:
     class_names: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "classification"
+    label_shape: ClassVar[tuple[int, ...]] = ()
+    """Shape of one label."""
+    mixes: ClassVar[tuple[str, ...]] = ("mixup", "cutmix", "both")
+    """Ways to mix labelled images."""
+    not_when_mixed: ClassVar[tuple[str, ...]] = ("index", "labels")
+    """Inputs of losses that a mixed image does not have: it is not one image, and has no single class."""
 
     def __post_init__(self) -> None:
         require(self.num_classes >= 2, f"a classification needs at least 2 classes, got {self.num_classes}")

@@ -36,16 +36,10 @@ class Classification(ClassLabels):
     """Published rho: share of generated images that the filter keeps."""
     has_classes: ClassVar[bool] = True
     """Labels are classes, and a model's outputs are logits of a distribution over them."""
-    label_shape: ClassVar[tuple[int, ...]] = ()
-    """Shape of one label."""
     soft_temperature: ClassVar[float] = 4.0
     """Default temperature of a virtual teacher's distributions."""
     label_loss_name: ClassVar[str] = "CE"
     """Name of the distillation loss that equals the label loss."""
-    mixes: ClassVar[tuple[str, ...]] = ("mixup", "cutmix", "both")
-    """Ways to mix labelled images."""
-    not_when_mixed: ClassVar[tuple[str, ...]] = ("index", "labels")
-    """Inputs of losses that a mixed image does not have: it is not one image, and has no single class."""
     parts: ClassVar[tuple[str, ...]] = ()
     """Those of `metrics` that split the error by output."""
     table_notes: ClassVar[tuple[str, ...]] = (

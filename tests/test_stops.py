@@ -57,6 +57,19 @@ def test_a_second_signal_does_not_wait_for_the_step() -> None:
     assert begun == [0, "waits"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_a_destructor_swallows_ends_the_next_step() -> None:
+    class Swallows:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    Swallows()
+    steps = Stage("a").steps(6)
+    assert next(steps) == 0
+    with pytest.raises(Stopped):
+        next(steps)
+
+
 def test_elsewhere_a_signal_acts_at_once_and_an_ignored_one_never() -> None:
     with pytest.raises(Stopped):
         signal.raise_signal(signal.SIGHUP)

@@ -31,10 +31,10 @@ def handle_stops() -> None:
 
 
 def _stop(number: int, _: object) -> None:
-    if _Waiting.in_step and _Waiting.stop is None:
-        _Waiting.stop = signal.Signals(number)
-    else:
-        raise Stopped(signal.Signals(number))
+    waits = _Waiting.in_step and _Waiting.stop is None
+    _Waiting.stop = signal.Signals(number)  # what is raised in a destructor or a callback of a library is lost
+    if not waits:
+        raise Stopped(_Waiting.stop)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ help:  ## show this list
 demo: $(WITH_GANKD)  ## distil through generated images, for classes and for angles; writes a report
 	$(BIN)/gankd demo
 
-evidence: $(WITH_GANKD)  ## the demo with more seeds; writes docs/evidence.md and docs/evidence.json
+evidence: $(WITH_GANKD)  ## the embedded recipes over three pipelines; writes docs/evidence.md and docs/evidence.json
 	$(ONE_THREAD) $(BIN)/gankd evidence
 
 # DATA: folder with cifar.npz, faces.npz and steering.npz, written by examples/real_sets.py from the published sets.

@@ -527,7 +527,7 @@ def test_demo_and_evidence(
     for name in ("report.gather.gather", "report.page.write_report"):
         monkeypatch.setattr(f"gankd.{name}", lambda *_: None)  # pages again would take seconds
     monkeypatch.setattr("gankd.commands.showcase._index", lambda *_: (Path("demo/report.html"), 83.0))
-    code, out, err = gankd("evidence", "--out", "demo", "--docs", "docs", "--seeds", 2, "--quiet")
+    code, out, err = gankd("evidence", "--out", "demo", "--docs", "docs", "--seeds", 2, "--pipelines", 1, "--quiet")
     assert (code, err) == (0, "")
     assert "\ndigits\ntop-1 accuracy" in out
     assert "\nrotated-digits\nmean absolute error" in out

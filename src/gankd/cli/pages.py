@@ -38,12 +38,13 @@ COMMANDS = (
     ),
     Command(
         name="evidence",
-        help="run the recipes of the demo with more seeds; writes docs/evidence.md and .json",
+        help="run the embedded recipes over several pipelines; writes docs/evidence.md and .json",
         calls="gankd.commands.showcase:evidence",
         options=(
             Option("--out", type=Path, default=Path("runs/evidence"), help="run folders (default: runs/evidence)"),
             DOCS,
-            Option("--seeds", type=int, default=None, help="students per arm (default: 5)"),
+            Option("--seeds", type=int, default=None, help="students per arm and pipeline (default: 1)"),
+            Option("--pipelines", type=int, default=None, help="repetitions of everything (default: 3)"),
             WORKERS,
             THREADS,
         ),

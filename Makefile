@@ -11,13 +11,14 @@ BIN := .venv/bin
 WITH_GANKD := .venv/.with-gankd
 WITH_DEV := .venv/.with-dev
 WITH_DOCS := .venv/.with-docs
+WITH_NOTEBOOKS := .venv/.with-notebooks
 INSTALL := requirements/install.sh
 INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
 # Two workers with one thread each: more threads than cores are many times slower. Committed results use one thread,
 # too: sums in another order give another teacher and another generator.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo evidence results map losses vkd lists costs bench site test chaos nightly house lint format clean
+.PHONY: help demo evidence results map losses vkd lists costs bench site test chaos notebooks nightly house lint format clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -61,6 +62,7 @@ site: $(WITH_DOCS)  ## the documentation as build/site/index.html; a warning is 
 	rm -rf build/pages && mkdir -p build/pages
 	tar cf - *.md CITATION.cff docs examples benchmarks/results | tar xf - -C build/pages
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	! grep -rE '<(script|img|link|iframe)[^>]* (src|href)="?(https?:)?//' build/site --include '*.html'  # needs no network
 
 test: $(WITH_DEV)  ## all tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
@@ -68,10 +70,13 @@ test: $(WITH_DEV)  ## all tests
 chaos: $(WITH_DEV)  ## kill commands at random, 200 times, and resume them; writes benchmarks/results/chaos.md
 	$(ONE_THREAD) $(BIN)/python tests/faults/chaos.py --rounds 200 --page benchmarks/results/chaos.md
 
-nightly: $(WITH_DEV) chaos  ## the same, with hostile inputs (also without their guards), changed bytes, disk errors, shared batches in full number, a cluster of Ray
+notebooks: $(WITH_NOTEBOOKS)  ## run examples/*.ipynb and store their outputs; writes benchmarks/results/notebooks.md
+	$(ONE_THREAD) $(BIN)/python examples/notebooks.py --page benchmarks/results/notebooks.md
+
+nightly: $(WITH_DEV) chaos notebooks  ## both, with hostile inputs (also without their guards), changed bytes, disk errors, shared batches and pages in full number, a cluster of Ray
 	@$(INSTALL) dev,ray
 	$(ONE_THREAD) $(BIN)/python tests/faults/guards.py --page benchmarks/results/guards.md
-	NIGHTLY=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/faults tests/test_shards.py tests/recipes/test_ray_workers.py
+	NIGHTLY=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/faults tests/test_shards.py tests/test_readme.py tests/recipes/test_ray_workers.py
 
 house: $(WITH_DEV)  ## print what keeps the code readable: import circles, words that are said otherwise ...
 	@$(BIN)/python tests/test_structure.py
@@ -96,6 +101,10 @@ $(WITH_GANKD): $(INSTALL_INPUTS)
 
 $(WITH_DEV): $(INSTALL_INPUTS)
 	@$(INSTALL) dev
+	@touch $(WITH_GANKD) $@
+
+$(WITH_NOTEBOOKS): $(INSTALL_INPUTS)
+	@$(INSTALL) notebooks
 	@touch $(WITH_GANKD) $@
 
 $(WITH_DOCS): $(INSTALL_INPUTS)

@@ -1,9 +1,12 @@
-"""The examples run as they are, call no recipe, and stay short."""
+"""The scripts run as they are, call no recipe, and stay short; the notebooks have run."""
 
+import ast
+import json
 import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,20 @@ def test_examples_are_short_and_need_no_recipe(name: str) -> None:
     text = (EXAMPLES / name).read_text()
     assert len(text.splitlines()) <= 60
     assert not re.search(r"gankd\.(recipes|runs|commands)", text)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_ran_from_top_to_bottom_and_name_no_machine(path: Path) -> None:
+    """Running them again is left to `make nightly`."""
+    text = path.read_text()
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert not re.search(r"/(tmp|home|root|Users|work)/", text)
+    for cell in cells:
+        for statement in ast.walk(ast.parse("".join(cell["source"]))):
+            if isinstance(statement, ast.ImportFrom):
+                module = import_module(str(statement.module))
+                assert all(hasattr(module, alias.name) for alias in statement.names)
 
 
 @pytest.mark.slow

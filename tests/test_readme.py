@@ -7,9 +7,8 @@ import re
 import shlex
 import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from PIL import Image
 
 import gankd.recipes
+from gankd import errors
 from gankd.cli.parser import parser
 from gankd.config import override
 from gankd.recipes import RECIPES, Recipe
@@ -30,15 +30,15 @@ ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
 
 
-def blocks(page: str, language: str) -> list[str]:
-    """Code of a page in this language, also in tabs."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", PAGES[page], re.DOTALL | re.MULTILINE)
-    return [textwrap.dedent(code) for _, code in found]
+def blocks(page: str, language: str, least: int = 0) -> list[str]:
+    """Code of a page in this language, indented by at least so many spaces, as code in tabs is."""
+    indented = rf"^( {{{least},}})```{language}\n(.*?)^\1```"
+    return [textwrap.dedent(code) for _, code in re.findall(indented, PAGES[page], re.DOTALL | re.MULTILINE)]
 
 
-def commands(page: str) -> list[str]:
+def commands(page: str, least: int = 0) -> list[str]:
     """Commands of a page, in its order."""
-    lines = "".join(blocks(page, "(?:ba)?sh")).replace("\\\n", " ").splitlines()
+    lines = "".join(blocks(page, "(?:ba)?sh", least)).replace("\\\n", " ").splitlines()
     parts = [part.strip() for line in lines for part in line.partition(" #")[0].split("&&")]
     return [part for part in parts if part.startswith("gankd ")]
 
@@ -46,14 +46,14 @@ def commands(page: str) -> list[str]:
 PROGRAMS = [(page, code) for page in PAGES for code in blocks(page, "python")]
 COMMANDS = sorted({line for page in PAGES for line in commands(page)})
 QUICK = ("classes.md", "reading_the_report.md")
-TABBED = [
-    pytest.param(
-        page, marks=pytest.mark.skipif(page not in QUICK and "NIGHTLY" not in os.environ, reason="make nightly")
-    )
-    for page, text in PAGES.items()
-    if '=== "Python"' in text
-]
-"""Pages that show each command beside its function. Some train for a minute: these run at night."""
+BEFORE = {"export.md": ("gankd run folder --data photos --size 32",)}
+"""Commands without which those of a page cannot run."""
+
+
+def all_at_night(pages: Iterable[str]) -> list[Any]:
+    """Pages as parameters of a test. Those that train for longer wait for `make nightly`."""
+    night = pytest.mark.skipif("NIGHTLY" not in os.environ, reason="make nightly")
+    return [pytest.param(page, marks=[] if page in QUICK else night) for page in pages]
 
 
 def run_program(page: str, words: str) -> dict[str, Any]:
@@ -97,14 +97,18 @@ def test_losses_of_your_own() -> None:
 def test_programs_import_what_there_is(page: str, program: str) -> None:
     for statement in ast.walk(ast.parse(program, page)):
         if isinstance(statement, ast.ImportFrom) and statement.module:
-            module = import_module(statement.module)
-            assert all(hasattr(module, alias.name) for alias in statement.names)
+            exec(compile(ast.Module([statement], []), page, "exec"))
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_are_words_that_the_command_line_knows(line: str) -> None:
     _, unknown = parser().parse_known_args(shlex.split(line)[1:])
     assert not unknown
+
+
+@pytest.mark.parametrize("error", [kind for kind in vars(errors).values() if isinstance(kind, type)])
+def test_an_error_says_what_it_means_and_what_to_do(error: type) -> None:
+    assert len((error.__doc__ or "").split("\n\n")) == 2
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -132,7 +136,7 @@ def test_the_table_of_results_has_the_numbers_of_the_evidence() -> None:
             assert gain.startswith(interval(least["diff"], least["ci_low"], least["ci_high"]))
 
 
-# --- pages with a command beside its function ---------------------------------------------------------------
+# --- pages run ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -141,9 +145,8 @@ def workshop(
     monkeypatch: pytest.MonkeyPatch,
     tiny: Sequence[str],
     digits_run: tuple[Recipe, Path],
-    angles_run: tuple[Recipe, Path],
 ) -> Path:
-    """Folder with photos and two finished runs; recipes are so small that every stage takes seconds."""
+    """Folder with photos and a finished run; recipes are so small that every stage takes seconds."""
     for name in ("digits", "rotated-digits", "folder"):
         monkeypatch.setitem(RECIPES, name, partial(override, RECIPES[name](), tiny))
         monkeypatch.setattr(gankd.recipes, name.replace("-", "_"), RECIPES[name])
@@ -154,13 +157,14 @@ def workshop(
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(100 * (number % 2), 100 * (number % 2) + 150, size=(32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
+    shutil.copy(path, tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("page", TABBED)
-def test_the_commands_of_a_page_run(page: str, workshop: Path, gankd: Callable[..., tuple[int, str, str]]) -> None:
-    for line in commands(page):
+@pytest.mark.parametrize("page", all_at_night(page for page in PAGES if commands(page, least=4)))
+def test_the_commands_in_tabs_run(page: str, workshop: Path, gankd: Callable[..., tuple[int, str, str]]) -> None:
+    for line in (*BEFORE.get(page, ()), *commands(page, least=4)):
         tracker = re.search(r"--track (\w+)", line)
         if tracker and find_spec(tracker[1]) is None:
             continue  # an extra that the tests go without
@@ -168,7 +172,9 @@ def test_the_commands_of_a_page_run(page: str, workshop: Path, gankd: Callable[.
         assert code == 0, f"{line}: {err}"
 
 
-@pytest.mark.parametrize("page", TABBED)
-def test_the_programs_of_a_page_run(page: str, workshop: Path) -> None:
+@pytest.mark.parametrize("page", all_at_night(page for page in PAGES if blocks(page, "python")))
+def test_the_programs_of_a_page_run(page: str, workshop: Path, gankd: Callable[..., tuple[int, str, str]]) -> None:
+    for line in BEFORE.get(page, ()):
+        assert gankd(*shlex.split(line)[1:])[0] == 0
     for code in blocks(page, "python"):
         exec(compile(code, page, "exec"), {"__name__": "page"})

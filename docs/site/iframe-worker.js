@@ -1,18 +1,12 @@
 // Search on pages that are opened as files: browsers start no worker there, so its script runs in a hidden frame.
-// The name is the one by which Material's search script knows that it runs in a frame.
+// The name is the one by which the theme's search script knows that it runs in a frame.
 class IFrameWorker extends EventTarget {
   constructor(url) {
     super();
     this.frame = document.body.appendChild(document.createElement("iframe"));
     this.frame.hidden = true;
     const inner = this.frame.contentWindow;
-    window.addEventListener("message", (event) => {
-      if (event.source === inner) this.dispatchEvent(new MessageEvent("message", { data: event.data }));
-    });
-    inner.document.open();
-    inner.document.write("<!doctype html><body></body>");
-    inner.document.close();
-    inner.postMessage = (data) => inner.eval("parent").postMessage(data, "*");
+    inner.postMessage = (data) => setTimeout(() => this.dispatchEvent(new MessageEvent("message", { data })));
     inner.importScripts = (...urls) => urls.reduce((before, next) => before.then(() => this.load(next)), Promise.resolve());
     this.ready = this.load(url);
   }

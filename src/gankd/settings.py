@@ -90,8 +90,6 @@ def _range(kind: Any) -> str:
         return "{name=value, ...}"
     if get_origin(kind) is tuple:
         return f"list: {_range(kinds[0])}"
-    if get_origin(kind) is dict:
-        return "names and values"
     if type(None) in kinds:
         return ", or ".join([*(_range(one) for one in kinds if one is not type(None)), "none"])
     if get_origin(kind) in (Union, UnionType):

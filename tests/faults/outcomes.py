@@ -41,7 +41,7 @@ TINY = (
 """Every stage in about three seconds."""
 
 
-PAGES = {".lock", "run.json", "report.html", "bench.md", "bench.html", "bench.json", "page.md"}
+PAGES = {".lock", "run.json", "report.html", "bench.md", "bench.html", "bench.json", "page.md", "exports.json"}
 """Files that hold times and paths."""
 
 

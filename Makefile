@@ -18,7 +18,7 @@ INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
 # too: sums in another order give another teacher and another generator.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo evidence results map losses vkd lists costs bench site test chaos notebooks nightly house lint format clean
+.PHONY: help demo evidence picture results map losses vkd lists costs bench site test chaos notebooks nightly house lint format clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -29,6 +29,10 @@ demo: $(WITH_GANKD)  ## distil through generated images, for classes and for ang
 
 evidence: $(WITH_GANKD)  ## the embedded recipes over three pipelines; writes docs/evidence.md and docs/evidence.json
 	$(ONE_THREAD) $(BIN)/gankd evidence
+
+BROWSER ?= chromium
+picture: runs/evidence/rotated-digits/report.html  ## docs/report.png, the top of a report of `make evidence`; needs Chromium
+	$(BROWSER) --headless --no-sandbox --hide-scrollbars --window-size=1100,1180 --screenshot=docs/report.png file://$(CURDIR)/$<
 
 # DATA: folder with cifar.npz, faces.npz and steering.npz, written by examples/real_sets.py from the published sets.
 results: $(WITH_GANKD)  ## the method on real images: make results DATA=FOLDER; writes docs/results.md and .json

@@ -28,7 +28,8 @@ from gankd.runs import Run
 pytest.importorskip("uvicorn")
 testclient = pytest.importorskip("fastapi.testclient")
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from gankd.tasks import Classification
 
 import torch  # isort: skip
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 MARK = "gankd-was-here"
 
 

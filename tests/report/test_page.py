@@ -351,6 +351,18 @@ def test_unequal_updates_are_admitted(tmp_path: Path) -> None:
     assert "other numbers of updates than" in Page(tmp_path / "report.html").text
 
 
+def test_of_the_controls_the_hardest_to_beat_lead_the_page(tmp_path: Path) -> None:
+    data = full(CLASSES)
+    short = next(arm for arm in data.arms if arm.name == "real_matched")
+    better = tuple({"top1": metrics["top1"] + 5} for metrics in short.metrics)
+    longer = replace(short, arm=replace(short.arm, name="long", title="real, longer"), updates=9600, metrics=better)
+    data = replace(data, arms=with_intervals([*data.arms, longer], CLASSES))
+    write_report(data, tmp_path / "report.html")
+    method = next(arm.title for arm in data.arms if arm.name == data.choice.method)
+    tiles = re.findall(r"<dt>Student: ([^<]*)</dt>", (tmp_path / "report.html").read_text())
+    assert tiles == [method, "KD, equal updates", "real, longer"]
+
+
 PARTS = [
     *("arms", "data", "models", "mistakes", "generator_history", "generator_seconds", "groups", "sweep", "scored"),
     *("ratio", "disagreement", "labels", "virtual", "curves", "commands", "machine", "config", "notes", "stages"),

@@ -163,12 +163,18 @@ def _ends(arms: Sequence[ArmResult], places: int) -> str:
 
 
 def _tiles(data: ReportData, places: int) -> list[dict[str, str]]:
-    """The few numbers that readers look for first."""
+    """The few numbers that readers look for first: of the controls, the hardest to beat at equal updates and of all."""
     tiles = []
     unit = data.task.metric_unit
     shown = [arm for arm in data.arms if arm.name == data.choice.method]
-    shown += [arm for arm in data.arms if arm.role == "control" and arm.name != data.choice.method]
-    for arm in shown:
+    controls = [arm for arm in data.arms if arm.role == "control" and arm.name != data.choice.method]
+    if shown and shown[0].vs:
+        method = shown[0]
+        judged = [arm for arm in controls if arm.name in method.vs]
+        equal = [arm for arm in judged if arm.updates == method.updates]
+        hardest = [min(group, key=lambda arm: method.vs[arm.name].diff) for group in (equal, judged) if group]
+        controls = [arm for arm in controls if arm in hardest]
+    for arm in [*shown, *controls]:
         mean, _ = mean_stderr(arm.values)
         tiles.append({"name": f"Student: {arm.title}", "value": fixed(mean, places), "unit": unit})
     costs = {model.role: model for model in data.models}

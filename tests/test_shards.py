@@ -183,12 +183,18 @@ def test_frozen_weights_and_outputs_without_gradient() -> None:
 
 def test_shards_enter_the_identity_of_stages_where_batches_are_split(tmp_path: Path) -> None:
     found = {}
-    for settings in ((), ("shards=1", "reduce=fast"), ("shards=4",), ("shards=4", "reduce=fast")):
+    for settings in (
+        (),
+        ("shards=1", "reduce=fast"),
+        ("teacher.in_parts=true",),
+        ("shards=4",),
+        ("shards=4", "reduce=fast"),
+    ):
         recipe = override(RECIPES["digits"](), ["device=cpu", *settings])
         stages = declare(Experiment.open(recipe, Run(tmp_path)), [arm_named(recipe, "adjusted_kd")], [0])
         found[settings] = {stage.fingerprint for stage in stages}
-    whole, same, split, fast = found.values()
-    assert whole == same
+    whole, same, parts, split, fast = found.values()
+    assert whole == same == parts
     assert split == fast
     assert not whole & split
 
@@ -198,6 +204,11 @@ def test_shards_enter_the_identity_of_stages_where_batches_are_split(tmp_path: P
     [
         (("shards=40",), "shards=40 needs batches of at least 80 images, two in each shard, got teacher.batch_size=64"),
         (("shards=2", "student.compile=true"), "student.compile=true is for whole batches; set it to false, or"),
+        (("teacher.in_parts=true", "teacher.model=net.onnx"), "but net.onnx is a finished network; set it to false"),
+        (
+            ("teacher.in_parts=true", "gan.teacher_features=true"),
+            "needs gradients through the teacher; set one of them",
+        ),
     ],
 )
 def test_settings_that_shards_cannot_keep_are_refused(settings: tuple[str, ...], words: str) -> None:

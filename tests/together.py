@@ -17,13 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from gankd import processes
 from gankd.data.images import LabelledImages
 from gankd.engine import Engine
 from gankd.generators.networks import LatentGenerator
 from gankd.models import build_net
-from gankd.models.contract import ImageModel
+from gankd.models.contract import ImageModel, predict
+from gankd.parted import divide, is_parted, whole_state
 from gankd.runs import Run, Stage
 from gankd.shards import Shards
 from gankd.synthetic import generate
@@ -145,6 +147,36 @@ def pool(folder: Path) -> str:
         return generate(path, generator.sample, score, CLASSES, labels, 0, {}, shard_size=512).fingerprint()
 
 
+def in_parts(folder: Path, engine: Engine) -> str:
+    """Outputs and state of a teacher that the processes hold in parts, its student, and a pool that it scores: 4
+    blocks, one short, in two files, so that processes without a block have to follow.
+    """
+    model, whole = network(CLASSES), digest(network(CLASSES).state_dict())
+    weights = sum(value.numel() for value in model.parameters())
+    divide(model.net, engine.device)
+    model = engine.place(model).eval()
+    assert is_parted(model) == (processes.count() > 1)
+    outputs = digest({"outputs": predict(model, data(CLASSES).images, engine)})
+    student, config = network(CLASSES, "cnn4"), DistillConfig(updates=2)
+    lesson = Lesson("Label + KD + FitNet", model)
+    distill(student, data(CLASSES), data(CLASSES), config, engine, 0, lesson=lesson)
+    held = sum(
+        value.to_local().numel() if isinstance(value, DTensor) else value.numel() for value in model.parameters()
+    )
+    assert held < 0.1 * weights + weights / processes.count()  # what does not divide evenly is rounded up
+    assert digest(whole_state(model)) == whole
+    generator: LatentGenerator = build_generator(CLASSES, (1, 8, 8), GAN, 0).eval()
+
+    def score(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return predict(model, images, engine), images.float().mean((1, 2, 3))
+
+    labels, together = torch.arange(900) % 3, is_parted(model)
+    with Run(folder) as run:
+        path = run.folder / "pool"
+        made = generate(path, generator.sample, score, CLASSES, labels, 0, {}, shard_size=512, together=together)
+        return made.fingerprint() + outputs + digest(student.state_dict())
+
+
 KD = "Label + KD + FitNet + RKD + CRD(negatives=16)"
 CASES: dict[str, Callable[[Engine], nn.Module]] = {
     "teacher of classes": lambda engine: teacher(CLASSES, engine, mix="cutmix"),
@@ -166,8 +198,8 @@ CASES: dict[str, Callable[[Engine], nn.Module]] = {
 }
 
 
-def digest(module: nn.Module) -> str:
-    values = [value.cpu() for value in module.state_dict().values() if isinstance(value, Tensor)]
+def digest(state: dict[str, Any]) -> str:
+    values = [value.cpu() for value in state.values() if isinstance(value, Tensor)]
     return hashlib.md5(b"".join(value.contiguous().numpy().tobytes() for value in values)).hexdigest()
 
 
@@ -179,10 +211,11 @@ def process(number: int, count: int, port: int, names: list[str], folder: Path, 
             if device == "cuda":
                 torch.cuda.set_device(number)
                 engine = replace(engine, device=torch.device("cuda", number))
-            found = {name: digest(CASES[name](engine)) for name in names}
+            found = {name: digest(CASES[name](engine).state_dict()) for name in names}
             found["pool"] = pool(folder / str(count))
-            found["relay"] = digest(relay(engine, folder / "relay"))
-            found["whole"] = digest(teacher(CLASSES, engine, updates=5))
+            found["teacher in parts"] = in_parts(folder / f"parts {count}", engine)
+            found["relay"] = digest(relay(engine, folder / "relay").state_dict())
+            found["whole"] = digest(teacher(CLASSES, engine, updates=5).state_dict())
             answers.put((count, found))
     except BaseException:
         answers.put((count, {"error": traceback.format_exc()}))

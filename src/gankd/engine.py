@@ -9,6 +9,7 @@ from torch import nn
 
 from gankd.config import require
 from gankd.errors import ConfigError
+from gankd.parted import is_parted
 from gankd.processes import count, own_gpu
 from gankd.shards import Shards
 
@@ -78,6 +79,6 @@ class Engine:
     def place(self, module: M) -> M:
         """Move a module to the device, in this engine's memory format."""
         module.to(self.device)
-        if self.channels_last:
+        if self.channels_last and not is_parted(module):
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return module

@@ -163,6 +163,10 @@ class TeacherConfig(SupervisedConfig):
     the data."""
     ends_in: EndsIn = "none"
     """Last step of the network of `weights`, if it is a softmax or a sigmoid: its inverse gives the logits."""
+    in_parts: bool = False
+    """Each of several processes keeps only its part of the finished teacher's weights, and receives the others block by
+    block whenever the teacher computes (FSDP2): for teachers that do not fit into the memory of one GPU. The outputs
+    are the same; one process keeps them all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -170,6 +174,11 @@ class TeacherConfig(SupervisedConfig):
         require(
             not self.is_given or self.members == 1,
             f"teacher.weights is one network, so teacher.members must be 1, got {self.members}",
+        )
+        require(
+            not (self.in_parts and is_network_file(self.model)),
+            f"teacher.in_parts=true divides the weights of a PyTorch module, but {self.model} is a finished network; "
+            "set it to false, or give model and weights",
         )
         for name in filter(is_hub, (self.model, self.weights)):
             parse(str(name))
@@ -186,9 +195,10 @@ class TeacherConfig(SupervisedConfig):
     @property
     def identity(self) -> dict[str, Any]:
         """Settings that a teacher depends on, without arguments where there are none, and without the last step of a
-        network that ends in its logits.
+        network that ends in its logits. Where its weights are kept changes none of its outputs.
         """
         settings = super().identity
+        del settings["in_parts"]
         if not self.args:
             del settings["args"]
         if self.ends_in == "none":
@@ -377,4 +387,9 @@ class Recipe:
         require(
             self.shards == 1 or not self.student.compile,
             f"student.compile=true is for whole batches; set it to false, or shards=1, got shards={self.shards}",
+        )
+        require(
+            not (self.teacher.in_parts and self.gan.teacher_features),
+            "teacher.in_parts=true is for the forward pass, but gan.teacher_features=true needs gradients through the "
+            "teacher; set one of them to false",
         )

@@ -25,6 +25,7 @@ from gankd.generators.external import (
 from gankd.generators.networks import LatentGenerator
 from gankd.models.contract import ImageModel, predict, predict_with_features
 from gankd.models.network_files import is_network_file
+from gankd.parted import is_parted
 from gankd.recipes.config import SynthConfig, TeacherConfig
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.teacher import finished_teacher, teacher_stage
@@ -432,7 +433,15 @@ def make_pool(
         return outputs, ratio.log_ratio(found, labels.to(found.device))
 
     pool = generate(
-        stage.path("pool"), sampler, score, train.task, labels, seed, provenance=provenance, progress=stage.progress
+        stage.path("pool"),
+        sampler,
+        score,
+        train.task,
+        labels,
+        seed,
+        provenance=provenance,
+        progress=stage.progress,
+        together=is_parted(teacher),
     )
     stage.finish(count=len(pool))
     return pool

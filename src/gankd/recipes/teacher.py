@@ -16,6 +16,7 @@ from gankd.models.checkpoints import fill_from_checkpoint, own_names
 from gankd.models.contract import Ensemble, ImageModel, check_model, predict
 from gankd.models.weights import load_weights, nest_of
 from gankd.own_code import user_errors_in_one_line
+from gankd.parted import divide, whole_state
 from gankd.recipes.config import Recipe, TeacherConfig
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.given import check_given, check_shapes, class_names, input_size, users_contract
@@ -54,12 +55,13 @@ def make_teacher(experiment: Experiment, config: TeacherConfig, stage: Stage) ->
         CheckpointError: its file is damaged, or the user's weights do not fit.
     """
     if stage.fingerprint not in experiment.memory:
-        teacher = new_teacher(experiment, config)
         if stage.done:
-            restore(teacher, stage.path("model.safetensors"))
+            teacher = restore(_unplaced(experiment, config), stage.path("model.safetensors"))
         else:
+            teacher = new_teacher(experiment, config)
             train_teacher(experiment, config, teacher, stage)
             finish_teacher(experiment, config, teacher, stage)
+        teacher = _placed(experiment, config, teacher, finished=True)
         if caution := seen_images(experiment, config):
             experiment.say("teacher", caution)
         experiment.memory[stage.fingerprint] = teacher
@@ -100,7 +102,18 @@ def untrained_teacher(experiment: Experiment, config: TeacherConfig) -> ImageMod
 
 
 def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
-    """The teacher before training, or with the user's weights."""
+    """The teacher before training, or with the user's weights; on the device."""
+    return _placed(experiment, config, _unplaced(experiment, config), finished=config.is_given)
+
+
+def _placed(experiment: Experiment, config: TeacherConfig, teacher: ImageModel, *, finished: bool) -> ImageModel:
+    """The teacher on the device, in eval mode; in parts if it is finished and the settings say so."""
+    if config.in_parts and finished:
+        divide(teacher.net, experiment.engine.device)  # before the whole of it would be there
+    return experiment.engine.place(teacher).eval()
+
+
+def _unplaced(experiment: Experiment, config: TeacherConfig) -> ImageModel:
     seeds = [derive_seed(experiment.recipe.seed, "teacher", number) for number in range(config.members)]
     nets = [experiment.net(config.network, seed, input_size(config), initial=config.initial) for seed in seeds]
     if config.weights is not None:
@@ -110,7 +123,7 @@ def new_teacher(experiment: Experiment, config: TeacherConfig) -> ImageModel:
         teacher = _given(experiment, nets[0], config)
     else:
         teacher = _untrained(nets, config, experiment.splits.train)
-    return experiment.engine.place(teacher).eval()
+    return teacher
 
 
 def _given(experiment: Experiment, net: nn.Module, config: TeacherConfig) -> ImageModel:
@@ -160,7 +173,7 @@ def finish_teacher(experiment: Experiment, config: TeacherConfig, teacher: Image
     val = experiment.splits.val
     outputs = predict(teacher, val.images, experiment.engine).cpu()
     refuse_chance_level(outputs, val, f"teacher {config.model}", given=config.is_given)
-    save_state(stage.path("model.safetensors"), teacher.state_dict())
+    save_state(stage.path("model.safetensors"), whole_state(teacher))
     labels = val.labels.cpu()
     facts: dict[str, Any] = {"val": val.task.metrics(outputs, labels) | val.task.detail(outputs, labels)}
     if config.weights is not None:

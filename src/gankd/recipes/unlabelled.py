@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gankd.config import require
 from gankd.models.contract import ImageModel, predict
+from gankd.parted import is_parted
 from gankd.recipes.experiment import Experiment
 from gankd.recipes.generated import open_pool, select_images
 from gankd.runs import Stage
@@ -52,7 +53,8 @@ def make_unlabelled(experiment: Experiment, teacher: ImageModel, stage: Stage) -
     def score(pixels: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         return predict(teacher, pixels, experiment.engine), torch.zeros(len(pixels))
 
-    pool = generate(stage.path("pool"), read, score, task, labels, seed, provenance={}, progress=stage.progress)
+    path, together = stage.path("pool"), is_parted(teacher)
+    pool = generate(path, read, score, task, labels, seed, provenance={}, progress=stage.progress, together=together)
     stage.finish(count=len(pool))
     return pool
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +47,7 @@ def generate(
     progress: Callable[[int, int], None] | None = None,
     *,
     shard_size: int = SHARD,
+    together: bool = False,
 ) -> SyntheticSet:
     """Generate and score one image per label, and store images and scores in `folder`.
 
@@ -63,6 +65,7 @@ def generate(
         provenance: plain data on the images' origin (fingerprints of generator, teacher and ratio).
         progress: called with (images done, M) after each block.
         shard_size: samples per file, a multiple of 256.
+        together: all processes must call `score` equally often, as for a teacher in parts.
 
     Raises:
         CheckpointError: the folder holds a set with other labels, seed or provenance.
@@ -106,7 +109,8 @@ def generate(
         arrays: dict[str, NDArray[Any]] = {}
         mine = labels[start : start + shard_size]
         numbers = range(start // BLOCK, -(-(start + len(mine)) // BLOCK))
-        for place, block in _blocks(lambda place: _block(sampler, score, task, labels, seed, place), numbers):
+        make = partial(_block, sampler, score, task, labels, seed)
+        for place, block in (_in_step if together else _blocks)(make, numbers, len(labels) // BLOCK):
             first = place * BLOCK - start
             if not arrays:
                 remaining = len(labels) - start
@@ -136,13 +140,29 @@ Block = dict[str, NDArray[Any]]
 """The four parts of up to 256 generated images."""
 
 
-def _blocks(make: Callable[[int], Block], numbers: range) -> Iterator[tuple[int, Block]]:
+def _blocks(make: Callable[[int], Block], numbers: range, _: int) -> Iterator[tuple[int, Block]]:
     """Blocks by number, in order; block b is made by process b mod W and brought to the first one, which writes."""
     for start in range(numbers.start, numbers.stop, count()):
         some = range(start, min(start + count(), numbers.stop))
         own = next((b for b in some if b % count() == number()), None)
         found = dict(entry for entry in brought_to_first(None if own is None else (own, make(own))) if entry)
         yield from sorted(found.items())
+
+
+def _in_step(make: Callable[[int], Block], numbers: range, short: int) -> Iterator[tuple[int, Block]]:
+    """`_blocks` in rounds in which every process makes as many batches: without a block of its own it makes another
+    one's. All make every block of a round with block `short`, which has fewer images, and may have fewer batches.
+    """
+    for start in range(numbers.start, numbers.stop, count()):
+        some = range(start, min(start + count(), numbers.stop))
+        if short in some:
+            made = [(b, make(b)) for b in some]
+            yield from made if leads() else ()
+            continue
+        own = next((b for b in some if b % count() == number()), None)
+        block = make(start if own is None else own)
+        found = brought_to_first(None if own is None else (own, block))
+        yield from sorted(entry for entry in found if entry)
 
 
 def _block(sampler: Sampler, score: Score, task: Task, labels: Tensor, seed: int, number: int) -> Block:

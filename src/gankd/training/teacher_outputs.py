@@ -11,6 +11,8 @@ from torch import Tensor
 from gankd.data.augment import Augmentation, Views, apply_views
 from gankd.engine import Engine
 from gankd.errors import CheckpointError
+from gankd.parted import whole_state
+from gankd.processes import agreed
 from gankd.runs import fingerprint
 from gankd.storage import FORMAT, load_state, save_state
 from gankd.synthetic import check_space
@@ -57,7 +59,7 @@ def stored_signals(
     # Everything that the signals depend on: a file under another key is never read.
     key = {
         "format": FORMAT,
-        "teacher": _hash(reader.model.state_dict().values()),
+        "teacher": _hash(whole_state(reader.model).values()),
         "images": _hash([images]),
         "augment": list(kinds) if views is not None else [],
         "views": None if views is None else _hash(views.key()),
@@ -66,7 +68,7 @@ def stored_signals(
         "bf16": engine.bf16,
     }
     path = None if folder is None else folder / f"teacher-{fingerprint(key)[:12]}.safetensors"
-    if path is not None and path.is_file():
+    if path is not None and agreed(path.is_file()):  # all compute, or none: a teacher in parts needs all
         return _to(_load(path, key), engine.device)
     signals = _compute(reader, images, engine, views)
     if path is not None:

@@ -18,7 +18,7 @@ INSTALL_INPUTS := pyproject.toml requirements/constraints.txt $(INSTALL)
 # too: sums in another order give another teacher and another generator.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help demo evidence picture results map losses vkd lists costs bench site test chaos notebooks nightly house lint format clean
+.PHONY: help demo evidence picture results map losses vkd lists costs bench site test chaos notebooks executorch nightly house lint format clean
 .NOTPARALLEL:
 
 help:  ## show this list
@@ -77,7 +77,10 @@ chaos: $(WITH_DEV)  ## kill commands at random, 200 times, and resume them; writ
 notebooks: $(WITH_NOTEBOOKS)  ## run examples/*.ipynb and store their outputs; writes benchmarks/results/notebooks.md
 	$(ONE_THREAD) $(BIN)/python examples/notebooks.py --page benchmarks/results/notebooks.md
 
-nightly: $(WITH_DEV) chaos notebooks  ## both, with hostile inputs (also without their guards), changed bytes, disk errors, shared batches and pages in full number, a cluster of Ray
+executorch: .venv-executorch/.ready  ## students as programs of ExecuTorch, tested in an environment of its own
+	$(ONE_THREAD) .venv-executorch/bin/python -m pytest tests/commands/test_executorch.py
+
+nightly: $(WITH_DEV) chaos notebooks executorch  ## all three, with hostile inputs (also without their guards), changed bytes, disk errors, shared batches and pages in full number, a cluster of Ray
 	@$(INSTALL) dev,ray
 	$(ONE_THREAD) $(BIN)/python tests/faults/guards.py --page benchmarks/results/guards.md
 	NIGHTLY=1 $(ONE_THREAD) $(BIN)/python -m pytest tests/faults tests/test_shards.py tests/test_readme.py tests/recipes/test_ray_workers.py
@@ -96,7 +99,7 @@ format: $(WITH_DEV)  ## let ruff fix and format the code
 	$(BIN)/ruff format
 
 clean:  ## remove .venv and caches; runs/ stays
-	rm -rf .venv build .hypothesis .mypy_cache .pytest_cache .ruff_cache src/gankd.egg-info
+	rm -rf .venv .venv-executorch build .hypothesis .mypy_cache .pytest_cache .ruff_cache src/gankd.egg-info
 	find src tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(WITH_GANKD): $(INSTALL_INPUTS)
@@ -106,6 +109,11 @@ $(WITH_GANKD): $(INSTALL_INPUTS)
 $(WITH_DEV): $(INSTALL_INPUTS)
 	@$(INSTALL) dev
 	@touch $(WITH_GANKD) $@
+
+.venv-executorch/.ready: $(INSTALL_INPUTS)
+	$(or $(PYTHON),python3) -m venv .venv-executorch
+	.venv-executorch/bin/python -m pip install --editable '.[dev,onnx,executorch]'
+	touch $@
 
 $(WITH_NOTEBOOKS): $(INSTALL_INPUTS)
 	@$(INSTALL) notebooks

@@ -38,6 +38,8 @@ def test_what_the_machine_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         Engine.pick(8, "cuda")
     with pytest.raises(ConfigError, match="device must be auto, cpu or cuda, got 'tpu'"):
         Engine.pick(8, "tpu")
+    with pytest.raises(ConfigError, match="got 'mps'; Apple's GPU is not used, as nobody has tried gankd on one"):
+        Engine.pick(8, "mps")
 
 
 @pytest.mark.parametrize("bf16", [True, False])

@@ -40,7 +40,8 @@ class Engine:
             ConfigError: this machine does not have the device, or fewer GPUs than processes.
         """
         name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        require(name.split(":")[0] in ("cpu", "cuda"), f"device must be auto, cpu or cuda, got {device!r}")
+        apple = "; Apple's GPU is not used, as nobody has tried gankd on one" * name.startswith("mps")
+        require(name.split(":")[0] in ("cpu", "cuda"), f"device must be auto, cpu or cuda, got {device!r}{apple}")
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device is {device!r}, but PyTorch finds no GPU here; use device=cpu")
         chosen = torch.device(name)

@@ -196,6 +196,8 @@ def with_hash(content: bytes) -> bytes:
 
 def is_hash(text: str, content: bytes) -> bool:
     """True if `text` is what `with_hash` has put in its place into this content."""
+    if not text:
+        return False
     start, _, end = content.rpartition(text.encode())
     return text == _hash(start, NO_HASH.encode(), end)
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,19 @@ def photos(folder: Path, digits_run: tuple[Recipe, Path]) -> Path:
         name = f"{number:02d}.{'jpg' if number % 4 < 2 else 'png'}"
         paper.convert("RGB" if number % 2 else "L").save(target / name, exif=exif)
     return target
+
+
+def test_files_do_not_tell_where_they_were_written(
+    graph: Exported, digits_run: tuple[Recipe, Path], folder: Path
+) -> None:
+    """The exporters note the path of each line of code that a node comes from."""
+    traced = export(*digits_run, folder / "traced.pt2").path
+    contents = [
+        graph.path.read_bytes(),
+        *(zipfile.ZipFile(traced).read(name) for name in zipfile.ZipFile(traced).namelist()),
+    ]
+    assert any(b"bicubic" in content or b"conv" in content for content in contents)
+    assert not any(path in content for content in contents for path in (b"portable.py", str(Path.cwd()).encode()))
 
 
 def test_plain_onnxruntime_gives_the_answers_of_predict(graph: Exported, photos: Path) -> None:
@@ -155,7 +169,7 @@ def test_formats_that_do_not_fit(digits_run: tuple[Recipe, Path], refused: Calla
     run = digits_run[1]
     assert "--int8 needs --format onnx, got safetensors" in refused("export", run, "--int8", "--to", "a.safetensors")
     assert "ends in .onnx, got a.pt2" in refused("export", run, "--format", "onnx", "--to", "a.pt2")
-    assert "--to must end in .safetensors, .onnx or .pt2, got a.bin" in refused("export", run, "--to", "a.bin")
+    assert "--to must end in .safetensors, .onnx, .pt2 or .pte, got a.bin" in refused("export", run, "--to", "a.bin")
 
 
 # --- answers ------------------------------------------------------------------------------------------------

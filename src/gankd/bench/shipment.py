@@ -17,6 +17,7 @@ from gankd.bench.timing import timed
 from gankd.data.images import LabelledImages, Splits
 from gankd.models.contract import ImageModel
 from gankd.models.exported import (
+    ExecutorchProgram,
     ExportedModel,
     Format,
     Limit,
@@ -25,8 +26,10 @@ from gankd.models.exported import (
     open_exported,
     run_by_onnx,
     run_by_torch,
+    to_executorch,
     to_onnx,
     to_torch_export,
+    write_executorch,
     write_onnx,
     write_torch_export,
 )
@@ -111,6 +114,9 @@ def ship(
     elif form == "torch-export":
         program = to_torch_export(portable, channels, name)
         run, write = run_by_torch(program.module()), partial(write_torch_export, path, program)
+    elif form == "executorch":
+        lowered = to_executorch(portable, channels, name)
+        run, write = ExecutorchProgram(lowered), partial(write_executorch, path, lowered)
     else:
         run, write = expected, partial(save_weights, path, model.net.state_dict())
     limit = _limit(run, splits)

@@ -6,7 +6,7 @@ from gankd.cli.command import TABLE, THREADS, Command, Option
 from gankd.cli.options import RUN, WORKERS, names, numbers
 
 MODEL = Option(
-    "model", type=Path, metavar="MODEL", help="file of gankd export: .safetensors, .onnx or .pt2; or hf:user/name"
+    "model", type=Path, metavar="MODEL", help="file of gankd export: .safetensors, .onnx, .pt2 or .pte; or hf:user/name"
 )
 TRUST = Option(
     "--trust", action="store_true", help="run code that the file names (a network of your own) or holds (.pt2)"
@@ -27,7 +27,7 @@ COMMANDS = (
             Option(
                 "--format",
                 dest="form",
-                choices=["safetensors", "onnx", "torch-export"],
+                choices=["safetensors", "onnx", "torch-export", "executorch"],
                 help="plain weights, or a graph from pixels of any size to probabilities or values (default: as --to "
                 "ends, or safetensors)",
             ),

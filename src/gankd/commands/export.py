@@ -75,13 +75,14 @@ def export(
 ) -> Exported:
     """Write one finished student, chosen on validation images if it is not named, and a page about it.
 
-    `open_exported` and `gankd predict` read every format. A graph (.onnx, .pt2) takes uint8 images (N, C, H, W) of any
-    size and returns probabilities (N, K) or values; a .safetensors file holds plain weights, see `load_model`.
+    `open_exported` and `gankd predict` read every format. A graph (.onnx, .pt2, .pte) takes uint8 images (N, C, H, W)
+    of any size and returns probabilities (N, K) or values; a .safetensors file holds plain weights, see `load_model`.
 
     Args:
         recipe: settings of the run.
         folder: its folder.
-        out: the file; default: student.safetensors, .onnx or .pt2 in the folder. The page has its name and ends in .md.
+        out: the file; default: student.safetensors, .onnx, .pt2 or .pte in the folder. The page has its name and ends
+            in .md.
         arm: which one; default: the best of all arms on validation images, controls included.
         seed: which one; default: the best of the arm on validation images.
         form: kind of file; default: as `out` ends, or safetensors.
@@ -93,7 +94,7 @@ def export(
 
     Raises:
         ConfigError: no such student is finished, or a name that is none.
-        ModelError: a network cannot be exported, or the extra onnx is missing.
+        ModelError: a network cannot be exported, or the extra onnx or executorch is missing.
     """
     int8 = int8 or train_int8
     form, path = _form_and_path(Path(folder), None if out is None else Path(out), form, int8)

@@ -28,11 +28,20 @@ from gankd.tasks import Task, task_from_dict
 Pixels = npt.NDArray[np.uint8]
 Outputs = npt.NDArray[np.float32]
 
-Format = Literal["safetensors", "onnx", "torch-export"]
-SUFFIXES: dict[Format, str] = {"safetensors": ".safetensors", "onnx": ".onnx", "torch-export": ".pt2"}
+Format = Literal["safetensors", "onnx", "torch-export", "executorch"]
+SUFFIXES: dict[Format, str] = {
+    "safetensors": ".safetensors",
+    "onnx": ".onnx",
+    "torch-export": ".pt2",
+    "executorch": ".pte",
+}
 """Endings of the files of each format."""
 CARD = "card.json"
 """Name of the card in files of torch.export."""
+CARD_FOLLOWS = b"\ngankd card\n"
+"""Bytes between a program of ExecuTorch, which ends where its header says, and its card."""
+LARGEST_SIDE = 4096
+"""Side in pixels of the largest images that a program of ExecuTorch takes: its memory is planned beforehand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +89,14 @@ def open_exported(
     """A file that `gankd export` wrote, ready to run on the CPU.
 
     Args:
-        path: .safetensors, .onnx or .pt2; or hf:user/name.
+        path: .safetensors, .onnx, .pt2 or .pte; or hf:user/name.
         trust: run code that the file names or holds: the module of a network of one's own, and any .pt2 file.
-        threads: threads of onnxruntime; 0: one per core.
+        threads: threads of onnxruntime or ExecuTorch; 0: one per core.
         network: gets the weights of a .safetensors file, as in `load_model`.
 
     Raises:
         CheckpointError: the file is missing, damaged, not trusted, or was not written by gankd export.
-        ModelError: onnxruntime is missing, or the network cannot be built.
+        ModelError: onnxruntime or executorch is missing, or the network cannot be built.
     """
     path = pulled_file(path)
     if path.suffix not in SUFFIXES.values():
@@ -98,6 +107,8 @@ def open_exported(
         card, run = _open_onnx(path, threads)
     elif path.suffix == ".pt2":
         card, run = _open_torch_export(path, trust)
+    elif path.suffix == ".pte":
+        card, run = _open_executorch(path, threads)
     else:
         model, task = load_model(path, trust=trust, network=network)
         card, run = read_card(path), run_by_torch(Portable(model, task))
@@ -152,11 +163,21 @@ def to_onnx(portable: Portable, channels: int, what: str) -> bytes:
                 dynamic_shapes=({0: any_size, 2: any_size, 3: any_size},),
             )
         assert program is not None
-        graph: bytes = program.model_proto.SerializeToString()
+        graph = _without_traces(program.model_proto)
         run_by_onnx(graph)  # onnxruntime has no convolutions in double, for example
         return graph
     except Exception as error:  # the user's network may raise anything
         raise _not_exportable(what, "ONNX", error) from None
+
+
+def _without_traces(model: Any) -> bytes:
+    """A graph of ONNX without what the exporter noted of its origin, paths on this machine among it."""
+    graph = model.graph
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, *model.functions):
+        part.ClearField("metadata_props")
+    graph.ClearField("metadata_props")
+    content: bytes = model.SerializeToString()
+    return content
 
 
 def run_by_onnx(graph: bytes | Path, threads: int = 0) -> tuple[dict[str, str], Callable[[Pixels], Outputs]]:
@@ -222,9 +243,13 @@ def to_torch_export(portable: Portable, channels: int, what: str) -> torch.expor
     try:
         with quiet():
             shapes = ({0: any_size, 2: any_size, 3: any_size},)
-            return torch.export.export(portable.eval(), (example,), dynamic_shapes=shapes)
+            program = torch.export.export(portable.eval(), (example,), dynamic_shapes=shapes)
     except Exception as error:  # the user's network may raise anything
         raise _not_exportable(what, "torch.export", error) from None
+    for part in program.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # paths on this machine
+    return program
 
 
 def write_torch_export(path: Path, program: torch.export.ExportedProgram, card: dict[str, Any]) -> None:
@@ -247,6 +272,90 @@ def _open_torch_export(path: Path, trust: bool) -> tuple[dict[str, Any], Callabl
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path} is not a readable file of torch.export ({reason}); export it again") from None
     return _card(extra[CARD]), run_by_torch(graph)
+
+
+# --- ExecuTorch ---------------------------------------------------------------------------------------------
+
+
+def to_executorch(portable: Portable, channels: int, what: str) -> bytes:
+    """The program of a student for ExecuTorch, with XNNPACK: one image (1, C, H, W) at a time, of sides up to
+    `LARGEST_SIDE`.
+
+    Raises:
+        ModelError: the extra executorch is missing, or the network has no counterpart there.
+    """
+    lowering = _require_executorch("executorch.exir")
+    xnnpack = _require_executorch("executorch.backends.xnnpack.partition.xnnpack_partitioner")
+    example = torch.zeros(1, channels, 45, 67, dtype=torch.uint8)
+    high, wide = (torch.export.Dim(name, min=1, max=LARGEST_SIDE) for name in ("height", "width"))
+    try:
+        with quiet():
+            program = torch.export.export(portable.eval(), (example,), dynamic_shapes=({2: high, 3: wide},))
+            edge = lowering.to_edge_transform_and_lower(program, partitioner=[xnnpack.XnnpackPartitioner()])
+            return bytes(edge.to_executorch().buffer)
+    except Exception as error:  # the user's network may raise anything
+        raise _not_exportable(what, "ExecuTorch", error) from None
+
+
+class ExecutorchProgram:
+    """Function from pixels to outputs, computed by ExecuTorch.
+
+    Args:
+        program: as `to_executorch` gives it; its bytes are not copied, so they are kept here.
+        threads: threads that compute; 0: one per core.
+    """
+
+    def __init__(self, program: bytes, threads: int = 0) -> None:
+        runtime = _require_executorch("executorch.runtime")
+        if threads:
+            _require_executorch("executorch.extension.pybindings.portable_lib")._unsafe_reset_threadpool(threads)
+        loader, strict = runtime.Runtime.get(), runtime.Verification.InternalConsistency
+        self._program = program
+        self._loaded = loader.load_program(program, verification=strict)
+        self._forward = self._loaded.load_method("forward")
+
+    def __call__(self, images: Pixels) -> Outputs:
+        """Outputs of uint8 images (N, C, H, W), computed one by one."""
+        outputs = [self._forward.execute([torch.from_numpy(image[None])])[0].numpy() for image in images]
+        return np.concatenate(outputs)
+
+
+def write_executorch(path: Path, program: bytes, card: dict[str, Any]) -> None:
+    """Write a program with its card behind it."""
+    text = json.dumps({**card, HASH: NO_HASH}).encode()
+    with atomic(path) as temporary:
+        temporary.write_bytes(with_hash(program + CARD_FOLLOWS + text))
+
+
+def _open_executorch(path: Path, threads: int) -> tuple[dict[str, Any], Callable[[Pixels], Outputs]]:
+    content = path.read_bytes()
+    program, found, text = content.rpartition(CARD_FOLLOWS)
+    card = _card(text.decode(errors="replace")) if found else {}
+    if not found or not is_hash(str(card.pop(HASH, "")), content):
+        raise CheckpointError(f"{path} was not written by gankd export, or has {CHANGED}; export or copy it again")
+    try:
+        return card, ExecutorchProgram(program, threads)
+    except ModelError:
+        raise
+    except Exception as error:  # of a runtime in another language
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} cannot be run by ExecuTorch ({reason}); export it again") from None
+
+
+def _require_executorch(module: str) -> Any:
+    """A module of the extra executorch.
+
+    Raises:
+        ModelError: it is missing.
+    """
+    try:
+        with quiet():
+            return import_module(module)
+    except ImportError as error:
+        raise ModelError(
+            f"ExecuTorch files need executorch ({error}): pip install 'gankd[executorch]', best in an environment of "
+            "its own"
+        ) from None
 
 
 # --- shared -------------------------------------------------------------------------------------------------

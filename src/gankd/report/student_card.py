@@ -30,7 +30,13 @@ from gankd.models.files import load_model
 model, task = load_model("{file}")
 outputs = model(image)  # uint8 (N, {channels}, {high}, {wide}) to logits or values
 ```"""
-SNIPPETS = {"onnx": ONNX, "torch-export": TORCH_EXPORT, "safetensors": SAFETENSORS}
+EXECUTORCH = """```python
+from executorch.runtime import Runtime
+
+forward = Runtime.get().load_program("{file}").load_method("forward")
+(outputs,) = forward.execute([image])  # uint8 (1, {channels}, height, width), sides up to 4096
+```"""
+SNIPPETS = {"onnx": ONNX, "torch-export": TORCH_EXPORT, "executorch": EXECUTORCH, "safetensors": SAFETENSORS}
 
 
 def student_card(file: str, card: dict[str, Any], found: Shipment, splits: Splits, arms: str, limit: str) -> str:

@@ -12,7 +12,8 @@ import pytest
 
 from gankd.cli import together
 from gankd.cli.together import LOST, run_together
-from gankd.errors import RunError
+from gankd.errors import LostProcessError, RunError
+from gankd.processes import joined
 
 SETTINGS = [
     "data.num_train=80",
@@ -85,3 +86,12 @@ def test_there_is_no_such_number_of_processes(number: str, refused: Callable[...
 def test_other_commands_are_started_once(monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str]) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert refused("list", "recipes") == ("gankd list does not run as several processes (WORLD_SIZE=2); start it once")
+
+
+@pytest.mark.parametrize("reason", ["[/pytorch/gloo/gloo/transport/tcp/pair.cc:553] Connection closed", "NCCL error"])
+def test_an_exchange_that_fails_anywhere_is_a_lost_process(reason: str) -> None:
+    """As the weights of a teacher in parts, which PyTorch exchanges by itself."""
+    with pytest.raises(LostProcessError, match="another process of this run has ended"), joined():
+        raise RuntimeError(reason)
+    with pytest.raises(RuntimeError, match="sizes differ"), joined():
+        raise RuntimeError("sizes differ")

@@ -19,6 +19,8 @@ from gankd.config import require
 from gankd.errors import LostProcessError
 
 T = TypeVar("T")
+TRANSPORT = r"gloo/transport|NCCL"
+"""Words of errors of the exchange between processes."""
 
 
 def count() -> int:
@@ -59,7 +61,8 @@ def join() -> None:
 def joined() -> Iterator[None]:
     """`join` for the time of the block; after an error nobody is waited for."""
     join()
-    yield
+    with _lost_ones_named(TRANSPORT):  # PyTorch's own exchanges, as of the weights of a network in parts
+        yield
     wait()
     if _is_joined():
         dist.destroy_process_group()
@@ -114,11 +117,13 @@ def _is_joined() -> bool:
 
 
 @contextmanager
-def _lost_ones_named() -> Iterator[None]:
-    """The errors that a process gets when it talks to one that has ended, in one line."""
+def _lost_ones_named(words: str = "") -> Iterator[None]:
+    """The errors that a process gets when it talks to one that has ended, in one line; only those with these words."""
     try:
         yield
     except RuntimeError as error:
+        if not re.search(words, str(error)):
+            raise
         reason = re.sub(r"\[/\S*\] ", "", " ".join(str(error).split()))  # without places in PyTorch's own code
         raise LostProcessError(
             "another process of this run has ended or cannot be reached; finished stages and the last checkpoint are "

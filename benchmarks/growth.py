@@ -1,20 +1,25 @@
 """Time per image and peak memory of everything that grows with the number of images, from 1,000 to 1,000,000.
 
-    python benchmarks/growth.py
+    python benchmarks/growth.py       # all; the part with Ray stays as it is where Ray is not installed
+    python benchmarks/growth.py ray   # only students on local processes and on Ray workers
 
 Images of 8x8 grey pixels and networks that cost next to nothing, so that what is timed is gankd's own work. Each number
 is of a process of its own with one thread. Writes benchmarks/results/scale.md.
 """
 
 import gc
+import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +28,21 @@ import torch
 from pipeline import RESULTS
 from torch import Tensor
 
+from gankd.config import override
 from gankd.data.images import LabelledImages
 from gankd.data.npz import load_npz
 from gankd.engine import Engine
 from gankd.models import build_net
 from gankd.models.contract import ImageModel, measured, predict
 from gankd.processes import joined
+from gankd.recipes import RECIPES
+from gankd.recipes.arms import arm_named
+from gankd.recipes.cgan_kd import cgan_kd
+from gankd.recipes.experiment import Experiment
+from gankd.recipes.ray_workers import RayWorkers
+from gankd.recipes.workers import Workers
 from gankd.report.gather import machine_facts
+from gankd.runs import Run
 from gankd.seeds import rng
 from gankd.synthetic import SelectConfig, generate, select
 from gankd.tasks import Classification
@@ -47,6 +60,30 @@ PLAIN = Engine(torch.device("cpu"), bf16=False, channels_last=False)
 SLOW = 0.0005
 """Processor seconds that the stand-in for a generator takes per image where processes share the work."""
 REPEATS = 3
+WAYS = {
+    ("local", 1): "this process",
+    ("local", 2): "2 processes",
+    ("ray", 1): "1 Ray worker",
+    ("ray", 2): "2 Ray workers",
+}
+STUDENTS = 8
+UPDATES = 500
+ARM = "adjusted_kd"
+RECIPE = (
+    "device=cpu",
+    "weak_teacher=accept",
+    "time_cap=1",
+    "teacher.model=resnet8",
+    "teacher.updates=200",
+    "gan.steps=20",
+    "gan.width_g=8",
+    "gan.width_d=8",
+    "ratio.epochs=2",
+    "synth.pool=2000",
+    f"student.updates={UPDATES}",
+)
+"""A run whose time is that of its students."""
+HEADING = "\n## Students on several workers\n"
 
 
 def images(count: int, classes: int) -> LabelledImages:
@@ -141,6 +178,52 @@ def shared(count: int) -> None:
             print(json.dumps([time.process_time() - start, made.fingerprint()]))
 
 
+def descendants(pid: int) -> list[int]:
+    """The process and all that it started, and so on."""
+    found = [pid]
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        found += [one for child in path.read_text().split() for one in descendants(int(child))]
+    return found
+
+
+def processor_seconds() -> float:
+    """Of this process, of those that it started, as Ray's, and of those that these have waited for."""
+    ticks = 0
+    for pid in descendants(os.getpid()):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def cluster(count: int) -> RayWorkers:
+    """Ray workers of a cluster on this machine: a head that trains nothing, and `count` nodes of one core each."""
+    from ray.cluster_utils import Cluster
+
+    options = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": 80 << 20}
+    made = Cluster(initialize_head=True, head_node_args=options)
+    for _ in range(count):
+        made.add_node(num_cpus=1, object_store_memory=80 << 20)
+    made.wait_for_nodes()
+    os.environ["RAY_ADDRESS"] = made.address
+    return RayWorkers.connect("auto")
+
+
+def students(where: str, count: int) -> None:
+    """Print wall and processor seconds of students whose teacher and pool are there, and the hash of their weights."""
+    torch.set_num_threads(1)
+    folder = Path(os.environ["GROWTH_FOLDER"])
+    workers: int | Workers = cluster(count) if where == "ray" else count
+    recipe = override(RECIPES["digits"](), RECIPE)
+    experiment = Experiment.open(recipe, Run(folder))
+    start, before = time.monotonic(), processor_seconds()
+    cgan_kd(experiment, [arm_named(recipe, ARM)], range(STUDENTS), workers=workers)
+    spent = time.monotonic() - start, processor_seconds() - before
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.glob("student-*/model.safetensors")):
+        digest.update(path.read_bytes())
+    print(json.dumps([*spent, digest.hexdigest()]), flush=True)
+
+
 def outcome(*words: object, **variables: object) -> Any:
     """What this script prints when it is called with `words`, as one process or as several."""
     with socket.socket() as one:
@@ -156,7 +239,7 @@ def outcome(*words: object, **variables: object) -> Any:
     ]
     printed = [process.communicate()[0] for process in started]
     assert not any(process.returncode for process in started)
-    return json.loads(printed[0])
+    return json.loads(printed[0].splitlines()[-1])
 
 
 def growth() -> list[str]:
@@ -195,13 +278,61 @@ def processes() -> list[str]:
     return lines
 
 
+def on_workers() -> str:
+    """The part of the page on students that several workers train."""
+    found, recipe, load = {}, override(RECIPES["digits"](), RECIPE), os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "shared"
+        made.mkdir()
+        cgan_kd(Experiment.open(recipe, Run(made)), [arm_named(recipe, ARM)], range(1))
+        for where, count in WAYS:
+            copy = Path(folder) / f"{where}-{count}"
+            shutil.copytree(made, copy, ignore=shutil.ignore_patterns("student-*"))
+            found[where, count] = outcome("students", where, count, GROWTH_FOLDER=copy)
+            print(WAYS[where, count], found[where, count], flush=True)
+    hashes = {digest for *_, digest in found.values()}
+    assert len(hashes) == 1, hashes
+    facts = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
+    ray = import_module("ray").__version__
+    rows = [
+        f"{WAYS[way]:<16}{wall:>8.1f}{wall / STUDENTS:>14.2f}{spent:>16.1f}" for way, (wall, spent, _) in found.items()
+    ]
+    return "\n".join(
+        [
+            f"\nWritten by `python benchmarks/growth.py ray` on {facts}, ray {ray}. {STUDENTS} students of `digits` "
+            f"(arm `{ARM}`, {UPDATES:,} updates, seeds 0 to {STUDENTS - 1}) from finished teacher, generator and pool, "
+            "one thread each; one run of each way, in this order. The weights are the same bit for bit. The times hold "
+            "what the command does before and after, and starting the workers (not the Ray cluster, whose machines are "
+            "nodes of one core on this machine); processor seconds are of all processes, Ray's own too. Load of the "
+            f"machine at the start, by other programs: {load:.1f}; it lengthens the wall times.\n",
+            "```text",
+            f"{'':<16}{'wall s':>8}{'per student':>14}{'processor s':>16}",
+            *rows,
+            "```\n",
+        ]
+    )
+
+
+def write(growth: str | None, workers: str | None) -> None:
+    """Write parts of the page; the other one stays."""
+    before, _, after = (RESULTS / "scale.md").read_text().partition(HEADING)
+    (RESULTS / "scale.md").write_text((growth or before) + HEADING + (workers or after))
+
+
 def main() -> None:
-    if len(sys.argv) == 2:
-        measure(sys.argv[1])
-        return
-    if len(sys.argv) == 3:
-        shared(int(sys.argv[2]))
-        return
+    match sys.argv[1:]:
+        case ["ray"]:
+            write(None, on_workers())
+            return
+        case ["shared", count]:
+            shared(int(count))
+            return
+        case ["students", where, count]:
+            students(where, int(count))
+            return
+        case [operation]:
+            measure(operation)
+            return
     lines = [*growth(), "", *processes()]
     facts = ", ".join(f"{name} {value}" for name, value in machine_facts().items())
     text = [
@@ -219,10 +350,9 @@ def main() -> None:
         "image, while that of comparing all pairs grows with their number. Batches of an epoch read and write as many "
         "elements whatever the number of images (`tests/test_growth.py`); random reads of 64 MB fall out of the cache, "
         "which is probably the rest.\n",
-        "Simulated: the work divided by the number of processes, and what the first of four takes besides its part. "
-        "Ray workers train students that do not depend on one another, each from the same stages: not measured here.\n",
+        "Simulated: the work divided by the number of processes, and what the first of four takes besides its part. \n",
     ]
-    (RESULTS / "scale.md").write_text("\n".join(text))
+    write("\n".join(text), on_workers() if find_spec("ray") else None)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,17 @@ def test_updates_and_pool_shrink_alike_and_networks_when_little_is_left(wide: Re
         assert max(shares) < 1
 
 
+def test_the_time_that_the_timing_takes_is_not_planned_again(
+    wide: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = sizes(wide, tmp_path / "no", 900, timer=Fixed(), keep=True).recipe
+    clock = iter(range(0, 1_000_000, 10))
+    monkeypatch.setattr("gankd.commands.sizes.monotonic", lambda: next(clock))  # each cost takes ten seconds
+    slow = sizes(wide, tmp_path / "no", 900, timer=Fixed(), keep=True)
+    assert slow.recipe.student.updates < 0.95 * quick.student.updates
+    assert cost(slow.recipe, tmp_path / "no", slow) + SETUP < 0.92 * 900 - 10 * 4  # one of the least, three of shares
+
+
 def test_ample_time_buys_students_and_nothing_larger_than_the_recipe(wide: Recipe, tmp_path: Path) -> None:
     found = sizes(wide, tmp_path / "no", 1e6, timer=Fixed())
     assert found.recipe == replace(wide, seeds=MOST_SEEDS)

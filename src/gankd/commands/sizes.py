@@ -51,7 +51,7 @@ WORTH = 1.5
 SHORTEST = 0.05
 """Least share of the updates: less would train nothing."""
 RESERVE = 0.08
-"""Share of the time that is kept for the probe, evaluation, the report, and estimates that are too low."""
+"""Share of the time that is kept for evaluation, the report, and estimates that are too low."""
 SETUP = 15.0
 """Seconds kept besides for starting processes."""
 NEAR = (0.8, 1.1)
@@ -202,6 +202,8 @@ class _Sizing:
 
     def __init__(self, experiment: Experiment, arms: Sequence[Arm], prices: Prices, workers: int | Workers) -> None:
         self._experiment, self._arms, self._prices, self._workers = experiment, arms, prices, workers
+        self._spent = SETUP
+        """Seconds that are gone before the run begins: timing steps of large networks takes a minute."""
 
     def __call__(self, seconds: float) -> Recipe:
         """The largest recipe that ends in these seconds.
@@ -209,12 +211,12 @@ class _Sizing:
         Raises:
             ConfigError: the smallest one does not.
         """
-        recipe, time = self._experiment.recipe, (1 - RESERVE) * seconds - SETUP
+        recipe, time = self._experiment.recipe, (1 - RESERVE) * seconds
         least, most = replace(recipe, seeds=LEAST_SEEDS), replace(recipe, seeds=MOST_SEEDS)
         few = self._cost(least)
-        if few <= time:
+        if few <= time - self._spent:
             each = (self._cost(most) - few) / (MOST_SEEDS - LEAST_SEEDS)
-            more = int((time - few) / each) if each else MOST_SEEDS
+            more = int((time - self._spent - few) / each) if each else MOST_SEEDS
             return replace(recipe, seeds=min(MOST_SEEDS, LEAST_SEEDS + more))
         share, chosen = 0.0, recipe
         for smaller in _smaller(replace(least, time_cap=min(TIME_CAP, recipe.time_cap))):
@@ -223,26 +225,28 @@ class _Sizing:
                 share, chosen = found, smaller
             if share >= ENOUGH:
                 break
+        needed = (self._cost(scaled(chosen, SHORTEST)) + self._spent) / (1 - RESERVE)
         require(
             share > SHORTEST,
             f"--time {duration(seconds)} is too short for these images on this machine, which need at least "
-            f"{duration((SETUP + self._cost(scaled(chosen, SHORTEST))) / (1 - RESERVE))} now; give more time, fewer "
-            "--arms, or a smaller --size",
+            f"{duration(needed)} now; give more time, fewer --arms, or a smaller --size",
         )
         return scaled(chosen, min(1.0, share))
 
     def _share(self, recipe: Recipe, time: float) -> float:
-        """Share of a recipe that ends in these seconds."""
+        """Share of a recipe that ends in these seconds, less those that are spent."""
         shares = np.array([1.0, 0.25, 0.0625])
         # Cost is a sum of counts times prices: a polynomial in the root of the share, see `scaled`.
         costs = np.array([self._cost(scaled(recipe, share)) for share in shares])
         cost = np.polynomial.Polynomial.fit(np.sqrt(shares), costs, 2)
         grid = np.linspace(0, 1, 2001)
-        fits = grid[cost(np.sqrt(grid)) <= time]
+        fits = grid[cost(np.sqrt(grid)) <= time - self._spent]
         return float(fits[-1]) if len(fits) else 0.0
 
     def _cost(self, recipe: Recipe) -> float:
+        begun = monotonic()
         rows = plan_rows(self._experiment.with_recipe(recipe), self._arms, self._prices, self._workers)
+        self._spent += monotonic() - begun
         return sum(row.seconds for row in rows)
 
 

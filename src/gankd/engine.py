@@ -44,9 +44,7 @@ class Engine:
         require(name.split(":")[0] in ("cpu", "cuda"), f"device must be auto, cpu or cuda, got {device!r}{apple}")
         if name.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device is {device!r}, but PyTorch finds no GPU here; use device=cpu")
-        chosen = torch.device(name)
-        if chosen.type == "cuda" and count() > 1:
-            chosen = own_gpu(device)
+        chosen = own_gpu(device) if name.startswith("cuda") and count() > 1 else torch.device(name)
         if chosen.type == "cuda":
             torch.backends.cudnn.deterministic = True  # a resumed stage must end like an uninterrupted one
             torch.backends.cudnn.allow_tf32 = False  # float32 means float32; bfloat16 brings the speed

@@ -25,7 +25,6 @@ from gankd.recipes.experiment import Experiment
 from gankd.recipes.published import TABLES, Pair, find_table
 from gankd.recipes.published.table import NOKD, Closed
 from gankd.recipes.stages import declare
-from gankd.recipes.teacher import new_teacher
 from gankd.report.bench import write_bench
 from gankd.runs import Run
 from gankd.storage import read_json
@@ -248,9 +247,10 @@ def test_a_teacher_is_in_memory_once(classes: BenchResult, tmp_path: Path, monke
 
     def counted(experiment: Experiment, config: TeacherConfig) -> ImageModel:
         made[config.model] += 1
-        return new_teacher(experiment, config)
+        return build(experiment, config)
 
-    monkeypatch.setattr(gankd.recipes.teacher, "new_teacher", counted)
+    build = gankd.recipes.teacher._unplaced
+    monkeypatch.setattr(gankd.recipes.teacher, "_unplaced", counted)
     table, filters = TABLES[CLASSES], TABLES["c10k-components"]
     experiment = Experiment.open(base_recipe(table, "tiny", None, ()), Run(folder))
     grid, pair = Grid(table, "tiny", (), experiment), table.pair(PAIR)
